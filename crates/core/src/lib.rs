@@ -1,0 +1,9 @@
+//! The policy of the product, pure: no runtime, no SDK, no clock, no environment.
+//!
+//! `Desired` (the wish) and `Observed` (what is known) go into [`plan::plan`]; out come steps, a verdict and when to look again.
+
+pub mod api;
+pub mod names;
+pub mod observed;
+pub mod plan;
+pub mod refusal;

@@ -1,0 +1,375 @@
+//! What we know of an agent's world, in our own words: the planner's only view of the cloud and the cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::api::LaunchStatus;
+use crate::refusal::Refusal;
+
+/// The result of asking for one thing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Known<T> {
+    /// Not asked yet, or the answer did not come: nothing may be concluded from it.
+    #[default]
+    Unknown,
+    /// The cloud says that there is none.
+    Absent,
+    /// There it is.
+    Present(T),
+}
+
+impl<T> Known<T> {
+    /// The thing, where it is known to be there.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Self::Present(thing) => Some(thing),
+            Self::Unknown | Self::Absent => None,
+        }
+    }
+}
+
+/// Everything that [`crate::plan::plan`] looks at besides the wish.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// What earlier rounds wrote into status.
+    pub recorded: Recorded,
+    /// Whether our finalizer is on the object.
+    pub has_finalizer: bool,
+    /// The account and region that our credentials work on now.
+    pub place: Known<Place>,
+    /// Whose name stands in the account's owner record for our cluster id.
+    pub owner: OwnerRecord,
+    /// The Secret `<agent>-gateway`.
+    pub secret: Known<SecretFacts>,
+    /// The image that the wish resolves to (an id as given, or what the SSM parameter says now).
+    pub image: Known<String>,
+    /// The subnet that a launch would use now, with its VPC.
+    pub subnet: Known<Subnet>,
+    /// The instance profile that the wish names.
+    pub identity: Known<Identity>,
+    /// The security group of the wished rule set in that VPC, found by name.
+    pub security_group: Known<SecurityGroup>,
+    /// Every instance with this agent's claim that is not known to be long gone (terminated ones included while EC2 shows them).
+    /// `Unknown` until one whole sweep has succeeded since the operator started.
+    pub instances: Known<Vec<Instance>>,
+    /// Every volume with this agent's claim.
+    pub volumes: Known<Vec<Volume>>,
+    /// The last answer of the gateway, if one was asked since the last change to the instance.
+    pub probe: Option<Probe>,
+    /// The end of the console, fetched when a boot takes too long.
+    pub console: Option<String>,
+    /// What the cloud last refused to this agent, until the step succeeds or the wish changes.
+    pub refusal: Option<Refused>,
+}
+
+/// What status remembers; survives the operator.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recorded {
+    /// The recorded intent to launch.
+    pub launch: Option<LaunchStatus>,
+    /// Where this agent lives: never elsewhere again.
+    pub place: Option<Place>,
+    /// Id of the instance that Ready is about.
+    pub instance_id: Option<String>,
+    /// When the instance was launched or last started, as far as we know; the boot deadline counts from here.
+    pub booting_since: Option<Timestamp>,
+    /// Id of the data volume.
+    pub volume_id: Option<String>,
+    /// The bundle that was last written: for which instance, and the SHA-256 of its text.
+    pub bundle: Option<BundleRecord>,
+    /// Whether the gateway of this agent was healthy at least once since `booting_since`.
+    pub was_healthy: bool,
+    /// Whether the workspace files of the spec were handed over.
+    pub workspace_seeded: bool,
+}
+
+/// An AWS account and region.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Twelve digits.
+    pub account: String,
+    /// For example `us-east-1`.
+    pub region: String,
+}
+
+/// The SSM parameter `/koi/<cluster-id>/owner`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OwnerRecord {
+    /// Not read yet.
+    #[default]
+    Unknown,
+    /// None: must be written before the first launch.
+    Unbound,
+    /// It names this cluster.
+    Ours,
+    /// It names another cluster; nothing may be changed.
+    Foreign {
+        /// UID of the other cluster's kube-system namespace.
+        kube_system_uid: String,
+    },
+}
+
+/// What the planner may know of the Secret: never the secret values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFacts {
+    /// Every key is there, the certificate matches the key and the agent's TLS name. Otherwise what is wrong.
+    pub problem: Option<String>,
+    /// SHA-256 of the certificate (DER), hex.
+    pub tls_sha256: String,
+    /// End of the certificate's validity.
+    pub not_after: Timestamp,
+    /// SHA-256 of the bundle text that this Secret and the current wish make for the recorded instance and volume, if both are known.
+    pub bundle_sha256: Option<String>,
+}
+
+/// A subnet and what we need of its VPC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// `subnet-...`.
+    pub id: String,
+    /// `vpc-...`.
+    pub vpc_id: String,
+    /// Availability zone name.
+    pub zone: String,
+    /// The VPC's own blocks: who may reach 443 when nobody says anything.
+    pub vpc_cidrs: Vec<String>,
+}
+
+/// An instance profile with its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// ARN of the profile, if the profile exists.
+    pub profile_arn: Option<String>,
+    /// The profile carries our claim, or does not exist yet: we may change it. A foreign one is used as it is.
+    pub ours: bool,
+    /// The role of the same name exists.
+    pub role_exists: bool,
+    /// The role's inline policy is, semantically, the one that we render.
+    pub policy_current: bool,
+    /// The profile holds the role.
+    pub role_in_profile: bool,
+    /// When we last changed it; a launch waits out IAM's propagation from here. `None`: older than we remember.
+    pub changed_at: Option<Timestamp>,
+}
+
+impl Identity {
+    /// Nothing is there yet; all of it is ours to make.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self { profile_arn: None, ours: true, role_exists: false, policy_current: false, role_in_profile: false, changed_at: None }
+    }
+}
+
+/// A security group found by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecurityGroup {
+    /// `sg-...`.
+    pub id: String,
+    /// It carries our installation's claim.
+    pub ours: bool,
+    /// Its inbound rules in canonical form.
+    pub ingress: BTreeSet<Rule>,
+}
+
+/// One inbound rule in canonical form: protocol by name, host bits cleared, description ignored.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// `tcp`, `udp`, `icmp`, or `-1` for all.
+    pub protocol: String,
+    /// First port; `-1` where the protocol has none.
+    pub from_port: i32,
+    /// Last port.
+    pub to_port: i32,
+    /// Who may come in.
+    pub source: Source,
+}
+
+impl Rule {
+    /// TLS from somewhere: the only kind of rule that we make.
+    #[must_use]
+    pub fn https(source: Source) -> Self {
+        Self { protocol: "tcp".into(), from_port: 443, to_port: 443, source }
+    }
+}
+
+/// The far end of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// An IPv4 or IPv6 network in canonical form.
+    Cidr(String),
+    /// Members of another group.
+    Group(String),
+    /// A prefix list; never ours.
+    PrefixList(String),
+}
+
+/// The states of an EC2 instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InstanceState {
+    /// Starting.
+    Pending,
+    /// Runs.
+    Running,
+    /// On its way to stopped.
+    Stopping,
+    /// Stopped, can be started.
+    Stopped,
+    /// On its way to terminated.
+    ShuttingDown,
+    /// Gone for good.
+    Terminated,
+    /// A state that this version does not know: wait, conclude nothing.
+    Unrecognized,
+}
+
+impl InstanceState {
+    /// It will never run again.
+    #[must_use]
+    pub fn is_dying(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::Terminated)
+    }
+}
+
+/// An instance with our claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// `i-...`.
+    pub id: String,
+    /// State as last seen.
+    pub state: InstanceState,
+    /// EC2's own words on why it is in this state (`Client.UserInitiatedShutdown: ...`), if any.
+    pub state_reason: Option<String>,
+    /// Value of the launch tag.
+    pub launch: Option<(i64, i64)>,
+    /// Private IPv4 address.
+    pub private_ip: Option<String>,
+    /// Public IPv4 address.
+    pub public_ip: Option<String>,
+    /// Availability zone.
+    pub zone: String,
+    /// Subnet id.
+    pub subnet_id: Option<String>,
+    /// Image id.
+    pub image_id: String,
+    /// Instance type.
+    pub instance_type: String,
+    /// When it was launched or last started.
+    pub launch_time: Option<Timestamp>,
+    /// ARN of its instance profile.
+    pub profile_arn: Option<String>,
+    /// Its security groups.
+    pub security_group_ids: Vec<String>,
+    /// Device name to volume id, root included.
+    pub block_devices: BTreeMap<String, String>,
+    /// System or instance status check impaired, once EC2 says so.
+    pub impaired: Option<String>,
+    /// All tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// The states of an EBS volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VolumeState {
+    /// Being made.
+    Creating,
+    /// Free.
+    Available,
+    /// Attached.
+    InUse,
+    /// Going.
+    Deleting,
+    /// Gone.
+    Deleted,
+    /// `error`, or a state that this version does not know.
+    Unrecognized,
+}
+
+/// A data volume with our claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// `vol-...`.
+    pub id: String,
+    /// State as last seen.
+    pub state: VolumeState,
+    /// Size in GiB.
+    pub size_gib: i64,
+    /// Availability zone; it never leaves it.
+    pub zone: String,
+    /// The instance that holds it.
+    pub attached_to: Option<String>,
+    /// All tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What the probe saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// When.
+    pub at: Timestamp,
+    /// The instance that was asked.
+    pub instance_id: String,
+    /// The gateway's own word on its health, or the hop that is broken.
+    pub outcome: Result<GatewayHealth, ProbeFailure>,
+}
+
+/// A gateway that shook hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayHealth {
+    /// `health.ok`.
+    pub ok: bool,
+    /// The gateway's version.
+    pub version: String,
+    /// SHA-256 of the config document that it runs with.
+    pub config_sha256: Option<String>,
+    /// Whether the workspace files of the spec were seeded.
+    pub workspace_seeded: bool,
+    /// What is not ok, in the gateway's words.
+    pub detail: Option<String>,
+}
+
+/// Where the way from the operator to the gateway's hello-ok breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// The broken hop.
+    pub hop: Hop,
+    /// What happened there, for people.
+    pub message: String,
+}
+
+/// The hops from the operator to a healthy gateway, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hop {
+    /// TCP to port 443: address, route, security group, nginx listening.
+    Connect,
+    /// TLS with the pinned certificate.
+    Tls,
+    /// nginx to the gateway: the WebSocket upgrade.
+    Upgrade,
+    /// The gateway's handshake: challenge, device key, token.
+    Handshake,
+    /// The health request after hello-ok.
+    Health,
+}
+
+/// A bundle that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleRecord {
+    /// For which instance.
+    pub instance_id: String,
+    /// SHA-256 of the text, hex.
+    pub sha256: String,
+}
+
+/// A refusal that still stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Why, in our terms.
+    pub refusal: Refusal,
+    /// Which kind of step was refused.
+    pub step: &'static str,
+    /// How often in a row.
+    pub count: u32,
+    /// Not before this; `None`: not before the wish changes.
+    pub retry_at: Option<Timestamp>,
+}

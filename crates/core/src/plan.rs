@@ -1,0 +1,192 @@
+//! The decision: from the wish and what is known of the world to the next steps and a verdict.
+//!
+//! Total, deterministic, pure. Illegal worlds are planned for, they are not errors. Deletion is the same path with
+//! [`Desired::Absent`]. No step assumes that an earlier one of the same round succeeded with a certain result: the next round
+//! observes again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::api::{LaunchStatus, Reason};
+use crate::observed::{Place, Rule};
+
+/// One change: at most one call to the cloud or one write to the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Kubernetes: put [`crate::names::FINALIZER`] on the object. Before the first write to the cloud.
+    AddFinalizer,
+    /// Kubernetes: make the Secret with a fresh token and key pair, owned by the agent.
+    CreateSecret,
+    /// SSM: bind the cluster id to this cluster in this account and region (`PutParameter` without overwrite).
+    BindCluster,
+    /// IAM: the role, trusted by EC2, tagged.
+    CreateRole {
+        /// Role name.
+        role: String,
+        /// Path-less; the ARN of a permissions boundary.
+        boundary_arn: Option<String>,
+        /// Claim tags.
+        tags: BTreeMap<String, String>,
+    },
+    /// IAM: the inline policy `koi`.
+    PutRolePolicy {
+        /// Role name.
+        role: String,
+        /// The whole document, JSON.
+        document: String,
+    },
+    /// IAM: the instance profile, tagged.
+    CreateInstanceProfile {
+        /// Profile name (equal to the role's).
+        profile: String,
+        /// Claim tags.
+        tags: BTreeMap<String, String>,
+    },
+    /// IAM: the role into the profile of the same name.
+    AddRoleToInstanceProfile {
+        /// Profile name.
+        profile: String,
+        /// Role name.
+        role: String,
+    },
+    /// EC2: the security group of a rule set.
+    CreateSecurityGroup {
+        /// Group name.
+        name: String,
+        /// Where.
+        vpc_id: String,
+        /// Claim tags (cluster, rule set).
+        tags: BTreeMap<String, String>,
+    },
+    /// EC2: add what is missing.
+    AuthorizeIngress {
+        /// Group id.
+        group_id: String,
+        /// The missing rules.
+        rules: Vec<Rule>,
+    },
+    /// EC2: take away what must not be there.
+    RevokeIngress {
+        /// Group id.
+        group_id: String,
+        /// The foreign rules.
+        rules: Vec<Rule>,
+    },
+    /// Kubernetes: write `status.launch` (and the place) with a resourceVersion precondition. The launch itself comes in a later round, from
+    /// what was written.
+    RecordLaunch {
+        /// The intent.
+        launch: Box<LaunchStatus>,
+        /// The account and region that it is for.
+        place: Place,
+    },
+    /// EC2: the launch, made from the record alone.
+    RunInstances {
+        /// What status says.
+        launch: Box<LaunchStatus>,
+    },
+    /// EC2: start a stopped instance.
+    StartInstance {
+        /// Which.
+        instance_id: String,
+    },
+    /// EC2: attach the kept data volume to a replacement.
+    AttachVolume {
+        /// Which volume.
+        volume_id: String,
+        /// To which instance.
+        instance_id: String,
+    },
+    /// SSM: write the bundle of an instance; creates it with its tag, or overwrites it without.
+    PutBundle {
+        /// For which instance.
+        instance_id: String,
+        /// The data volume that it must mount.
+        volume_id: String,
+        /// A parameter of this name was written before by us (Overwrite and Tags exclude each other).
+        overwrite: bool,
+    },
+    /// Gateway: hand over the workspace files of the spec, once.
+    SeedWorkspace {
+        /// The instance whose gateway takes them.
+        instance_id: String,
+    },
+    /// EC2: fetch the console, for the message of a boot that takes too long.
+    FetchConsole {
+        /// Which.
+        instance_id: String,
+    },
+    /// EC2: stop and mark (`skykoi:orphan`) a second live instance with our claim.
+    StopOrphan {
+        /// Which.
+        instance_id: String,
+    },
+    /// EC2: terminate.
+    TerminateInstance {
+        /// Which.
+        instance_id: String,
+    },
+    /// EC2: delete a data volume.
+    DeleteVolume {
+        /// Which.
+        volume_id: String,
+    },
+    /// SSM: delete the bundles of this agent.
+    DeleteBundle {
+        /// The instance that it was for.
+        instance_id: String,
+    },
+    /// IAM, per-agent identity only, in this order: each is one step.
+    RemoveRoleFromInstanceProfile {
+        /// Profile and role have the same name.
+        role: String,
+    },
+    /// IAM.
+    DeleteInstanceProfile {
+        /// Profile name.
+        profile: String,
+    },
+    /// IAM: the inline policy `koi`.
+    DeleteRolePolicy {
+        /// Role name.
+        role: String,
+    },
+    /// IAM.
+    DeleteRole {
+        /// Role name.
+        role: String,
+    },
+    /// Kubernetes: let the object go. Only when the cloud says that everything of it is gone.
+    RemoveFinalizer,
+}
+
+/// What a round concludes about the agent. Data, not an error.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Nothing to do; `Ready=True` (or at rest: suspended, paused, gone).
+    Settled,
+    /// On the way; `Reconciling=True`.
+    Converging(Why),
+    /// It will not heal by itself; `Stalled=True`.
+    Blocked(Why),
+}
+
+/// The reason of a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// For machines.
+    pub reason: Reason,
+    /// For people: what is, and what to do.
+    pub message: String,
+}
+
+/// The outcome of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// In order; the first failure ends the round.
+    pub steps: Vec<Step>,
+    /// What status will say.
+    pub verdict: Verdict,
+    /// Look again after this (the sweep and watches wake the agent earlier).
+    pub check_again: Duration,
+}

@@ -1,0 +1,2 @@
+//! The gateway daemon of an agent.
+fn main() {}
