@@ -1,0 +1,53 @@
+# What scripts, CI and people call. Everything is set up on first use: see tools/setup.py.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .cache/venv/bin/python
+export PYTHONPATH := tests
+
+.PHONY: help build release demo test long bench world world-down generate setup clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: ## Install what is missing (Debian packages as root, Python packages, Kubernetes binaries, machine images)
+	@$(PYTHON) tools/setup.py all
+
+build: ## Dev binaries: target/debug/{koi-operator,koi-gateway}
+	cargo build --workspace --bins
+
+release: ## Release binaries: target/release/{koi-operator,koi-gateway}
+	cargo build --workspace --bins --release
+
+demo: ## The product's main job on a world of its own, from apply to nothing left; ends with PASS or FAIL
+	@$(PYTHON) tools/setup.py demo
+	cargo build --workspace --bins
+	@$(VENV) -m demo
+
+test: ## Everything that CI runs, with a summary
+	@$(PYTHON) tools/setup.py all
+	@$(VENV) tools/run_tests.py
+
+long: ## The long tier: more seeds, more cases
+	@$(PYTHON) tools/setup.py all
+	@$(VENV) tools/run_tests.py --long
+
+bench: ## Benchmarks: a table, and JSON under target/bench/
+	@$(PYTHON) tools/setup.py all
+	cargo build --workspace --bins --release
+	@$(VENV) -m bench
+
+world: ## Start the test world alone and keep it: eval "$$(make -s world)"
+	@$(PYTHON) tools/setup.py demo >&2
+	@$(VENV) -m world up
+
+world-down: ## End that world
+	@$(VENV) -m world down
+
+generate: ## Everything that is generated: CRDs, chart, config schema, tables
+	@$(VENV) tools/generate.py
+
+clean: ## Remove what was built and cached
+	rm -rf target .cache
