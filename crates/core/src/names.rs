@@ -16,6 +16,10 @@ pub const TAG_LAUNCH: &str = "skykoi:launch";
 pub const TAG_RULE_SET: &str = "skykoi:rule-set";
 /// The tag of an SSM bundle that the instance role's policy compares with the caller's instance.
 pub const TAG_INSTANCE_ID: &str = "InstanceId";
+/// Device name of the data volume in the block device mapping; on the machine it is found by volume id.
+pub const DATA_DEVICE: &str = "/dev/sdf";
+/// Name of the inline policy of a role that we made.
+pub const ROLE_POLICY: &str = "koi";
 /// The finalizer that keeps a KoiAgent until the cloud says that its things are gone.
 pub const FINALIZER: &str = "skykoi.io/instance";
 /// Label on Secrets made for an agent; the operator watches Secrets by it.

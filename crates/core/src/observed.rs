@@ -46,21 +46,63 @@ pub struct Observed {
     pub image: Known<String>,
     /// The subnet that a launch would use now, with its VPC.
     pub subnet: Known<Subnet>,
-    /// The instance profile that the wish names.
+    /// The instance profile that the wish names. For an agent that goes: the profile and role of its own ([`crate::names::agent_role`]),
+    /// asked for only where [`crate::desired::Farewell::own_role`] says that there may be one.
     pub identity: Known<Identity>,
     /// The security group of the wished rule set in that VPC, found by name.
     pub security_group: Known<SecurityGroup>,
     /// Every instance with this agent's claim that is not known to be long gone (terminated ones included while EC2 shows them).
     /// `Unknown` until one whole sweep has succeeded since the operator started.
     pub instances: Known<Vec<Instance>>,
-    /// Every volume with this agent's claim.
+    /// Every volume with this agent's claim (root volumes carry it too; they go with their instance).
     pub volumes: Known<Vec<Volume>>,
+    /// Snapshots with this agent's claim; asked for only while an agent goes whose deletion policy is `Snapshot`.
+    pub snapshots: Known<Vec<Snapshot>>,
+    /// When the read began that `instances` and `volumes` come from (the older one of the two).
+    pub seen_at: Option<Timestamp>,
+    /// When our own last change to the cloud for this agent was answered, as far as this process remembers. A view that is older than this
+    /// proves nothing about absence.
+    pub changed_at: Option<Timestamp>,
+    /// Recorded instances and volumes, by id, that the latest whole reads did not show.
+    pub unseen: BTreeMap<String, Unseen>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
     pub probe: Option<Probe>,
     /// The end of the console, fetched when a boot takes too long.
     pub console: Option<String>,
-    /// What the cloud last refused to this agent, until the step succeeds or the wish changes.
+    /// What the cloud last refused to this agent, until a step of that kind succeeds. A change of the wish sets its `retry_at` to that
+    /// moment and keeps the rest: which launch was refused decides whether the record may be changed.
     pub refusal: Option<Refused>,
+}
+
+/// A recorded thing that whole reads do not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// The first whole read without it.
+    pub since: Timestamp,
+    /// How many whole reads in a row did not show it.
+    pub reads: u32,
+}
+
+/// A snapshot of a data volume with our claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// `snap-...`.
+    pub id: String,
+    /// The volume that it was made of.
+    pub volume_id: String,
+    /// How far it is.
+    pub state: SnapshotState,
+}
+
+/// The states of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SnapshotState {
+    /// Being copied.
+    Pending,
+    /// Done.
+    Completed,
+    /// Failed, or a state that this version does not know.
+    Unrecognized,
 }
 
 /// What status remembers; survives the operator.
@@ -366,8 +408,10 @@ pub struct BundleRecord {
 pub struct Refused {
     /// Why, in our terms.
     pub refusal: Refusal,
-    /// Which kind of step was refused.
+    /// Which kind of step was refused: [`crate::plan::Step::name`].
     pub step: &'static str,
+    /// `RunInstances` only: epoch and attempt of the launch that was refused.
+    pub launch: Option<(i64, i64)>,
     /// How often in a row.
     pub count: u32,
     /// Not before this; `None`: not before the wish changes.

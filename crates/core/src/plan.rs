@@ -85,6 +85,11 @@ pub enum Step {
         /// What status says.
         launch: Box<LaunchStatus>,
     },
+    /// EC2: stop, for an agent that is to be suspended.
+    StopInstance {
+        /// Which.
+        instance_id: String,
+    },
     /// EC2: start a stopped instance.
     StartInstance {
         /// Which.
@@ -97,7 +102,8 @@ pub enum Step {
         /// To which instance.
         instance_id: String,
     },
-    /// SSM: write the bundle of an instance; creates it with its tag, or overwrites it without.
+    /// SSM: write the bundle of an instance; creates it with its tag, or overwrites it without. `ParameterAlreadyExists` on the first kind
+    /// (a crash after an earlier write) is answered by overwriting.
     PutBundle {
         /// For which instance.
         instance_id: String,
@@ -126,6 +132,13 @@ pub enum Step {
         /// Which.
         instance_id: String,
     },
+    /// EC2: a last snapshot of a data volume that is about to be deleted.
+    CreateSnapshot {
+        /// Of which volume.
+        volume_id: String,
+        /// Claim tags.
+        tags: BTreeMap<String, String>,
+    },
     /// EC2: delete a data volume.
     DeleteVolume {
         /// Which.
@@ -136,7 +149,12 @@ pub enum Step {
         /// The instance that it was for.
         instance_id: String,
     },
-    /// IAM, per-agent identity only, in this order: each is one step.
+    /// EC2: delete a security group that nobody uses any more.
+    DeleteSecurityGroup {
+        /// Group id.
+        group_id: String,
+    },
+    /// IAM, teardown in this order: each is one step, and "it is not there" is success for each.
     RemoveRoleFromInstanceProfile {
         /// Profile and role have the same name.
         role: String,
@@ -158,6 +176,59 @@ pub enum Step {
     },
     /// Kubernetes: let the object go. Only when the cloud says that everything of it is gone.
     RemoveFinalizer,
+}
+
+impl Step {
+    /// The name of this kind of step; for cloud steps it is the name of AWS's operation. Metrics, logs and
+    /// [`crate::observed::Refused::step`] use it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "AddFinalizer",
+            Self::CreateSecret => "CreateSecret",
+            Self::BindCluster => "BindCluster",
+            Self::CreateRole { .. } => "CreateRole",
+            Self::PutRolePolicy { .. } => "PutRolePolicy",
+            Self::CreateInstanceProfile { .. } => "CreateInstanceProfile",
+            Self::AddRoleToInstanceProfile { .. } => "AddRoleToInstanceProfile",
+            Self::CreateSecurityGroup { .. } => "CreateSecurityGroup",
+            Self::AuthorizeIngress { .. } => "AuthorizeIngress",
+            Self::RevokeIngress { .. } => "RevokeIngress",
+            Self::RecordLaunch { .. } => "RecordLaunch",
+            Self::RunInstances { .. } => "RunInstances",
+            Self::StopInstance { .. } => "StopInstance",
+            Self::StartInstance { .. } => "StartInstance",
+            Self::AttachVolume { .. } => "AttachVolume",
+            Self::PutBundle { .. } => "PutBundle",
+            Self::SeedWorkspace { .. } => "SeedWorkspace",
+            Self::FetchConsole { .. } => "FetchConsole",
+            Self::StopOrphan { .. } => "StopOrphan",
+            Self::TerminateInstance { .. } => "TerminateInstance",
+            Self::CreateSnapshot { .. } => "CreateSnapshot",
+            Self::DeleteVolume { .. } => "DeleteVolume",
+            Self::DeleteBundle { .. } => "DeleteBundle",
+            Self::DeleteSecurityGroup { .. } => "DeleteSecurityGroup",
+            Self::RemoveRoleFromInstanceProfile { .. } => "RemoveRoleFromInstanceProfile",
+            Self::DeleteInstanceProfile { .. } => "DeleteInstanceProfile",
+            Self::DeleteRolePolicy { .. } => "DeleteRolePolicy",
+            Self::DeleteRole { .. } => "DeleteRole",
+            Self::RemoveFinalizer => "RemoveFinalizer",
+        }
+    }
+
+    /// Whether it changes anything in the cloud.
+    #[must_use]
+    pub fn changes_cloud(&self) -> bool {
+        !matches!(
+            self,
+            Self::AddFinalizer
+                | Self::CreateSecret
+                | Self::RecordLaunch { .. }
+                | Self::SeedWorkspace { .. }
+                | Self::FetchConsole { .. }
+                | Self::RemoveFinalizer
+        )
+    }
 }
 
 /// What a round concludes about the agent. Data, not an error.
