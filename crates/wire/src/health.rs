@@ -1,0 +1,33 @@
+//! The payload of `health`: what a probe learns from a gateway that answers.
+
+use serde::{Deserialize, Serialize};
+
+/// What `health` answers, and what `hello-ok` carries in its snapshot. Open: a newer gateway says more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Is everything as it should be?
+    pub ok: bool,
+    /// When this was found out, in milliseconds since the epoch.
+    pub ts: i64,
+    /// How long finding out took.
+    #[serde(default)]
+    pub duration_ms: u64,
+    /// Version of the gateway binary.
+    pub runtime_version: String,
+    /// SHA-256 of the config document in force, over its canonical JSON.
+    pub config_sha256: String,
+    /// Has the operator's `koi.workspace.seed` been done on this data volume?
+    pub workspace_seeded: bool,
+    /// Milliseconds since the gateway started.
+    pub uptime_ms: u64,
+    /// What is wrong, when `ok` is false.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<String>,
+    /// The agent that answers when nobody names one.
+    #[serde(default)]
+    pub default_agent_id: String,
+    /// Seconds between heartbeats; 0 when they are off.
+    #[serde(default)]
+    pub heartbeat_seconds: u64,
+}
