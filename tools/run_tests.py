@@ -1,0 +1,104 @@
+"""Runs every stage of the test suite in order, shows its output, and ends with a summary and one line that counts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTEST = (sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "--durations=5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One command of the suite."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a stage ended."""
+
+    name: str
+    ok: bool
+    seconds: float
+    passed: int
+    failed: int
+
+
+STAGES = (
+    Stage("format", ("cargo", "fmt", "--all", "--check")),
+    Stage("lint", ("cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings")),
+    Stage("build", ("cargo", "build", "--workspace", "--bins")),
+    Stage("unit", ("cargo", "test", "--workspace", "--quiet")),
+    Stage("generated", (sys.executable, "tools/generate.py", "--check")),
+    Stage("conformance", (*PYTEST, "tests/conformance")),
+    Stage("api", (*PYTEST, "tests/api")),
+    Stage("chart", (*PYTEST, "tests/chart")),
+    Stage("world", (*PYTEST, "tests/world/tests")),
+    Stage("scenarios", (*PYTEST, "tests/e2e")),
+)
+
+COUNTS = (
+    re.compile(r"(?P<passed>\d+) passed"),
+    re.compile(r"(?P<failed>\d+) failed"),
+)
+
+
+def count(line: str) -> tuple[int, int]:
+    """Passed and failed tests that a closing line of cargo or pytest names."""
+    if not (line.startswith("test result:") or re.search(r"\bin \d+\.\d+s", line)):
+        return 0, 0
+    passed, failed = (pattern.search(line) for pattern in COUNTS)
+    return int(passed["passed"]) if passed else 0, int(failed["failed"]) if failed else 0
+
+
+def run(stage: Stage, env: dict[str, str]) -> Result:
+    """Runs one stage, its output shown as it comes."""
+    print(f"\n=== {stage.name}: {' '.join(Path(part).name if part == sys.executable else part for part in stage.command)}", flush=True)
+    begin = time.monotonic()
+    passed = failed = 0
+    try:
+        process = subprocess.Popen(stage.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except FileNotFoundError:
+        print(f"{stage.command[0]} is not installed", flush=True)
+        return Result(stage.name, False, 0.0, 0, 1)
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        ok, bad = count(line)
+        passed, failed = passed + ok, failed + bad
+    success = process.wait() == 0
+    return Result(stage.name, success, time.monotonic() - begin, passed or int(success), failed or int(not success))
+
+
+def main() -> int:
+    """Runs the chosen stages; all of them even when one fails, so that one run shows everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--long", action="store_true", help="more seeds and cases")
+    parser.add_argument("stages", nargs="*", help=f"some of: {', '.join(s.name for s in STAGES)}; default all")
+    args = parser.parse_args()
+    unknown = set(args.stages) - {s.name for s in STAGES}
+    if unknown:
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}")
+    env = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1"}
+    if args.long:
+        env |= {"PROPTEST_CASES": "20000", "KOI_SIMULATIONS": "200000"}
+    results = [run(stage, env) for stage in STAGES if not args.stages or stage.name in args.stages]
+    print("\n=== summary")
+    for result in results:
+        print(f"{'ok  ' if result.ok else 'FAIL'} {result.name:12} {result.seconds:7.1f} s  {result.passed:5} passed {result.failed:3} failed")
+    print(f"{sum(r.passed for r in results)} passed, {sum(r.failed for r in results)} failed")
+    return 0 if all(r.ok for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+"""Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
+
+    tools/setup.py [all | debs | venv | kube | rootfs | check] ...
+
+Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
+missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.dont_write_bytecode = True
+
+from world import paths  # noqa: E402  (needs the line above)
+
+#: command that must be there -> Debian package that brings it
+COMMANDS = {
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "mkfs.ext4": "e2fsprogs",
+    "losetup": "mount",
+    "nsenter": "util-linux",
+}
+PYTHON_AT_LEAST = (3, 11)
+#: program -> how to ask for its version, and the versions that will do
+FIT = {
+    "etcd": (["--version"], r"etcd Version: (\d+)\.(\d+)", (3, 5), (3, 99)),
+    "kube-apiserver": (["--version"], r"Kubernetes v(\d+)\.(\d+)", (1, 34), (1, 37)),
+    "kube-controller-manager": (["--version"], r"Kubernetes v(\d+)\.(\d+)", (1, 34), (1, 37)),
+    "kubectl": (["version", "--client"], r"Client Version: v(\d+)\.(\d+)", (1, 33), (1, 38)),
+    "helm": (["version", "--short"], r"v(\d+)\.(\d+)", (4, 0), (4, 99)),
+}
+
+
+class Missing(Exception):
+    """Something is not there and cannot be had from here; the message says what to install."""
+
+
+class Failed(Exception):
+    """A step broke; the message ends with its log."""
+
+
+def say(text: str) -> None:
+    print(f"setup: {text}", file=sys.stderr, flush=True)
+
+
+def seconds(since: float) -> str:
+    return f"{time.monotonic() - since:.0f} s"
+
+
+class Progress:
+    """One line that is rewritten on a terminal; elsewhere a line now and then, so that a log shows life."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.began, self.shown = title, time.monotonic(), 0.0
+        self.terminal = sys.stderr.isatty()
+        say(title) if not self.terminal else None
+
+    def show(self, detail: str) -> None:
+        now = time.monotonic()
+        if now - self.shown < (0.2 if self.terminal else 30):
+            return
+        self.shown = now
+        if self.terminal:
+            print(f"\r\033[Ksetup: {self.title}: {detail} ({seconds(self.began)})", end="", file=sys.stderr, flush=True)
+        elif now - self.began > 1:
+            say(f"{self.title}: {detail} ({seconds(self.began)})")
+
+    def done(self) -> None:
+        print("\r\033[K", end="", file=sys.stderr) if self.terminal else None
+        say(f"{self.title}: done in {seconds(self.began)}")
+
+
+def run_logged(title: str, command: list[str], log: Path, describe: Callable[[int, str], str], **options) -> None:
+    """Runs `command`, its output into `log`; each line of it becomes the detail of a progress line."""
+    progress = Progress(title)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as out:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        )
+        for number, line in enumerate(child.stdout or (), start=1):
+            out.write(line)
+            progress.show(describe(number, line.strip()))
+        if child.wait() != 0:
+            out.flush()
+            tail = "\n".join(log.read_text().splitlines()[-15:])
+            raise Failed(f"{title}: failed after {seconds(progress.began)}\n{tail}\nthe whole log: {log}")
+    progress.done()
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Two setups at once wait for each other."""
+    paths.CACHE.mkdir(exist_ok=True)
+    with (paths.CACHE / "setup.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another setup is at work: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def check() -> None:
+    """What no package can bring."""
+    if not sys.platform.startswith("linux"):
+        raise Missing("booted machines need Linux; elsewhere only `python -m world up --driver process` works")
+    if os.geteuid() != 0:
+        raise Missing("booted machines need root (namespaces, mounts, loop devices): run this as root, for example with sudo")
+    if "overlay" not in Path("/proc/filesystems").read_text():
+        raise Missing("the kernel has no overlayfs: load the module (`modprobe overlay`) or use a kernel that has it")
+    for node in ("/proc/self/ns/net", "/dev/loop-control"):
+        if not os.path.exists(node):
+            raise Missing(f"{node} does not exist: the kernel needs network namespaces and loop devices (`modprobe loop`)")
+
+
+def debs() -> None:
+    """Debian packages whose commands are absent."""
+    absent = sorted({package for command, package in COMMANDS.items() if not has(command)})
+    if not absent:
+        return
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        why = "this is not Debian or Ubuntu" if not shutil.which("apt-get") else "only root can install them"
+        raise Missing(f"these packages are missing and {why}; install: {' '.join(absent)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    log = paths.CACHE / "logs" / "debs.log"
+    run_logged("package lists", ["apt-get", "update"], log, lambda _n, line: line, env=environment)
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *absent]
+    run_logged(f"packages {' '.join(absent)}", install, log, lambda _n, line: line[:80], env=environment)
+
+
+def has(command: str) -> bool:
+    try:
+        return bool(paths.system_program(command))
+    except paths.NotSetUp:
+        return False
+
+
+def venv() -> None:
+    """The Python packages of the tests, in a folder named after the hash of their list."""
+    home = paths.CACHE / f"venv-{paths.key(paths.REQUIREMENTS)}"
+    if not (home / "complete").exists():
+        build_venv(home)
+    if not paths.VENV.is_symlink() or os.readlink(paths.VENV) != home.name:
+        point_venv_at(home)
+
+
+def point_venv_at(home: Path) -> None:
+    new, old = paths.CACHE / "venv.new", paths.CACHE / "venv.old"
+    new.unlink(missing_ok=True)
+    new.symlink_to(home.name)
+    if paths.VENV.is_dir() and not paths.VENV.is_symlink():
+        paths.VENV.rename(old)
+    os.replace(new, paths.VENV)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def build_venv(home: Path) -> None:
+    if sys.version_info < PYTHON_AT_LEAST:
+        raise Missing(f"Python {'.'.join(map(str, PYTHON_AT_LEAST))} or later is needed; this is {sys.version.split()[0]}")
+    shutil.rmtree(home, ignore_errors=True)
+    if subprocess.run([sys.executable, "-m", "venv", home], capture_output=True).returncode:
+        raise Missing("Python cannot make virtual environments here: install the package python3-venv")
+    pip = [home / "bin" / "python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    command = [str(part) for part in (*pip, "-r", paths.REQUIREMENTS)]
+    run_logged("Python packages", command, paths.CACHE / "logs" / "venv.log", lambda _n, line: line[:80])
+    (home / "complete").touch()
+
+
+def kube() -> None:
+    """etcd, API server, controller manager, kubectl and Helm: fit ones that are there, else built from tools/kube."""
+    target = paths.kube_dir()
+    wanted = [name for name in paths.KUBE_PROGRAMS if not os.access(target / name, os.X_OK)]
+    target.mkdir(parents=True, exist_ok=True)
+    for name in list(wanted):
+        if found := fit_program(name):
+            say(f"kube: {name}: using {found}")
+            link(found, target / name)
+            wanted.remove(name)
+    if wanted:
+        require_go()
+    for number, name in enumerate(wanted, start=1):
+        build_program(name, target, f"kube: {name} ({number} of {len(wanted)})")
+
+
+def fit_program(name: str) -> str | None:
+    """A program of a version that will do, in KUBEBUILDER_ASSETS or on the PATH."""
+    search = os.pathsep.join(filter(None, (os.environ.get("KUBEBUILDER_ASSETS"), os.environ.get("PATH"))))
+    found = shutil.which(name, path=search)
+    if not found:
+        return None
+    arguments, pattern, low, high = FIT[name]
+    answer = subprocess.run([found, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    version = re.search(pattern, answer)
+    if version and low <= tuple(map(int, version.groups())) <= high:
+        return found
+    say(f"kube: {found} has a version that does not fit ({answer.strip().splitlines()[:1]}): not used")
+    return None
+
+
+def link(source: str, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    target.symlink_to(os.path.abspath(source))
+
+
+def require_go() -> None:
+    if not shutil.which("go"):
+        raise Missing(
+            "Go 1.21 or later is needed to build the control plane: install it from https://go.dev/dl, "
+            "or set KUBEBUILDER_ASSETS to a folder with " + ", ".join(paths.KUBE_PROGRAMS)
+        )
+
+
+def build_program(name: str, target: Path, title: str) -> None:
+    package = paths.KUBE_PROGRAMS[name]
+    packages = count_packages(package)
+    unfinished = target / f"{name}.unfinished"
+    command = ["go", "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", linker_flags(), "-o", str(unfinished), package]
+
+    def describe(number: int, line: str) -> str:
+        return f"{number} of at most {packages} packages, {line[-60:]}"
+
+    log = paths.CACHE / "logs" / f"kube-{name}.log"
+    run_logged(title, command, log, describe, cwd=paths.KUBE_MODULE, env=go_environment())
+    os.replace(unfinished, target / name)
+
+
+def go_environment() -> dict[str, str]:
+    # Static programs: they need no C compiler here and no particular libc where they run.
+    return {**os.environ, "CGO_ENABLED": "0"}
+
+
+def count_packages(package: str) -> int:
+    answer = subprocess.run(
+        ["go", "list", "-deps", package], cwd=paths.KUBE_MODULE, env=go_environment(), capture_output=True, text=True
+    )
+    if answer.returncode:
+        raise Failed(f"go list {package}: {answer.stderr.strip()[-800:]}")
+    return len(answer.stdout.splitlines())
+
+
+def linker_flags() -> str:
+    """Strips, and stamps the versions of go.mod: an unstamped server calls itself v0.0.0 and clients misjudge it."""
+    module = (paths.KUBE_MODULE / "go.mod").read_text()
+    kubernetes = re.search(r"k8s\.io/kubernetes v(1)\.(\d+)\.\d+", module)
+    helm = re.search(r"helm\.sh/helm/v4 (v\S+)", module)
+    if not kubernetes or not helm:
+        raise Failed(f"{paths.KUBE_MODULE}/go.mod: the versions of k8s.io/kubernetes and helm.sh/helm/v4 are not in it")
+    stamps = {
+        "k8s.io/component-base/version.gitVersion": kubernetes[0].split()[1],
+        "k8s.io/component-base/version.gitMajor": kubernetes[1],
+        "k8s.io/component-base/version.gitMinor": kubernetes[2],
+        "helm.sh/helm/v4/internal/version.version": helm[1],
+    }
+    return " ".join(["-s", "-w", *(f"-X {variable}={value}" for variable, value in stamps.items())])
+
+
+def rootfs() -> None:
+    """The root file systems that machines boot from."""
+    target = paths.rootfs_dir()
+    if (target / "complete").exists():
+        return
+    check()
+    debs()
+    unfinished = target.with_suffix(".unfinished")
+    command = ["bash", str(paths.ROOTFS_SCRIPT), str(unfinished)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run_logged("root file systems", command, paths.CACHE / "logs" / "rootfs.log", lambda _n, line: line[:80])
+    (unfinished / "complete").touch()
+    os.replace(unfinished, target)
+
+
+PARTS: dict[str, tuple[Callable[[], None], ...]] = {
+    "check": (check,),
+    "debs": (debs,),
+    "venv": (venv,),
+    "kube": (kube,),
+    "rootfs": (rootfs,),
+    "all": (check, debs, venv, rootfs, kube),
+}
+
+
+def main(arguments: list[str]) -> int:
+    unknown = [part for part in arguments if part not in PARTS]
+    if unknown:
+        say(f"no such part: {unknown[0]}; there are: {', '.join(PARTS)}")
+        return 2
+    try:
+        with only_one():
+            for part in arguments or ["all"]:
+                for step in PARTS[part]:
+                    step()
+    except Missing as missing:
+        say(str(missing))
+        return 2
+    except Failed as failed:
+        say(str(failed))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
