@@ -1,0 +1,85 @@
+"""The operator's IAM policy: what it may do in AWS, and to whose things."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from rendering import CHART
+
+TEXT = (CHART / "files" / "iam-policy.json").read_text()
+STATEMENTS = json.loads(TEXT)["Statement"]
+PLACEHOLDERS = {"${partition}", "${account}", "${cluster_id}", "${cluster_id_24}"}
+LOOKS = re.compile(r"^(ec2:(Describe|Get)\w+|ssm:(Get|Describe|List)\w+|iam:(Get|List)\w+|sts:GetCallerIdentity)$")
+#: Largest managed policy, in characters without white space.
+LIMIT = 6144
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def claims(statement: dict) -> set[str]:
+    """The condition keys by which a statement asks for our cluster id."""
+    equal = statement.get("Condition", {}).get("StringEquals", {})
+    return {key for key, value in equal.items() if value == "${cluster_id}"}
+
+
+def test_placeholders_are_the_documented_ones() -> None:
+    assert set(re.findall(r"\$\{[^}]*\}", TEXT)) == PLACEHOLDERS
+    readme = (CHART / "README.md").read_text()
+    assert all(f"| `{placeholder}` |" in readme for placeholder in PLACEHOLDERS)
+
+
+def test_it_fits_a_managed_policy() -> None:
+    longest = {"${partition}": "aws-us-gov", "${account}": "1" * 12, "${cluster_id_24}": "x" * 24, "${cluster_id}": "x" * 63}
+    text = json.dumps(json.loads(TEXT))
+    for placeholder, value in longest.items():
+        text = text.replace(placeholder, value)
+    assert len(re.sub(r"\s", "", text)) <= LIMIT
+
+
+def test_every_statement_has_a_sid_of_its_own_and_no_wildcard_action() -> None:
+    sids = [statement["Sid"] for statement in STATEMENTS]
+    assert len(set(sids)) == len(sids)
+    assert [a for s in STATEMENTS for a in listed(s["Action"]) if "*" in a] == []
+    assert {s["Effect"] for s in STATEMENTS} == {"Allow"}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda statement: statement["Sid"])
+def test_what_changes_things_is_held_to_our_own(statement: dict) -> None:
+    """By a tag, by a name, or because only a statement with a tag completes it (RunInstances, CreateSecurityGroup)."""
+    changing = {action for action in listed(statement["Action"]) if not LOOKS.match(action)}
+    if not changing:
+        return
+    resources = listed(statement["Resource"])
+    assert "*" not in resources
+    by_tag = bool(claims(statement))
+    by_name = all(re.search(r"/koi[-/]\$\{cluster_id(_24)?\}|skykoi-tenant-agent-profile", resource) for resource in resources)
+    parts = {"ec2:RunInstances": r":(image|snapshot|network-interface|subnet)/\*$", "ec2:CreateSecurityGroup": r":vpc/\*$"}
+    completed = all(action in parts and all(re.search(parts[action], r) for r in resources) for action in changing)
+    assert by_tag or by_name or completed
+
+
+def test_the_claim_is_demanded_where_things_are_made_and_where_they_are_touched() -> None:
+    def demands(action: str, kind: str) -> set[str]:
+        fit = [s for s in STATEMENTS if action in listed(s["Action"]) and any(f":{kind}/" in r for r in listed(s["Resource"]))]
+        return {key for statement in fit for key in claims(statement)}
+
+    made, ours = "aws:RequestTag/skykoi:cluster", "aws:ResourceTag/skykoi:cluster"
+    assert demands("ec2:RunInstances", "instance") == demands("ec2:RunInstances", "volume") == {made}
+    assert demands("ec2:CreateSecurityGroup", "security-group") == {made}
+    assert demands("iam:CreateRole", "role") == demands("iam:CreateInstanceProfile", "instance-profile") == {made}
+    for action in ("Start", "Stop", "Terminate", "Reboot"):
+        assert demands(f"ec2:{action}Instances", "instance") == {ours}
+    assert demands("ec2:DeleteVolume", "volume") == {ours}
+    assert demands("ec2:DeleteSecurityGroup", "security-group") == {ours}
+    assert demands("iam:PutRolePolicy", "role") == demands("iam:DeleteRole", "role") == {ours}
+
+
+def test_roles_are_passed_to_instances_only() -> None:
+    passing = [s for s in STATEMENTS if "iam:PassRole" in listed(s["Action"])]
+    assert [s["Condition"] for s in passing] == [{"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}]
+    assert all(":role/" in resource and not resource.endswith(":role/*") for resource in listed(passing[0]["Resource"]))
