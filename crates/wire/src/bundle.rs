@@ -243,3 +243,6 @@ fn from_json(bytes: &[u8]) -> Result<Bundle, DecodeError> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -659,3 +659,6 @@ impl GatewayConfig {
         self.agents.as_ref()?.defaults.as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests;

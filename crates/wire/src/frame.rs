@@ -481,3 +481,6 @@ pub struct PresenceEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,17 +72,12 @@ impl fmt::Display for Path {
             return f.write_str("(root)");
         }
         for (position, segment) in self.0.iter().enumerate() {
+            let dot = if position == 0 { "" } else { "." };
             match segment {
-                Segment::Index(index) => write!(f, "[{index}]")?,
-                Segment::Key(key) => {
-                    let dot = if position == 0 { "" } else { "." };
-                    if is_plain(key) {
-                        write!(f, "{dot}{key}")?
-                    } else {
-                        write!(f, "{dot}{key:?}")?
-                    }
-                }
-            }
+                Segment::Index(index) => write!(f, "[{index}]"),
+                Segment::Key(key) if is_plain(key) => write!(f, "{dot}{key}"),
+                Segment::Key(key) => write!(f, "{dot}{key:?}"),
+            }?;
         }
         Ok(())
     }

@@ -1,0 +1,256 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn minimal() -> Value {
+    json!({"gateway": {"mode": "local", "auth": {"mode": "token", "token": {"source": "file", "path": "/run/skykoi/token"}}}})
+}
+
+fn with(overrides: Value) -> Value {
+    merge(minimal(), overrides)
+}
+
+fn faults(document: &Value) -> Vec<String> {
+    check(document).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_smallest_document_is_accepted() {
+    let config = check(&minimal()).unwrap();
+    assert_eq!(config.to_document(), minimal());
+}
+
+#[test]
+fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
+    let full = json!({
+        "gateway": {
+            "mode": "local", "bind": "loopback", "port": 18789,
+            "auth": {
+                "mode": "token", "token": {"source": "env", "name": "SKYKOI_TOKEN"}, "previousToken": "0123456789abcdef",
+                "rateLimit": {"maxAttempts": 10, "windowMs": 60000, "lockoutMs": 300_000, "exemptLoopback": true}
+            },
+            "trustedProxies": ["127.0.0.1", "::1", "10.0.0.0/8", "fd00::/8"],
+            "controlUi": {"enabled": true, "allowedOrigins": ["https://koi.example:8443"]}
+        },
+        "agents": {"defaults": {
+            "workspace": "~/koi", "userTimezone": "America/Argentina/Buenos_Aires", "thinkingDefault": "low",
+            "timeoutSeconds": 600, "maxConcurrent": 4, "bootstrapMaxChars": 20000,
+            "model": {"primary": "amazon-bedrock/us.anthropic.claude-opus-4-6-v1", "fallbacks": ["amazon-bedrock/x"]},
+            "heartbeat": {
+                "every": "30m", "target": "none", "prompt": "look around", "lightContext": true,
+                "activeHours": {"start": "08:00", "end": "24:00", "timezone": "user"}
+            }
+        }},
+        "session": {
+            "scope": "per-sender", "dmScope": "per-channel-peer", "reset": {"mode": "daily", "atHour": 4, "idleMinutes": 120},
+            "resetByType": {"direct": {"mode": "none"}, "group": {"mode": "idle", "idleMinutes": 5}, "thread": {}},
+            "resetTriggers": ["/new", "/reset"]
+        },
+        "messages": {"queue": {"mode": "steer-backlog", "debounceMs": 0, "cap": 20, "drop": "summarize"}},
+        "cron": {"enabled": true, "maxConcurrentRuns": 2, "skipMissedJobs": false},
+        "exec": {"security": "full", "host": "gateway", "timeoutSeconds": 1800},
+        "tools": {"allow": ["read"], "deny": ["browser"]},
+        "models": {"providers": {"amazon-bedrock": {"region": "us-east-1", "models": {"x.y": {"contextWindow": 200_000, "maxTokens": 4096}}}}},
+        "logging": {"level": "info"}
+    });
+    let config = check(&full).unwrap();
+    assert_eq!(config.to_document(), full);
+}
+
+/// Overrides of the smallest document, and below each the first fault that is found.
+const FAULTS: &str = r#"
+{"gateway": {"prot": 1}}
+gateway.prot: unknown key, did you mean "port"?; allowed: auth, bind, controlUi, mode, port, trustedProxies
+{"gateway": {"zzz": 1}}
+gateway.zzz: unknown key; allowed: auth, bind, controlUi, mode, port, trustedProxies
+{"gateway": {"port": "80"}}
+gateway.port: is a string; allowed: a whole number from 1 to 65535
+{"gateway": {"port": 0}}
+gateway.port: 0 is out of range; allowed: a whole number from 1 to 65535
+{"gateway": {"port": 1.5}}
+gateway.port: is a number; allowed: a whole number from 1 to 65535
+{"gateway": {"mode": "remote"}}
+gateway.mode: "remote" is not a choice; allowed: "local"
+{"gateway": {"bind": "lan"}}
+gateway.bind: "lan" is not a choice; allowed: "loopback", "auto"
+{"gateway": {"auth": {"token": "short"}}}
+gateway.auth.token: is too short to be safe; allowed: 16 or more characters
+{"gateway": {"auth": {"token": 5}}}
+gateway.auth.token: is a whole number; allowed: a string or { source: "file", ... } or { source: "env", ... }
+{"gateway": {"auth": {"token": {"source": "vault"}}}}
+gateway.auth.token: is of no known kind; allowed: a string or { source: "file", ... } or { source: "env", ... }
+{"session": {"reset": {"mode": "idle"}}}
+session.reset.idleMinutes: is missing with mode idle; allowed: 1 to 525600
+{"session": {"reset": {"atHour": 24}}}
+session.reset.atHour: 24 is out of range; allowed: a whole number from 0 to 23
+{"session": {"resetTriggers": ["new"]}}
+session.resetTriggers[0]: "new" is not a command; allowed: / and a word, such as /new
+{"exec": {}, "tools": {"exec": {}}}
+tools.exec: is set beside exec, which is the same; allowed: one of exec and tools.exec
+{"agents": {"defaults": {"heartbeat": {"activeHours": {"start": "24:00", "end": "23:61"}}}}}
+agents.defaults.heartbeat.activeHours.start: "24:00" is not a time; allowed: 00:00 to 23:59
+{"agents": {"defaults": {"heartbeat": {"activeHours": {"start": "08:00"}}}}}
+agents.defaults.heartbeat.activeHours.end: is missing; allowed: a string
+{"agents": {"defaults": {"model": {"primary": "gpt"}}}}
+agents.defaults.model.primary: "gpt" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>
+{"models": {"providers": {"amazon-bedrok": {}}}}
+models.providers.amazon-bedrok: unknown key, did you mean "amazon-bedrock"?; allowed: amazon-bedrock
+{"gateway": []}
+gateway: is an array; allowed: an object
+"#;
+
+#[test]
+fn every_fault_is_named_with_what_is_allowed() {
+    let lines: Vec<&str> = FAULTS.trim().lines().collect();
+    for pair in lines.chunks_exact(2) {
+        let found = faults(&with(serde_json::from_str(pair[0]).unwrap()));
+        assert_eq!(found.first().map(String::as_str), Some(pair[1]), "{}", pair[0]);
+    }
+}
+
+#[test]
+fn null_removes_in_overrides_and_is_a_fault_in_a_document() {
+    assert_eq!(
+        merge(json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": null}})),
+        json!({"a": {"c": 2}})
+    );
+    assert_eq!(
+        merge(json!({}), json!({"a": {"b": null, "c": 1}})),
+        json!({"a": {"c": 1}})
+    );
+    assert_eq!(merge(json!({"a": [1]}), json!({"a": [2, 3]})), json!({"a": [2, 3]}));
+    let mut document = minimal();
+    document["cron"] = Value::Null;
+    assert_eq!(
+        faults(&document),
+        ["cron: must not be null; allowed: an object, or no key at all"]
+    );
+    assert_eq!(check_partial(&json!({"cron": null})), []);
+    assert_eq!(
+        check_partial(&json!({"agents": {"defaults": {"heartbeat": {"activeHours": {"end": "20:00"}}}}})),
+        []
+    );
+}
+
+#[test]
+fn overrides_cannot_touch_what_the_operator_owns() {
+    let paths = |overrides: Value| {
+        owned_keys(&overrides)
+            .into_iter()
+            .map(|issue| issue.path.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        paths(json!({"cron": {"enabled": false}, "gateway": {"controlUi": {"enabled": false}}})),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        paths(json!({"gateway": {"port": 1, "auth": {"rateLimit": {"maxAttempts": 3}}}})),
+        ["gateway.port"]
+    );
+    assert_eq!(
+        paths(json!({"gateway": {"auth": {"token": "x"}}})),
+        ["gateway.auth.token"]
+    );
+    // Whole subtrees that contain owned keys cannot be replaced or removed either.
+    let all = OPERATOR_OWNED
+        .iter()
+        .filter(|owned| owned.path.starts_with("gateway."))
+        .count();
+    assert_eq!(paths(json!({"gateway": null})), vec!["gateway"; all]);
+    assert_eq!(paths(json!([])).len(), OPERATOR_OWNED.len());
+}
+
+#[test]
+fn every_owned_key_is_a_key_of_the_document() {
+    for owned in OPERATOR_OWNED {
+        let document = owned
+            .path
+            .rsplit('.')
+            .fold(json!(null), |inner, key| json!({ key: inner }));
+        assert_eq!(check_partial(&document), [], "{}", owned.path);
+    }
+}
+
+#[test]
+fn depth_is_bounded() {
+    let deep = (0..500).fold(json!(1), |inner, _| json!({ "gateway": inner }));
+    assert!(!check(&deep).unwrap_err().is_empty());
+}
+
+fn has_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(items) => items.iter().any(has_fraction),
+        Value::Object(map) => map.values().any(has_fraction),
+        _ => false,
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[ -~é]{0,12}".prop_map(Value::from),
+    ];
+    let key = prop_oneof![
+        "[a-z]{1,8}",
+        prop::sample::select(vec![
+            "gateway",
+            "auth",
+            "token",
+            "source",
+            "path",
+            "session",
+            "reset",
+            "mode",
+            "models",
+            "providers"
+        ])
+        .prop_map(str::to_owned),
+    ];
+    leaf.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..6).prop_map(|map| map.into_iter().collect::<Value>()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_gets_an_answer(document in any_json()) {
+        let verdict = check(&document);
+        let _ = owned_keys(&document);
+        let _ = check_partial(&document);
+        if let Ok(config) = verdict {
+            prop_assert_eq!(check(&config.to_document()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn structure_and_serde_agree(document in any_json()) {
+        // What serde refuses must have been found by the walk, with a better message.
+        if GatewayConfig::deserialize(&document).is_err() {
+            prop_assert!(!inspect::inspect(&schema(), &document).is_empty(), "{}", document);
+        }
+    }
+
+    #[test]
+    fn merging_twice_is_merging_once(base in any_json(), overrides in any_json()) {
+        let once = merge(base, overrides.clone());
+        prop_assert_eq!(merge(once.clone(), overrides), once);
+    }
+
+    #[test]
+    fn the_digest_survives_writing_and_reading(document in any_json()) {
+        // Numbers with a fraction are legal nowhere in a config, and reading them back is not exact to the last bit.
+        prop_assume!(!has_fraction(&document));
+        let written: Value = serde_json::from_str(&serde_json::to_string_pretty(&document).unwrap()).unwrap();
+        prop_assert_eq!(digest::sha256(&written), digest::sha256(&document));
+        prop_assert_eq!(serde_json::from_str::<Value>(&digest::canonical(&document)).unwrap(), document);
+    }
+}
