@@ -32,7 +32,7 @@ pub fn crd_documents() -> Vec<Value> {
 
 fn finished(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for schema in root_schemas(&mut crd) {
-        refuse_nulls(schema);
+        tidy(schema);
         default_status(schema);
     }
     crd
@@ -45,21 +45,20 @@ fn root_schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut
         .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
 }
 
-/// An optional field is absent, not null: one way to say nothing.
-fn refuse_nulls(schema: &mut JSONSchemaProps) {
+/// An optional field is absent, not null: one way to say nothing. Descriptions lose the line breaks of the source.
+fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
-    schema
-        .properties
-        .iter_mut()
-        .flat_map(|map| map.values_mut())
-        .for_each(refuse_nulls);
+    if let Some(text) = &mut schema.description {
+        *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    schema.properties.iter_mut().flat_map(|map| map.values_mut()).for_each(tidy);
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => refuse_nulls(items),
-        Some(JSONSchemaPropsOrArray::Schemas(list)) => list.iter_mut().for_each(refuse_nulls),
+        Some(JSONSchemaPropsOrArray::Schema(items)) => tidy(items),
+        Some(JSONSchemaPropsOrArray::Schemas(list)) => list.iter_mut().for_each(tidy),
         None => {}
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        refuse_nulls(values);
+        tidy(values);
     }
 }
 

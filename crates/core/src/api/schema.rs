@@ -244,7 +244,7 @@ fn cidr_text() -> Schema {
     let host_bits = json!({
         "rule": "!isCIDR(self) || cidr(self).masked() == cidr(self)",
         "message": "a CIDR block without host bits",
-        "messageExpression": "'the address has bits outside of the prefix; the network is ' + string(cidr(self).masked())",
+        "messageExpression": "'the address has bits outside of the prefix; the network is %s'.format([string(cidr(self).masked())])",
         "reason": "FieldValueInvalid",
     });
     text(
