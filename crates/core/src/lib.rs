@@ -3,7 +3,9 @@
 //! `Desired` (the wish) and `Observed` (what is known) go into [`plan::plan`]; out come steps, a verdict and when to look again.
 
 pub mod api;
+pub mod desired;
 pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod refusal;
+pub mod render;

@@ -300,7 +300,7 @@ const TABLE: &[Row] = &[
     ),
     row(
         &["OperationNotPermitted"],
-        Reason::Unauthorized,
+        Reason::TerminationProtected,
         Retry::Slow,
         "the instance is protected against it; take the protection off",
     ),

@@ -1,0 +1,6 @@
+//! What is rendered for a machine: user data, the gateway's configuration, IAM documents, the bundle.
+
+pub mod config;
+pub mod identity;
+pub mod network;
+pub mod user_data;
