@@ -1,14 +1,14 @@
-"""A few requests to the API server, as the admin or as a service account."""
+"""Requests to the API server, as the admin or as a service account."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 
 import requests
-import yaml
+
+from world.control_plane import ControlPlane
+from world.shell import wait_for
 
 
 @dataclasses.dataclass
@@ -19,30 +19,24 @@ class Api:
     session: requests.Session
 
     @classmethod
-    def admin(cls, kubeconfig: Path) -> Api:
-        """The user of a kubeconfig that holds a client certificate."""
-        config = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        session = requests.Session()
-        session.trust_env = False
-        session.verify = as_file(cluster, "certificate-authority")
-        session.cert = (as_file(user, "client-certificate"), as_file(user, "client-key"))
-        return cls(cluster["server"], session)
+    def admin(cls, plane: ControlPlane) -> Api:
+        """The administrator."""
+        api = cls(plane.url, trusting(str(plane.pki / "ca.crt")))
+        api.session.cert = (str(plane.pki / "admin.crt"), str(plane.pki / "admin.key"))
+        return api
 
     def as_service_account(self, namespace: str, name: str) -> Api:
         """The same server, with a fresh token of the account."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
         token = self.create(path, request)["status"]["token"]
-        session = requests.Session()
-        session.trust_env = False
-        session.verify = self.session.verify
-        session.headers["Authorization"] = f"Bearer {token}"
-        return Api(self.server, session)
+        api = Api(self.server, trusting(str(self.session.verify)))
+        api.session.headers["Authorization"] = f"Bearer {token}"
+        return api
 
-    def call(self, method: str, path: str, body: dict | None = None, patch: str = "merge-patch") -> requests.Response:
+    def call(self, method: str, path: str, body: dict | None = None, patch: str = "merge-patch+json") -> requests.Response:
         """One request, whatever the answer."""
-        kind = f"application/{patch}+{'yaml' if patch == 'apply-patch' else 'json'}" if method == "PATCH" else "application/json"
+        kind = f"application/{patch}" if method == "PATCH" else "application/json"
         return self.session.request(method, self.server + path, json=body, headers={"Content-Type": kind}, timeout=10)
 
     def get(self, path: str) -> dict | None:
@@ -50,7 +44,7 @@ class Api:
         answer = self.call("GET", path)
         if answer.status_code == 404:
             return None
-        answer.raise_for_status()
+        assert answer.ok, answer.text
         return answer.json()
 
     def create(self, path: str, body: dict) -> dict:
@@ -67,10 +61,14 @@ class Api:
         return self.create(f"/apis/authorization.k8s.io/v1/{kind.lower()}s", body)["status"]["allowed"]
 
 
-def as_file(holder: dict, key: str) -> str:
-    """The path of a kubeconfig's certificate or key, whether it is named or embedded."""
-    if key in holder:
-        return holder[key]
-    with tempfile.NamedTemporaryFile(prefix="koi-chart-", suffix=".pem", delete=False) as file:
-        file.write(base64.b64decode(holder[f"{key}-data"]))
-    return file.name
+def trusting(authority: str) -> requests.Session:
+    """A session that trusts one certificate authority and no setting of the environment."""
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = authority
+    return session
+
+
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    """RBAC, discovery and admission policies reach the API server's caches a moment after they are written."""
+    wait_for(what, holds, timeout=20, interval=0.05)
