@@ -227,6 +227,28 @@ def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> 
 # what people may do
 
 
+def binding(kind: str, role: str, user: str) -> dict:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    }
+
+
+def test_plans_are_for_admins_of_the_cluster(admin: Api) -> None:
+    for role in ("view", "edit", "admin"):
+        admin.create(f"{RBAC}/clusterrolebindings", binding("ClusterRoleBinding", role, f"everywhere-{role}"))
+
+    def verbs(role: str) -> list[str]:
+        asked = ("get", "create", "patch", "delete")
+        return [verb for verb in asked if admin.may(verb, attributes("skykoi.io", "koiplans", "", "any"), f"everywhere-{role}")]
+
+    eventually("the rights of admin", lambda: len(verbs("admin")) == 4)
+    assert [verbs("view"), verbs("edit")] == [["get"], ["get"]]
+
+
 @pytest.mark.parametrize(
     ("role", "aggregates", "allowed", "forbidden"),
     [
@@ -234,7 +256,7 @@ def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> 
          [("create", "koiagents"), ("patch", "koiagents"), ("delete", "koiagents")]),
         ("koi-editor", "edit", [("create", "koiagents"), ("patch", "koiagents"), ("delete", "koiagents")],
          [("deletecollection", "koiagents"), ("patch", "koiagents/status"), ("patch", "koiplans")]),
-        ("koi-admin", "admin", [("create", "koiagents"), ("deletecollection", "koiagents"), ("patch", "koiplans")],
+        ("koi-admin", "admin", [("create", "koiagents"), ("deletecollection", "koiagents"), ("update", "koiagents")],
          [("patch", "koiagents/status"), ("patch", "koiplans/status")]),
     ],
 )  # fmt: skip
@@ -242,14 +264,7 @@ def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> 
 def test_roles_for_people(admin: Api, role: str, aggregates: str, allowed: list, forbidden: list, aggregated: bool) -> None:
     name = aggregates if aggregated else role
     user = f"{name}-user"
-    binding = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": user},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
-    }
-    admin.create(f"{RBAC}/namespaces/{TEAM}/rolebindings", binding)
+    admin.create(f"{RBAC}/namespaces/{TEAM}/rolebindings", binding("RoleBinding", name, user))
 
     def may(verb: str, resource: str, where: str = TEAM) -> bool:
         return admin.may(verb, attributes("skykoi.io", resource, where, ""), user)
