@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::LaunchStatus;
+use crate::api::{ConditionType, KoiAgentStatus, LaunchStatus, Reason};
 use crate::refusal::Refusal;
 
 /// The result of asking for one thing.
@@ -112,7 +112,7 @@ pub struct Recorded {
     pub launch: Option<LaunchStatus>,
     /// Where this agent lives: never elsewhere again.
     pub place: Option<Place>,
-    /// Id of the instance that Ready is about.
+    /// Id of the instance that Ready is about. Of a new epoch only once an instance of it was seen.
     pub instance_id: Option<String>,
     /// When the instance was launched or last started, as far as we know; the boot deadline counts from here.
     pub booting_since: Option<Timestamp>,
@@ -124,6 +124,34 @@ pub struct Recorded {
     pub was_healthy: bool,
     /// Whether the workspace files of the spec were handed over.
     pub workspace_seeded: bool,
+    /// Whether the agent was at rest, or on its way there, by its own wish.
+    pub suspended: bool,
+}
+
+impl Recorded {
+    /// What an earlier round wrote.
+    #[must_use]
+    pub fn from_status(status: &KoiAgentStatus) -> Self {
+        let instance = status.instance.as_ref();
+        let gateway = status.gateway.as_ref();
+        Self {
+            launch: status.launch.clone(),
+            place: status.cloud.as_ref().map(|cloud| Place { account: cloud.account.clone(), region: cloud.region.clone() }),
+            instance_id: instance.map(|instance| instance.id.clone()),
+            booting_since: instance.and_then(|instance| instance.booting_since.as_ref()).map(|time| time.0),
+            volume_id: status.volume.as_ref().map(|volume| volume.id.clone()),
+            bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
+                instance_id: bundle.instance_id.clone(),
+                sha256: bundle.sha256.clone(),
+            }),
+            was_healthy: gateway.is_some_and(|gateway| gateway.healthy_since.is_some()),
+            workspace_seeded: status.workspace.as_ref().is_some_and(|workspace| workspace.seeded_at.is_some()),
+            suspended: status.conditions.iter().any(|condition| {
+                condition.type_ == ConditionType::Suspended.as_str()
+                    && (condition.status == "True" || condition.reason == Reason::Suspending.as_str())
+            }),
+        }
+    }
 }
 
 /// An AWS account and region.

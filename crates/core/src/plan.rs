@@ -4,11 +4,23 @@
 //! [`Desired::Absent`]. No step assumes that an earlier one of the same round succeeded with a certain result: the next round
 //! observes again.
 
+mod absent;
+mod gate;
+mod launch;
+mod present;
+mod shared;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::api::{LaunchStatus, Reason};
-use crate::observed::{Place, Rule};
+use crate::desired::Desired;
+use crate::observed::{Instance, Observed, Place, Rule};
+
+pub use present::data_volume_id;
+pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 
 /// One change: at most one call to the cloud or one write to the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,9 +33,11 @@ pub enum Step {
     BindCluster,
     /// IAM: the role, trusted by EC2, tagged.
     CreateRole {
-        /// Role name.
+        /// Role name, without a path.
         role: String,
-        /// Path-less; the ARN of a permissions boundary.
+        /// Who may take it: the trust policy, JSON.
+        trust: String,
+        /// ARN of a permissions boundary.
         boundary_arn: Option<String>,
         /// Claim tags.
         tags: BTreeMap<String, String>,
@@ -94,6 +108,13 @@ pub enum Step {
     StartInstance {
         /// Which.
         instance_id: String,
+    },
+    /// EC2: give a live instance the group of a changed rule set.
+    SetSecurityGroups {
+        /// Which.
+        instance_id: String,
+        /// All groups that it is to have.
+        group_ids: Vec<String>,
     },
     /// EC2: attach the kept data volume to a replacement.
     AttachVolume {
@@ -198,6 +219,7 @@ impl Step {
             Self::RunInstances { .. } => "RunInstances",
             Self::StopInstance { .. } => "StopInstance",
             Self::StartInstance { .. } => "StartInstance",
+            Self::SetSecurityGroups { .. } => "ModifyInstanceAttribute",
             Self::AttachVolume { .. } => "AttachVolume",
             Self::PutBundle { .. } => "PutBundle",
             Self::SeedWorkspace { .. } => "SeedWorkspace",
@@ -261,3 +283,79 @@ pub struct Plan {
     /// Look again after this (the sweep and watches wake the agent earlier).
     pub check_again: Duration,
 }
+
+/// The next steps of an agent.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = match desired {
+        Desired::Present(agent) => present::plan(agent, observed, now),
+        Desired::Absent(farewell) => absent::plan(farewell, observed, now),
+    };
+    gate::owner(&mut plan, desired, observed);
+    gate::refusal(&mut plan, observed, now);
+    if desired.paused() {
+        gate::pause(&mut plan, desired);
+    }
+    plan
+}
+
+/// The plan of an agent whose wish cannot be settled: nothing is changed, what runs goes on running.
+#[must_use]
+pub fn blocked(why: Why) -> Plan {
+    Plan { steps: Vec::new(), verdict: Verdict::Blocked(why), check_again: AT_REST }
+}
+
+/// The instance whose gateway can be asked now; none while it cannot answer yet.
+#[must_use]
+pub fn probe_target<'a>(desired: &Desired, observed: &'a Observed) -> Option<&'a Instance> {
+    match desired {
+        Desired::Present(agent) => present::probe_target(agent, observed),
+        Desired::Absent(_) => None,
+    }
+}
+
+/// When nothing is under way: sweeps, probes and watches wake the agent earlier.
+const AT_REST: Duration = Duration::from_secs(600);
+/// Something is in transit and will be through within seconds.
+const SHORTLY: Duration = Duration::from_secs(1);
+/// The next round goes on with what this one made.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Where a round ends early: what was planned so far is done, then this is concluded.
+struct Halt {
+    verdict: Verdict,
+    check_again: Duration,
+}
+
+impl Halt {
+    fn converging(reason: Reason, message: impl Into<String>, check_again: Duration) -> Self {
+        Self { verdict: Verdict::Converging(Why { reason, message: message.into() }), check_again }
+    }
+
+    fn blocked(reason: Reason, message: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Blocked(Why { reason, message: message.into() }), check_again: AT_REST }
+    }
+}
+
+impl Plan {
+    fn conclude(steps: Vec<Step>, outcome: Result<(), Halt>) -> Self {
+        match outcome {
+            // What is repaired in passing is looked at once more.
+            Ok(()) if !steps.is_empty() => Self { steps, verdict: Verdict::Settled, check_again: SHORTLY },
+            Ok(()) => Self { steps, verdict: Verdict::Settled, check_again: AT_REST },
+            Err(Halt { verdict, check_again }) => Self { steps, verdict, check_again },
+        }
+    }
+}
+
+/// Something that we have to know first, and do not.
+fn unknown(observed: &Observed, what: &str) -> Halt {
+    // A read that was refused explains more than that we do not know.
+    if let Some(refused) = observed.refusal.as_ref().filter(|refused| refused.step.starts_with("Describe") || refused.step.starts_with("Get")) {
+        return Halt { verdict: gate::verdict_of(refused), check_again: SHORTLY };
+    }
+    Halt::converging(Reason::CloudUnreachable, format!("{what} is not known yet; nothing is concluded until the cloud has answered."), SHORTLY)
+}
+
+#[cfg(test)]
+mod tests;

@@ -47,19 +47,19 @@ use super::status::KoiAgentStatus;
         ".storage.kmsKeyId",
         "(has(self.storage) && has(self.storage.kmsKeyId) ? self.storage.kmsKeyId : '') \
          == (has(oldSelf.storage) && has(oldSelf.storage.kmsKeyId) ? oldSelf.storage.kmsKeyId : '')",
-        "fixed once the agent exists, because a volume keeps its key; for another key make a new agent from a snapshot",
+        "must not change once the agent exists, because a volume keeps its key; for another key make a new agent from a snapshot",
     ),
     schema::rule_at(
         ".storage.restoreFrom",
         "(has(self.storage) && has(self.storage.restoreFrom) ? self.storage.restoreFrom.snapshotId : '') \
          == (has(oldSelf.storage) && has(oldSelf.storage.restoreFrom) ? oldSelf.storage.restoreFrom.snapshotId : '')",
-        "fixed once the agent exists, because it is read when the volume is made; to restore a snapshot make a new agent",
+        "must not change once the agent exists, because it is read when the volume is made; to restore a snapshot make a new agent",
     ),
     schema::rule_at(
         ".storage.dataVolumeGiB",
         "!(has(self.storage) && has(self.storage.dataVolumeGiB) && has(oldSelf.storage) && has(oldSelf.storage.dataVolumeGiB)) \
          || self.storage.dataVolumeGiB >= oldSelf.storage.dataVolumeGiB",
-        "may only grow, because EBS volumes cannot shrink",
+        "must not shrink, because EBS volumes can only grow",
     ),
 ]))]
 pub struct KoiAgentSpec {

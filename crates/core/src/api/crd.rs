@@ -51,7 +51,11 @@ fn tidy(schema: &mut JSONSchemaProps) {
     if let Some(text) = &mut schema.description {
         *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     }
-    schema.properties.iter_mut().flat_map(|map| map.values_mut()).for_each(tidy);
+    schema
+        .properties
+        .iter_mut()
+        .flat_map(|map| map.values_mut())
+        .for_each(tidy);
     match &mut schema.items {
         Some(JSONSchemaPropsOrArray::Schema(items)) => tidy(items),
         Some(JSONSchemaPropsOrArray::Schemas(list)) => list.iter_mut().for_each(tidy),

@@ -47,7 +47,7 @@ pub struct InstanceSpec {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [schema::object_rule(
     "has(self.id) != has(self.ssmParameter)",
-    "set exactly one of id and ssmParameter",
+    "must have exactly one of id and ssmParameter",
 )]))]
 pub struct ImageSpec {
     /// The AMI's id. Exactly one of `id` and `ssmParameter` is set.

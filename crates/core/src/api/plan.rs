@@ -90,7 +90,7 @@ pub struct KoiPlanSpec {
 #[schemars(extend("x-kubernetes-validations" = [schema::rule_at(
     ".externalId",
     "!has(self.externalId) || has(self.roleArn)",
-    "an external id is sent only when a role is assumed: set roleArn too, or leave externalId out",
+    "must be left out without roleArn: an external id is sent only when a role is assumed",
 )]))]
 pub struct AwsSpec {
     /// The AWS region. Default: the operator's own.
@@ -157,7 +157,7 @@ pub struct ToolLimits {
 #[schemars(extend("x-kubernetes-validations" = [schema::rule_at(
     ".workspace.configMapRef",
     "!has(self.workspace) || !has(self.workspace.configMapRef)",
-    "a plan has no namespace to look for a ConfigMap in: put the files under workspace.files",
+    "must be left out in a plan, which has no namespace to look for a ConfigMap in: put the files under workspace.files",
 )]))]
 pub struct PlanDefaults {
     /// Which model an agent thinks with when it does not say. Default: the built-in one.
@@ -190,7 +190,7 @@ pub struct PlanDefaults {
 #[schemars(extend("x-kubernetes-validations" = [schema::rule_at(
     ".sharedProfile",
     "!has(self.sharedProfile) || !has(self.mode) || self.mode == 'Shared'",
-    "a shared profile is used only with mode Shared: leave it out, or change the mode",
+    "must be left out unless the mode is Shared",
 )]))]
 pub struct IdentitySpec {
     /// One instance profile for all agents, or one for each. Default: Shared.

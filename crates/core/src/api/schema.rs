@@ -68,100 +68,100 @@ fields! {
     /// Name of a cluster-scoped or namespaced object.
     object_name = text(253, &[form(
         r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
-        "an object name: lower case letters, digits, '-' and '.', at most 253 characters",
+        "must be an object name: lower case letters, digits, '-' and '.', at most 253 characters",
     )]);
     /// A name for people, one line.
-    display_name = text(128, &[form(r"^[^\x00-\x1f\x7f]+$", "one line of text, at most 128 characters, without control characters")]);
+    display_name = text(128, &[form(r"^[^\x00-\x1f\x7f]+$", "must be one line of text, at most 128 characters, without control characters")]);
     /// An e-mail address.
-    email = text(254, &[form(r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", "an e-mail address: name@domain")]);
+    email = text(254, &[form(r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", "must be an e-mail address: name@domain")]);
     /// An IANA time zone.
     time_zone = text(64, &[form(
         r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$",
-        "an IANA time zone name such as Europe/Zurich or UTC",
+        "must be an IANA time zone name such as Europe/Zurich or UTC",
     )]);
     /// A model id.
     model_id = model_text();
     /// Models to fall back to, in order.
     model_ids = ordered(8, &model_text());
     /// An instance type.
-    instance_type = text(32, &[form(r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$", "an EC2 instance type such as t3.small or m7i.large")]);
+    instance_type = text(32, &[form(r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$", "must be an EC2 instance type such as t3.small or m7i.large")]);
     /// An image id.
-    image_id = text(21, &[form(&aws_id("ami"), "an AMI id: ami- and 8 or 17 hex digits")]);
+    image_id = text(21, &[form(&aws_id("ami"), "must be an AMI id: ami- and 8 or 17 hex digits")]);
     /// An SSM parameter that holds an image id.
     ssm_parameter = text(512, &[form(
         r"^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$",
-        "the name of an SSM parameter that holds an AMI id: it starts with '/', letters, digits and '_.-' between slashes",
+        "must be the name of an SSM parameter that holds an AMI id: it starts with '/', letters, digits and '_.-' between slashes",
     )]);
     /// A subnet id.
     subnet_id = subnet_text();
     /// Subnets in order of preference.
     subnet_ids = ordered(16, &subnet_text());
     /// Security groups of the operator.
-    security_group_ids = set(16, &text(20, &[form(&aws_id("sg"), "a security group id: sg- and 8 or 17 hex digits")]));
+    security_group_ids = set(16, &text(20, &[form(&aws_id("sg"), "must be a security group id: sg- and 8 or 17 hex digits")]));
     /// A snapshot id.
-    snapshot_id = text(22, &[form(&aws_id("snap"), "a snapshot id: snap- and 8 or 17 hex digits")]);
+    snapshot_id = text(22, &[form(&aws_id("snap"), "must be a snapshot id: snap- and 8 or 17 hex digits")]);
     /// A KMS key.
     kms_key = text(512, &[form(
         r"^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]+|alias/[A-Za-z0-9/_-]+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$",
-        "a KMS key: its id (UUID or mrk-...), its ARN, alias/<name> or the ARN of an alias",
+        "must be a KMS key: its id (UUID or mrk-...), its ARN, alias/<name> or the ARN of an alias",
     )]);
     /// A version of the gateway.
     version = text(64, &[form(
         r"^[0-9A-Za-z][0-9A-Za-z.+_-]*$",
-        "a version such as 0.3.1: letters, digits and '.+_-', at most 64 characters",
+        "must be a version such as 0.3.1: letters, digits and '.+_-', at most 64 characters",
     )]);
     /// Overrides of the gateway's configuration.
     gateway_config = config_object();
     /// Workspace files by name.
     workspace_files = files_map();
     /// A duration of days at most.
-    idle_after = duration("1m", "720h", "a duration between 1m and 720h such as 30m or 1h30m");
+    idle_after = duration("1m", "720h", "must be a duration between 1m and 720h such as 30m or 1h30m");
     /// A duration of hours at most.
-    boot_deadline = duration("1s", "24h", "a duration between 1s and 24h such as 10m or 90s");
+    boot_deadline = duration("1s", "24h", "must be a duration between 1s and 24h such as 10m or 90s");
 }
 
 fields! {
     /// An AWS region.
-    region = text(32, &[form(r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$", "an AWS region such as us-east-1 or eu-central-2")]);
+    region = text(32, &[form(r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$", "must be an AWS region such as us-east-1 or eu-central-2")]);
     /// ARN of an IAM role.
     role_arn = text(612, &[form(
         r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+$",
-        "the ARN of an IAM role: arn:aws:iam::<12 digits>:role/<name>",
+        "must be the ARN of an IAM role: arn:aws:iam::<12 digits>:role/<name>",
     )]);
     /// External id of a trust policy.
     external_id = text(1224, &[form(
         r"^[A-Za-z0-9_+=,.@:/-]{2,}$",
-        "an external id as STS takes it: 2 to 1224 letters, digits and '_+=,.@:/-'",
+        "must be an external id as STS takes it: 2 to 1224 letters, digits and '_+=,.@:/-'",
     )]);
     /// ARN of an IAM policy.
     policy_arn = text(612, &[form(
         r"^arn:aws[a-z-]*:iam::([0-9]{12}|aws):policy/[A-Za-z0-9_+=,.@/-]+$",
-        "the ARN of an IAM policy: arn:aws:iam::<12 digits>:policy/<name>",
+        "must be the ARN of an IAM policy: arn:aws:iam::<12 digits>:policy/<name>",
     )]);
     /// Name of an instance profile.
     profile_name = text(128, &[form(
         r"^[A-Za-z0-9_+=,.@-]+$",
-        "the name (not the ARN) of an instance profile: letters, digits and '_+=,.@-'",
+        "must be the name (not the ARN) of an instance profile: letters, digits and '_+=,.@-'",
     )]);
     /// Instance types or prefixes.
     instance_type_patterns = set(64, &text(32, &[form(
         r"^[a-z][a-z0-9-]*\.([a-z0-9-]+|[a-z0-9-]*\*)$",
-        "an EC2 instance type such as t3.small, or a family such as t3.*",
+        "must be an EC2 instance type such as t3.small, or a family such as t3.*",
     )]));
     /// Model ids or prefixes.
     model_patterns = set(64, &text(256, &[form(
         r"^amazon-bedrock/[A-Za-z0-9._:/-]*\*?$",
-        "amazon-bedrock/<model or inference profile>, or a prefix of it that ends in '*'",
+        "must be amazon-bedrock/<model or inference profile>, or a prefix of it that ends in '*'",
     )]));
     /// Names of tools or prefixes.
     tool_patterns = set(128, &text(64, &[form(
         r"^([A-Za-z][A-Za-z0-9_.:-]*\*?|\*)$",
-        "the name of a tool, or a prefix that ends in '*'",
+        "must be the name of a tool, or a prefix that ends in '*'",
     )]));
     /// Keys of the gateway's configuration.
     config_keys = set(128, &text(256, &[form(
         r"^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)*$",
-        "a path into the gateway's configuration, keys joined by dots: agents.defaults.model",
+        "must be a path into the gateway's configuration, keys joined by dots: agents.defaults.model",
     )]));
     /// Tags of the plan.
     tags = tag_map();
@@ -169,21 +169,21 @@ fields! {
     artifact_url = text(1024, &[
         form(
             r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?/[A-Za-z0-9._~%+=@:,/&?-]+$",
-            "an https:// or http:// URL of a file: no user name, no fragment, and only letters, digits and '._~%+=@:,/&?-' after the host",
+            "must be an https:// or http:// URL of a file: no user name, no fragment, and only letters, digits and '._~%+=@:,/&?-' after the host",
         ),
         rule(
             "!self.contains('X-Amz-Signature=') && !self.contains('Signature=')",
-            "a URL without a signature: a signed URL is a secret and expires; use a public or network-restricted one",
+            "must be a URL without a signature: a signed URL is a secret and expires; use a public or network-restricted one",
         ),
     ]);
     /// SHA-256, hex.
-    sha256 = text(64, &[form("^[0-9a-f]{64}$", "a SHA-256 checksum: 64 hex digits in lower case")]);
+    sha256 = text(64, &[form("^[0-9a-f]{64}$", "must be a SHA-256 checksum: 64 hex digits in lower case")]);
     /// A number or a percentage.
     max_concurrent = json_schema!({
         "x-kubernetes-int-or-string": true, "maxLength": 4,
         "x-kubernetes-validations": [rule(
             "type(self) == int ? int(self) >= 0 && int(self) <= 1000 : string(self).matches('^([0-9]|[1-9][0-9]|100)%$')",
-            "a number of agents from 0 to 1000, or a percentage from 0% to 100%",
+            "must be a number of agents from 0 to 1000, or a percentage from 0% to 100%",
         )],
     });
     /// A label selector with bounds.
@@ -226,7 +226,10 @@ fn aws_id(kind: &str) -> String {
 fn subnet_text() -> Schema {
     text(
         24,
-        &[form(&aws_id("subnet"), "a subnet id: subnet- and 8 or 17 hex digits")],
+        &[form(
+            &aws_id("subnet"),
+            "must be a subnet id: subnet- and 8 or 17 hex digits",
+        )],
     )
 }
 
@@ -235,7 +238,7 @@ fn model_text() -> Schema {
         256,
         &[form(
             r"^amazon-bedrock/[A-Za-z0-9][A-Za-z0-9._:/-]*$",
-            "amazon-bedrock/ and a Bedrock model id, inference profile id or inference profile ARN",
+            "must be amazon-bedrock/ and a Bedrock model id, inference profile id or inference profile ARN",
         )],
     )
 }
@@ -243,7 +246,7 @@ fn model_text() -> Schema {
 fn cidr_text() -> Schema {
     let host_bits = json!({
         "rule": "!isCIDR(self) || cidr(self).masked() == cidr(self)",
-        "message": "a CIDR block without host bits",
+        "message": "must be a CIDR block without host bits",
         "messageExpression": "'the address has bits outside of the prefix; the network is %s'.format([string(cidr(self).masked())])",
         "reason": "FieldValueInvalid",
     });
@@ -252,7 +255,7 @@ fn cidr_text() -> Schema {
         &[
             rule(
                 "isCIDR(self)",
-                "a CIDR block such as 203.0.113.0/24 or 2001:db8::/32; one host is a /32 or a /128",
+                "must be a CIDR block such as 203.0.113.0/24 or 2001:db8::/32; one host is a /32 or a /128",
             ),
             host_bits,
         ],
@@ -272,7 +275,7 @@ fn config_object() -> Schema {
         rule_at(
             &format!(".{key}"),
             &format!("!has(self.{key})"),
-            &format!("gateway.{key} is set by the operator; leave it out"),
+            &format!("gateway.{key} must be left out: the operator sets it"),
         )
     };
     json_schema!({
@@ -308,7 +311,7 @@ fn files_map() -> Schema {
     let good = format!("k.size() <= 128 && k.matches('{name}')");
     let names = json!({
         "rule": format!("self.all(k, {good})"),
-        "message": "file names are relative paths",
+        "message": "file names must be relative paths",
         "messageExpression": format!(
             "'not a file name: \"' + self.filter(k, !({good}))[0] + '\"; allowed are relative paths of at most 128 letters, digits \
              and ._- whose parts do not start with a dot or a dash'"
@@ -317,7 +320,7 @@ fn files_map() -> Schema {
     });
     let total = rule(
         "self.map(k, bytes(self[k]).size()).sum() <= 524288",
-        "all files together may have at most 524288 bytes (512 KiB)",
+        "must have at most 524288 bytes (512 KiB) in all files together",
     );
     json_schema!({
         "type": "object", "maxProperties": 32,
@@ -330,7 +333,7 @@ fn tag_map() -> Schema {
     let key = "^[A-Za-z0-9+=._:@-]{1,128}$";
     let keys = json!({
         "rule": format!("self.all(k, k.matches('{key}'))"),
-        "message": "tag keys",
+        "message": "tag keys must be letters, digits and +-=._:@",
         "messageExpression": format!(
             "'not a tag key: \"' + self.filter(k, !k.matches('{key}'))[0] + '\"; allowed are 1 to 128 letters, digits and +-=._:@ \
              (instance metadata refuses slashes and spaces)'"
@@ -339,19 +342,19 @@ fn tag_map() -> Schema {
     });
     let reserved = json!({
         "rule": "self.all(k, !k.lowerAscii().startsWith('aws:') && !k.lowerAscii().startsWith('skykoi:'))",
-        "message": "the prefixes aws: and skykoi: are reserved: the first for AWS, the second for the operator's claim tags",
+        "message": "tag keys must not start with aws: or skykoi:, which are reserved for AWS and for the operator's claim tags",
         "reason": "FieldValueForbidden",
     });
     let taken = json!({
         "rule": "!('Name' in self) && !('InstanceId' in self)",
-        "message": "the tags Name and InstanceId are written by the operator for each agent; choose other keys",
+        "message": "tag keys must not be Name or InstanceId, which the operator writes for each agent",
         "reason": "FieldValueForbidden",
     });
     json_schema!({
         "type": "object", "maxProperties": 40,
         "additionalProperties": text_or_empty(256, &[form(
             r"^[\p{L}\p{N} +=._:/@-]*$",
-            "a tag value: at most 256 letters, digits, spaces and +-=._:/@",
+            "must be a tag value: at most 256 letters, digits, spaces and +-=._:/@",
         )]),
         "x-kubernetes-validations": [keys, reserved, taken],
     })

@@ -1,0 +1,211 @@
+//! An agent that ought to go: what of it is still there, in the order in which it can go.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::launch::{self, VISIBILITY};
+use super::{Halt, Plan, SHORTLY, Step, present, shared, unknown};
+use crate::api::{DeletionPolicy, Reason};
+use crate::desired::Farewell;
+use crate::observed::{Instance, InstanceState, Known, Observed, SnapshotState, Volume, VolumeState};
+
+pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> Plan {
+    let mut round = Round { farewell, observed, now, steps: Vec::new() };
+    let outcome = round.walk();
+    Plan::conclude(round.steps, outcome)
+}
+
+struct Round<'a> {
+    farewell: &'a Farewell,
+    observed: &'a Observed,
+    now: Timestamp,
+    steps: Vec<Step>,
+}
+
+fn deleting(message: impl Into<String>) -> Halt {
+    Halt::converging(Reason::Deleting, message, SHORTLY * 2)
+}
+
+impl<'a> Round<'a> {
+    fn walk(&mut self) -> Result<(), Halt> {
+        if !self.observed.has_finalizer {
+            return Ok(());
+        }
+        if self.farewell.force {
+            self.steps.push(Step::RemoveFinalizer);
+            return Err(deleting(format!("Let go by annotation. Left behind: {}.", self.left_behind())));
+        }
+        self.place()?;
+        self.instances()?;
+        self.fresh()?;
+        self.volumes()?;
+        self.bundles();
+        self.identity()?;
+        self.steps.push(Step::RemoveFinalizer);
+        Err(deleting("Everything in the cloud is gone."))
+    }
+
+    fn place(&self) -> Result<(), Halt> {
+        let here = self.observed.place.present().ok_or_else(|| unknown(self.observed, "The AWS account that the credentials belong to"))?;
+        match &self.observed.recorded.place {
+            Some(recorded) if recorded != here => Err(present::account_changed(recorded, here)),
+            _ => Ok(()),
+        }
+    }
+
+    /// All instances with the claim are terminated, the one of a launch that may just have happened included.
+    fn instances(&mut self) -> Result<(), Halt> {
+        let instances = self.seen_instances()?;
+        let mut waiting = Vec::new();
+        for instance in instances {
+            match instance.state {
+                InstanceState::Terminated => {}
+                InstanceState::ShuttingDown => waiting.push(format!("instance {} is terminating", instance.id)),
+                _ => {
+                    self.steps.push(Step::TerminateInstance { instance_id: instance.id.clone() });
+                    waiting.push(format!("instance {} is being terminated", instance.id));
+                }
+            }
+        }
+        if !waiting.is_empty() {
+            return Err(deleting(format!("Still there: {}.", waiting.join(", "))));
+        }
+        self.unseen(instances)
+    }
+
+    fn seen_instances(&self) -> Result<&'a [Instance], Halt> {
+        match &self.observed.instances {
+            Known::Present(instances) => Ok(instances),
+            Known::Absent => Ok(&[]),
+            Known::Unknown => Err(unknown(self.observed, "Which instances the agent has")),
+        }
+    }
+
+    /// What was recorded and is not shown may still be there.
+    fn unseen(&self, instances: &[Instance]) -> Result<(), Halt> {
+        let recorded = &self.observed.recorded;
+        let Some(launch) = &recorded.launch else {
+            return Ok(());
+        };
+        let seen = instances.iter().any(|instance| {
+            recorded.instance_id.as_ref() == Some(&instance.id) || instance.launch == Some((launch.epoch, launch.attempt))
+        });
+        if seen {
+            return Ok(());
+        }
+        if let Some(id) = &recorded.instance_id {
+            let age = launch.recorded_at.as_ref().map_or(VISIBILITY, |time| self.now.duration_since(time.0));
+            let reads = self.observed.unseen.get(id).map_or(0, |unseen| unseen.reads);
+            if reads >= 2 && age >= VISIBILITY {
+                return Ok(());
+            }
+            return Err(deleting(format!("EC2 does not show instance {id}; looked for until that is certain.")));
+        }
+        let refused = launch::refused_launch(self.observed, launch).is_some_and(|refused| refused.refusal.definite && !token_was_used(&refused.refusal.code));
+        if refused { Ok(()) } else { launch::certain_of_absence(self.observed, launch, self.now) }
+    }
+
+    /// Absence counts only in a view that began after our own last change.
+    fn fresh(&self) -> Result<(), Halt> {
+        let stale = match (self.observed.seen_at, self.observed.changed_at) {
+            (Some(seen), Some(changed)) => seen <= changed,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if stale { Err(deleting("Waiting for a view of the cloud that is newer than the last change.")) } else { Ok(()) }
+    }
+
+    fn volumes(&mut self) -> Result<(), Halt> {
+        if self.farewell.deletion_policy == DeletionPolicy::Retain {
+            return Ok(());
+        }
+        let volumes = match &self.observed.volumes {
+            Known::Present(volumes) => volumes.as_slice(),
+            Known::Absent => &[],
+            Known::Unknown => return Err(unknown(self.observed, "Which volumes the agent has")),
+        };
+        let mut waiting = Vec::new();
+        for volume in volumes.iter().filter(|volume| volume.state != VolumeState::Deleted) {
+            waiting.push(self.volume(volume)?);
+        }
+        if waiting.is_empty() { Ok(()) } else { Err(deleting(format!("Still there: {}.", waiting.join(", ")))) }
+    }
+
+    fn volume(&mut self, volume: &Volume) -> Result<String, Halt> {
+        let id = &volume.id;
+        match volume.state {
+            VolumeState::Available | VolumeState::Unrecognized => {}
+            VolumeState::Deleting => return Ok(format!("volume {id} is being deleted")),
+            _ => return Ok(format!("volume {id} is not free yet")),
+        }
+        if self.farewell.deletion_policy == DeletionPolicy::Snapshot
+            && let Some(waiting) = self.snapshot(id)?
+        {
+            return Ok(waiting);
+        }
+        self.steps.push(Step::DeleteVolume { volume_id: id.clone() });
+        Ok(format!("volume {id} is being deleted"))
+    }
+
+    /// What the volume waits for; nothing once a snapshot of it is complete.
+    fn snapshot(&mut self, volume_id: &str) -> Result<Option<String>, Halt> {
+        let snapshots = match &self.observed.snapshots {
+            Known::Present(snapshots) => snapshots.as_slice(),
+            Known::Absent => &[],
+            Known::Unknown => return Err(unknown(self.observed, "Which snapshots the agent has")),
+        };
+        let mine = || snapshots.iter().filter(|snapshot| snapshot.volume_id == volume_id);
+        if mine().any(|snapshot| snapshot.state == SnapshotState::Completed) {
+            return Ok(None);
+        }
+        if let Some(pending) = mine().find(|snapshot| snapshot.state == SnapshotState::Pending) {
+            return Ok(Some(format!("volume {volume_id}, of which snapshot {} is being taken", pending.id)));
+        }
+        let tags = self.farewell.claim.tags(&self.farewell.tags);
+        self.steps.push(Step::CreateSnapshot { volume_id: volume_id.into(), tags });
+        Ok(Some(format!("volume {volume_id}, of which a snapshot is being taken")))
+    }
+
+    /// The bundles that we may have written; "not there" is success for each.
+    fn bundles(&mut self) {
+        let recorded = &self.observed.recorded;
+        let launch = recorded.launch.as_ref().map(|launch| (launch.epoch, launch.attempt));
+        let instances = self.observed.instances.present().into_iter().flatten();
+        let launched = instances.filter(|instance| launch.is_none() || instance.launch == launch).map(|instance| &instance.id);
+        let written = recorded.bundle.as_ref().map(|bundle| &bundle.instance_id);
+        let ids: BTreeSet<&String> = launched.chain(written).chain(&recorded.instance_id).collect();
+        self.steps.extend(ids.into_iter().map(|id| Step::DeleteBundle { instance_id: id.clone() }));
+    }
+
+    fn identity(&mut self) -> Result<(), Halt> {
+        let Some(role) = &self.farewell.own_role else {
+            return Ok(());
+        };
+        match &self.observed.identity {
+            Known::Unknown => Err(unknown(self.observed, "Whether the agent has a role of its own")),
+            Known::Absent => Ok(()),
+            Known::Present(identity) => {
+                if identity.ours {
+                    self.steps.extend(shared::teardown(role, identity));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn left_behind(&self) -> String {
+        let recorded = &self.observed.recorded;
+        let instances = self.observed.instances.present().into_iter().flatten();
+        let instances = instances.filter(|instance| instance.state != InstanceState::Terminated).map(|instance| instance.id.clone());
+        let volumes = self.observed.volumes.present().into_iter().flatten().map(|volume| volume.id.clone());
+        let known: BTreeSet<String> =
+            instances.chain(volumes).chain(recorded.instance_id.clone()).chain(recorded.volume_id.clone()).chain(self.farewell.own_role.clone()).collect();
+        if known.is_empty() { "nothing that is known".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") }
+    }
+}
+
+/// The refusal says that an earlier call with the token had an effect.
+fn token_was_used(code: &str) -> bool {
+    code == crate::refusal::TOKEN_MISMATCH || code == crate::refusal::TOKEN_TERMINATED
+}

@@ -1,0 +1,160 @@
+//! The launch: what is recorded before the call, and when the record may change.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Halt, SHORTLY, Step, gate, unknown};
+use crate::api::{LaunchArtifact, LaunchDataVolume, LaunchStatus, Reason};
+use crate::desired::DesiredAgent;
+use crate::names;
+use crate::observed::{Known, Observed, Place, Refused, Subnet, Volume, VolumeState};
+use crate::refusal::{TOKEN_MISMATCH, TOKEN_TERMINATED};
+use crate::render::user_data::{self, Home};
+
+/// IAM takes seconds to show a fresh profile to EC2; waiting costs less than refused launches.
+const IDENTITY_PROPAGATION: SignedDuration = SignedDuration::from_secs(6);
+/// How long EC2 may hide what exists.
+pub(super) const VISIBILITY: SignedDuration = SignedDuration::from_secs(300);
+/// How long a launch that may have happened unseen holds back conclusions.
+pub(super) const UNSEEN_LAUNCH: SignedDuration = SignedDuration::from_secs(60);
+
+/// Everything that a record is made of besides the wish.
+pub(super) struct Parts<'a> {
+    pub(super) place: &'a Place,
+    pub(super) subnet: &'a Subnet,
+    pub(super) group_id: &'a str,
+    pub(super) image: &'a str,
+    pub(super) kept: Option<&'a Volume>,
+}
+
+/// The record of a launch.
+pub(super) fn record(agent: &DesiredAgent, parts: &Parts<'_>, epoch: i64, attempt: i64, now: Timestamp) -> Result<LaunchStatus, Halt> {
+    let claim = &agent.claim;
+    let mut tags = claim.tags(&agent.tags);
+    tags.insert(names::TAG_LAUNCH.into(), names::launch_tag(epoch, attempt));
+    let home = Home { cluster_id: &claim.cluster_id, agent_uid: &claim.agent_uid, region: &parts.place.region };
+    let script = user_data::script(agent.artifact.as_ref(), home)
+        .map_err(|error| Halt::blocked(Reason::UserDataTooLarge, format!("{error}.")))?;
+    let data_volume = LaunchDataVolume {
+        size_gib: agent.storage.size_gib,
+        kms_key_id: agent.storage.kms_key_id.clone(),
+        snapshot_id: agent.storage.snapshot_id.clone(),
+    };
+    Ok(LaunchStatus {
+        epoch,
+        attempt,
+        client_token: names::client_token(&claim.agent_uid, epoch, attempt),
+        image: parts.image.into(),
+        instance_type: agent.instance_type.clone(),
+        subnet_id: parts.subnet.id.clone(),
+        security_group_ids: vec![parts.group_id.into()],
+        profile: agent.identity.profile.clone(),
+        public_address: agent.public_address,
+        data_volume: parts.kept.is_none().then_some(data_volume),
+        kept_volume_id: parts.kept.map(|volume| volume.id.clone()),
+        tags,
+        artifact: agent
+            .artifact
+            .as_ref()
+            .map(|artifact| LaunchArtifact { url: artifact.url.clone(), sha256: artifact.sha256.clone() }),
+        renderer: user_data::RENDERER,
+        user_data_sha256: user_data::sha256(&script),
+        recorded_at: Some(Time(now)),
+    })
+}
+
+/// Whether two records ask EC2 for the same, their tokens and times aside.
+fn same_parameters(left: &LaunchStatus, right: &LaunchStatus) -> bool {
+    let bare = |launch: &LaunchStatus| {
+        let mut bare = LaunchStatus { epoch: 0, attempt: 0, client_token: String::new(), recorded_at: None, ..launch.clone() };
+        bare.tags.remove(names::TAG_LAUNCH);
+        bare
+    };
+    bare(left) == bare(right)
+}
+
+/// What to do about a record of which no instance is seen: call with it (again), or write a new one.
+pub(super) fn pursue(agent: &DesiredAgent, observed: &Observed, parts: &Parts<'_>, launch: &LaunchStatus, now: Timestamp) -> Result<Step, Halt> {
+    let refused = refused_launch(observed, launch);
+    let code = refused.map(|refused| refused.refusal.code.as_str());
+    let place = parts.place.clone();
+    let renew = |epoch, attempt| {
+        let launch = Box::new(record(agent, parts, epoch, attempt, now)?);
+        Ok(Step::RecordLaunch { launch, place: place.clone() })
+    };
+    if code == Some(TOKEN_TERMINATED) {
+        return renew(launch.epoch + 1, 1);
+    }
+    if code == Some(TOKEN_MISMATCH) {
+        // The token was used with other parameters: its instance is probably there and not visible yet.
+        certain_of_absence(observed, launch, now)?;
+        return renew(launch.epoch, launch.attempt + 1);
+    }
+    if refused.is_some_and(|refused| refused.refusal.definite) {
+        let fresh = record(agent, parts, launch.epoch, launch.attempt, now)?;
+        if !same_parameters(&fresh, launch) {
+            return renew(launch.epoch, launch.attempt + 1);
+        }
+    }
+    propagated(agent, observed, now)?;
+    Ok(Step::RunInstances { launch: Box::new(launch.clone()) })
+}
+
+/// The refusal of exactly this launch.
+pub(super) fn refused_launch<'a>(observed: &'a Observed, launch: &LaunchStatus) -> Option<&'a Refused> {
+    observed.refusal.as_ref().filter(|refused| refused.launch == Some((launch.epoch, launch.attempt)))
+}
+
+/// A view that began long enough after the record shows an instance of it, if there is one.
+pub(super) fn certain_of_absence(observed: &Observed, launch: &LaunchStatus, now: Timestamp) -> Result<(), Halt> {
+    let recorded_at = launch.recorded_at.as_ref().map_or(now, |time| time.0);
+    let certain_at = recorded_at.saturating_add(UNSEEN_LAUNCH).unwrap_or(recorded_at);
+    if observed.seen_at.is_some_and(|seen| seen >= certain_at) {
+        return Ok(());
+    }
+    let message = format!("EC2 may not show the instance of launch {}-{} yet; looked for until that is certain.", launch.epoch, launch.attempt);
+    Err(Halt::converging(Reason::Launching, message, gate::until(certain_at, now).max(SHORTLY)))
+}
+
+/// A launch waits until EC2 can have heard of what we changed in IAM.
+fn propagated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Result<(), Halt> {
+    let changed_at = observed.identity.present().filter(|identity| identity.ours).and_then(|identity| identity.changed_at);
+    let Some(ready_at) = changed_at.and_then(|at| at.checked_add(IDENTITY_PROPAGATION).ok()) else {
+        return Ok(());
+    };
+    if ready_at <= now {
+        return Ok(());
+    }
+    let message = format!("The instance profile {:?} was changed just now; EC2 learns of it within seconds.", agent.identity.profile);
+    Err(Halt::converging(Reason::WaitingForIdentity, message, gate::until(ready_at, now)))
+}
+
+/// The data volume that a replacement takes over: the recorded one, else one that a launch of ours left.
+pub(super) fn kept_volume(observed: &Observed, now: Timestamp) -> Result<Option<&Volume>, Halt> {
+    let Some(volumes) = observed.volumes.present() else {
+        return match observed.volumes {
+            Known::Absent => Ok(None),
+            _ => Err(unknown(observed, "Which data volume there is")),
+        };
+    };
+    let usable = |volume: &&Volume| !matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted);
+    let Some(recorded) = &observed.recorded.volume_id else {
+        return Ok(volumes.iter().filter(|volume| volume.state == VolumeState::Available).min_by_key(|volume| &volume.id));
+    };
+    if let Some(volume) = volumes.iter().filter(usable).find(|volume| volume.id == *recorded) {
+        return Ok(Some(volume));
+    }
+    if is_lost(observed, recorded, now) {
+        let message = format!(
+            "The data volume {recorded} is gone, although nobody asked for that. Nothing is launched without it: delete the agent and \
+             make it anew, from a snapshot in spec.storage.restoreFrom if there is one."
+        );
+        return Err(Halt::blocked(Reason::VolumeNotFound, message));
+    }
+    Err(Halt::converging(Reason::Replacing, format!("EC2 does not show the data volume {recorded}; looked for again."), SHORTLY * 5))
+}
+
+/// Whole reads, at least two, over the time that EC2 may hide things, did not show it.
+pub(super) fn is_lost(observed: &Observed, id: &str, now: Timestamp) -> bool {
+    observed.unseen.get(id).is_some_and(|unseen| unseen.reads >= 2 && now.duration_since(unseen.since) >= VISIBILITY)
+}
