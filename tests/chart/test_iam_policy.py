@@ -8,11 +8,19 @@ import re
 import pytest
 
 from rendering import CHART
+from world import paths
 
 TEXT = (CHART / "files" / "iam-policy.json").read_text()
 STATEMENTS = json.loads(TEXT)["Statement"]
 PLACEHOLDERS = {"${partition}", "${account}", "${cluster_id}", "${cluster_id_24}"}
 LOOKS = re.compile(r"^(ec2:(Describe|Get)\w+|ssm:(Get|Describe|List)\w+|iam:(Get|List)\w+|sts:GetCallerIdentity)$")
+VERBS = (
+    "add|assume|associate|attach|authorize|create|delete|describe|detach|disassociate|get|list|modify|put|reboot|remove|replace|revoke|"
+    "run|start|stop|tag|terminate|untag"
+)
+SDK_CALL = re.compile(rf"\.((?:{VERBS})_[a-z_]+)\(\)")
+#: What IAM asks for besides the call itself: tags in a creating call, and the role of an instance.
+IMPLIED = {"CreateTags", "AddTagsToResource", "TagInstanceProfile", "TagRole", "PassRole"}
 #: Largest managed policy, in characters without white space.
 LIMIT = 6144
 
@@ -31,6 +39,15 @@ def test_placeholders_are_the_documented_ones() -> None:
     assert set(re.findall(r"\$\{[^}]*\}", TEXT)) == PLACEHOLDERS
     readme = (CHART / "README.md").read_text()
     assert all(f"| `{placeholder}` |" in readme for placeholder in PLACEHOLDERS)
+
+
+def test_it_allows_the_calls_that_the_operator_makes_and_no_others() -> None:
+    """The SDK's calls are found in the source by their form: `client.verb_noun()`."""
+    sources = [paths.ROOT / "src" / "aws.rs", *(paths.ROOT / "src" / "aws").rglob("*.rs")]
+    calls = {name for source in sources for name in SDK_CALL.findall(source.read_text())}
+    made = {"".join(word.title() for word in name.split("_")) for name in calls}
+    allowed = {action.partition(":")[2] for statement in STATEMENTS for action in listed(statement["Action"])}
+    assert (sorted(made - allowed), sorted(allowed - made - IMPLIED)) == ([], [])
 
 
 def test_it_fits_a_managed_policy() -> None:
@@ -72,9 +89,10 @@ def test_the_claim_is_demanded_where_things_are_made_and_where_they_are_touched(
     assert demands("ec2:RunInstances", "instance") == demands("ec2:RunInstances", "volume") == {made}
     assert demands("ec2:CreateSecurityGroup", "security-group") == {made}
     assert demands("iam:CreateRole", "role") == demands("iam:CreateInstanceProfile", "instance-profile") == {made}
-    for action in ("Start", "Stop", "Terminate", "Reboot"):
+    for action in ("Start", "Stop", "Terminate"):
         assert demands(f"ec2:{action}Instances", "instance") == {ours}
-    assert demands("ec2:DeleteVolume", "volume") == {ours}
+    assert demands("ec2:DeleteVolume", "volume") == demands("ec2:CreateSnapshot", "volume") == {ours}
+    assert demands("ec2:CreateSnapshot", "snapshot") == {made}
     assert demands("ec2:DeleteSecurityGroup", "security-group") == {ours}
     assert demands("iam:PutRolePolicy", "role") == demands("iam:DeleteRole", "role") == {ours}
 
