@@ -207,7 +207,7 @@ class MachineLink:
         self.address = address
         self.port = "m" + octets[1:].hex()
         self.mac = "02:" + ":".join(f"{octet:02x}" for octet in (0, *octets))
-        self.namespace = Namespace(f"koi-{world}-{instance_id}")
+        self.namespace = Namespace(f"koi-{world}.{instance_id}")
 
 
 def nft_match(rule: IngressRule) -> str | None:

@@ -7,6 +7,19 @@ import dataclasses
 from collections.abc import Callable
 
 
+#: the images of the world; every other id boots the stock one
+STOCK_IMAGE = "ami-0a22040000000001f"
+BAKED_IMAGE = "ami-0a22040000000002f"
+
+
+class DriverError(RuntimeError):
+    """A machine or a volume cannot do what was asked; the message says why."""
+
+
+class VolumeBusy(DriverError):
+    """The guest has the volume mounted: on EC2 the attachment now says `busy` until the guest lets go."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Attachment:
     """A volume as one machine sees it."""
@@ -93,11 +106,18 @@ class Driver(abc.ABC):
         """Hot-plug when the machine runs, else at its next start."""
 
     @abc.abstractmethod
-    def detach(self, instance_id: str, volume_id: str) -> None: ...
+    def detach(self, instance_id: str, volume_id: str, force: bool = False) -> None:
+        """Takes the device away. VolumeBusy after some seconds while the guest has it mounted, unless forced."""
 
     @abc.abstractmethod
     def set_ingress(self, instance_id: str, rules: tuple[IngressRule, ...]) -> None:
         """Enforces the security groups at the machine's interface; called before launch and at each change."""
+
+    def set_public_ip(self, instance_id: str, address: str | None) -> None:
+        """Makes the address reach the machine, and the one given before no longer; may come before launch."""
+
+    def set_network_cut(self, instance_id: str, cut: bool) -> None:
+        """Drops every packet to and from the machine while True: a fault for tests, no part of EC2."""
 
     @abc.abstractmethod
     def console(self, instance_id: str) -> bytes:
