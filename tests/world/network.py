@@ -166,9 +166,9 @@ class WorldNetwork(Namespace):
 
     def unplug(self, machine: MachineLink) -> None:
         """Takes the machine off the network; its rules stay for its next boot."""
-        machine.namespace.remove()
         if self.exists():
             run("ip", "-n", self.name, "link", "del", machine.port, check=False)
+        machine.namespace.remove()
 
     def set_ingress(self, port: str, rules: Iterable[IngressRule]) -> None:
         """Replaces what may reach the machine behind `port`, in one transaction."""
