@@ -19,7 +19,8 @@ use crate::api::{LaunchStatus, Reason};
 use crate::desired::Desired;
 use crate::observed::{Instance, Observed, Place, Rule};
 
-pub use present::data_volume_id;
+pub use present::{current_instance, data_volume_id};
+pub(crate) use present::{describe_failure, hop_reason, valid_probe};
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 
 /// One change: at most one call to the cloud or one write to the cluster.
@@ -198,6 +199,40 @@ pub enum Step {
     /// Kubernetes: let the object go. Only when the cloud says that everything of it is gone.
     RemoveFinalizer,
 }
+
+/// The names of all kinds of steps: [`Step::name`].
+pub const STEP_NAMES: &[&str] = &[
+    "AddFinalizer",
+    "CreateSecret",
+    "BindCluster",
+    "CreateRole",
+    "PutRolePolicy",
+    "CreateInstanceProfile",
+    "AddRoleToInstanceProfile",
+    "CreateSecurityGroup",
+    "AuthorizeIngress",
+    "RevokeIngress",
+    "RecordLaunch",
+    "RunInstances",
+    "StopInstance",
+    "StartInstance",
+    "ModifyInstanceAttribute",
+    "AttachVolume",
+    "PutBundle",
+    "SeedWorkspace",
+    "FetchConsole",
+    "StopOrphan",
+    "TerminateInstance",
+    "CreateSnapshot",
+    "DeleteVolume",
+    "DeleteBundle",
+    "DeleteSecurityGroup",
+    "RemoveRoleFromInstanceProfile",
+    "DeleteInstanceProfile",
+    "DeleteRolePolicy",
+    "DeleteRole",
+    "RemoveFinalizer",
+];
 
 impl Step {
     /// The name of this kind of step; for cloud steps it is the name of AWS's operation. Metrics, logs and

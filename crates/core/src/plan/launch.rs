@@ -1,8 +1,6 @@
 //! The launch: what is recorded before the call, and when the record may change.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
 use super::{Halt, SHORTLY, Step, gate, unknown};
 use crate::api::{LaunchArtifact, LaunchDataVolume, LaunchStatus, Reason};
 use crate::desired::DesiredAgent;
@@ -59,7 +57,7 @@ pub(super) fn record(agent: &DesiredAgent, parts: &Parts<'_>, epoch: i64, attemp
             .map(|artifact| LaunchArtifact { url: artifact.url.clone(), sha256: artifact.sha256.clone() }),
         renderer: user_data::RENDERER,
         user_data_sha256: user_data::sha256(&script),
-        recorded_at: Some(Time(now)),
+        recorded_at: Some(crate::status::time(now)),
     })
 }
 

@@ -456,7 +456,7 @@ impl<'a> Round<'a> {
         let deadline = SignedDuration::try_from(self.agent.boot_deadline).unwrap_or(SignedDuration::MAX);
         let limit = span::show(self.agent.boot_deadline);
         if self.now.duration_since(since) < deadline {
-            let message = format!("Instance {} boots; its gateway has {limit} from {since:.0}. {told}.", instance.id);
+            let message = format!("Instance {} boots; its gateway has {limit} to answer, counted from {since:.0}.", instance.id);
             return Halt::converging(Reason::Booting, message, SHORTLY);
         }
         if self.observed.console.is_none() {
@@ -542,6 +542,16 @@ fn lost_recorded(observed: &Observed) -> bool {
     observed.recorded.instance_id.as_ref().and_then(|id| observed.unseen.get(id)).is_some_and(|unseen| unseen.reads >= 2)
 }
 
+/// The instance that status is about: the recorded one, or the one that is adopted. Not the predecessor of a recorded launch.
+#[must_use]
+pub fn current_instance(observed: &Observed) -> Option<&Instance> {
+    let current = sort_out(observed.instances.present()?, observed).current?;
+    let launch = observed.recorded.launch.as_ref();
+    let past = current.state.is_dying()
+        && launch.is_some_and(|launch| current.launch.is_some_and(|(epoch, _)| epoch < launch.epoch));
+    (!past).then_some(current)
+}
+
 /// The data volume of an instance: what it carries, else what its launch was to take over, else what status remembers.
 #[must_use]
 pub fn data_volume_id(observed: &Observed, instance: &Instance) -> Option<String> {
@@ -552,7 +562,7 @@ pub fn data_volume_id(observed: &Observed, instance: &Instance) -> Option<String
 }
 
 /// A probe of this instance in its present boot.
-pub(super) fn valid_probe<'a>(observed: &'a Observed, instance: &Instance) -> Option<&'a Probe> {
+pub(crate) fn valid_probe<'a>(observed: &'a Observed, instance: &Instance) -> Option<&'a Probe> {
     let since = observed.recorded.booting_since;
     observed.probe.as_ref().filter(|probe| probe.instance_id == instance.id && since.is_none_or(|since| probe.at >= since))
 }

@@ -1,0 +1,352 @@
+//! The report: the whole status of an agent as a function of what was reported before, the wish, what is known and the decision.
+//!
+//! Equal input gives equal output, so a settled agent is never written. What only the caller knows (a bundle was written, files were
+//! handed over) enters through the `note_` functions, on the status that is then given as the previous one.
+
+mod conditions;
+mod events;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{
+    BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus, RefusalStatus, ResolvedStatus,
+    VolumeStatus, WorkspaceStatus,
+};
+use crate::desired::{Desired, DesiredAgent, ImageWish};
+use crate::names;
+use crate::observed::{
+    Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Volume, VolumeState,
+};
+use crate::plan::{Plan, Why, current_instance, data_volume_id, valid_probe};
+use crate::refusal::classify;
+use crate::render::network;
+
+pub use events::{EventFacts, EventType, event_for, event_for_step};
+
+/// What a report is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// What was reported before.
+    pub previous: &'a KoiAgentStatus,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Name of the KoiAgent.
+    pub name: &'a str,
+    /// The wish, or why it cannot be settled.
+    pub desired: Result<&'a Desired, &'a Why>,
+    /// What is known.
+    pub observed: &'a Observed,
+    /// The decision.
+    pub plan: &'a Plan,
+    /// The time of this round.
+    pub now: Timestamp,
+}
+
+impl<'a> Report<'a> {
+    fn agent(&self) -> Option<&'a DesiredAgent> {
+        match self.desired {
+            Ok(Desired::Present(agent)) => Some(agent),
+            _ => None,
+        }
+    }
+
+    fn paused(&self) -> bool {
+        self.desired.is_ok_and(Desired::paused)
+    }
+
+    fn instance(&self) -> Option<&'a Instance> {
+        current_instance(self.observed)
+    }
+
+    fn probe(&self) -> Option<&'a Probe> {
+        self.instance().and_then(|instance| valid_probe(self.observed, instance))
+    }
+}
+
+/// The whole status.
+#[must_use]
+pub fn report(report: &Report<'_>) -> KoiAgentStatus {
+    let previous = report.previous;
+    let mut status = KoiAgentStatus {
+        observed_generation: report.generation,
+        cloud: cloud(report),
+        resolved: resolved(report),
+        instance: instance(report),
+        volume: volume(report),
+        security_group_id: security_group(report),
+        instance_profile: profile(report),
+        workspace: workspace(report),
+        refusal: refusal(report),
+        final_snapshot_id: snapshot(report),
+        ..previous.clone()
+    };
+    status.gateway = gateway(report, &status);
+    status.conditions = conditions::all(report, &status);
+    if conditions::turned(previous, &status)
+        && let (Some(gateway), Some(probe)) = (&mut status.gateway, report.probe())
+    {
+        gateway.last_probe_time = Some(time(probe.at));
+    }
+    status
+}
+
+/// A moment as Kubernetes keeps it: in whole seconds. Anything finer would differ after each read.
+#[must_use]
+pub fn time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+/// The write of [`crate::plan::Step::RecordLaunch`]: the intent and the place; a predecessor is forgotten in the same write.
+#[must_use]
+pub fn with_launch(previous: &KoiAgentStatus, launch: &LaunchStatus, place: &Place) -> KoiAgentStatus {
+    let mut status = previous.clone();
+    status.cloud = Some(CloudStatus { account: place.account.clone(), region: place.region.clone() });
+    status.launch = Some(launch.clone());
+    status.instance = None;
+    if let Some(gateway) = &mut status.gateway {
+        gateway.endpoint = None;
+        gateway.healthy_since = None;
+        gateway.config_sha256 = None;
+    }
+    status
+}
+
+/// A bundle was written.
+pub fn note_bundle(status: &mut KoiAgentStatus, instance_id: &str, sha256: &str) {
+    status.bundle = Some(BundleStatus { instance_id: instance_id.into(), sha256: sha256.into() });
+}
+
+/// The workspace files were handed over.
+pub fn note_seeded(status: &mut KoiAgentStatus, now: Timestamp) {
+    status.workspace = Some(WorkspaceStatus { seeded_at: Some(time(now)) });
+}
+
+/// The pace of retries that an earlier operator kept. It holds back the step, and says nothing about which launch was refused.
+#[must_use]
+pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp) -> Option<Refused> {
+    let told = status.refusal.as_ref()?;
+    let step = crate::plan::STEP_NAMES.iter().copied().find(|name| *name == told.operation)?;
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let message = ready.map(|condition| condition.message.clone()).unwrap_or_default();
+    let mut refusal = classify(&told.operation, &told.code, &message);
+    refusal.definite = false;
+    if !message.is_empty() {
+        refusal.message = message;
+    }
+    let retry_at = if told.generation < generation { Some(now) } else { told.retry_at.as_ref().map(|time| time.0) };
+    Some(Refused { refusal, step, launch: None, count: u32::try_from(told.count).unwrap_or(1), retry_at })
+}
+
+fn cloud(report: &Report<'_>) -> Option<CloudStatus> {
+    let recorded = report.previous.cloud.clone();
+    recorded.or_else(|| {
+        report.instance()?;
+        let place = report.observed.place.present()?;
+        Some(CloudStatus { account: place.account.clone(), region: place.region.clone() })
+    })
+}
+
+fn resolved(report: &Report<'_>) -> Option<ResolvedStatus> {
+    let Some(agent) = report.agent() else {
+        return report.previous.resolved.clone();
+    };
+    let before = report.previous.resolved.as_ref();
+    let (id, parameter) = match &agent.image {
+        ImageWish::Id(id) => (Some(id.clone()), None),
+        ImageWish::Parameter(name) => (report.observed.image.present().cloned(), Some(name.clone())),
+    };
+    let subnet = report.observed.subnet.present();
+    Some(ResolvedStatus {
+        plan: agent.plan.as_ref().map(|(name, _)| name.clone()),
+        plan_generation: agent.plan.as_ref().map(|(_, generation)| *generation),
+        model: Some(agent.model.clone()),
+        fallbacks: agent.fallbacks.clone(),
+        instance_type: Some(agent.instance_type.clone()),
+        image_id: id.or_else(|| before.and_then(|before| before.image_id.clone())),
+        image_parameter: parameter,
+        subnet_id: subnet.map(|subnet| subnet.id.clone()).or_else(|| before.and_then(|before| before.subnet_id.clone())),
+        data_volume_gib: Some(agent.storage.size_gib),
+        kms_key_id: agent.storage.kms_key_id.clone(),
+        deletion_policy: Some(agent.storage.deletion_policy),
+        ingress_cidrs: ingress(agent, subnet).or_else(|| before.and_then(|before| before.ingress_cidrs.clone())),
+        public_address: agent.public_address,
+        gateway_version: agent.gateway_version.clone(),
+    })
+}
+
+fn ingress(agent: &DesiredAgent, subnet: Option<&Subnet>) -> Option<Vec<String>> {
+    let rules = network::rules(&agent.ingress, subnet?);
+    let cidrs = rules.into_iter().filter_map(|rule| match rule.source {
+        Source::Cidr(cidr) => Some(cidr),
+        Source::Group(_) | Source::PrefixList(_) => None,
+    });
+    Some(cidrs.collect())
+}
+
+fn instance(report: &Report<'_>) -> Option<InstanceStatus> {
+    let before = report.previous.instance.as_ref();
+    let Some(instance) = report.instance() else {
+        return before.cloned();
+    };
+    Some(InstanceStatus {
+        id: instance.id.clone(),
+        state: Some(state_word(instance.state).into()),
+        private_ip: instance.private_ip.clone(),
+        public_ip: instance.public_ip.clone(),
+        zone: Some(instance.zone.clone()).filter(|zone| !zone.is_empty()),
+        image_id: Some(instance.image_id.clone()).filter(|image| !image.is_empty()),
+        instance_type: Some(instance.instance_type.clone()).filter(|kind| !kind.is_empty()),
+        launch_time: instance.launch_time.map(time),
+        booting_since: booting_since(report, instance),
+    })
+}
+
+/// EC2's word for a state.
+#[must_use]
+pub fn state_word(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Pending => "pending",
+        InstanceState::Running => "running",
+        InstanceState::Stopping => "stopping",
+        InstanceState::Stopped => "stopped",
+        InstanceState::ShuttingDown => "shutting-down",
+        InstanceState::Terminated => "terminated",
+        InstanceState::Unrecognized => "unknown",
+    }
+}
+
+/// The boot that counts: the same while the instance is up without a break that we or EC2's launch time saw.
+fn booting_since(report: &Report<'_>, instance: &Instance) -> Option<Time> {
+    let before = report.previous.instance.as_ref().filter(|before| before.id == instance.id);
+    let same_start = before.is_some_and(|before| {
+        before.launch_time.is_none() || instance.launch_time.is_none() || before.launch_time == instance.launch_time.map(time)
+    });
+    let kept = before.and_then(|before| before.booting_since.clone()).filter(|_| same_start);
+    match instance.state {
+        InstanceState::Pending | InstanceState::Running => kept.or(Some(time(report.now))),
+        InstanceState::Stopping | InstanceState::Stopped => None,
+        InstanceState::ShuttingDown | InstanceState::Terminated | InstanceState::Unrecognized => kept,
+    }
+}
+
+fn volume(report: &Report<'_>) -> Option<VolumeStatus> {
+    let before = report.previous.volume.clone();
+    let id = match report.instance() {
+        Some(instance) => data_volume_id(report.observed, instance),
+        None => before.as_ref().map(|volume| volume.id.clone()),
+    };
+    let Some(id) = id else {
+        return before;
+    };
+    let seen = report.observed.volumes.present().and_then(|volumes| volumes.iter().find(|volume| volume.id == id));
+    match seen {
+        Some(volume) => Some(volume_status(volume)),
+        None => before.filter(|before| before.id == id).or(Some(VolumeStatus { id, ..VolumeStatus::default() })),
+    }
+}
+
+fn volume_status(volume: &Volume) -> VolumeStatus {
+    let state = match volume.state {
+        VolumeState::Creating => "creating",
+        VolumeState::Available => "available",
+        VolumeState::InUse => "in-use",
+        VolumeState::Deleting => "deleting",
+        VolumeState::Deleted => "deleted",
+        VolumeState::Unrecognized => "error",
+    };
+    VolumeStatus {
+        id: volume.id.clone(),
+        size_gib: i32::try_from(volume.size_gib).ok(),
+        zone: Some(volume.zone.clone()).filter(|zone| !zone.is_empty()),
+        state: Some(state.into()),
+    }
+}
+
+fn security_group(report: &Report<'_>) -> Option<String> {
+    let group = report.observed.security_group.present().filter(|group| group.ours);
+    group.map(|group| group.id.clone()).or_else(|| report.previous.security_group_id.clone())
+}
+
+fn profile(report: &Report<'_>) -> Option<String> {
+    let there = report.observed.identity.present().is_some_and(|identity| identity.profile_arn.is_some());
+    let wished = report.agent().filter(|_| there).map(|agent| agent.identity.profile.clone());
+    wished.or_else(|| report.previous.instance_profile.clone())
+}
+
+fn workspace(report: &Report<'_>) -> Option<WorkspaceStatus> {
+    let before = report.previous.workspace.clone();
+    let seeded = matches!(report.probe().map(|probe| &probe.outcome), Some(Ok(health)) if health.workspace_seeded);
+    let wished = report.agent().is_some_and(DesiredAgent::seeds_workspace);
+    if seeded && wished { before.or(Some(WorkspaceStatus { seeded_at: Some(time(report.now)) })) } else { before }
+}
+
+/// Refusals whose pace is worth a write: those that are tried minutes apart.
+fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
+    let refused = report.observed.refusal.as_ref()?;
+    let slow = refused.refusal.pause(refused.count).is_none_or(|pause| pause.as_secs() >= 30);
+    if !slow {
+        return None;
+    }
+    let before = report.previous.refusal.as_ref();
+    let same = before.filter(|before| before.operation == refused.step && before.code == refused.refusal.code);
+    Some(RefusalStatus {
+        operation: refused.step.into(),
+        code: Some(refused.refusal.code.clone()).filter(|code| !code.is_empty()).unwrap_or_else(|| "NoAnswer".into()),
+        generation: report.generation,
+        count: i32::try_from(refused.count).unwrap_or(i32::MAX).max(1),
+        since: same.map_or(time(report.now), |before| before.since.clone()),
+        retry_at: refused.retry_at.map(time),
+    })
+}
+
+fn snapshot(report: &Report<'_>) -> Option<String> {
+    let snapshots = report.observed.snapshots.present().into_iter().flatten();
+    snapshots.map(|snapshot| snapshot.id.clone()).max().or_else(|| report.previous.final_snapshot_id.clone())
+}
+
+fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus> {
+    let before = report.previous.gateway.clone().unwrap_or_default();
+    let secret = report.observed.secret.present();
+    let health = report.probe().and_then(|probe| probe.outcome.as_ref().ok().map(|health| (probe.at, health)));
+    let gateway = GatewayStatus {
+        endpoint: endpoint(report),
+        version: health.map(|(_, health)| health.version.clone()).filter(|version| !version.is_empty()).or(before.version),
+        tls_sha256: secret.map(|secret| secret.tls_sha256.clone()).filter(|digest| !digest.is_empty()).or(before.tls_sha256),
+        token_secret_name: before.token_secret_name.or_else(|| secret.map(|_| names::token_secret(report.name))),
+        config_sha256: health.and_then(|(_, health)| health.config_sha256.clone()).or(before.config_sha256),
+        healthy_since: healthy_since(report, status),
+        last_probe_time: before.last_probe_time,
+        observed_token_rotation: before.observed_token_rotation,
+    };
+    (gateway != GatewayStatus::default()).then_some(gateway)
+}
+
+/// Addresses are worth showing while the instance has them.
+fn endpoint(report: &Report<'_>) -> Option<String> {
+    match report.instance() {
+        None if report.observed.instances == Known::Unknown => {
+            report.previous.gateway.as_ref().and_then(|gateway| gateway.endpoint.clone())
+        }
+        None => None,
+        Some(instance) if instance.state.is_dying() => None,
+        Some(instance) => {
+            let address = instance.public_ip.as_ref().or(instance.private_ip.as_ref())?;
+            Some(format!("wss://{address}"))
+        }
+    }
+}
+
+fn healthy_since(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Time> {
+    let before = report.previous.gateway.as_ref().and_then(|gateway| gateway.healthy_since.clone());
+    let boot = |status: &KoiAgentStatus| status.instance.as_ref().and_then(|instance| instance.booting_since.clone());
+    let stopped = report.instance().is_some_and(|instance| {
+        matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
+    });
+    let same_boot = boot(report.previous) == boot(status) && !stopped;
+    let well = report.probe().filter(|probe| probe.outcome.as_ref().is_ok_and(|health| health.ok));
+    before.filter(|_| same_boot).or_else(|| well.map(|probe| time(probe.at)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! Events: one for each change of verdict and one for each repair, not for each round.
+
+use crate::api::{ConditionType, KoiAgentStatus, Reason, ReasonClass};
+use crate::plan::Step;
+
+/// The bound of `events.k8s.io/v1` on a note.
+const NOTE_MAX: usize = 1000;
+
+/// Normal or Warning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// As it should be.
+    Normal,
+    /// Somebody may want to look.
+    Warning,
+}
+
+/// What an Event says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventFacts {
+    /// Normal or Warning.
+    pub type_: EventType,
+    /// The reason, as in the conditions.
+    pub reason: Reason,
+    /// What the operator does about it, CamelCase.
+    pub action: &'static str,
+    /// A sentence for people.
+    pub note: String,
+}
+
+/// What a status comes to, for people: the way that is shown by Events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not looked at.
+    Unknown,
+    /// Coming up.
+    ComingUp,
+    /// At this point of something else.
+    At(Reason),
+}
+
+fn stage(status: &KoiAgentStatus) -> (Stage, Option<(Reason, String)>) {
+    let find = |kind: ConditionType| status.conditions.iter().find(|condition| condition.type_ == kind.as_str());
+    let condition = match (find(ConditionType::Ready), find(ConditionType::Suspended)) {
+        (Some(ready), _) => ready,
+        (None, Some(suspended)) if suspended.status == "True" => suspended,
+        _ => return (Stage::Unknown, None),
+    };
+    let Some(reason) = Reason::ALL.iter().copied().find(|reason| reason.as_str() == condition.reason) else {
+        return (Stage::Unknown, None);
+    };
+    let coming_up = matches!(
+        reason,
+        Reason::Pending | Reason::Launching | Reason::WaitingForIdentity | Reason::Booting | Reason::Pushing
+    );
+    let stage = if coming_up { Stage::ComingUp } else { Stage::At(reason) };
+    (stage, Some((reason, condition.message.clone())))
+}
+
+/// The Event of a change of verdict, if it is one.
+#[must_use]
+pub fn event_for(old: &KoiAgentStatus, new: &KoiAgentStatus) -> Option<EventFacts> {
+    let ((before, _), (after, told)) = (stage(old), stage(new));
+    let (reason, message) = told.filter(|_| before != after)?;
+    let type_ = match reason.class() {
+        ReasonClass::Good | ReasonClass::Progress => EventType::Normal,
+        ReasonClass::Waiting | ReasonClass::Broken | ReasonClass::Stalled => EventType::Warning,
+    };
+    Some(EventFacts { type_, reason, action: action(reason), note: message.chars().take(NOTE_MAX).collect() })
+}
+
+fn action(reason: Reason) -> &'static str {
+    match (reason, reason.class()) {
+        (Reason::Deleting, _) => "Delete",
+        (Reason::Repairing | Reason::Replacing, _) => "Repair",
+        (Reason::Suspended | Reason::Suspending, _) => "Suspend",
+        (_, ReasonClass::Good) => "Report",
+        (_, ReasonClass::Progress) => "Launch",
+        (_, ReasonClass::Waiting) => "Wait",
+        (_, ReasonClass::Broken) => "Probe",
+        (_, ReasonClass::Stalled) => "Stop",
+    }
+}
+
+/// The Event of a repair that was done, if the step is one. `live` says that the agent had been launched before.
+#[must_use]
+pub fn event_for_step(step: &Step, live: bool) -> Option<EventFacts> {
+    let repair = |note: String| Some(EventFacts { type_: EventType::Normal, reason: Reason::Repairing, action: "Repair", note });
+    match step {
+        Step::StartInstance { instance_id } => repair(format!("Started instance {instance_id}.")),
+        Step::AttachVolume { volume_id, instance_id } => repair(format!("Attached data volume {volume_id} to {instance_id}.")),
+        Step::AuthorizeIngress { group_id, rules } if live => repair(format!("Restored {} rules of security group {group_id}.", rules.len())),
+        Step::RevokeIngress { group_id, rules } => repair(format!("Removed {} rules that nobody asked for from security group {group_id}.", rules.len())),
+        Step::SetSecurityGroups { instance_id, .. } => repair(format!("Gave instance {instance_id} the security group of its rule set.")),
+        Step::StopOrphan { instance_id } => Some(EventFacts {
+            type_: EventType::Warning,
+            reason: Reason::Repairing,
+            action: "StopOrphan",
+            note: format!("Instance {instance_id} carries this agent's claim and is not the recorded one: it was stopped and marked, not deleted."),
+        }),
+        _ => None,
+    }
+}
