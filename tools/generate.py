@@ -6,6 +6,7 @@ Each entry of OUTPUTS is a function from nothing to {path: text}; the paths are 
 from __future__ import annotations
 
 import argparse
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,13 @@ def config_schema() -> dict[Path, str]:
     return {Path("docs/gateway-config.schema.json"): cargo("-p", "koi-gateway", "--", "schema")}
 
 
-OUTPUTS: tuple[Callable[[], dict[Path, str]], ...] = (custom_resources, config_schema)
+def chart_readme() -> dict[Path, str]:
+    """The chart's README, with the table of its values."""
+    made = runpy.run_path(str(ROOT / "charts" / "generate.py"))["generated"]()
+    return {path.relative_to(ROOT): text for path, text in made.items() if path.name == "README.md"}
+
+
+OUTPUTS: tuple[Callable[[], dict[Path, str]], ...] = (custom_resources, config_schema, chart_readme)
 
 
 def main() -> int:

@@ -94,6 +94,8 @@ def test_the_claim_is_demanded_where_things_are_made_and_where_they_are_touched(
     assert demands("ec2:DeleteVolume", "volume") == demands("ec2:CreateSnapshot", "volume") == {ours}
     assert demands("ec2:CreateSnapshot", "snapshot") == {made}
     assert demands("ec2:DeleteSecurityGroup", "security-group") == {ours}
+    assert demands("ec2:ModifyInstanceAttribute", "instance") == {ours}
+    assert demands("ec2:ModifyInstanceAttribute", "security-group") == {ours}
     assert demands("iam:PutRolePolicy", "role") == demands("iam:DeleteRole", "role") == {ours}
 
 

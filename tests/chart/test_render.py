@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from rendering import CHART, helm, objects, template, values_file
+from world import paths
 
 GOLDEN = Path(__file__).parent / "golden"
 DIGEST = "sha256:" + "0" * 64
@@ -55,6 +57,10 @@ BAD_VALUES = [
     ("operator.sweepintervall=1s", "'/operator': additional properties 'sweepintervall' not allowed"),
     ("operator.sweepInterval=30", "'/operator/sweepInterval': got number, want string"),
     ("operator.probeInterval=1 minute", "'/operator/probeInterval': '1 minute' does not match pattern"),
+    ("operator.sweepInterval=0s", "'/operator/sweepInterval': 'not' failed"),
+    ("gateway.artifact.url=ftp://example.com/x", "'/gateway/artifact/url': 'ftp://example.com/x' does not match pattern"),
+    ("gateway.artifact.sha256=ABC", "'/gateway/artifact/sha256': 'ABC' does not match pattern"),
+    ("gateway.artifact.url=https://example.com/x", "gateway.artifact.url and gateway.artifact.sha256 go together"),
     ("operator.reap=yes", "'/operator/reap': value must be one of 'report', 'delete', 'off', false"),
     ("operator.logFormat=xml", "'/operator/logFormat': value must be one of 'json', 'text'"),
     ("operator.leaderElection=maybe", "'/operator/leaderElection': got string, want boolean"),
@@ -110,6 +116,14 @@ def test_a_bare_off_is_off(given: str) -> None:
     """YAML reads `reap: off` as false."""
     env = {e["name"]: e.get("value") for e in container("--set", f"clusterId=a,operator.reap={given}")["env"]}
     assert env["KOI_REAP"] == "off"
+
+
+def test_the_environment_is_the_operators_flags() -> None:
+    """Every flag of `koi-operator run` has a value, and the chart sets no variable that the operator does not know."""
+    flags = set(re.findall(r'env = "(KOI_\w+)"', (paths.ROOT / "src" / "args.rs").read_text()))
+    deployment = objects(template("--values", values_file("full")))["Deployment", "koi-full"]
+    env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {entry["name"] for entry in env if entry["name"].startswith("KOI_")} == flags
 
 
 def test_minimal_is_nothing_but_the_deployment() -> None:

@@ -66,6 +66,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if kindIs "bool" .Values.operator.reap -}}off{{- else -}}{{ .Values.operator.reap }}{{- end -}}
 {{- end -}}
 
+{{/* Not empty where the operator knows a gateway artifact: URL and checksum come together. */}}
+{{- define "koi.artifact" -}}
+{{- $artifact := .Values.gateway.artifact -}}
+{{- if ne (empty $artifact.url) (empty $artifact.sha256) -}}
+{{- fail "gateway.artifact.url and gateway.artifact.sha256 go together: set both, or none" -}}
+{{- end -}}
+{{- $artifact.url -}}
+{{- end -}}
+
 {{/* Rights on what agents live from, in every namespace that is looked after. */}}
 {{- define "koi.agentRules" -}}
 # patch is for metadata.finalizers alone: Kubernetes has no subresource for them. That spec stays as people wrote it is held by the
