@@ -42,7 +42,7 @@ def documented(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
         if found := COMMENT.match(line):
             comment.append(found["text"].strip())
         elif found := KEY.match(line):
-            path[len(found["indent"]) // 2:] = [found["key"]]
+            path[len(found["indent"]) // 2 :] = [found["key"]]
             yield tuple(path), " ".join(comment)
             comment = []
         else:

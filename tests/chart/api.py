@@ -34,7 +34,9 @@ class Api:
         api.session.headers["Authorization"] = f"Bearer {token}"
         return api
 
-    def call(self, method: str, path: str, body: dict | None = None, patch: str = "merge-patch+json") -> requests.Response:
+    def call(
+        self, method: str, path: str, body: dict | None = None, patch: str = "merge-patch+json"
+    ) -> requests.Response:
         """One request, whatever the answer."""
         kind = f"application/{patch}" if method == "PATCH" else "application/json"
         return self.session.request(method, self.server + path, json=body, headers={"Content-Type": kind}, timeout=10)

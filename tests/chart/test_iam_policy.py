@@ -15,8 +15,8 @@ STATEMENTS = json.loads(TEXT)["Statement"]
 PLACEHOLDERS = {"${partition}", "${account}", "${cluster_id}", "${cluster_id_24}"}
 LOOKS = re.compile(r"^(ec2:(Describe|Get)\w+|ssm:(Get|Describe|List)\w+|iam:(Get|List)\w+|sts:GetCallerIdentity)$")
 VERBS = (
-    "add|assume|associate|attach|authorize|create|delete|describe|detach|disassociate|get|list|modify|put|reboot|remove|replace|revoke|"
-    "run|start|stop|tag|terminate|untag"
+    "add|assume|associate|attach|authorize|create|delete|describe|detach|disassociate|get|list|modify|put|reboot|remove|"
+    "replace|revoke|run|start|stop|tag|terminate|untag"
 )
 SDK_CALL = re.compile(rf"\.((?:{VERBS})_[a-z_]+)\(\)")
 #: What IAM asks for besides the call itself: tags in a creating call, and the role of an instance.
@@ -51,7 +51,12 @@ def test_it_allows_the_calls_that_the_operator_makes_and_no_others() -> None:
 
 
 def test_it_fits_a_managed_policy() -> None:
-    longest = {"${partition}": "aws-us-gov", "${account}": "1" * 12, "${cluster_id_24}": "x" * 24, "${cluster_id}": "x" * 63}
+    longest = {
+        "${partition}": "aws-us-gov",
+        "${account}": "1" * 12,
+        "${cluster_id_24}": "x" * 24,
+        "${cluster_id}": "x" * 63,
+    }
     text = json.dumps(json.loads(TEXT))
     for placeholder, value in longest.items():
         text = text.replace(placeholder, value)
@@ -74,15 +79,24 @@ def test_what_changes_things_is_held_to_our_own(statement: dict) -> None:
     resources = listed(statement["Resource"])
     assert "*" not in resources
     by_tag = bool(claims(statement))
-    by_name = all(re.search(r"/koi[-/]\$\{cluster_id(_24)?\}|skykoi-tenant-agent-profile", resource) for resource in resources)
-    parts = {"ec2:RunInstances": r":(image|snapshot|network-interface|subnet)/\*$", "ec2:CreateSecurityGroup": r":vpc/\*$"}
+    by_name = all(
+        re.search(r"/koi[-/]\$\{cluster_id(_24)?\}|skykoi-tenant-agent-profile", resource) for resource in resources
+    )
+    parts = {
+        "ec2:RunInstances": r":(image|snapshot|network-interface|subnet)/\*$",
+        "ec2:CreateSecurityGroup": r":vpc/\*$",
+    }
     completed = all(action in parts and all(re.search(parts[action], r) for r in resources) for action in changing)
     assert by_tag or by_name or completed
 
 
 def test_the_claim_is_demanded_where_things_are_made_and_where_they_are_touched() -> None:
     def demands(action: str, kind: str) -> set[str]:
-        fit = [s for s in STATEMENTS if action in listed(s["Action"]) and any(f":{kind}/" in r for r in listed(s["Resource"]))]
+        fit = [
+            s
+            for s in STATEMENTS
+            if action in listed(s["Action"]) and any(f":{kind}/" in r for r in listed(s["Resource"]))
+        ]
         return {key for statement in fit for key in claims(statement)}
 
     made, ours = "aws:RequestTag/skykoi:cluster", "aws:ResourceTag/skykoi:cluster"

@@ -28,7 +28,12 @@ def agent(name: str) -> dict:
 
 
 def secret(name: str, **labels: str) -> dict:
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": labels}, "stringData": {"token": "x"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "labels": labels},
+        "stringData": {"token": "x"},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +134,10 @@ FORBIDDEN = [
     *((verb, "coordination.k8s.io", "leases", NAMESPACE, "other") for verb in ("get", "update", "patch")),
     ("delete", "coordination.k8s.io", "leases", NAMESPACE, "koi-operator"),
     ("get", "apiextensions.k8s.io", "customresourcedefinitions", "", "others.example.com"),
-    *((verb, "apiextensions.k8s.io", "customresourcedefinitions", "", "koiagents.skykoi.io") for verb in ("list", "patch", "delete")),
+    *(
+        (verb, "apiextensions.k8s.io", "customresourcedefinitions", "", "koiagents.skykoi.io")
+        for verb in ("list", "patch", "delete")
+    ),
     *((verb, "", "pods", TEAM, "any") for verb in ("get", "list", "create", "delete")),
     ("create", "", "pods/exec", TEAM, "any"),
     ("create", "", "serviceaccounts/token", NAMESPACE, "koi-operator"),
@@ -183,7 +191,9 @@ def test_the_operator_writes_finalizers_and_status(operator: Api, one_agent: str
         "metadata": {"name": "one"},
         "status": {"observedGeneration": 1},
     }
-    answer = operator.call("PATCH", f"{one_agent}/status?fieldManager=koi-operator&force=true", applied, "apply-patch+yaml")
+    answer = operator.call(
+        "PATCH", f"{one_agent}/status?fieldManager=koi-operator&force=true", applied, "apply-patch+yaml"
+    )
     assert answer.ok, answer.text
     stored = operator.get(one_agent)
     assert stored is not None
@@ -192,7 +202,10 @@ def test_the_operator_writes_finalizers_and_status(operator: Api, one_agent: str
 
 def test_the_operator_cannot_write_spec(admin: Api, operator: Api, one_agent: str) -> None:
     change = {"spec": {"power": "Suspended"}}
-    eventually("the policy for specs", lambda: "the operator never writes spec" in operator.call("PATCH", one_agent, change).text)
+    eventually(
+        "the policy for specs",
+        lambda: "the operator never writes spec" in operator.call("PATCH", one_agent, change).text,
+    )
     assert operator.call("PATCH", one_agent, change).status_code == 422
     assert admin.call("PATCH", one_agent, change).ok
 
@@ -201,16 +214,22 @@ def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> 
     secrets, own = f"/api/v1/namespaces/{TEAM}/secrets", f"/api/v1/namespaces/{NAMESPACE}/secrets"
     admin.create(secrets, secret("foreign"))
     probe = (f"{secrets}?dryRun=All", secret("other"))
-    eventually("the policy for Secrets", lambda: "the operator writes no Secret but" in operator.call("POST", *probe).text)
+    eventually(
+        "the policy for Secrets", lambda: "the operator writes no Secret but" in operator.call("POST", *probe).text
+    )
     codes = {
         "an agent's": operator.call("POST", secrets, secret("one-gateway", **{"skykoi.io/agent": "one"})).status_code,
-        "an agent's again": operator.call("PATCH", f"{secrets}/one-gateway", {"stringData": {"token": "y"}}).status_code,
+        "an agent's again": operator.call(
+            "PATCH", f"{secrets}/one-gateway", {"stringData": {"token": "y"}}
+        ).status_code,
         "its own": operator.call("POST", own, secret("koi-operator-device")).status_code,
         "its own name elsewhere": operator.call("POST", secrets, secret("koi-operator-device")).status_code,
         "unlabelled": operator.call("POST", secrets, secret("other")).status_code,
         "foreign": operator.call("PATCH", f"{secrets}/foreign", {"stringData": {"token": "y"}}).status_code,
         "foreign, labelled by the way": operator.call(
-            "PATCH", f"{secrets}/foreign", {"metadata": {"labels": {"skykoi.io/agent": "one"}}, "stringData": {"token": "y"}}
+            "PATCH",
+            f"{secrets}/foreign",
+            {"metadata": {"labels": {"skykoi.io/agent": "one"}}, "stringData": {"token": "y"}},
         ).status_code,
     }
     assert codes == {
@@ -243,7 +262,11 @@ def test_plans_are_for_admins_of_the_cluster(admin: Api) -> None:
 
     def verbs(role: str) -> list[str]:
         asked = ("get", "create", "patch", "delete")
-        return [verb for verb in asked if admin.may(verb, attributes("skykoi.io", "koiplans", "", "any"), f"everywhere-{role}")]
+        return [
+            verb
+            for verb in asked
+            if admin.may(verb, attributes("skykoi.io", "koiplans", "", "any"), f"everywhere-{role}")
+        ]
 
     eventually("the rights of admin", lambda: len(verbs("admin")) == 4)
     assert [verbs("view"), verbs("edit")] == [["get"], ["get"]]
@@ -261,7 +284,9 @@ def test_plans_are_for_admins_of_the_cluster(admin: Api) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("aggregated", [False, True], ids=["itself", "through the cluster's role"])
-def test_roles_for_people(admin: Api, role: str, aggregates: str, allowed: list, forbidden: list, aggregated: bool) -> None:
+def test_roles_for_people(
+    admin: Api, role: str, aggregates: str, allowed: list, forbidden: list, aggregated: bool
+) -> None:
     name = aggregates if aggregated else role
     user = f"{name}-user"
     admin.create(f"{RBAC}/namespaces/{TEAM}/rolebindings", binding("RoleBinding", name, user))
@@ -290,7 +315,9 @@ def test_life_of_a_full_release(admin: Api, plane: ControlPlane) -> None:
     rendered = objects(helm("get", "manifest", "full", "--namespace", where, kubeconfig=plane.kubeconfig).stdout)
     assert sorted(kind for kind, _ in rendered) == FULL_KINDS
     reads = {
-        place: admin.may("get", attributes("", "secrets", place, "any"), f"system:serviceaccount:{where}:koi-full-account")
+        place: admin.may(
+            "get", attributes("", "secrets", place, "any"), f"system:serviceaccount:{where}:koi-full-account"
+        )
         for place in ("agents", TEAM, "kube-system", where)
     }
     assert reads == {"agents": True, TEAM: False, "kube-system": False, where: False}

@@ -43,7 +43,11 @@ def test_every_value_is_used_by_the_full_file() -> None:
 
     defaults = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
     full = leaves(yaml.safe_load((CHART / "ci" / "full-values.yaml").read_text()))
-    changed = {path for path in defaults if any(p == path or p.startswith(f"{path}.") for p in full if full[p] != defaults.get(p))}
+    changed = {
+        path
+        for path in defaults
+        if any(p == path or p.startswith(f"{path}.") for p in full if full[p] != defaults.get(p))
+    }
     # What is on by default stays on there: turning it off would leave less to look at.
     stays = {path for path, value in defaults.items() if path.endswith((".create", ".enabled")) and value is True}
     assert set(defaults) - changed - stays == {"resources.limits.memory"} - changed
@@ -58,7 +62,10 @@ BAD_VALUES = [
     ("operator.sweepInterval=30", "'/operator/sweepInterval': got number, want string"),
     ("operator.probeInterval=1 minute", "'/operator/probeInterval': '1 minute' does not match pattern"),
     ("operator.sweepInterval=0s", "'/operator/sweepInterval': 'not' failed"),
-    ("gateway.artifact.url=ftp://example.com/x", "'/gateway/artifact/url': 'ftp://example.com/x' does not match pattern"),
+    (
+        "gateway.artifact.url=ftp://example.com/x",
+        "'/gateway/artifact/url': 'ftp://example.com/x' does not match pattern",
+    ),
     ("gateway.artifact.sha256=ABC", "'/gateway/artifact/sha256': 'ABC' does not match pattern"),
     ("gateway.artifact.url=https://example.com/x", "gateway.artifact.url and gateway.artifact.sha256 go together"),
     ("operator.reap=yes", "'/operator/reap': value must be one of 'report', 'delete', 'off', false"),
@@ -128,8 +135,8 @@ def test_the_environment_is_the_operators_flags() -> None:
 
 def test_minimal_is_nothing_but_the_deployment() -> None:
     off = (
-        "serviceAccount.create=false,rbac.create=false,rbac.userRoles=false,guard.enabled=false,defaultPlan.create=false,"
-        "metrics.service.enabled=false"
+        "serviceAccount.create=false,rbac.create=false,rbac.userRoles=false,guard.enabled=false,"
+        "defaultPlan.create=false,metrics.service.enabled=false"
     )
     assert list(objects(template("--set", f"clusterId=a,{off}"))) == [("Deployment", "koi-operator")]
 
