@@ -15,8 +15,8 @@ STATEMENTS = json.loads(TEXT)["Statement"]
 PLACEHOLDERS = {"${partition}", "${account}", "${cluster_id}", "${cluster_id_24}"}
 LOOKS = re.compile(r"^(ec2:(Describe|Get)\w+|ssm:(Get|Describe|List)\w+|iam:(Get|List)\w+|sts:GetCallerIdentity)$")
 VERBS = (
-    "add|assume|associate|attach|authorize|create|delete|describe|detach|disassociate|get|list|modify|put|reboot|remove|"
-    "replace|revoke|run|start|stop|tag|terminate|untag"
+    "add|assume|associate|attach|authorize|create|delete|describe|detach|disassociate|get|list|modify|put|reboot|"
+    "remove|replace|revoke|run|start|stop|tag|terminate|untag"
 )
 SDK_CALL = re.compile(rf"\.((?:{VERBS})_[a-z_]+)\(\)")
 #: What IAM asks for besides the call itself: tags in a creating call, and the role of an instance.
