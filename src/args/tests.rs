@@ -1,0 +1,62 @@
+use super::*;
+
+fn parse(line: &[&str]) -> Result<RunArgs, String> {
+    let words = ["koi-operator", "run"].iter().chain(line);
+    match Cli::try_parse_from(words) {
+        Ok(Cli { command: Command::Run(args) }) => Ok(*args),
+        Ok(other) => panic!("not run: {other:?}"),
+        Err(error) => Err(advice(&error)),
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let wanted = RunArgs {
+        cluster_id: "c1".into(),
+        watch_namespace: None,
+        metrics_addr: "0.0.0.0:8080".parse().unwrap(),
+        sweep_interval: Duration::from_secs(30),
+        probe_interval: Duration::from_secs(60),
+        reap: Reap::Report,
+        reap_grace: Duration::from_secs(3600),
+        leader_election: true,
+        namespace: None,
+        log_format: None,
+        gateway_artifact_url: None,
+        gateway_artifact_sha256: None,
+    };
+    assert_eq!(parse(&["--cluster-id", "c1"]), Ok(wanted));
+}
+
+#[test]
+fn every_flag_has_its_environment_variable() {
+    use clap::CommandFactory as _;
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    for arg in run.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
+        let flag = arg.get_long().unwrap();
+        let wanted = format!("KOI_{}", flag.to_uppercase().replace('-', "_"));
+        assert_eq!(arg.get_env().map(|env| env.to_string_lossy().into_owned()), Some(wanted), "--{flag}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_in_one_line_that_says_what_to_do() {
+    for (line, told) in [
+        (vec!["--cluster-id", "Not_Valid"], "must be 1 to 63 of a-z, 0-9 and -"),
+        (vec!["--cluster-id", "c", "--sweep-interval", "soon"], "must be a duration above zero such as 30s"),
+        (vec!["--cluster-id", "c", "--reap", "all"], "report, delete, off"),
+        (vec!["--cluster-id", "c", "--bogus"], "--bogus"),
+        (vec!["--cluster-id", "c", "--leader-election", "maybe"], "true, false"),
+        (vec!["--cluster-id", "c", "--gateway-artifact-url", "https://x/y"], "--gateway-artifact-sha256"),
+    ] {
+        let line = parse(&line).expect_err(told);
+        assert!(line.contains(told) && line.contains("--help") && line.lines().count() == 1, "{line}");
+    }
+}
+
+#[test]
+fn an_empty_value_is_as_good_as_none() {
+    let args = parse(&["--cluster-id", "c", "--watch-namespace", "", "--namespace", "koi"]).unwrap();
+    assert_eq!((args.watch_namespace(), args.namespace(), args.artifact()), (None, Some("koi"), None));
+}

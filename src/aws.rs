@@ -1,0 +1,245 @@
+//! The AWS adapter: the one place that speaks to the SDK.
+//!
+//! One file for each service, pure conversions in [`convert`] and [`request`], errors in [`error`]. Nothing here decides anything:
+//! a write whose goal is met already ("not there" when deleting) is success, everything else is told as AWS told it.
+
+mod convert;
+mod error;
+mod groups;
+mod iam;
+mod instances;
+mod meter;
+mod request;
+mod ssm;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, SdkConfig};
+use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
+
+use crate::cloud::{Answer, Bundle, Cloud, CloudError, Group, Launch, ProfileFacts, Role};
+use crate::metrics::Metrics;
+use error::ask;
+
+/// How the operator is called in the user agent of its requests.
+const APP_NAME: &str = "koi-operator";
+/// The region when nobody names one, as the product's documentation says.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// The clients of one account and region.
+pub struct Aws {
+    ec2: aws_sdk_ec2::Client,
+    iam: aws_sdk_iam::Client,
+    ssm: aws_sdk_ssm::Client,
+    sts: aws_sdk_sts::Client,
+    region: String,
+}
+
+impl Aws {
+    /// Clients from the SDK's standard chain and variables; no call is made yet.
+    pub async fn from_standard_chain(metrics: &Arc<Metrics>) -> Self {
+        let regions = aws_config::meta::region::RegionProviderChain::default_provider().or_else(DEFAULT_REGION);
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .region(regions)
+            .retry_config(retries())
+            .timeout_config(timeouts());
+        if let Ok(name) = AppName::new(APP_NAME) {
+            loader = loader.app_name(name);
+        }
+        let config = Box::pin(loader.load()).await;
+        Self::new(&config, metrics)
+    }
+
+    fn new(config: &SdkConfig, metrics: &Arc<Metrics>) -> Self {
+        let meter = meter::Meter::new(Arc::clone(metrics));
+        Self {
+            ec2: aws_sdk_ec2::Client::from_conf(
+                aws_sdk_ec2::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
+            iam: aws_sdk_iam::Client::from_conf(
+                aws_sdk_iam::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
+            ssm: aws_sdk_ssm::Client::from_conf(
+                aws_sdk_ssm::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
+            sts: aws_sdk_sts::Client::from_conf(aws_sdk_sts::config::Builder::from(config).interceptor(meter).build()),
+            region: config.region().map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string),
+        }
+    }
+}
+
+/// Few and quick: the controller has pauses of its own, and only it knows whose turn is next.
+fn retries() -> RetryConfig {
+    RetryConfig::standard()
+        .with_max_attempts(3)
+        .with_initial_backoff(Duration::from_millis(300))
+        .with_max_backoff(Duration::from_secs(3))
+}
+
+/// The SDK sets a connect time-out only: without these a call that hangs would hold its agent for ever.
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(Duration::from_secs(15))
+        .operation_timeout(Duration::from_secs(35))
+        .build()
+}
+
+impl Cloud for Aws {
+    async fn place(&self) -> Answer<Place> {
+        let answer = ask("GetCallerIdentity", self.sts.get_caller_identity().send()).await?;
+        let account = answer
+            .account()
+            .ok_or_else(|| CloudError::unintelligible("GetCallerIdentity", "the answer names no account"))?;
+        Ok(Place { account: account.to_owned(), region: self.region.clone() })
+    }
+
+    async fn parameter(&self, name: &str) -> Answer<Option<String>> {
+        ssm::parameter(&self.ssm, name).await
+    }
+
+    async fn subnet(&self, id: Option<&str>) -> Answer<Option<Subnet>> {
+        groups::subnet(&self.ec2, id).await
+    }
+
+    async fn profile(&self, name: &str) -> Answer<ProfileFacts> {
+        iam::profile(&self.iam, name).await
+    }
+
+    async fn instances(&self, cluster_id: &str) -> Answer<Vec<Instance>> {
+        instances::of_cluster(&self.ec2, cluster_id).await
+    }
+
+    async fn instances_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Instance>> {
+        instances::of_agents(&self.ec2, cluster_id, agent_uids).await
+    }
+
+    async fn impairments(&self) -> Answer<BTreeMap<String, String>> {
+        instances::impairments(&self.ec2).await
+    }
+
+    async fn volumes(&self, cluster_id: &str) -> Answer<Vec<Volume>> {
+        volumes::of_cluster(&self.ec2, cluster_id).await
+    }
+
+    async fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Volume>> {
+        volumes::of_agents(&self.ec2, cluster_id, agent_uids).await
+    }
+
+    async fn snapshots(&self, cluster_id: &str, agent_uid: &str) -> Answer<Vec<Snapshot>> {
+        volumes::snapshots(&self.ec2, cluster_id, agent_uid).await
+    }
+
+    async fn groups(&self, cluster_id: &str) -> Answer<Vec<Group>> {
+        groups::of_cluster(&self.ec2, cluster_id).await
+    }
+
+    async fn group(&self, cluster_id: &str, vpc_id: &str, name: &str) -> Answer<Option<Group>> {
+        groups::by_name(&self.ec2, cluster_id, vpc_id, name).await
+    }
+
+    async fn console(&self, instance_id: &str) -> Answer<String> {
+        instances::console(&self.ec2, instance_id).await
+    }
+
+    async fn create_parameter(&self, name: &str, value: &str) -> Answer<()> {
+        ssm::create(&self.ssm, name, value).await
+    }
+
+    async fn put_bundle(&self, bundle: &Bundle<'_>) -> Answer<()> {
+        ssm::put_bundle(&self.ssm, bundle).await
+    }
+
+    async fn delete_parameter(&self, name: &str) -> Answer<()> {
+        ssm::delete(&self.ssm, name).await
+    }
+
+    async fn create_role(&self, role: &Role<'_>) -> Answer<()> {
+        iam::create_role(&self.iam, role).await
+    }
+
+    async fn put_role_policy(&self, role: &str, document: &str) -> Answer<()> {
+        iam::put_role_policy(&self.iam, role, document).await
+    }
+
+    async fn create_profile(&self, profile: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
+        iam::create_profile(&self.iam, profile, tags).await
+    }
+
+    async fn add_role(&self, profile: &str, role: &str) -> Answer<()> {
+        iam::add_role(&self.iam, profile, role).await
+    }
+
+    async fn remove_role(&self, role: &str) -> Answer<()> {
+        iam::remove_role(&self.iam, role).await
+    }
+
+    async fn delete_profile(&self, profile: &str) -> Answer<()> {
+        iam::delete_profile(&self.iam, profile).await
+    }
+
+    async fn delete_role_policy(&self, role: &str) -> Answer<()> {
+        iam::delete_role_policy(&self.iam, role).await
+    }
+
+    async fn delete_role(&self, role: &str) -> Answer<()> {
+        iam::delete_role(&self.iam, role).await
+    }
+
+    async fn create_group(&self, name: &str, vpc_id: &str, tags: &BTreeMap<String, String>) -> Answer<String> {
+        groups::create(&self.ec2, name, vpc_id, tags).await
+    }
+
+    async fn authorize(&self, group_id: &str, rules: &[Rule]) -> Answer<()> {
+        groups::authorize(&self.ec2, group_id, rules).await
+    }
+
+    async fn revoke(&self, group_id: &str, rules: &[Rule]) -> Answer<()> {
+        groups::revoke(&self.ec2, group_id, rules).await
+    }
+
+    async fn set_groups(&self, instance_id: &str, group_ids: &[String]) -> Answer<()> {
+        instances::set_groups(&self.ec2, instance_id, group_ids).await
+    }
+
+    async fn delete_group(&self, group_id: &str) -> Answer<()> {
+        groups::delete(&self.ec2, group_id).await
+    }
+
+    async fn launch(&self, launch: Launch<'_>) -> Answer<Instance> {
+        instances::launch(&self.ec2, launch).await
+    }
+
+    async fn start(&self, instance_id: &str) -> Answer<()> {
+        instances::start(&self.ec2, instance_id).await
+    }
+
+    async fn stop(&self, instance_id: &str) -> Answer<()> {
+        instances::stop(&self.ec2, instance_id).await
+    }
+
+    async fn terminate(&self, instance_id: &str) -> Answer<()> {
+        instances::terminate(&self.ec2, instance_id).await
+    }
+
+    async fn tag(&self, id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
+        instances::tag(&self.ec2, id, tags).await
+    }
+
+    async fn attach(&self, volume_id: &str, instance_id: &str) -> Answer<()> {
+        volumes::attach(&self.ec2, volume_id, instance_id).await
+    }
+
+    async fn create_snapshot(&self, volume_id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
+        volumes::snapshot(&self.ec2, volume_id, tags).await
+    }
+
+    async fn delete_volume(&self, volume_id: &str) -> Answer<()> {
+        volumes::delete(&self.ec2, volume_id).await
+    }
+}

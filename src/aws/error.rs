@@ -1,0 +1,84 @@
+//! From the SDK's errors to ours: AWS's code and request id, and how far the call came.
+
+use std::error::Error;
+use std::future::Future;
+
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use aws_sdk_ec2::config::http::HttpResponse;
+use aws_sdk_ec2::error::SdkError;
+use aws_sdk_ec2::operation::RequestId;
+
+use crate::cloud::{Answer, CloudError, ErrorKind};
+
+/// Makes one call and puts its error into our words. Every call to AWS goes through here.
+pub(super) async fn ask<O, E>(
+    operation: &'static str,
+    call: impl Future<Output = Result<O, SdkError<E, HttpResponse>>> + Send,
+) -> Answer<O>
+where
+    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    Box::pin(call).await.map_err(|error| told(operation, &error))
+}
+
+/// Takes a refusal with one of these codes as "done": the goal of the call is met already.
+pub(super) fn met<T: Default>(answer: Answer<T>, codes: &[&str]) -> Answer<T> {
+    match answer {
+        Err(error) if codes.contains(&error.code.as_str()) => Ok(T::default()),
+        other => other,
+    }
+}
+
+fn told<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> CloudError
+where
+    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let kind = match error {
+        SdkError::ServiceError(_) => ErrorKind::Refused,
+        SdkError::ConstructionFailure(_) => ErrorKind::NotSent,
+        SdkError::ResponseError(_) => ErrorKind::Unintelligible,
+        _ => ErrorKind::Unreachable,
+    };
+    let service = error.as_service_error();
+    CloudError {
+        operation,
+        code: service.and_then(ProvideErrorMetadata::code).unwrap_or_default().to_owned(),
+        message: service
+            .and_then(ProvideErrorMetadata::message)
+            .map_or_else(|| DisplayErrorContext(error).to_string(), ToOwned::to_owned),
+        request_id: service
+            .and_then(|error| error.meta().request_id())
+            .or_else(|| error.request_id())
+            .map(ToOwned::to_owned),
+        kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: &str) -> CloudError {
+        CloudError {
+            operation: "DeleteVolume",
+            code: code.into(),
+            message: "no".into(),
+            request_id: Some("r-1".into()),
+            kind: ErrorKind::Refused,
+        }
+    }
+
+    #[test]
+    fn a_goal_that_is_met_already_is_success_and_nothing_else_is() {
+        assert_eq!(met::<()>(Err(refused("InvalidVolume.NotFound")), &["InvalidVolume.NotFound"]), Ok(()));
+        assert_eq!(met::<()>(Err(refused("VolumeInUse")), &["InvalidVolume.NotFound"]), Err(refused("VolumeInUse")));
+        assert_eq!(met(Ok(3), &[]), Ok(3));
+    }
+
+    #[test]
+    fn the_text_names_operation_code_and_request() {
+        assert_eq!(refused("VolumeInUse").to_string(), "DeleteVolume: VolumeInUse: no (request r-1)");
+    }
+}

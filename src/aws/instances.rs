@@ -1,0 +1,188 @@
+//! EC2 instances: the paged sweep, targeted reads, and the power switches.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::types::{self, SummaryStatus};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use koi_core::observed::Instance;
+
+use super::error::{ask, met};
+use super::{convert, request};
+use crate::cloud::{Answer, CloudError, Launch};
+
+/// EC2's largest page.
+pub(super) const PAGE: i32 = 1000;
+/// EC2's largest number of values in one filter.
+pub(super) const FILTER_VALUES: usize = 200;
+const DESCRIBE: &str = "DescribeInstances";
+/// How much of the console is worth keeping: the last steps of bootstrap.
+const CONSOLE_MAX: usize = 4096;
+
+/// Every instance with the installation's claim.
+pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Instance>> {
+    filtered(ec2, vec![request::claimed_by(cluster_id)]).await
+}
+
+/// Every instance with the claims of these agents. By tag, not by id: one id that EC2 does not show (yet) would fail the call for all.
+pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Instance>> {
+    let mut found = Vec::new();
+    for some in agent_uids.chunks(FILTER_VALUES) {
+        found.extend(filtered(ec2, request::claimed_by_agents(cluster_id, some)).await?);
+    }
+    Ok(found)
+}
+
+async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Instance>> {
+    let mut found = Vec::new();
+    let mut next = None;
+    loop {
+        let call = ec2.describe_instances().set_filters(Some(filters.clone())).max_results(PAGE).set_next_token(next);
+        let page = ask(DESCRIBE, call.send()).await?;
+        found.extend(page.reservations().iter().flat_map(types::Reservation::instances).filter_map(convert::instance));
+        // A page may be empty and still have a successor.
+        next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+        if next.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+/// Instances whose status checks fail. The filters ask for the impaired ones only: a healthy fleet answers with one empty page.
+pub(super) async fn impairments(ec2: &Client) -> Answer<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for check in ["instance-status.status", "system-status.status"] {
+        let mut next = None;
+        loop {
+            let call = ec2
+                .describe_instance_status()
+                .filters(request::filter(check, ["impaired".to_owned()]))
+                .max_results(PAGE)
+                .set_next_token(next);
+            let page = ask("DescribeInstanceStatus", call.send()).await?;
+            found.extend(page.instance_statuses().iter().filter_map(impairment));
+            next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+            if next.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn impairment(status: &types::InstanceStatus) -> Option<(String, String)> {
+    let impaired = |summary: Option<&types::InstanceStatusSummary>| {
+        summary.and_then(types::InstanceStatusSummary::status) == Some(&SummaryStatus::Impaired)
+    };
+    let what = match (impaired(status.system_status()), impaired(status.instance_status())) {
+        (true, true) => "system and instance status checks are impaired",
+        (true, false) => "the system status check is impaired (EC2's host or network)",
+        (false, true) => "the instance status check is impaired (the operating system)",
+        (false, false) => return None,
+    };
+    Some((status.instance_id()?.to_owned(), what.to_owned()))
+}
+
+/// The launch.
+pub(super) async fn launch(ec2: &Client, launch: Launch<'_>) -> Answer<Instance> {
+    let input = request::run_instances(launch)?;
+    let call = ec2.run_instances();
+    let call = call
+        .set_min_count(input.min_count)
+        .set_max_count(input.max_count)
+        .set_client_token(input.client_token)
+        .set_image_id(input.image_id)
+        .set_instance_type(input.instance_type)
+        .set_subnet_id(input.subnet_id)
+        .set_security_group_ids(input.security_group_ids)
+        .set_network_interfaces(input.network_interfaces)
+        .set_iam_instance_profile(input.iam_instance_profile)
+        .set_instance_initiated_shutdown_behavior(input.instance_initiated_shutdown_behavior)
+        .set_metadata_options(input.metadata_options)
+        .set_user_data(input.user_data)
+        .set_block_device_mappings(input.block_device_mappings)
+        .set_tag_specifications(input.tag_specifications);
+    let answer = ask("RunInstances", call.send()).await?;
+    answer
+        .instances()
+        .first()
+        .and_then(convert::instance)
+        .ok_or_else(|| CloudError::unintelligible("RunInstances", "the answer names no instance"))
+}
+
+/// Starts.
+pub(super) async fn start(ec2: &Client, id: &str) -> Answer<()> {
+    ask("StartInstances", ec2.start_instances().instance_ids(id).send()).await.map(drop)
+}
+
+/// Stops; the guest gets its time to shut down.
+pub(super) async fn stop(ec2: &Client, id: &str) -> Answer<()> {
+    ask("StopInstances", ec2.stop_instances().instance_ids(id).send()).await.map(drop)
+}
+
+/// Terminates.
+pub(super) async fn terminate(ec2: &Client, id: &str) -> Answer<()> {
+    let answer = ask("TerminateInstances", ec2.terminate_instances().instance_ids(id).send()).await;
+    met(answer.map(drop), &["InvalidInstanceID.NotFound"])
+}
+
+/// Puts tags on an instance.
+pub(super) async fn tag(ec2: &Client, id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
+    let call = ec2.create_tags().resources(id).set_tags(Some(request::tags(tags)));
+    ask("CreateTags", call.send()).await.map(drop)
+}
+
+/// Gives an instance these groups and no others.
+pub(super) async fn set_groups(ec2: &Client, id: &str, group_ids: &[String]) -> Answer<()> {
+    let call = ec2.modify_instance_attribute().instance_id(id).set_groups(Some(group_ids.to_vec()));
+    ask("ModifyInstanceAttribute", call.send()).await.map(drop)
+}
+
+/// The end of the console.
+pub(super) async fn console(ec2: &Client, id: &str) -> Answer<String> {
+    const OPERATION: &str = "GetConsoleOutput";
+    let answer = ask(OPERATION, ec2.get_console_output().instance_id(id).send()).await?;
+    let encoded = answer.output().unwrap_or_default();
+    let bytes = STANDARD
+        .decode(encoded.trim())
+        .map_err(|error| CloudError::unintelligible(OPERATION, format!("the console is not base64: {error}")))?;
+    Ok(tail(&String::from_utf8_lossy(&bytes)))
+}
+
+/// The last characters, cut at the start of a line.
+fn tail(text: &str) -> String {
+    let skip = text.chars().count().saturating_sub(CONSOLE_MAX);
+    let cut: String = text.chars().skip(skip).collect();
+    match (skip, cut.split_once('\n')) {
+        (1.., Some((_, rest))) => rest.to_owned(),
+        _ => cut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_console_keeps_its_end_from_the_start_of_a_line() {
+        let text = format!("{}\nfirst whole line\nlast", "x".repeat(CONSOLE_MAX));
+        assert_eq!(tail(&text), "first whole line\nlast");
+        assert_eq!(tail("short"), "short");
+    }
+
+    #[test]
+    fn only_failed_checks_are_impairments() {
+        let status = |system: SummaryStatus, instance: SummaryStatus| {
+            let summary = |status| types::InstanceStatusSummary::builder().status(status).build();
+            types::InstanceStatus::builder()
+                .instance_id("i-1")
+                .system_status(summary(system))
+                .instance_status(summary(instance))
+                .build()
+        };
+        assert_eq!(impairment(&status(SummaryStatus::Ok, SummaryStatus::Initializing)), None);
+        let seen = impairment(&status(SummaryStatus::Ok, SummaryStatus::Impaired)).map(|(id, _)| id);
+        assert_eq!(seen.as_deref(), Some("i-1"));
+    }
+}

@@ -1,0 +1,210 @@
+//! The fleet view: what the cloud has of all agents, in memory, kept fresh by one sweep for all of them.
+//!
+//! Three things feed it. The *sweep* reads everything with our claim, in pages, once for each interval. *Targeted reads* follow what
+//! is in transit, all agents in one call. *Notes* are what our own calls answered: EC2's lists lag behind its answers, so that a note
+//! outlives reads that still tell the story from before the call (see [`index`]). A read that fails changes nothing: it is never
+//! taken for an empty one. Whoever's view changes is woken; nobody else is.
+
+pub mod index;
+mod sweep;
+mod transit;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use koi_core::observed::{Instance, InstanceState, Rule};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::clock::Clock;
+use crate::cloud::{Cloud, CloudError, Group};
+use index::{Index, View};
+
+pub use sweep::sweep_forever;
+pub use transit::follow_forever;
+
+/// The view and what happens when it changes.
+#[derive(Clone)]
+pub struct Fleet {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    index: Mutex<Index>,
+    clock: Clock,
+    woken: mpsc::UnboundedSender<String>,
+    moved: Notify,
+    sweep_wanted: Notify,
+    health: watch::Sender<SweepHealth>,
+}
+
+/// How the last sweep went, for readiness and for what depends on whole views.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepHealth {
+    /// How many whole sweeps there were.
+    pub done: u64,
+    /// Why the last one failed; `None` when it did not.
+    pub problem: Option<String>,
+}
+
+/// Everything with our claim, as one sweep saw it.
+#[derive(Clone, Debug, Default)]
+pub struct Sighting {
+    /// Instances; impairments are filled in.
+    pub instances: Vec<Instance>,
+    /// Volumes.
+    pub volumes: Vec<koi_core::observed::Volume>,
+    /// Security groups.
+    pub groups: Vec<Group>,
+}
+
+impl Fleet {
+    /// An empty view. The receiver gets the UID of each agent whose view changed.
+    #[must_use]
+    pub fn new(cluster_id: &str, clock: Clock) -> (Self, mpsc::UnboundedReceiver<String>) {
+        let (woken, wakes) = mpsc::unbounded_channel();
+        let inner = Inner {
+            index: Mutex::new(Index::new(cluster_id)),
+            clock,
+            woken,
+            moved: Notify::new(),
+            sweep_wanted: Notify::new(),
+            health: watch::Sender::new(SweepHealth::default()),
+        };
+        (Self { inner: Arc::new(inner) }, wakes)
+    }
+
+    /// What is known of one agent. `recorded` are the ids that its status names: those that no read shows are told as unseen.
+    #[must_use]
+    pub fn view(&self, agent_uid: &str, recorded: &[&str]) -> View {
+        self.index().view(agent_uid, recorded)
+    }
+
+    /// The security group of this name; outer `None` before the first sweep.
+    #[must_use]
+    pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {
+        self.index().group(vpc_id, name)
+    }
+
+    /// All groups with our claim; `None` before the first sweep.
+    #[must_use]
+    pub fn groups(&self) -> Option<Vec<Group>> {
+        self.index().groups()
+    }
+
+    /// All agents that the cloud shows anything of.
+    #[must_use]
+    pub fn agents(&self) -> Vec<String> {
+        self.index().agents()
+    }
+
+    /// When the last whole sweep began.
+    #[must_use]
+    pub fn swept_at(&self) -> Option<Timestamp> {
+        self.index().swept_at()
+    }
+
+    /// How the sweeps go.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<SweepHealth> {
+        self.inner.health.subscribe()
+    }
+
+    /// A launch was answered with this instance.
+    pub fn note_launched(&self, agent_uid: &str, instance: Instance) {
+        self.note(agent_uid, |index, now| index.note_launched(agent_uid, instance, now));
+    }
+
+    /// A power switch was answered: the instance is on its way to `state`.
+    pub fn note_state(&self, agent_uid: &str, instance_id: &str, state: InstanceState) {
+        self.note(agent_uid, |index, now| index.note_state(agent_uid, instance_id, state, now));
+    }
+
+    /// The volume is being attached.
+    pub fn note_attached(&self, agent_uid: &str, volume_id: &str, instance_id: &str) {
+        self.note(agent_uid, |index, now| index.note_attached(agent_uid, volume_id, instance_id, now));
+    }
+
+    /// The volume is being deleted.
+    pub fn note_deleted_volume(&self, agent_uid: &str, volume_id: &str) {
+        self.note(agent_uid, |index, now| index.note_deleted_volume(agent_uid, volume_id, now));
+    }
+
+    /// Something of this agent's was changed in EC2 that is not one of the above.
+    pub fn note_change(&self, agent_uid: &str) {
+        self.note(agent_uid, |index, now| index.note_change(agent_uid, now));
+    }
+
+    /// Whoever decides about this agent needs a view that is newer than our last change: it is read without waiting for the sweep.
+    pub fn want_fresh(&self, agent_uid: &str) {
+        self.index().want_fresh(agent_uid);
+        self.inner.moved.notify_one();
+    }
+
+    /// A group was made, or found by name.
+    pub fn note_group(&self, group: Group) {
+        self.index().note_group(group, self.inner.clock.now());
+    }
+
+    /// A group's rules were changed.
+    pub fn note_rules(&self, group_id: &str, added: &[Rule], removed: &[Rule]) {
+        self.index().note_rules(group_id, added, removed, self.inner.clock.now());
+    }
+
+    /// A group was deleted, or is not there.
+    pub fn note_deleted_group(&self, group_id: &str) {
+        self.index().note_deleted_group(group_id);
+    }
+
+    /// Asks for a sweep before its time.
+    pub fn want_sweep(&self) {
+        self.inner.sweep_wanted.notify_one();
+    }
+
+    fn note(&self, agent_uid: &str, change: impl FnOnce(&mut Index, Timestamp)) {
+        let now = self.inner.clock.now();
+        change(&mut self.index(), now);
+        self.inner.moved.notify_one();
+        tracing::debug!(uid = agent_uid, "noted our own change");
+    }
+
+    /// The lock is held for memory work alone; a panic elsewhere leaves data that the next sweep replaces.
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, agents: BTreeSet<String>) {
+        for uid in agents {
+            // An error means that the controller is gone: the process ends.
+            let _ = self.inner.woken.send(uid);
+        }
+    }
+
+    /// Wakes one agent.
+    pub fn wake_agent(&self, agent_uid: &str) {
+        self.wake(BTreeSet::from([agent_uid.to_owned()]));
+    }
+
+    fn swept(&self, outcome: Result<(), &CloudError>) {
+        self.inner.health.send_modify(|health| match outcome {
+            Ok(()) => *health = SweepHealth { done: health.done + 1, problem: None },
+            Err(error) => health.problem = Some(error.to_string()),
+        });
+    }
+}
+
+/// One whole sweep: all of it or nothing.
+///
+/// # Errors
+/// The first read that failed.
+pub async fn sweep_once<C: Cloud>(cloud: &C, cluster_id: &str) -> Result<Sighting, CloudError> {
+    // One after the other: together they would only meet in the same token bucket.
+    let mut instances = cloud.instances(cluster_id).await?;
+    let impairments = cloud.impairments().await?;
+    let volumes = cloud.volumes(cluster_id).await?;
+    let groups = cloud.groups(cluster_id).await?;
+    for instance in &mut instances {
+        instance.impaired = impairments.get(&instance.id).cloned();
+    }
+    Ok(Sighting { instances, volumes, groups })
+}

@@ -1,0 +1,465 @@
+//! The fleet view as data: pure, with the time as an argument.
+//!
+//! How notes and reads fit together. A note carries what the thing looked like *before* our call. For [`HOLD`] after it, a read that
+//! still shows that old look is late, not news, and the note stands; any other look means that the read has caught up, and the read
+//! stands. An instance that we launched may be missing from reads for [`LAUNCH_HOLD`] (EC2: "up to minutes") before its absence counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use koi_core::names;
+use koi_core::observed::{Instance, InstanceState, Known, Rule, Unseen, Volume, VolumeState};
+
+use super::Sighting;
+use crate::clock::after;
+use crate::cloud::Group;
+
+/// How long a read may lag behind the answer of our own call.
+const HOLD: Duration = Duration::from_secs(20);
+/// How long a fresh instance may be missing from reads.
+const LAUNCH_HOLD: Duration = Duration::from_secs(300);
+/// Absence is counted up to here: more proves nothing more, and would wake the agent with every sweep for ever.
+const READS_ENOUGH: u32 = 4;
+
+/// What is known of one agent's things.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Instances with its claim.
+    pub instances: Known<Vec<Instance>>,
+    /// Volumes with its claim.
+    pub volumes: Known<Vec<Volume>>,
+    /// When the older of the reads behind them began.
+    pub seen_at: Option<Timestamp>,
+    /// When our last own change was answered.
+    pub changed_at: Option<Timestamp>,
+    /// Recorded things that reads do not show.
+    pub unseen: BTreeMap<String, Unseen>,
+}
+
+/// The fleet.
+#[derive(Debug)]
+pub struct Index {
+    cluster_id: String,
+    first_sweep: Option<Timestamp>,
+    last_sweep: Option<Timestamp>,
+    sweeps: u32,
+    agents: BTreeMap<String, Agent>,
+    groups: BTreeMap<(String, String), HeldGroup>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Agent {
+    instances: BTreeMap<String, Held<Instance, InstanceState>>,
+    volumes: BTreeMap<String, Held<Volume, VolumeState>>,
+    unseen: BTreeMap<String, Unseen>,
+    instances_at: Option<Timestamp>,
+    volumes_at: Option<Timestamp>,
+    changed_at: Option<Timestamp>,
+    wants_fresh: bool,
+}
+
+/// A thing and, for a while, our note on it.
+#[derive(Clone, Debug)]
+struct Held<T, S> {
+    thing: T,
+    note: Option<Note<S>>,
+}
+
+/// What a late read would show, and until when reads may be late.
+#[derive(Clone, Debug)]
+struct Note<S> {
+    before: Option<S>,
+    until: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+struct HeldGroup {
+    group: Group,
+    noted_until: Option<Timestamp>,
+}
+
+/// What this view compares and merges: instances and volumes alike.
+trait Thing: Clone + PartialEq {
+    type State: Copy + PartialEq;
+    /// How ids of this kind begin.
+    const PREFIX: &'static str;
+    fn id(&self) -> &str;
+    fn state(&self) -> Self::State;
+    fn tags(&self) -> &BTreeMap<String, String>;
+}
+
+impl Thing for Instance {
+    type State = InstanceState;
+    const PREFIX: &'static str = "i-";
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn state(&self) -> InstanceState {
+        self.state
+    }
+    fn tags(&self) -> &BTreeMap<String, String> {
+        &self.tags
+    }
+}
+
+impl Thing for Volume {
+    type State = VolumeState;
+    const PREFIX: &'static str = "vol-";
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn state(&self) -> VolumeState {
+        self.state
+    }
+    fn tags(&self) -> &BTreeMap<String, String> {
+        &self.tags
+    }
+}
+
+type Shelf<T> = BTreeMap<String, Held<T, <T as Thing>::State>>;
+
+impl Index {
+    /// Nothing is known.
+    #[must_use]
+    pub fn new(cluster_id: &str) -> Self {
+        Self {
+            cluster_id: cluster_id.to_owned(),
+            first_sweep: None,
+            last_sweep: None,
+            sweeps: 0,
+            agents: BTreeMap::new(),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// See [`super::Fleet::view`].
+    pub fn view(&mut self, agent_uid: &str, recorded: &[&str]) -> View {
+        let (Some(first), Some(last)) = (self.first_sweep, self.last_sweep) else {
+            let changed_at = self.agents.get(agent_uid).and_then(|agent| agent.changed_at);
+            return View { changed_at, ..View::default() };
+        };
+        let reads = self.sweeps.min(READS_ENOUGH);
+        let agent = self.agents.entry(agent_uid.to_owned()).or_default();
+        for id in recorded {
+            if !agent.instances.contains_key(*id) && !agent.volumes.contains_key(*id) {
+                // No sweep of this process has shown it: each was a read without it.
+                agent.unseen.entry((*id).to_owned()).or_insert(Unseen { since: first, reads });
+            }
+        }
+        agent.unseen.retain(|id, _| recorded.contains(&id.as_str()));
+        View {
+            instances: Known::Present(agent.instances.values().map(|held| held.thing.clone()).collect()),
+            volumes: Known::Present(with_mapped(&agent.instances, &agent.volumes)),
+            seen_at: Some(agent.seen_at().map_or(last, |seen| seen.max(last))),
+            changed_at: agent.changed_at,
+            unseen: agent.unseen.clone(),
+        }
+    }
+
+    /// See [`super::Fleet::group`].
+    #[must_use]
+    pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {
+        let found = self.groups.get(&(vpc_id.to_owned(), name.to_owned())).map(|held| held.group.clone());
+        if found.is_some() || self.last_sweep.is_some() { Some(found) } else { None }
+    }
+
+    /// See [`super::Fleet::groups`].
+    #[must_use]
+    pub fn groups(&self) -> Option<Vec<Group>> {
+        self.last_sweep?;
+        Some(self.groups.values().map(|held| held.group.clone()).filter(|group| group.facts.ours).collect())
+    }
+
+    /// See [`super::Fleet::agents`].
+    #[must_use]
+    pub fn agents(&self) -> Vec<String> {
+        let there = self.agents.iter().filter(|(_, agent)| !agent.instances.is_empty() || !agent.volumes.is_empty());
+        there.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// See [`super::Fleet::swept_at`].
+    #[must_use]
+    pub fn swept_at(&self) -> Option<Timestamp> {
+        self.last_sweep
+    }
+
+    /// Takes a whole sweep in; answers with the agents whose view changed.
+    pub fn take_sweep(&mut self, began: Timestamp, now: Timestamp, seen: Sighting) -> BTreeSet<String> {
+        let mut instances = by_agent(seen.instances);
+        let mut volumes = by_agent(seen.volumes);
+        let uids: BTreeSet<String> = self.agents.keys().chain(instances.keys()).chain(volumes.keys()).cloned().collect();
+        let first = self.last_sweep.is_none();
+        let mut changed = BTreeSet::new();
+        for uid in uids {
+            let agent = self.agents.entry(uid.clone()).or_default();
+            let before = agent.clone();
+            agent.take_instances(instances.remove(&uid).unwrap_or_default(), began, now);
+            agent.take_volumes(volumes.remove(&uid).unwrap_or_default(), began, now);
+            if first || agent.differs(&before) {
+                changed.insert(uid);
+            }
+        }
+        self.agents.retain(|_, agent| !agent.is_empty());
+        self.take_groups(began, seen.groups);
+        self.first_sweep.get_or_insert(began);
+        self.last_sweep = Some(began);
+        self.sweeps = self.sweeps.saturating_add(1);
+        changed
+    }
+
+    fn take_groups(&mut self, began: Timestamp, seen: Vec<Group>) {
+        let held = std::mem::take(&mut self.groups);
+        let seen = seen.into_iter().map(|group| (key(&group), HeldGroup { group, noted_until: None }));
+        self.groups = seen.collect();
+        // A foreign group never shows in a sweep for our claim: it is looked up by name again when its note is over.
+        let noted = held.into_iter().filter(|(_, held)| held.noted_until.is_some_and(|until| began < until));
+        self.groups.extend(noted);
+    }
+
+    /// Takes a read of all instances of these agents in; answers with the agents whose view changed.
+    pub fn take_instances(&mut self, agents: &[String], began: Timestamp, now: Timestamp, seen: Vec<Instance>) -> BTreeSet<String> {
+        let mut seen = by_agent(seen);
+        self.take_some(agents, |agent, uid| {
+            let mut seen = seen.remove(uid).unwrap_or_default();
+            // This read does not tell impairments: they stay as the last sweep told them.
+            for instance in &mut seen {
+                instance.impaired = agent.instances.get(&instance.id).and_then(|held| held.thing.impaired.clone());
+            }
+            agent.take_instances(seen, began, now);
+        })
+    }
+
+    /// Takes a read of all volumes of these agents in.
+    pub fn take_volumes(&mut self, agents: &[String], began: Timestamp, now: Timestamp, seen: Vec<Volume>) -> BTreeSet<String> {
+        let mut seen = by_agent(seen);
+        self.take_some(agents, |agent, uid| agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now))
+    }
+
+    fn take_some(&mut self, agents: &[String], mut take: impl FnMut(&mut Agent, &str)) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for uid in agents {
+            let agent = self.agents.entry(uid.clone()).or_default();
+            let before = agent.clone();
+            take(agent, uid);
+            if agent.differs(&before) {
+                changed.insert(uid.clone());
+            }
+        }
+        changed
+    }
+
+    /// Agents whose instances, and agents whose volumes, will change by themselves soon or must be read anew.
+    #[must_use]
+    pub fn in_transit(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let of = |moves: fn(&Agent) -> bool| self.agents.iter().filter(|(_, agent)| moves(agent)).map(|(uid, _)| uid.clone()).collect();
+        (of(Agent::instances_move), of(Agent::volumes_move))
+    }
+
+    /// See [`super::Fleet::want_fresh`].
+    pub fn want_fresh(&mut self, agent_uid: &str) {
+        self.agents.entry(agent_uid.to_owned()).or_default().wants_fresh = true;
+    }
+
+    /// See [`super::Fleet::note_launched`].
+    pub fn note_launched(&mut self, agent_uid: &str, instance: Instance, now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        let note = Note { before: None, until: after(now, LAUNCH_HOLD) };
+        agent.unseen.remove(&instance.id);
+        // A repeated call answers with the instance as it was at launch: what is known already is newer.
+        agent.instances.entry(instance.id.clone()).or_insert(Held { thing: instance, note: Some(note) });
+    }
+
+    /// See [`super::Fleet::note_state`].
+    pub fn note_state(&mut self, agent_uid: &str, id: &str, state: InstanceState, now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        if let Some(held) = agent.instances.get_mut(id) {
+            held.note = Some(Note { before: Some(held.thing.state), until: after(now, HOLD) });
+            held.thing.state = state;
+        }
+    }
+
+    /// See [`super::Fleet::note_attached`].
+    pub fn note_attached(&mut self, agent_uid: &str, volume_id: &str, instance_id: &str, now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        if let Some(held) = agent.volumes.get_mut(volume_id) {
+            held.note = Some(Note { before: Some(held.thing.state), until: after(now, HOLD) });
+            held.thing.state = VolumeState::InUse;
+            held.thing.attached_to = Some(instance_id.to_owned());
+        }
+        if let Some(held) = agent.instances.get_mut(instance_id) {
+            held.thing.block_devices.insert(names::DATA_DEVICE.into(), volume_id.to_owned());
+        }
+    }
+
+    /// See [`super::Fleet::note_deleted_volume`].
+    pub fn note_deleted_volume(&mut self, agent_uid: &str, volume_id: &str, now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        if let Some(held) = agent.volumes.get_mut(volume_id) {
+            held.note = Some(Note { before: Some(held.thing.state), until: after(now, HOLD) });
+            held.thing.state = VolumeState::Deleting;
+        }
+    }
+
+    /// See [`super::Fleet::note_change`].
+    pub fn note_change(&mut self, agent_uid: &str, now: Timestamp) {
+        self.changed(agent_uid, now);
+    }
+
+    fn changed(&mut self, agent_uid: &str, now: Timestamp) -> &mut Agent {
+        let agent = self.agents.entry(agent_uid.to_owned()).or_default();
+        agent.changed_at = Some(now);
+        agent
+    }
+
+    /// See [`super::Fleet::note_group`].
+    pub fn note_group(&mut self, group: Group, now: Timestamp) {
+        self.groups.insert(key(&group), HeldGroup { group, noted_until: Some(after(now, HOLD)) });
+    }
+
+    /// See [`super::Fleet::note_rules`].
+    pub fn note_rules(&mut self, group_id: &str, added: &[Rule], removed: &[Rule], now: Timestamp) {
+        for held in self.groups.values_mut().filter(|held| held.group.facts.id == group_id) {
+            held.group.facts.ingress.extend(added.iter().cloned());
+            held.group.facts.ingress.retain(|rule| !removed.contains(rule));
+            held.noted_until = Some(after(now, HOLD));
+        }
+    }
+
+    /// See [`super::Fleet::note_deleted_group`].
+    pub fn note_deleted_group(&mut self, group_id: &str) {
+        self.groups.retain(|_, held| held.group.facts.id != group_id);
+    }
+
+    /// The installation whose claim this view is about.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+}
+
+impl Agent {
+    fn take_instances(&mut self, seen: Vec<Instance>, began: Timestamp, now: Timestamp) {
+        take(&mut self.instances, &mut self.unseen, seen, began, now);
+        self.instances_at = self.instances_at.max(Some(began));
+    }
+
+    fn take_volumes(&mut self, seen: Vec<Volume>, began: Timestamp, now: Timestamp) {
+        take(&mut self.volumes, &mut self.unseen, seen, began, now);
+        self.volumes_at = self.volumes_at.max(Some(began));
+    }
+
+    /// When the older of the two reads began.
+    fn seen_at(&self) -> Option<Timestamp> {
+        self.instances_at.min(self.volumes_at)
+    }
+
+    fn instances_move(&self) -> bool {
+        self.instances.values().any(Held::<Instance, InstanceState>::moves) || self.is_stale(self.instances_at)
+    }
+
+    fn volumes_move(&self) -> bool {
+        let moves = |held: &Held<Volume, VolumeState>| {
+            let holder = held.thing.attached_to.as_ref().and_then(|id| self.instances.get(id));
+            let freed_soon = held.thing.state == VolumeState::InUse && holder.is_some_and(|held| held.thing.state.is_dying());
+            held.note.is_some() || freed_soon || matches!(held.thing.state, VolumeState::Creating | VolumeState::Deleting)
+        };
+        self.volumes.values().any(moves) || self.is_stale(self.volumes_at)
+    }
+
+    /// Somebody waits for a read that is newer than our last change.
+    fn is_stale(&self, read: Option<Timestamp>) -> bool {
+        self.wants_fresh && read <= self.changed_at
+    }
+
+    fn differs(&self, other: &Self) -> bool {
+        let same_instances = things(&self.instances).eq(things(&other.instances));
+        let same_volumes = things(&self.volumes).eq(things(&other.volumes));
+        let fresh = |agent: &Self| agent.wants_fresh && agent.seen_at() > agent.changed_at;
+        !(same_instances && same_volumes && self.unseen == other.unseen && fresh(self) == fresh(other))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.instances.is_empty() && self.volumes.is_empty() && self.unseen.is_empty() && self.changed_at.is_none()
+    }
+}
+
+impl Held<Instance, InstanceState> {
+    fn moves(&self) -> bool {
+        let state = self.thing.state;
+        let nameless = state == InstanceState::Running && self.thing.private_ip.is_none();
+        nameless || matches!(state, InstanceState::Pending | InstanceState::Stopping | InstanceState::ShuttingDown)
+    }
+}
+
+fn things<T: Thing>(shelf: &Shelf<T>) -> impl Iterator<Item = &T> {
+    shelf.values().map(|held| &held.thing)
+}
+
+/// Takes a whole read of one agent's things of one kind in.
+fn take<T: Thing>(shelf: &mut Shelf<T>, unseen: &mut BTreeMap<String, Unseen>, seen: Vec<T>, began: Timestamp, now: Timestamp) {
+    let shown: BTreeSet<String> = seen.iter().map(|thing| thing.id().to_owned()).collect();
+    for thing in seen {
+        let id = thing.id().to_owned();
+        unseen.remove(&id);
+        match shelf.get_mut(&id) {
+            Some(held) => held.read(thing, now),
+            None => drop(shelf.insert(id, Held { thing, note: None })),
+        }
+    }
+    for (_, unseen) in unseen.iter_mut().filter(|(id, _)| id.starts_with(T::PREFIX)) {
+        unseen.reads = (unseen.reads + 1).min(READS_ENOUGH);
+    }
+    let gone = shelf.extract_if(.., |id, held| !shown.contains(id) && held.may_vanish(now));
+    for (id, _) in gone {
+        unseen.entry(id).or_insert(Unseen { since: began, reads: 1 });
+    }
+}
+
+impl<T: Thing<State = S>, S: Copy + PartialEq> Held<T, S> {
+    /// A read shows the thing: news, or late?
+    fn read(&mut self, read: T, now: Timestamp) {
+        let late = self.note.as_ref().is_some_and(|note| now < note.until && note.before == Some(read.state()));
+        if !late {
+            *self = Self { thing: read, note: None };
+        }
+    }
+
+    /// A read does not show the thing: does that count? Only a fresh launch may be missing.
+    fn may_vanish(&self, now: Timestamp) -> bool {
+        !self.note.as_ref().is_some_and(|note| note.before.is_none() && now < note.until)
+    }
+}
+
+/// The volumes that reads show, and those that a block device mapping names before DescribeVolumes does.
+fn with_mapped(instances: &Shelf<Instance>, volumes: &Shelf<Volume>) -> Vec<Volume> {
+    let mapped = things(instances).filter(|instance| !instance.state.is_dying()).filter_map(|instance| {
+        let id = instance.block_devices.get(names::DATA_DEVICE).filter(|id| !volumes.contains_key(*id))?;
+        Some(Volume {
+            id: id.clone(),
+            state: VolumeState::InUse,
+            size_gib: 0,
+            zone: instance.zone.clone(),
+            attached_to: Some(instance.id.clone()),
+            tags: instance.tags.clone(),
+        })
+    });
+    things(volumes).cloned().chain(mapped).collect()
+}
+
+fn by_agent<T: Thing>(seen: Vec<T>) -> BTreeMap<String, Vec<T>> {
+    let mut agents: BTreeMap<String, Vec<T>> = BTreeMap::new();
+    for thing in seen {
+        if let Some(uid) = thing.tags().get(names::TAG_AGENT_UID) {
+            agents.entry(uid.clone()).or_default().push(thing);
+        }
+    }
+    agents
+}
+
+fn key(group: &Group) -> (String, String) {
+    (group.vpc_id.clone(), group.name.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! The operator's rooms. `main` puts them together; everything else is here so that tests can too.
+
+pub mod args;
+pub mod aws;
+pub mod clock;
+pub mod cloud;
+pub mod fleet;
+pub mod lease;
+pub mod lookups;
+pub mod metrics;
+pub mod serve;

@@ -1,0 +1,336 @@
+//! What changes rarely and is shared by many agents: asked once, remembered for a while.
+//!
+//! One question is in flight for each thing at a time, whoever waits for it. When the cloud cannot be asked, the last answer stands
+//! for as long as this process lives; a thing that is not there is asked for again sooner than one that is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use koi_core::names;
+use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
+
+use crate::clock::{Clock, after};
+use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts};
+
+const PLACE: Duration = Duration::from_secs(300);
+const OWNER: Duration = Duration::from_secs(300);
+const IMAGE: Duration = Duration::from_secs(900);
+const SUBNET: Duration = Duration::from_secs(900);
+const PROFILE: Duration = Duration::from_secs(900);
+/// For a thing that is not there: people may be about to make it.
+const ABSENT: Duration = Duration::from_secs(30);
+/// After a failed question the next one waits this long, so that a thousand agents do not repeat it in one breath.
+const FAILED: Duration = Duration::from_secs(2);
+
+/// The memory of all look-ups.
+pub struct Lookups<C> {
+    cloud: Arc<C>,
+    clock: Clock,
+    cluster_id: String,
+    kube_system_uid: String,
+    place: Cache<Place>,
+    owner: Cache<OwnerRecord>,
+    images: Cache<Option<String>>,
+    subnets: Cache<Option<Subnet>>,
+    profiles: Cache<Profile>,
+}
+
+/// A profile, and when we last changed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// What IAM shows.
+    pub facts: ProfileFacts,
+    /// Our last change to it.
+    pub changed_at: Option<Timestamp>,
+}
+
+impl<C: Cloud> Lookups<C> {
+    /// Nothing is remembered.
+    pub fn new(cloud: Arc<C>, clock: Clock, cluster_id: &str, kube_system_uid: &str) -> Self {
+        Self {
+            cloud,
+            clock,
+            cluster_id: cluster_id.to_owned(),
+            kube_system_uid: kube_system_uid.to_owned(),
+            place: Cache::default(),
+            owner: Cache::default(),
+            images: Cache::default(),
+            subnets: Cache::default(),
+            profiles: Cache::default(),
+        }
+    }
+
+    /// Where our credentials work.
+    ///
+    /// # Errors
+    /// When it was never known and cannot be asked.
+    pub async fn place(&self) -> Answer<Place> {
+        self.place.get("", self.clock.now(), |_| PLACE, || self.cloud.place()).await
+    }
+
+    /// Whose the cluster id is.
+    ///
+    /// # Errors
+    /// When it was never known and cannot be asked.
+    pub async fn owner(&self) -> Answer<OwnerRecord> {
+        let name = names::owner_parameter(&self.cluster_id);
+        let ask = || async {
+            let text = self.cloud.parameter(&name).await?;
+            Ok(read_owner(text.as_deref(), &self.kube_system_uid))
+        };
+        self.owner.get("", self.clock.now(), |owner| if *owner == OwnerRecord::Ours { OWNER } else { ABSENT }, ask).await
+    }
+
+    /// The text of our own owner record.
+    #[must_use]
+    pub fn owner_text(&self) -> String {
+        serde_json::json!({ "kubeSystemUid": self.kube_system_uid }).to_string()
+    }
+
+    /// The owner record may have changed: it is read again.
+    pub fn forget_owner(&self) {
+        self.owner.forget("");
+    }
+
+    /// The image that a parameter names.
+    ///
+    /// # Errors
+    /// When it was never known and cannot be asked.
+    pub async fn image(&self, parameter: &str) -> Answer<Known<String>> {
+        let found = self.images.get(parameter, self.clock.now(), |image| ttl(image.as_ref(), IMAGE), || self.cloud.parameter(parameter)).await?;
+        Ok(known(found))
+    }
+
+    /// The first of these subnets that there is, one in `zone` before others; the default subnet where none is named.
+    ///
+    /// # Errors
+    /// When one that counts was never known and cannot be asked.
+    pub async fn subnet(&self, ids: &[String], zone: Option<&str>) -> Answer<Known<Subnet>> {
+        if ids.is_empty() {
+            return Ok(known(self.one_subnet(None).await?));
+        }
+        let mut first = None;
+        for id in ids {
+            let Some(subnet) = self.one_subnet(Some(id)).await? else { continue };
+            if zone.is_none_or(|zone| subnet.zone == zone) {
+                return Ok(Known::Present(subnet));
+            }
+            first.get_or_insert(subnet);
+        }
+        Ok(known(first))
+    }
+
+    async fn one_subnet(&self, id: Option<&str>) -> Answer<Option<Subnet>> {
+        let key = id.unwrap_or_default();
+        self.subnets.get(key, self.clock.now(), |subnet| ttl(subnet.as_ref(), SUBNET), || self.cloud.subnet(id)).await
+    }
+
+    /// An instance profile.
+    ///
+    /// # Errors
+    /// When it was never known and cannot be asked.
+    pub async fn profile(&self, name: &str) -> Answer<Profile> {
+        let whole = |profile: &Profile| if profile.facts.role_in_profile { PROFILE } else { ABSENT };
+        let ask = || async {
+            let facts = self.cloud.profile(name).await?;
+            let changed_at = self.profiles.peek(name).and_then(|profile: Profile| profile.changed_at);
+            Ok(Profile { facts, changed_at })
+        };
+        self.profiles.get(name, self.clock.now(), whole, ask).await
+    }
+
+    /// We changed a profile, its role or its policy: `change` does the same to what is remembered, since IAM shows it only later.
+    pub fn note_profile(&self, name: &str, change: impl FnOnce(&mut ProfileFacts)) {
+        let now = self.clock.now();
+        let mut profile = self.profiles.peek(name).unwrap_or_default();
+        change(&mut profile.facts);
+        profile.changed_at = Some(now);
+        self.profiles.put(name, profile, after(now, PROFILE));
+    }
+
+    /// What is remembered of a profile cannot be right: it is asked for again.
+    pub fn forget_profile(&self, name: &str) {
+        self.profiles.forget(name);
+    }
+
+    /// Profiles that are remembered as there.
+    #[must_use]
+    pub fn profiles(&self) -> Vec<(String, Profile)> {
+        self.profiles.all()
+    }
+}
+
+fn ttl<T>(found: Option<&T>, present: Duration) -> Duration {
+    if found.is_some() { present } else { ABSENT }
+}
+
+fn known<T>(found: Option<T>) -> Known<T> {
+    found.map_or(Known::Absent, Known::Present)
+}
+
+/// Reads the owner record. One that makes no sense is somebody else's.
+fn read_owner(text: Option<&str>, kube_system_uid: &str) -> OwnerRecord {
+    let Some(text) = text else {
+        return OwnerRecord::Unbound;
+    };
+    let parsed: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    match parsed.as_ref().and_then(|record| record.get("kubeSystemUid")?.as_str()) {
+        Some(uid) if uid == kube_system_uid => OwnerRecord::Ours,
+        Some(uid) => OwnerRecord::Foreign { kube_system_uid: uid.to_owned() },
+        None => OwnerRecord::Foreign { kube_system_uid: "unreadable".to_owned() },
+    }
+}
+
+/// Answers by key, each with its time to live.
+struct Cache<V> {
+    slots: Mutex<HashMap<String, Arc<Slot<V>>>>,
+}
+
+struct Slot<V> {
+    /// Held while one asks: the others wait for the same answer.
+    asking: tokio::sync::Mutex<()>,
+    kept: Mutex<Kept<V>>,
+}
+
+struct Kept<V> {
+    value: Option<V>,
+    error: Option<CloudError>,
+    fresh_until: Timestamp,
+}
+
+impl<V> Default for Cache<V> {
+    fn default() -> Self {
+        Self { slots: Mutex::new(HashMap::new()) }
+    }
+}
+
+impl<V: Clone> Cache<V> {
+    fn slot(&self, key: &str) -> Arc<Slot<V>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            let kept = Kept { value: None, error: None, fresh_until: Timestamp::MIN };
+            Arc::new(Slot { asking: tokio::sync::Mutex::new(()), kept: Mutex::new(kept) })
+        };
+        Arc::clone(slots.entry(key.to_owned()).or_insert_with(fresh))
+    }
+
+    async fn get<F>(&self, key: &str, now: Timestamp, ttl: impl Fn(&V) -> Duration, ask: impl FnOnce() -> F) -> Answer<V>
+    where
+        F: Future<Output = Answer<V>>,
+    {
+        let slot = self.slot(key);
+        if let Some(answer) = slot.fresh(now) {
+            return answer;
+        }
+        let _asking = slot.asking.lock().await;
+        if let Some(answer) = slot.fresh(now) {
+            return answer;
+        }
+        let answer = ask().await;
+        slot.keep(answer, now, ttl)
+    }
+
+    fn peek(&self, key: &str) -> Option<V> {
+        self.slot(key).kept().value.clone()
+    }
+
+    fn put(&self, key: &str, value: V, fresh_until: Timestamp) {
+        *self.slot(key).kept() = Kept { value: Some(value), error: None, fresh_until };
+    }
+
+    fn forget(&self, key: &str) {
+        self.slot(key).kept().fresh_until = Timestamp::MIN;
+    }
+
+    fn all(&self) -> Vec<(String, V)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.kept().value.clone()?))).collect()
+    }
+}
+
+impl<V: Clone> Slot<V> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept<V>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fresh(&self, now: Timestamp) -> Option<Answer<V>> {
+        let kept = self.kept();
+        (now < kept.fresh_until).then(|| kept.answer()).flatten()
+    }
+
+    fn keep(&self, answer: Answer<V>, now: Timestamp, ttl: impl Fn(&V) -> Duration) -> Answer<V> {
+        let mut kept = self.kept();
+        match answer {
+            Ok(value) => *kept = Kept { fresh_until: after(now, ttl(&value)), value: Some(value), error: None },
+            Err(error) => {
+                tracing::warn!(%error, "a look-up failed{}", if kept.value.is_some() { "; the last answer stands" } else { "" });
+                kept.error = Some(error);
+                kept.fresh_until = after(now, FAILED);
+            }
+        }
+        // One of the two was just set.
+        kept.answer().unwrap_or_else(|| Err(CloudError::unintelligible("look-up", "no answer")))
+    }
+}
+
+impl<V: Clone> Kept<V> {
+    fn answer(&self) -> Option<Answer<V>> {
+        match (&self.value, &self.error) {
+            (Some(value), _) => Some(Ok(value.clone())),
+            (None, Some(error)) => Some(Err(error.clone())),
+            (None, None) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn failed() -> CloudError {
+        CloudError::unintelligible("GetParameter", "away")
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_are_one_question() {
+        let cache = Cache::default();
+        let asked = AtomicU32::new(0);
+        let ask = || async {
+            asked.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            Ok(7)
+        };
+        let answers = futures::future::join_all((0..20).map(|_| cache.get("k", at(0), |_| PLACE, ask))).await;
+        assert_eq!((answers, asked.into_inner()), (vec![Ok(7); 20], 1));
+    }
+
+    #[tokio::test]
+    async fn an_answer_outlives_a_failure_and_is_asked_for_again_in_its_time() {
+        let cache = Cache::default();
+        let get = |now, answer: Answer<u8>| cache.get("k", now, |_| Duration::from_secs(10), || std::future::ready(answer));
+        assert_eq!(get(at(0), Err(failed())).await, Err(failed()));
+        assert_eq!(get(at(1), Ok(1)).await, Err(failed()), "asked again too soon");
+        assert_eq!(get(at(3), Ok(1)).await, Ok(1));
+        assert_eq!(get(at(12), Ok(2)).await, Ok(1));
+        assert_eq!(get(at(13), Err(failed())).await, Ok(1), "the last answer stands");
+        assert_eq!(get(at(16), Ok(3)).await, Ok(3));
+        cache.forget("k");
+        assert_eq!(get(at(16), Ok(4)).await, Ok(4));
+    }
+
+    #[test]
+    fn an_owner_record_is_ours_only_when_it_says_so() {
+        assert_eq!(read_owner(None, "u"), OwnerRecord::Unbound);
+        assert_eq!(read_owner(Some(r#"{"kubeSystemUid":"u"}"#), "u"), OwnerRecord::Ours);
+        assert_eq!(read_owner(Some(r#"{"kubeSystemUid":"v"}"#), "u"), OwnerRecord::Foreign { kube_system_uid: "v".into() });
+        assert_eq!(read_owner(Some("nonsense"), "u"), OwnerRecord::Foreign { kube_system_uid: "unreadable".into() });
+    }
+}

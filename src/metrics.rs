@@ -1,0 +1,242 @@
+//! What the operator counts, for Prometheus. All families are there from the start, all labels are bounded.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Seconds of a reconcile: a settled one takes well under a millisecond, one with calls up to the SDK's time-outs.
+const RECONCILE_BUCKETS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+/// Seconds of a probe.
+const PROBE_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// All counters.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    described: Vec<(String, String, &'static str)>,
+    requests: IntCounterVec,
+    reconciles: HistogramVec,
+    steps: IntCounterVec,
+    writes: IntCounterVec,
+    agents: IntGaugeVec,
+    ready: IntGaugeVec,
+    probes: HistogramVec,
+    sweep_age: Gauge,
+    sweeps: IntCounterVec,
+    orphans: IntGaugeVec,
+    leader: IntGauge,
+}
+
+/// Makes and registers one family, and remembers its description for the time when it has no series yet.
+struct Registrar {
+    registry: Registry,
+    described: Vec<(String, String, &'static str)>,
+}
+
+impl Registrar {
+    fn add<C: Collector + Clone + 'static>(&mut self, family: prometheus::Result<C>, kind: &'static str) -> prometheus::Result<C> {
+        let family = family?;
+        self.registry.register(Box::new(family.clone()))?;
+        for desc in family.desc() {
+            self.described.push((desc.fq_name.clone(), desc.help.clone(), kind));
+        }
+        Ok(family)
+    }
+
+    fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels), "counter")
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels), "gauge")
+    }
+
+    fn histograms(&mut self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels), "histogram")
+    }
+}
+
+impl Metrics {
+    /// Fresh counters.
+    ///
+    /// # Errors
+    /// When two families have one name: a mistake in this file.
+    pub fn new(version: &str) -> prometheus::Result<Self> {
+        let mut make = Registrar { registry: Registry::new(), described: Vec::new() };
+        let build = make.gauges("koi_build_info", "Always 1; the version is a label.", &["version"])?;
+        build.with_label_values(&[version]).set(1);
+        let requests = make.counters(
+            "koi_aws_requests_total",
+            "Requests to AWS, the SDK's own retries included.",
+            &["service", "operation", "result"],
+        )?;
+        let reconciles = make.histograms("koi_reconcile_duration_seconds", "Time of one round of one agent.", &["result"], RECONCILE_BUCKETS)?;
+        let steps = make.counters("koi_steps_total", "Steps of plans, by kind and result.", &["step", "result"])?;
+        let writes = make.counters("koi_kubernetes_writes_total", "Writes to the cluster.", &["kind"])?;
+        let agents = make.gauges("koi_agents", "Agents by the reason of their Ready condition.", &["reason"])?;
+        let ready = make.gauges("koi_agent_ready", "1 when the agent is ready.", &["namespace", "name"])?;
+        let probes = make.histograms("koi_probe_duration_seconds", "Time of one probe of a gateway.", &["result"], PROBE_BUCKETS)?;
+        let sweep_age = make.add(
+            Gauge::new("koi_fleet_sweep_age_seconds", "Age of the fleet view: time since the last whole sweep began; -1 before the first."),
+            "gauge",
+        )?;
+        sweep_age.set(-1.0);
+        let sweeps = make.counters("koi_fleet_sweeps_total", "Fleet sweeps by result.", &["result"])?;
+        let orphans = make.gauges("koi_orphans", "Resources with our claim and no agent.", &["kind"])?;
+        let leader = make.add(IntGauge::new("koi_leader", "1 while this process leads."), "gauge")?;
+        let Registrar { registry, described } = make;
+        let metrics =
+            Self { registry, described, requests, reconciles, steps, writes, agents, ready, probes, sweep_age, sweeps, orphans, leader };
+        metrics.touch();
+        Ok(metrics)
+    }
+
+    /// Series that have a fixed set of labels show up at once, as zero.
+    fn touch(&self) {
+        for result in ["ok", "failed"] {
+            self.reconciles.with_label_values(&[result]);
+            self.probes.with_label_values(&[result]);
+            self.sweeps.with_label_values(&[result]);
+        }
+        for kind in ["instance", "volume", "security-group"] {
+            self.orphans.with_label_values(&[kind]);
+        }
+        self.agents.with_label_values(&["Ready"]);
+    }
+
+    /// One attempt of a call to AWS.
+    pub fn count_request(&self, service: &str, operation: &str, result: &str) {
+        self.requests.with_label_values(&[service, operation, result]).inc();
+    }
+
+    /// One round of one agent.
+    pub fn observe_reconcile(&self, took: Duration, ok: bool) {
+        self.reconciles.with_label_values(&[word(ok)]).observe(took.as_secs_f64());
+    }
+
+    /// One step of a plan.
+    pub fn count_step(&self, step: &str, ok: bool) {
+        self.steps.with_label_values(&[step, word(ok)]).inc();
+    }
+
+    /// One write to the cluster.
+    pub fn count_write(&self, kind: &str) {
+        self.writes.with_label_values(&[kind]).inc();
+    }
+
+    /// One probe.
+    pub fn observe_probe(&self, took: Duration, ok: bool) {
+        self.probe_series(ok).observe(took.as_secs_f64());
+    }
+
+    fn probe_series(&self, ok: bool) -> Histogram {
+        self.probes.with_label_values(&[word(ok)])
+    }
+
+    /// One sweep.
+    pub fn count_sweep(&self, ok: bool) {
+        self.sweeps.with_label_values(&[word(ok)]).inc();
+    }
+
+    /// Age of the fleet view.
+    pub fn set_sweep_age(&self, age: Option<Duration>) {
+        self.sweep_age.set(age.map_or(-1.0, |age| age.as_secs_f64()));
+    }
+
+    /// Whether this process leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// How many things of a kind have our claim and no agent.
+    pub fn set_orphans(&self, kind: &str, count: usize) {
+        self.orphans.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Whether one agent is ready.
+    pub fn set_ready(&self, namespace: &str, name: &str, ready: bool) {
+        self.ready.with_label_values(&[namespace, name]).set(i64::from(ready));
+    }
+
+    /// The agent is gone.
+    pub fn forget_agent(&self, namespace: &str, name: &str) {
+        // An error means that there was no such series, which is the goal.
+        let _ = self.ready.remove_label_values(&[namespace, name]);
+    }
+
+    /// How many agents have which reason. Reasons that nobody has any more go to zero.
+    pub fn set_agents(&self, counts: &BTreeMap<&str, i64>) {
+        self.agents.reset();
+        self.agents.with_label_values(&["Ready"]).set(0);
+        for (reason, count) in counts {
+            self.agents.with_label_values(&[reason]).set(*count);
+        }
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let families = self.registry.gather();
+        let mut text = TextEncoder::new().encode_to_string(&families).unwrap_or_default();
+        let empty = self.described.iter().filter(|(name, ..)| !families.iter().any(|family| family.name() == name));
+        for (name, help, kind) in empty {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        }
+        text
+    }
+}
+
+fn word(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROMISED: &[&str] = &[
+        "koi_aws_requests_total",
+        "koi_reconcile_duration_seconds",
+        "koi_agents",
+        "koi_agent_ready",
+        "koi_probe_duration_seconds",
+        "koi_fleet_sweep_age_seconds",
+        "koi_orphans",
+        "koi_build_info",
+    ];
+
+    #[test]
+    fn every_promised_family_is_there_from_the_start() {
+        let text = Metrics::new("1.2.3").unwrap().text();
+        for name in PROMISED {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing:\n{text}");
+        }
+        assert!(text.contains("koi_build_info{version=\"1.2.3\"} 1"), "{text}");
+        assert!(text.contains("koi_fleet_sweep_age_seconds -1"), "{text}");
+    }
+
+    #[test]
+    fn an_agent_that_is_gone_leaves_no_series() {
+        let metrics = Metrics::new("1").unwrap();
+        metrics.set_ready("ns", "a", true);
+        assert!(metrics.text().contains("koi_agent_ready{name=\"a\",namespace=\"ns\"} 1"));
+        metrics.forget_agent("ns", "a");
+        assert!(!metrics.text().contains("name=\"a\""));
+    }
+
+    #[test]
+    fn a_reason_that_nobody_has_any_more_is_not_shown() {
+        let metrics = Metrics::new("1").unwrap();
+        metrics.set_agents(&BTreeMap::from([("Booting", 2)]));
+        assert!(metrics.text().contains("koi_agents{reason=\"Booting\"} 2"));
+        metrics.set_agents(&BTreeMap::from([("Ready", 2)]));
+        let text = metrics.text();
+        assert!(text.contains("koi_agents{reason=\"Ready\"} 2") && !text.contains("Booting"), "{text}");
+    }
+}
