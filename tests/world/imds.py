@@ -45,8 +45,8 @@ class Tokens:
         return owner == source and expires > self._clock()
 
 
-def serve(lookup: Lookup, address: tuple[str, int] = ("169.254.169.254", 80)) -> http.server.ThreadingHTTPServer:
-    """Starts to answer on `address` in threads of its own. `lookup` is asked anew for each request.
+def serve(lookup: Lookup, address: str = "169.254.169.254", port: int = 80) -> http.server.ThreadingHTTPServer:
+    """Starts to answer on `address`, in threads of its own. `lookup` is asked anew for each request.
 
     Call `shutdown()` and `server_close()` on the result to end it.
     """
@@ -57,7 +57,7 @@ def serve(lookup: Lookup, address: tuple[str, int] = ("169.254.169.254", 80)) ->
 
     Handler.lookup = staticmethod(lookup)
     Handler.tokens = tokens
-    server = _Server(address, Handler)
+    server = _Server((address, port), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="imds", daemon=True).start()
     return server
 
