@@ -77,12 +77,26 @@ impl ModelArns {
             return arns;
         }
         for id in ids.iter().filter_map(|id| id.strip_prefix(BEDROCK)) {
-            match GEOGRAPHIES.iter().find_map(|prefix| id.strip_prefix(prefix)) {
-                Some(model) => arns.add_profile(place, id, model),
-                None => arns.add_model(place, &place.region, id),
-            }
+            arns.add(place, id);
         }
         arns
+    }
+
+    fn add(&mut self, place: &Place, id: &str) {
+        if id.starts_with("arn:") {
+            // An inference profile by ARN. What stands behind one that the account made is not in its name.
+            let name = id.rsplit('/').next().unwrap_or_default();
+            let model = GEOGRAPHIES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or("*");
+            self.profiles.insert(id.into());
+            self.add_model(place, "*", model);
+        } else if let Some(model) = GEOGRAPHIES.iter().find_map(|prefix| id.strip_prefix(prefix)) {
+            self.add_profile(place, id, model);
+        } else if id.strip_suffix('*').is_some_and(|stem| GEOGRAPHIES.iter().any(|prefix| prefix.starts_with(stem))) {
+            // A pattern so wide that it takes in whole geographies.
+            self.add_profile(place, id, "*");
+        } else {
+            self.add_model(place, &place.region, id);
+        }
     }
 
     fn add_profile(&mut self, place: &Place, profile: &str, model: &str) {

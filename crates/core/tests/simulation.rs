@@ -1,0 +1,92 @@
+//! Random schedules against a small model of the cloud: whatever lags, fails, crashes or is changed from outside, the agent comes up
+//! again, never twice, and goes without a trace.
+
+#[path = "simulation/cloud.rs"]
+mod cloud;
+#[path = "simulation/operator.rs"]
+mod operator;
+#[path = "simulation/random.rs"]
+mod random;
+
+use koi_core::plan::Verdict;
+use operator::World;
+use random::Random;
+
+/// How many schedules one test runs.
+const SCHEDULES: u64 = 2_500;
+/// Rounds in which things go wrong.
+const CHAOS: usize = 40;
+/// Rounds within which everything must be well again.
+const PATIENCE: usize = 1_500;
+
+fn chaos(world: &mut World, random: &mut Random) {
+    for _ in 0..CHAOS {
+        world.trouble(random);
+        world.round(random, true);
+        world.check();
+    }
+}
+
+fn until(world: &mut World, random: &mut Random, what: &str, done: impl Fn(&World) -> bool) {
+    for _ in 0..PATIENCE {
+        if done(world) {
+            return;
+        }
+        world.round(random, false);
+        world.check();
+    }
+    panic!("seed {}: never {what}\n{}", world.seed, world.trace());
+}
+
+fn settled(world: &World) -> bool {
+    world.last.as_ref().is_some_and(|plan| plan.verdict == Verdict::Settled && plan.steps.is_empty()) && !world.stale()
+}
+
+#[test]
+fn every_schedule_settles_stays_silent_and_leaves_nothing() {
+    for seed in 0..SCHEDULES {
+        let mut random = Random::new(seed);
+        let mut world = World::new(seed, &mut random);
+        chaos(&mut world, &mut random);
+        if random.chance(4, 5) {
+            world.calm();
+            until(&mut world, &mut random, "settled", settled);
+            world.check_settled();
+            let (writes, calls) = (world.status_writes, world.cloud.writes);
+            for _ in 0..5 {
+                world.round(&mut random, false);
+            }
+            assert_eq!((writes, calls), (world.status_writes, world.cloud.writes), "seed {seed}: not silent\n{}", world.trace());
+        }
+        world.delete(&mut random);
+        chaos(&mut world, &mut random);
+        world.calm();
+        until(&mut world, &mut random, "gone", |world| !world.exists);
+        world.check_gone();
+    }
+}
+
+#[test]
+fn a_quiet_launch_takes_few_calls_and_few_writes() {
+    let mut random = Random::new(7);
+    let mut world = World::quiet();
+    until(&mut world, &mut random, "settled", settled);
+    let calls: Vec<&str> = world.cloud.log.iter().map(String::as_str).collect();
+    assert_eq!(
+        calls,
+        [
+            "BindCluster",
+            "CreateRole",
+            "PutRolePolicy",
+            "CreateInstanceProfile",
+            "AddRoleToInstanceProfile",
+            "CreateSecurityGroup",
+            "AuthorizeIngress",
+            "RunInstances",
+            "PutBundle"
+        ],
+        "{}",
+        world.trace()
+    );
+    assert!(world.status_writes <= 6, "{} status writes\n{}", world.status_writes, world.trace());
+}
