@@ -1,11 +1,14 @@
 //! The installed definitions: the files do not drift from the types, and every field is bounded and described.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::path::PathBuf;
 use std::{env, fs};
 
 use koi_core::api::{
     ConditionType, KoiAgent, KoiAgentStatus, KoiPlan, KoiPlanStatus, Reason, annotations, builtin, crd_documents, crds,
 };
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 fn folder() -> PathBuf {
@@ -72,7 +75,7 @@ fn nodes() -> Vec<(String, Value)> {
         for part in ["spec", "status"] {
             let path = format!("{kind}.{part}");
             walk(&path, &root["properties"][part], &mut |path, schema| {
-                all.push((path.to_owned(), schema.clone()))
+                all.push((path.to_owned(), schema.clone()));
             });
         }
     }
@@ -308,4 +311,47 @@ fn the_definitions_name_the_constants_that_code_uses() {
         assert!(annotation.starts_with("skykoi.io/"));
     }
     assert_eq!(ConditionType::ALL.map(ConditionType::as_str)[0], Reason::Ready.as_str());
+}
+
+fn yaml(path: &str) -> Vec<Value> {
+    let text = fs::read_to_string(folder().join("..").join(path)).expect(path);
+    serde_yaml::Deserializer::from_str(&text)
+        .map(|document| Value::deserialize(document).expect(path))
+        .collect()
+}
+
+/// What the types make of a document, written out again.
+fn again<T: serde::de::DeserializeOwned + serde::Serialize>(document: &Value) -> Value {
+    let read: T = serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error} in {document}"));
+    serde_json::to_value(read).expect("JSON")
+}
+
+#[test]
+fn the_types_lose_nothing_of_a_full_status() {
+    let full = &yaml("tests/api/tables/status.yaml")[0];
+    assert_eq!(again::<KoiAgentStatus>(&full["KoiAgent"]), full["KoiAgent"]);
+    assert_eq!(again::<KoiPlanStatus>(&full["KoiPlan"]), full["KoiPlan"]);
+}
+
+#[test]
+fn the_types_lose_nothing_of_the_examples() {
+    let mut seen = 0;
+    for path in [
+        "examples/quickstart.yaml",
+        "examples/agent-full.yaml",
+        "examples/plan-team.yaml",
+    ] {
+        for document in yaml(path) {
+            let read = match document["kind"].as_str() {
+                Some("KoiAgent") => again::<KoiAgent>(&document),
+                Some("KoiPlan") => again::<KoiPlan>(&document),
+                _ => continue,
+            };
+            seen += 1;
+            for (field, value) in document["spec"].as_object().expect("a spec") {
+                assert_eq!(&read["spec"][field], value, "{path}: spec.{field}");
+            }
+        }
+    }
+    assert!(seen >= 3, "{seen}");
 }

@@ -1,4 +1,8 @@
 //! `KoiAgent`: what a human or Git wants of one agent.
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns of the same type are no duplicates"
+)]
 
 use kube::CustomResource;
 use schemars::JsonSchema;

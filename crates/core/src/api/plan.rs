@@ -1,5 +1,9 @@
 //! `KoiPlan`: what a subscription buys. Limits (what an agent may ask for) and defaults (what it gets when it does not ask) are
 //! kept apart.
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns of the same type are no duplicates"
+)]
 
 use std::collections::BTreeMap;
 

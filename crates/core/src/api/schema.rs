@@ -34,7 +34,7 @@ pub(super) fn object_rule(expression: &str, message: &str) -> Value {
 
 /// A string of at most `max` characters that satisfies all rules.
 fn text(max: u32, rules: &[Value]) -> Schema {
-    let mut schema = json_schema!({ "type": "string", "minLength": 1, "maxLength": max });
+    let mut schema = json_schema!({ "type": "string", "maxLength": max });
     if !rules.is_empty() {
         schema.insert("x-kubernetes-validations".into(), rules.into());
     }
@@ -352,18 +352,12 @@ fn tag_map() -> Schema {
     });
     json_schema!({
         "type": "object", "maxProperties": 40,
-        "additionalProperties": text_or_empty(256, &[form(
+        "additionalProperties": text(256, &[form(
             r"^[\p{L}\p{N} +=._:/@-]*$",
             "must be a tag value: at most 256 letters, digits, spaces and +-=._:/@",
         )]),
         "x-kubernetes-validations": [keys, reserved, taken],
     })
-}
-
-fn text_or_empty(max: u32, rules: &[Value]) -> Schema {
-    let mut schema = text(max, rules);
-    schema.remove("minLength");
-    schema
 }
 
 fn selector_object() -> Schema {
