@@ -1,0 +1,114 @@
+"""Ready is False while anything between the operator and the gateway's hello-ok is broken, and GatewayHealthy names the hop."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable
+
+import pytest
+from scenario.kube import condition
+from scenario.machine import Machine
+from scenario.stage import Stage
+
+Break = Callable[[Stage, str, Machine], None]
+
+
+def stop_nginx(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("systemctl stop nginx")
+
+
+def start_nginx(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("systemctl start nginx")
+
+
+def stop_gateway(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("systemctl stop skykoi-gateway")
+
+
+def start_gateway(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("systemctl start skykoi-gateway")
+
+
+def swap_certificate(stage: Stage, name: str, machine: Machine) -> None:
+    """Another certificate for the same name: valid by itself, but not the pinned one."""
+    uid = stage.agent(name)["metadata"]["uid"]
+    machine.sh(
+        "cp -a /run/skykoi-tls /run/kept-tls && cd /run/skykoi-tls && files=$(grep -ohE '/run/skykoi-tls/[^;]+' /etc/nginx/sites-enabled/*) && "
+        "crt=$(echo \"$files\" | grep -vi key | head -1) && key=$(echo \"$files\" | grep -i key | head -1) && "
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -addext subjectAltName=DNS:{uid}.koi.internal "
+        "-keyout $key -out $crt 2>/dev/null && systemctl reload nginx"
+    )
+
+
+def restore_certificate(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("cp -a /run/kept-tls/. /run/skykoi-tls/ && systemctl reload nginx")
+
+
+def rotate_token(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh(f"cp -a /run/skykoi /run/kept && find /run/skykoi -name 'token*' -exec sh -c 'printf {secrets.token_hex(32)} > \"$1\"' _ {{}} \\; && systemctl restart skykoi-gateway")
+
+
+def restore_token(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("cp -a /run/kept/. /run/skykoi/ && systemctl restart skykoi-gateway")
+
+
+def drop_packets(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("nft add table inet fault && nft add chain inet fault input '{ type filter hook input priority -10 ; }' && nft add rule inet fault input tcp dport 443 drop")
+
+
+def let_packets_through(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("nft delete table inet fault")
+
+
+CASES = (
+    pytest.param(stop_nginx, start_nginx, "GatewayUnreachable", ("TCP", "443", "nginx"), id="nginx stopped"),
+    pytest.param(stop_gateway, start_gateway, "GatewayUnreachable", ("502", "gateway"), id="gateway stopped"),
+    pytest.param(swap_certificate, restore_certificate, "CertificateMismatch", ("certificate",), id="certificate swapped"),
+    pytest.param(rotate_token, restore_token, "GatewayUnauthorized", ("token",), id="token rotated behind our back"),
+    pytest.param(drop_packets, let_packets_through, "GatewayUnreachable", ("TCP", "443"), id="packets dropped"),
+)
+
+
+@pytest.fixture(scope="module")
+def settled(stage: Stage) -> str:
+    """One agent for all hops: each case repairs what it broke."""
+    if not [operator for operator in stage.operators if operator.process.poll() is None]:
+        stage.start_operator()
+    name = "hops"
+    stage.kube.create_agent({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": {"name": name}, "spec": {"storage": {"deletionPolicy": "Delete"}}})
+    stage.wait_ready(name)
+    yield name
+    stage.kube.delete_agent(name)
+    stage.wait_gone(name)
+
+
+@pytest.mark.parametrize(("breaking", "mending", "reason", "words"), CASES)
+def test_a_broken_hop_is_named(stage: Stage, settled: str, breaking: Break, mending: Break, reason: str, words: tuple[str, ...]) -> None:
+    machine = stage.machine(settled)
+    breaking(stage, settled, machine)
+    try:
+        agent = stage.wait_condition(settled, "Ready", status="False", reason=reason, seconds=30)
+        healthy = condition(agent, "GatewayHealthy")
+        assert healthy["status"] == "False" and healthy["reason"] == reason
+        missing = [word for word in words if word.lower() not in healthy["message"].lower()]
+        assert not missing, f"{missing} not in: {healthy['message']}"
+        assert condition(agent, "InstanceReady")["status"] == "True"
+    finally:
+        mending(stage, settled, machine)
+    stage.wait_ready(settled, seconds=30)
+
+
+def test_an_edited_secret_reaches_the_gateway(stage: Stage, settled: str) -> None:
+    """The operator pushes the edited token (api.md); the agent is Ready again with it."""
+    agent = stage.agent(settled)
+    secret, token = agent["status"]["gateway"]["tokenSecretName"], secrets.token_urlsafe(32)
+    stage.kube.request(
+        "PATCH", f"api/v1/namespaces/default/secrets/{secret}", {"data": {"token": base64.b64encode(token.encode()).decode()}}, "application/merge-patch+json"
+    )
+    bundle = f"/koi/demo/{agent['metadata']['uid']}/{agent['status']['instance']['id']}"
+    ssm = stage.cloud.boto("ssm")
+
+    from scenario.wait import until
+
+    until("the bundle holds the new token", lambda: token in ssm.get_parameter(Name=bundle, WithDecryption=True)["Parameter"]["Value"], 30)
