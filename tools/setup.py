@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | debs | venv | kube | rootfs | check] ...
+    tools/setup.py [all | demo | debs | venv | kube | rootfs | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -285,7 +285,18 @@ def rootfs() -> None:
     os.replace(unfinished, target)
 
 
+def machines_where_possible() -> None:
+    """What booted machines need; without root or Linux the demo runs plain processes instead, and says so."""
+    if sys.platform.startswith("linux") and os.geteuid() == 0:
+        check()
+        debs()
+        rootfs()
+    else:
+        say("not root on Linux: machines will be plain processes, not booted ones")
+
+
 PARTS: dict[str, tuple[Callable[[], None], ...]] = {
+    "demo": (venv, kube, machines_where_possible),
     "check": (check,),
     "debs": (debs,),
     "venv": (venv,),
