@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
-pub use path::Path;
+pub use path::{Path, Segment};
 pub use validate::validate;
 
 use crate::Redacted;

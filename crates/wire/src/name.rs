@@ -102,10 +102,10 @@ pub mod method {
     pub const SYSTEM_PRESENCE: &str = "system-presence";
     /// The config document, redacted.
     pub const CONFIG_GET: &str = "config.get";
-    /// The JSON Schema of the config document.
-    pub const CONFIG_SCHEMA: &str = "config.schema";
     /// Our addition: puts the files of `spec.workspace` in place, once.
     pub const WORKSPACE_SEED: &str = "koi.workspace.seed";
+    /// Our addition: fetches the bundle anew, for a rotation or a new config.
+    pub const BUNDLE_REFRESH: &str = "koi.bundle.refresh";
 }
 
 /// Event names that this product uses.

@@ -1,0 +1,168 @@
+//! The config file: read, located, refused with a line that says where and why.
+
+pub(crate) mod json5;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use koi_wire::config::{self, GatewayConfig, Issue, digest};
+use serde_json::Value;
+
+use self::json5::{Kind, Node, line_and_column};
+
+/// Largest config file that is read.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A config that may be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    /// Where it was read.
+    pub(crate) path: PathBuf,
+    /// As it stands in the file.
+    pub(crate) document: Value,
+    /// As types.
+    pub(crate) config: GatewayConfig,
+    /// SHA-256 over the canonical JSON of `document`.
+    pub(crate) sha256: String,
+}
+
+/// Why a config may not be used: one line for each fault, `file:line:column: key: reason; allowed: ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) Vec<String>);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Reads the file and holds it against every rule.
+///
+/// # Errors
+/// [`Refused`], also when the file cannot be read.
+pub(crate) fn load(path: &Path) -> Result<Loaded, Refused> {
+    let text = read(path).map_err(|reason| Refused(vec![format!("{}:1:1: (file): {reason}", path.display())]))?;
+    parse(path, &text)
+}
+
+/// The same for a text that stands, or will stand, at `path`.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
+    let root = json5::parse(text).map_err(|fault| {
+        let key = if fault.key.is_empty() { "(syntax)" } else { &fault.key };
+        Refused(vec![line(path, text, fault.at, key, &fault.reason)])
+    })?;
+    let document = root.to_value();
+    let config = config::check(&document).map_err(|issues| refusal(path, text, &root, &issues))?;
+    let zones = unknown_time_zones(&config);
+    if !zones.is_empty() {
+        return Err(refusal(path, text, &root, &zones));
+    }
+    Ok(Loaded {
+        path: path.to_owned(),
+        sha256: digest::sha256(&document),
+        document,
+        config,
+    })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path)
+        .map_err(|error| format!("cannot be read: {error}"))?
+        .len();
+    if size > MAX_BYTES {
+        return Err(format!("has {size} bytes; allowed: at most {MAX_BYTES}"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes).map_err(|error| format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+}
+
+fn refusal(path: &Path, text: &str, root: &Node, issues: &[Issue]) -> Refused {
+    let shown = |issue: &Issue| {
+        let allowed = if issue.allowed.is_empty() {
+            String::new()
+        } else {
+            format!("; allowed: {}", issue.allowed)
+        };
+        line(
+            path,
+            text,
+            locate(root, &issue.path),
+            &issue.path.to_string(),
+            &format!("{}{allowed}", issue.reason),
+        )
+    };
+    Refused(issues.iter().map(shown).collect())
+}
+
+fn line(path: &Path, text: &str, at: usize, key: &str, reason: &str) -> String {
+    let (line, column) = line_and_column(text, at);
+    format!("{}:{line}:{column}: {key}: {reason}", path.display())
+}
+
+/// Where a path stands in the text: the key, where there is one; for a missing key the nearest that contains it.
+fn locate(root: &Node, path: &config::Path) -> usize {
+    let mut node = root;
+    let mut at = root.at;
+    for segment in path.segments() {
+        let next = match (segment, &node.kind) {
+            (config::Segment::Key(key), Kind::Object(members)) => members
+                .iter()
+                .find(|member| member.key == *key)
+                .map(|member| (member.at, &member.node)),
+            (config::Segment::Index(index), Kind::Array(items)) => items.get(*index).map(|item| (item.at, item)),
+            _ => None,
+        };
+        let Some((next_at, next_node)) = next else { break };
+        (at, node) = (next_at, next_node);
+    }
+    at
+}
+
+/// Zones that have the right form and that the time zone database does not have.
+fn unknown_time_zones(config: &GatewayConfig) -> Vec<Issue> {
+    let Some(defaults) = config.agent_defaults() else {
+        return Vec::new();
+    };
+    let path = config::Path::of("agents.defaults");
+    let hours = defaults
+        .heartbeat
+        .as_ref()
+        .and_then(|heartbeat| heartbeat.active_hours.as_ref());
+    let zones = [
+        (path.key("userTimezone"), defaults.user_timezone.as_ref()),
+        (
+            path.key("heartbeat").key("activeHours").key("timezone"),
+            hours.and_then(|hours| hours.timezone.as_ref()),
+        ),
+    ];
+    let known = |zone: &str| matches!(zone, "user" | "local") || jiff::tz::TimeZone::get(zone).is_ok();
+    let unknown = |(path, zone): (config::Path, Option<&String>)| {
+        let zone = zone.filter(|zone| !known(zone))?;
+        let allowed = "an IANA name such as Europe/Berlin".to_owned();
+        Some(Issue {
+            path,
+            reason: format!("{zone:?} is not a known time zone"),
+            allowed,
+        })
+    };
+    zones.into_iter().filter_map(unknown).collect()
+}
+
+/// The document with every secret replaced. By type, not by name: what is a [`config::Secret`] is a secret wherever it stands.
+pub(crate) fn redacted(config: &GatewayConfig) -> Value {
+    const MARK: &str = "__OPENCLAW_REDACTED__";
+    let mut shown = config.clone();
+    if let Some(auth) = shown.gateway.as_mut().and_then(|gateway| gateway.auth.as_mut()) {
+        for secret in [&mut auth.token, &mut auth.previous_token].into_iter().flatten() {
+            if matches!(secret, config::Secret::Literal(_)) {
+                *secret = config::Secret::Literal(MARK.into());
+            }
+        }
+    }
+    shown.to_document()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,363 @@
+//! The server: one port on loopback for HTTP and WebSocket, and its end.
+
+pub(crate) mod credentials;
+mod gate;
+pub(crate) mod handshake;
+mod http;
+pub(crate) mod hub;
+pub(crate) mod limiter;
+mod outbox;
+pub(crate) mod params;
+pub(crate) mod peer;
+mod socket;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use koi_wire::frame::{PresenceEntry, TICK_INTERVAL_MS};
+use koi_wire::health::Health;
+use koi_wire::name::{close, event};
+use serde_json::json;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use self::credentials::{Credentials, Variables};
+use self::handshake::Close;
+use self::hub::Hub;
+use self::limiter::{Limiter, Limits};
+use self::outbox::Broadcast;
+use self::peer::{Network, Trust};
+use crate::clock::Clock;
+use crate::config::Loaded;
+
+/// The version that this binary tells of itself.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The agent that answers when nobody names one.
+pub(crate) const DEFAULT_AGENT: &str = "main";
+
+/// How long a client may take to send its HTTP request, and to authenticate.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the end may take before sockets are cut.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between two presence events, so that a crowd that comes at once is told about once.
+const PRESENCE_PAUSE: Duration = Duration::from_millis(250);
+
+/// How often health is told unasked.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What a server is made of.
+pub(crate) struct Settings {
+    /// The config in force.
+    pub(crate) loaded: Loaded,
+    /// Overrides the config's port; 0 lets the system choose.
+    pub(crate) port: Option<u16>,
+    /// Where the gateway keeps its state.
+    pub(crate) state_dir: PathBuf,
+    /// Where the agent's files are.
+    pub(crate) workspace: PathBuf,
+    /// Where the wish for a new bundle is put; none where nobody would take it.
+    pub(crate) refresh_file: Option<PathBuf>,
+    /// The clock.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Environment variables that secrets may refer to.
+    pub(crate) variables: Variables,
+    /// Name of the machine, for the presence list.
+    pub(crate) host: String,
+}
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    /// Somebody else has the port.
+    #[error("cannot listen on {address}: {source}; is another gateway running? choose another port with --port")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) boot_id: String,
+    pub(crate) started_ms: i64,
+    trust: Trust,
+    credentials: Mutex<Credentials>,
+    limiter: Mutex<Limiter>,
+    strangers: Mutex<HashMap<IpAddr, usize>>,
+    seeded: Notify,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A server that listens.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+}
+
+impl Server {
+    /// Begins to listen, on 127.0.0.1 and, where the machine has it, on [::1].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(crate) async fn bind(settings: Settings) -> Result<Self, StartError> {
+        let configured = settings.loaded.config.gateway.as_ref().and_then(|gateway| gateway.port);
+        let port = settings.port.or(configured).unwrap_or(koi_wire::DEFAULT_PORT);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let first = TcpListener::bind(address)
+            .await
+            .map_err(|source| StartError::Bind { address, source })?;
+        let port = first.local_addr().map_or(port, |address| address.port());
+        let mut listeners = vec![first];
+        match TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await {
+            Ok(second) => listeners.push(second),
+            Err(error) => info!(%error, "not listening on [::1]"),
+        }
+        Ok(Self {
+            shared: Arc::new(Shared::new(settings)),
+            listeners,
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
+    }
+
+    /// Serves until `stop` is done, then says goodbye to everybody.
+    pub(crate) async fn serve(self, stop: impl Future<Output = ()>) {
+        let shared = self.shared;
+        for listener in self.listeners {
+            shared.tasks.spawn(accept(Arc::clone(&shared), listener));
+        }
+        shared.tasks.spawn(Arc::clone(&shared).tell_time());
+        shared.tasks.spawn(Arc::clone(&shared).tell_presence());
+        shared.tasks.spawn(Arc::clone(&shared).tell_health());
+        stop.await;
+        shared.say_goodbye().await;
+    }
+}
+
+impl Shared {
+    fn new(settings: Settings) -> Self {
+        let gateway = settings.loaded.config.gateway.as_ref();
+        let proxies = gateway
+            .and_then(|gateway| gateway.trusted_proxies.as_ref())
+            .into_iter()
+            .flatten();
+        let origins = gateway.and_then(|gateway| gateway.control_ui.as_ref()?.allowed_origins.clone());
+        let auth = gateway.and_then(|gateway| gateway.auth.as_ref());
+        let started_ms = settings.clock.now_ms();
+        let entry = PresenceEntry {
+            ts: started_ms,
+            host: Some(settings.host.clone()),
+            version: Some(VERSION.to_owned()),
+            platform: Some(std::env::consts::OS.to_owned()),
+            mode: Some("gateway".to_owned()),
+            reason: Some("self".to_owned()),
+            text: Some(format!("Gateway: {} (koi-gateway {VERSION})", settings.host)),
+            ..PresenceEntry::default()
+        };
+        Self {
+            hub: Arc::new(Hub::new(entry)),
+            boot_id: uuid::Uuid::new_v4().to_string(),
+            started_ms,
+            trust: Trust {
+                proxies: proxies.filter_map(|text| Network::parse(text)).collect(),
+                origins: origins.unwrap_or_default(),
+            },
+            credentials: Mutex::new(Credentials::new(auth, &settings.state_dir, settings.variables)),
+            limiter: Mutex::new(Limiter::new(Limits::from_config(
+                auth.and_then(|auth| auth.rate_limit.as_ref()),
+            ))),
+            strangers: Mutex::default(),
+            seeded: Notify::new(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            settings,
+        }
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.settings.clock.now_ms()
+    }
+
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.now_ms() - self.started_ms).unwrap_or(0)
+    }
+
+    /// How the gateway is.
+    pub(crate) fn health(&self) -> Health {
+        let failing = self.failing();
+        Health {
+            ok: failing.is_empty(),
+            ts: self.now_ms(),
+            duration_ms: 0,
+            runtime_version: VERSION.to_owned(),
+            config_sha256: self.settings.loaded.sha256.clone(),
+            workspace_seeded: crate::seed::is_done(&self.settings.state_dir),
+            uptime_ms: self.uptime_ms(),
+            failing,
+            default_agent_id: DEFAULT_AGENT.to_owned(),
+            heartbeat_seconds: 0,
+        }
+    }
+
+    /// What keeps the gateway from doing its work.
+    pub(crate) fn failing(&self) -> Vec<String> {
+        let mut failing = Vec::new();
+        if lock(&self.credentials).tokens().is_empty() {
+            failing.push("gateway.auth.token: cannot be read".to_owned());
+        }
+        if !self.settings.workspace.is_dir() {
+            failing.push(format!(
+                "agents.defaults.workspace: {} is not a directory",
+                self.settings.workspace.display()
+            ));
+        }
+        failing
+    }
+
+    /// The workspace was seeded: health says so from now on.
+    pub(crate) fn workspace_seeded(&self) {
+        self.seeded.notify_one();
+    }
+
+    async fn tell_time(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(Duration::from_millis(TICK_INTERVAL_MS));
+        interval.tick().await;
+        while self.stop.run_until_cancelled(interval.tick()).await.is_some() {
+            let payload = json!({"ts": self.now_ms()}).to_string();
+            self.hub.broadcast(
+                Broadcast {
+                    event: event::TICK,
+                    payload,
+                    state: None,
+                    droppable: false,
+                },
+                None,
+            );
+        }
+    }
+
+    async fn tell_presence(self: Arc<Self>) {
+        while self
+            .stop
+            .run_until_cancelled(self.hub.presence_changed())
+            .await
+            .is_some()
+        {
+            tokio::time::sleep(PRESENCE_PAUSE).await;
+            self.hub.broadcast_presence();
+        }
+    }
+
+    async fn tell_health(self: Arc<Self>) {
+        let due = async || {
+            tokio::select! {
+                () = tokio::time::sleep(HEALTH_INTERVAL) => {}
+                () = self.seeded.notified() => {}
+            }
+        };
+        while self.stop.run_until_cancelled(due()).await.is_some() {
+            self.hub.health_changed();
+            let payload = json!(self.health()).to_string();
+            let state = Some(self.hub.state_version());
+            self.hub.broadcast(
+                Broadcast {
+                    event: event::HEALTH,
+                    payload,
+                    state,
+                    droppable: false,
+                },
+                None,
+            );
+        }
+    }
+
+    async fn say_goodbye(&self) {
+        let clients = self.hub.len();
+        info!(clients, "stopping");
+        let payload = json!({"reason": "gateway stopping"}).to_string();
+        self.hub.broadcast(
+            Broadcast {
+                event: event::SHUTDOWN,
+                payload,
+                state: None,
+                droppable: false,
+            },
+            None,
+        );
+        self.hub.close_all(&Close::new(close::RESTART, "service restart"));
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
+            warn!(left = self.tasks.len(), "connections were cut");
+        }
+    }
+}
+
+/// Locks what cannot be left half changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, address)) => {
+                shared.tasks.spawn(connection(Arc::clone(&shared), stream, address));
+            }
+            Err(error) => {
+                // Out of file descriptors: connections end sooner or later, spinning does not help.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let stop = shared.stop.clone();
+    let service = service_fn(|request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, std::convert::Infallible>(http::answer(&shared, address.ip(), request)) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(serving);
+    tokio::select! {
+        // A client that goes away in the middle of a request is its own business.
+        _ = serving.as_mut() => {}
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+}

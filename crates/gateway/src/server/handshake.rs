@@ -1,0 +1,112 @@
+//! The handshake, pure: the first frame of a socket goes in, an admission or a refusal comes out.
+
+mod auth;
+mod refusal;
+
+use koi_wire::frame::{ConnectParams, Request};
+use koi_wire::name::{Scope, close, method};
+use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Redacted};
+use serde_json::{Map, Value};
+
+pub(crate) use self::auth::{Learned, LearnedDevice, device_token};
+pub(crate) use self::refusal::{Close, Refusal};
+use super::params;
+use super::peer::{Origin, Peer};
+use koi_wire::bundle::PairedDevice;
+
+/// All that the handshake depends on beside the frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context<'a> {
+    /// Of this socket's challenge.
+    pub(crate) nonce: &'a str,
+    /// The gateway's clock.
+    pub(crate) now_ms: i64,
+    /// The other end.
+    pub(crate) peer: Peer,
+    /// The tokens that are accepted, the current one first. Empty when none can be read.
+    pub(crate) tokens: &'a [Redacted],
+    /// Devices that came paired.
+    pub(crate) paired: &'a [PairedDevice],
+    /// Devices that were paired since.
+    pub(crate) learned: &'a Learned,
+    /// Milliseconds for which the address is locked out.
+    pub(crate) locked_for: Option<u64>,
+}
+
+/// A client that is let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission {
+    /// Id of its connect request.
+    pub(crate) request_id: String,
+    /// What it said.
+    pub(crate) params: ConnectParams,
+    /// The protocol version from here on.
+    pub(crate) protocol: u32,
+    /// What it may do.
+    pub(crate) scopes: Vec<Scope>,
+    /// The device, when it proved one.
+    pub(crate) device_id: Option<String>,
+    /// The device as it is to be remembered, when that is new.
+    pub(crate) learn: Option<LearnedDevice>,
+    /// A token that the device may use instead of the shared one.
+    pub(crate) device_token: Option<Redacted>,
+}
+
+/// Judges the first frame of a socket.
+pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Refusal> {
+    let frame: Value = serde_json::from_slice(text).map_err(|_| Refusal::silent(close::NORMAL, ""))?;
+    let request = request(&frame).ok_or_else(|| Refusal::silent(close::POLICY, "invalid request frame"))?;
+    let refuse = |message: String| Refusal::invalid(&request.id, message);
+    if request.method != method::CONNECT {
+        return Err(refuse("invalid handshake: first request must be connect".to_owned()));
+    }
+    let params =
+        params::connect(&request.params).map_err(|fault| refuse(format!("invalid connect params: {fault}")))?;
+    let protocol = protocol(&request.id, &params)?;
+    if context.peer.origin == Origin::Foreign {
+        return Err(Refusal::origin(&request.id));
+    }
+    if let Some(wait) = context.locked_for {
+        return Err(Refusal::rate_limited(&request.id, wait));
+    }
+    let granted = auth::authenticate(&request.id, &params, context)?;
+    Ok(Admission {
+        request_id: request.id,
+        params,
+        protocol,
+        scopes: granted.scopes,
+        device_id: granted.device_id,
+        learn: granted.learn,
+        device_token: granted.device_token,
+    })
+}
+
+/// A frame that has the form of a request; unknown keys are an error of a later stage.
+fn request(frame: &Value) -> Option<Request> {
+    let map: &Map<String, Value> = frame.as_object()?;
+    let text = |key: &str| {
+        map.get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
+    if map.get("type")?.as_str()? != "req" {
+        return None;
+    }
+    Some(Request {
+        id: text("id")?,
+        method: text("method")?,
+        params: map.get("params").cloned().unwrap_or_default(),
+    })
+}
+
+fn protocol(request_id: &str, params: &ConnectParams) -> Result<u32, Refusal> {
+    let common = params.min_protocol <= PROTOCOL_VERSION && params.max_protocol >= PROTOCOL_VERSION_MIN;
+    if !common || params.min_protocol > params.max_protocol {
+        return Err(Refusal::protocol(request_id, params.min_protocol, params.max_protocol));
+    }
+    Ok(params.max_protocol.min(PROTOCOL_VERSION))
+}
+
+#[cfg(test)]
+mod tests;

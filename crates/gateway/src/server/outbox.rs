@@ -1,0 +1,227 @@
+//! The outbox of a socket: what waits to be written, bounded in bytes.
+//!
+//! Events are numbered when they are put in, so that one that is left out because the client is slow shows as a gap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use koi_wire::frame::{Frame, Response, StateVersion};
+use tokio::sync::{mpsc, watch};
+
+use super::handshake::Close;
+
+/// Something to write.
+#[derive(Clone, Debug)]
+pub(crate) enum Item {
+    /// An answer.
+    Response(Response),
+    /// An event; the payload is shared by all sockets that get it.
+    Event(u64, Arc<Broadcast>),
+    /// A WebSocket ping.
+    Ping,
+}
+
+/// An event for many.
+#[derive(Clone, Debug)]
+pub(crate) struct Broadcast {
+    /// Its name.
+    pub(crate) event: &'static str,
+    /// Its payload, as JSON text.
+    pub(crate) payload: String,
+    /// Versions of presence and health, where the event is about them.
+    pub(crate) state: Option<StateVersion>,
+    /// May it be left out for a slow client?
+    pub(crate) droppable: bool,
+}
+
+impl Item {
+    /// The text of the frame; none for a ping.
+    pub(crate) fn text(&self) -> Option<String> {
+        match self {
+            Self::Response(response) => Some(Frame::Res(response.clone()).to_text()),
+            Self::Event(seq, broadcast) => {
+                let state = broadcast.state.map_or_else(String::new, |state| {
+                    format!(
+                        ",\"stateVersion\":{{\"presence\":{},\"health\":{}}}",
+                        state.presence, state.health
+                    )
+                });
+                let Broadcast { event, payload, .. } = broadcast.as_ref();
+                Some(format!(
+                    "{{\"type\":\"event\",\"event\":\"{event}\",\"payload\":{payload},\"seq\":{seq}{state}}}"
+                ))
+            }
+            Self::Ping => None,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        const ENVELOPE: usize = 128;
+        match self {
+            // Answers are small or were just made; their exact size is not worth a second serialisation.
+            Self::Response(response) => ENVELOPE + response.payload.as_ref().map_or(0, weight_of),
+            Self::Event(_, broadcast) => ENVELOPE + broadcast.payload.len(),
+            Self::Ping => 2,
+        }
+    }
+}
+
+fn weight_of(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => items.iter().map(weight_of).sum::<usize>() + 2,
+        Value::Object(map) => {
+            map.iter()
+                .map(|(key, value)| key.len() + 4 + weight_of(value))
+                .sum::<usize>()
+                + 2
+        }
+        _ => 8,
+    }
+}
+
+/// The side that puts in.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    sender: mpsc::UnboundedSender<Item>,
+    waiting: Arc<AtomicUsize>,
+    most: usize,
+    seq: AtomicU64,
+    close: watch::Sender<Option<Close>>,
+}
+
+/// The side that takes out and writes.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    receiver: mpsc::UnboundedReceiver<Item>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    /// An empty outbox that holds at most `most` bytes.
+    pub(crate) fn new(most: usize) -> (Self, Drain) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let outbox = Self {
+            sender,
+            waiting: Arc::clone(&waiting),
+            most,
+            seq: AtomicU64::new(0),
+            close: watch::Sender::new(None),
+        };
+        (outbox, Drain { receiver, waiting })
+    }
+
+    /// Puts an answer or a ping in. Too much: the socket is closed.
+    pub(crate) fn push(&self, item: Item) {
+        if !self.put(item) {
+            self.close(Close::new(koi_wire::name::close::POLICY, "slow consumer"));
+        }
+    }
+
+    /// Puts an event in. Too much: it is left out where that is allowed, else the socket is closed.
+    pub(crate) fn broadcast(&self, broadcast: &Arc<Broadcast>) {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        if !self.put(Item::Event(seq, Arc::clone(broadcast))) && !broadcast.droppable {
+            self.close(Close::new(koi_wire::name::close::POLICY, "slow consumer"));
+        }
+    }
+
+    /// Asks for the socket to be closed, once what is waiting has been written if the client takes it. The first reason stands.
+    pub(crate) fn close(&self, close: Close) {
+        self.close.send_if_modified(|asked| {
+            let first = asked.is_none();
+            if first {
+                *asked = Some(close);
+            }
+            first
+        });
+    }
+
+    /// Tells when the socket is to be closed.
+    pub(crate) fn closing(&self) -> watch::Receiver<Option<Close>> {
+        self.close.subscribe()
+    }
+
+    fn put(&self, item: Item) -> bool {
+        let weight = item.weight();
+        // The sum is only ever compared; that two writers may both just fit does no harm.
+        if self.waiting.load(Ordering::Relaxed).saturating_add(weight) > self.most {
+            return false;
+        }
+        self.waiting.fetch_add(weight, Ordering::Relaxed);
+        self.sender.send(item).is_ok()
+    }
+}
+
+impl Drain {
+    /// The next thing to write; none when nothing can come any more.
+    pub(crate) async fn next(&mut self) -> Option<Item> {
+        let item = self.receiver.recv().await?;
+        self.waiting.fetch_sub(item.weight(), Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// What is there already.
+    pub(crate) fn next_now(&mut self) -> Option<Item> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(droppable: bool, size: usize) -> Arc<Broadcast> {
+        Arc::new(Broadcast {
+            event: "tick",
+            payload: format!("\"{}\"", "x".repeat(size)),
+            state: None,
+            droppable,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_may_be_left_out_leaves_a_gap_and_the_rest_closes() {
+        let (outbox, mut drain) = Outbox::new(1000);
+        outbox.broadcast(&event(false, 10));
+        outbox.broadcast(&event(true, 5000));
+        outbox.broadcast(&event(true, 10));
+        let seqs: Vec<u64> = [drain.next().await, drain.next().await]
+            .into_iter()
+            .filter_map(|item| match item {
+                Some(Item::Event(seq, _)) => Some(seq),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(seqs, [1, 3], "the second was left out and is missed");
+        assert_eq!(*outbox.closing().borrow(), None);
+        outbox.broadcast(&event(false, 5000));
+        assert_eq!(*outbox.closing().borrow(), Some(Close::new(1008, "slow consumer")));
+    }
+
+    #[tokio::test]
+    async fn room_comes_back_when_something_is_written() {
+        let (outbox, mut drain) = Outbox::new(1000);
+        for _ in 0..100 {
+            outbox.broadcast(&event(false, 500));
+            drain.next().await;
+        }
+        assert_eq!(*outbox.closing().borrow(), None);
+    }
+
+    #[test]
+    fn events_look_as_on_the_wire() {
+        let state = Some(StateVersion { presence: 2, health: 3 });
+        let broadcast = Broadcast {
+            event: "presence",
+            payload: "{\"a\":1}".to_owned(),
+            state,
+            droppable: true,
+        };
+        let text = Item::Event(7, Arc::new(broadcast)).text().unwrap();
+        let frame = Frame::from_text(&text).unwrap();
+        assert_eq!(frame.to_text(), text);
+    }
+}

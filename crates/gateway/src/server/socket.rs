@@ -1,0 +1,424 @@
+//! One WebSocket, from the challenge to the close: one task reads, one task writes.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use koi_wire::frame::{
+    Challenge, Event, Features, Frame, HelloAuth, HelloOk, MAX_BUFFERED_BYTES, MAX_PAYLOAD_BYTES, MAX_PREAUTH_BYTES,
+    Policy, PresenceEntry, Response, ServerInfo, SessionDefaults, Snapshot, TICK_INTERVAL_MS,
+};
+use koi_wire::name::{close, event};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tracing::{debug, info};
+
+use super::gate::{Gate, GateKey, is_closed_gate};
+use super::handshake::{self, Admission, Close, Context, Refusal};
+use super::hub::Client;
+use super::outbox::{Drain, Item, Outbox};
+use super::peer::Peer;
+use super::{DEFAULT_AGENT, HANDSHAKE_TIMEOUT, Shared, VERSION, lock};
+use crate::methods::{self, Caller};
+
+type Stream = WebSocketStream<Gate<TokioIo<Upgraded>>>;
+type Reader = SplitStream<Stream>;
+type Writer = SplitSink<Stream, Message>;
+
+/// Bytes that one read may bring. Small: most sockets are idle most of the time.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// The longest header of a WebSocket frame.
+const FRAME_HEADER: usize = 14;
+
+/// How often a ping is sent; an answer is due before the next one.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+
+/// How long a last word may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Calls without permission that are answered before the socket is closed.
+const MAX_FORBIDDEN: u32 = 10;
+
+/// A socket that has not authenticated; counted for its address until this is dropped.
+pub(super) struct Stranger {
+    shared: Arc<Shared>,
+    address: IpAddr,
+}
+
+impl Stranger {
+    /// Counts one more, unless there are too many.
+    pub(super) fn enter(shared: &Arc<Shared>, address: IpAddr, most: usize) -> Option<Self> {
+        let mut strangers = lock(&shared.strangers);
+        let count = strangers.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self {
+            shared: Arc::clone(shared),
+            address,
+        })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut strangers = lock(&self.shared.strangers);
+        if let Some(count) = strangers.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                strangers.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Serves a socket to its end.
+pub(super) async fn serve(shared: Arc<Shared>, upgraded: Upgraded, peer: Peer, stranger: Stranger) {
+    let (gate, key) = Gate::new(TokioIo::new(upgraded), MAX_PREAUTH_BYTES + FRAME_HEADER + READ_BUFFER);
+    let limits = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(MAX_PAYLOAD_BYTES))
+        .max_frame_size(Some(MAX_PAYLOAD_BYTES));
+    let stream = WebSocketStream::from_raw_socket(gate, Role::Server, Some(limits)).await;
+    let (writer, reader) = stream.split();
+    let mut socket = Socket {
+        shared,
+        peer,
+        reader,
+        writer,
+    };
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let stop = socket.shared.stop.clone();
+    let admitted = tokio::select! {
+        admitted = tokio::time::timeout_at(deadline, socket.handshake()) => admitted.unwrap_or(Err(Some(Close::new(close::NORMAL, "")))),
+        () = stop.cancelled() => Err(Some(Close::new(close::RESTART, "service restart"))),
+    };
+    match admitted {
+        Ok(admission) => socket.admit(admission, &key, stranger).await,
+        Err(Some(close)) => socket.close(&close).await,
+        Err(None) => {}
+    }
+}
+
+struct Socket {
+    shared: Arc<Shared>,
+    peer: Peer,
+    reader: Reader,
+    writer: Writer,
+}
+
+impl Socket {
+    /// Challenge, first frame, verdict. The error is how to close; none when the client is gone already.
+    async fn handshake(&mut self) -> Result<Admission, Option<Close>> {
+        let nonce = uuid::Uuid::new_v4().to_string();
+        let challenge = Challenge {
+            nonce: nonce.clone(),
+            ts: self.shared.now_ms(),
+        };
+        let event = Event {
+            event: event::CHALLENGE.to_owned(),
+            payload: Some(json!(challenge)),
+            seq: None,
+            state_version: None,
+        };
+        self.send(Frame::Event(event)).await?;
+        let first = self.first_frame().await?;
+        match self.judge(&first, &nonce) {
+            Ok(admission) => {
+                lock(&self.shared.limiter).succeeded(self.peer.address);
+                Ok(admission)
+            }
+            Err(refusal) => Err(Some(self.refuse(refusal).await?)),
+        }
+    }
+
+    fn judge(&self, first: &[u8], nonce: &str) -> Result<Admission, Refusal> {
+        let now_ms = self.shared.now_ms();
+        let locked_for = lock(&self.shared.limiter).locked_for(self.peer.address, now_ms);
+        let mut credentials = lock(&self.shared.credentials);
+        let (tokens, paired) = (credentials.tokens(), credentials.paired());
+        let context = Context {
+            nonce,
+            now_ms,
+            peer: self.peer,
+            tokens: &tokens,
+            paired: &paired,
+            learned: credentials.learned(),
+            locked_for,
+        };
+        let admission = handshake::judge(first, &context)?;
+        if let Some(device) = &admission.learn
+            && let Err(error) = credentials.learn(device.clone())
+        {
+            info!(%error, device = %device.id, "a paired device is remembered until the restart only");
+        }
+        Ok(admission)
+    }
+
+    async fn refuse(&mut self, refusal: Refusal) -> Result<Close, Option<Close>> {
+        let address = self.peer.address;
+        if refusal.failed_auth {
+            let delay = lock(&self.shared.limiter).failed(address, self.shared.now_ms());
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        info!(%address, code = refusal.close.code, reason = %refusal.close.reason, "refused");
+        if let Some(reply) = refusal.reply {
+            self.send(Frame::Res(reply)).await?;
+        }
+        Ok(refusal.close)
+    }
+
+    async fn first_frame(&mut self) -> Result<Vec<u8>, Option<Close>> {
+        loop {
+            let bytes = match self.reader.next().await {
+                Some(Ok(Message::Text(text))) => text.as_bytes().to_vec(),
+                Some(Ok(Message::Binary(bytes))) => bytes.to_vec(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Err(error)) => return Err(close_for(&error)),
+                None | Some(Ok(Message::Close(_))) => return Err(None),
+            };
+            if bytes.len() > MAX_PREAUTH_BYTES {
+                return Err(Some(Close::new(close::TOO_BIG, "")));
+            }
+            return Ok(bytes);
+        }
+    }
+
+    async fn send(&mut self, frame: Frame) -> Result<(), Option<Close>> {
+        self.writer.send(Message::text(frame.to_text())).await.map_err(|_| None)
+    }
+
+    /// A last word to one who is not let in.
+    async fn close(mut self, close: &Close) {
+        let goodbye = async {
+            let _ = self.writer.send(close_message(close)).await;
+            // Until the other end has said goodbye too, or what it still sends would reset the connection under our last words.
+            while let Some(Ok(_)) = self.reader.next().await {}
+        };
+        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+    }
+
+    async fn admit(self, admission: Admission, key: &GateKey, stranger: Stranger) {
+        key.open();
+        drop(stranger);
+        let Self {
+            shared,
+            peer,
+            mut reader,
+            writer,
+        } = self;
+        let connection = uuid::Uuid::new_v4().to_string();
+        let (outbox, drain) = Outbox::new(MAX_BUFFERED_BYTES);
+        let outbox = Arc::new(outbox);
+        let client = Client {
+            presence: presence(&admission, &peer, shared.now_ms()),
+            scopes: admission.scopes.clone(),
+            outbox: Arc::clone(&outbox),
+        };
+        info!(connection, address = %peer.address, client = %admission.params.client.id, scopes = ?admission.scopes, "connected");
+        // The hello goes in first: whoever is told something has had it.
+        outbox.push(Item::Response(Response::ok(
+            &admission.request_id,
+            json!(hello(&shared, &admission, &connection, &client)),
+        )));
+        let entry = shared.hub.enter(connection.clone(), client);
+        let writing = tokio::spawn(write(writer, drain, outbox.closing()));
+        let caller = Caller {
+            scopes: admission.scopes,
+        };
+        read(&shared, &mut reader, &outbox, &caller).await;
+        drop(entry);
+        outbox.close(Close::new(close::NORMAL, ""));
+        let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = reader.next().await {} }).await;
+        let _ = writing.await;
+        debug!(connection, "disconnected");
+    }
+}
+
+/// Reads frames until the client leaves, breaks the rules, or the socket is to be closed.
+async fn read(shared: &Arc<Shared>, reader: &mut Reader, outbox: &Arc<Outbox>, caller: &Caller) {
+    let mut closing = outbox.closing();
+    let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    let mut answer_due = false;
+    let mut forbidden = 0;
+    loop {
+        let message = tokio::select! {
+            message = reader.next() => message,
+            _ = closing.wait_for(Option::is_some) => return,
+            _ = pings.tick() => {
+                if answer_due {
+                    return debug!("no pong");
+                }
+                outbox.push(Item::Ping);
+                answer_due = true;
+                continue;
+            }
+        };
+        let bytes = match &message {
+            Some(Ok(Message::Text(text))) => text.as_bytes(),
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Pong(_))) => {
+                answer_due = false;
+                continue;
+            }
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
+            Some(Err(error)) => return close_for(error).into_iter().for_each(|close| outbox.close(close)),
+            None | Some(Ok(Message::Close(_))) => return,
+        };
+        if let ControlFlow::Break(close) = request(shared, bytes, outbox, caller, &mut forbidden).await {
+            return outbox.close(close);
+        }
+    }
+}
+
+async fn request(
+    shared: &Arc<Shared>,
+    bytes: &[u8],
+    outbox: &Outbox,
+    caller: &Caller,
+    forbidden: &mut u32,
+) -> ControlFlow<Close> {
+    let Some(response) = methods::answer(shared, bytes, caller).await else {
+        return ControlFlow::Continue(());
+    };
+    let refused = response
+        .error
+        .as_ref()
+        .is_some_and(|error| error.code == koi_wire::name::code::FORBIDDEN);
+    outbox.push(Item::Response(response));
+    *forbidden += u32::from(refused);
+    if *forbidden > MAX_FORBIDDEN {
+        return ControlFlow::Break(Close::new(close::POLICY, "repeated unauthorized calls"));
+    }
+    ControlFlow::Continue(())
+}
+
+/// Writes what is in the outbox until the socket is to be closed; then what is still there, and the reason.
+async fn write(mut writer: Writer, mut drain: Drain, mut closing: tokio::sync::watch::Receiver<Option<Close>>) {
+    let close = loop {
+        let item = tokio::select! {
+            biased;
+            closed = closing.wait_for(Option::is_some) => break closed.ok().and_then(|close| close.clone()),
+            item = drain.next() => item,
+        };
+        let Some(item) = item else { return };
+        let stuck = tokio::select! {
+            sent = writer.send(message(&item)) => sent.is_err(),
+            // A client that reads nothing keeps the write from ending; the last words get their own time.
+            _ = closing.wait_for(Option::is_some) => continue,
+        };
+        if stuck {
+            return;
+        }
+    };
+    let last_words = async {
+        while let Some(item) = drain.next_now() {
+            writer.feed(message(&item)).await?;
+        }
+        let close = close.unwrap_or_else(|| Close::new(close::NORMAL, ""));
+        writer.send(close_message(&close)).await
+    };
+    let _ = timeout(CLOSE_TIMEOUT, last_words).await;
+}
+
+fn message(item: &Item) -> Message {
+    item.text()
+        .map_or_else(|| Message::Ping(bytes::Bytes::new()), Message::text)
+}
+
+fn close_message(close: &Close) -> Message {
+    Message::Close(Some(CloseFrame {
+        code: close.code.into(),
+        reason: close.reason.clone().into(),
+    }))
+}
+
+/// How a broken stream is closed; none when there is nobody to tell.
+fn close_for(error: &Error) -> Option<Close> {
+    match error {
+        Error::Capacity(_) => Some(Close::new(close::TOO_BIG, "")),
+        Error::Io(error) if is_closed_gate(error) => Some(Close::new(close::TOO_BIG, "")),
+        Error::Protocol(_) => Some(Close::new(close::PROTOCOL, "")),
+        Error::Utf8(_) => Some(Close::new(1007, "")),
+        _ => None,
+    }
+}
+
+fn presence(admission: &Admission, peer: &Peer, now_ms: i64) -> PresenceEntry {
+    let client = &admission.params.client;
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    PresenceEntry {
+        ts: now_ms,
+        host: client
+            .display_name
+            .as_deref()
+            .and_then(given)
+            .or_else(|| given(&client.id)),
+        ip: (!peer.direct_loopback).then(|| peer.address.to_string()),
+        version: given(&client.version),
+        platform: given(&client.platform),
+        mode: given(&client.mode),
+        reason: Some("connect".to_owned()),
+        text: None,
+        device_id: admission.device_id.clone(),
+        roles: vec!["operator".to_owned()],
+        scopes: admission.scopes.clone(),
+        instance_id: client.instance_id.as_deref().and_then(given),
+    }
+}
+
+fn hello(shared: &Shared, admission: &Admission, connection: &str, client: &Client) -> HelloOk {
+    let mut presence = shared.hub.presence();
+    presence.push(client.presence.clone());
+    HelloOk {
+        kind: "hello-ok".to_owned(),
+        protocol: admission.protocol,
+        server: ServerInfo {
+            version: VERSION.to_owned(),
+            conn_id: connection.to_owned(),
+            boot_id: Some(shared.boot_id.clone()),
+        },
+        features: Features {
+            methods: methods::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            events: methods::EVENTS.iter().map(|name| (*name).to_owned()).collect(),
+            capabilities: vec!["published-model-catalog".to_owned()],
+        },
+        snapshot: Snapshot {
+            presence,
+            health: shared.health(),
+            state_version: shared.hub.state_version(),
+            uptime_ms: shared.uptime_ms(),
+            config_path: Some(shared.settings.loaded.path.display().to_string()),
+            state_dir: Some(shared.settings.state_dir.display().to_string()),
+            session_defaults: Some(SessionDefaults {
+                default_agent_id: DEFAULT_AGENT.to_owned(),
+                main_key: "main".to_owned(),
+                main_session_key: format!("agent:{DEFAULT_AGENT}:main"),
+                scope: Some("per-sender".to_owned()),
+            }),
+            auth_mode: Some("token".to_owned()),
+        },
+        auth: HelloAuth {
+            role: "operator".to_owned(),
+            scopes: admission.scopes.clone(),
+            device_token: admission.device_token.clone(),
+            issued_at_ms: admission.device_token.as_ref().map(|_| shared.now_ms()),
+        },
+        policy: Policy {
+            max_payload: MAX_PAYLOAD_BYTES as u64,
+            max_buffered_bytes: MAX_BUFFERED_BYTES as u64,
+            tick_interval_ms: TICK_INTERVAL_MS,
+        },
+    }
+}
