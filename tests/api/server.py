@@ -70,9 +70,7 @@ class ApiServer:
         self, method: str, path: str, body: Document | None = None, kind: str = "application/json", **query: str
     ) -> Answer:
         headers = {"Content-Type": kind}
-        answer = self._session.request(
-            method, self._url + path, json=body, headers=headers, params=query, timeout=30
-        )
+        answer = self._session.request(method, self._url + path, json=body, headers=headers, params=query, timeout=30)
         warning = answer.headers.get("Warning")
         is_json = answer.headers.get("Content-Type", "").startswith("application/json")
         document = answer.json() if is_json else {"message": answer.text}

@@ -12,9 +12,9 @@ from world.paths import ROOT
 CASES = table("good_agents") + table("good_plans")
 
 #: places that only a refusal can use
-REFUSED = {
-    ("gateway", "config", "gateway", field) for field in ("auth", "bind", "mode", "port", "trustedProxies")
-} | {("gateway", "config", "gateway", "trustedProxies", "[]")}
+REFUSED = {("gateway", "config", "gateway", field) for field in ("auth", "bind", "mode", "port", "trustedProxies")} | {
+    ("gateway", "config", "gateway", "trustedProxies", "[]")
+}
 REFUSED_IN_PLANS = {("workspace", "configMapRef"), ("workspace", "configMapRef", "name")}
 
 

@@ -47,7 +47,10 @@ def shown(server: ApiServer) -> Iterator[ApiServer]:
 def test_a_definition_is_accepted_without_a_complaint(server: ApiServer, definition: Document) -> None:
     found = server.ask("GET", f"{PATH}/{definition['metadata']['name']}").accepted()
     conditions = {item["type"]: item["status"] for item in found["status"]["conditions"]}
-    assert conditions == {"Established": "True", "NamesAccepted": "True"}, "no NonStructuralSchema, no conflict of names"
+    assert conditions == {
+        "Established": "True",
+        "NamesAccepted": "True",
+    }, "no NonStructuralSchema, no conflict of names"
     assert found["status"]["storedVersions"] == ["v1alpha1"]
 
 
@@ -55,20 +58,35 @@ def test_kubectl_applies_the_files_strictly_and_twice(plane: ControlPlane, serve
     for definition in DEFINITIONS:
         text = json.dumps(definition)
         for _ in range(2):
-            said = plane.kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", stdin=text)
+            said = plane.kubectl(
+                "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", stdin=text
+            )
             assert "serverside-applied" in said
 
 
 def test_columns_of_an_agent(plane: ControlPlane, shown: ApiServer) -> None:
     header, row = plane.kubectl("get", "koi", "shown").splitlines()
     assert header.split() == ["NAME", "POWER", "READY", "REASON", "INSTANCE", "ADDRESS", "VERSION", "AGE"]
-    assert row.split()[:-1] == ["shown", "Running", "False", "Booting", "i-0123456789abcdef0", "wss://203.0.113.9", "0.3.1"]
+    assert row.split()[:-1] == [
+        "shown",
+        "Running",
+        "False",
+        "Booting",
+        "i-0123456789abcdef0",
+        "wss://203.0.113.9",
+        "0.3.1",
+    ]
     header, row = plane.kubectl("get", "koi", "shown", "-o", "wide").splitlines()
     assert (header.split()[-1], row.split()[-1]) == ("PLAN", "small")
 
 
 def test_short_names_and_the_category(plane: ControlPlane, shown: ApiServer) -> None:
-    plan = {"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "shown"}, "spec": {"default": True}}
+    plan = {
+        "apiVersion": "skykoi.io/v1alpha1",
+        "kind": "KoiPlan",
+        "metadata": {"name": "shown"},
+        "spec": {"default": True},
+    }
     shown.create(plan)
     try:
         names = {word: plane.kubectl("get", word, "-o", "name").split() for word in ("koi", "koiagents", "koiplan")}

@@ -34,9 +34,9 @@ def test_every_rule_of_the_specs_is_broken_by_a_case(server: ApiServer) -> None:
         for kind in SCHEMAS
         for node in part(kind, "spec")
         for rule in node.schema.get("x-kubernetes-validations", [])
-        if "oldSelf" not in rule["rule"] and not is_inherited(kind, node) and not any(
-            of == kind and speaks(cause, rule) for of, cause in said
-        )
+        if "oldSelf" not in rule["rule"]
+        and not is_inherited(kind, node)
+        and not any(of == kind and speaks(cause, rule) for of, cause in said)
     ]
     assert missed == []
 
@@ -57,7 +57,11 @@ UNKNOWN = [
     ("KoiAgent", {"spec": {"colour": "red"}}, "spec.colour"),
     ("KoiAgent", {"spec": {"model": {"name": "x"}}}, "spec.model.name"),
     ("KoiAgent", {"spec": {"network": {"ports": [22]}}}, "spec.network.ports"),
-    ("KoiAgent", {"spec": {"storage": {"restoreFrom": {"snapshotId": "snap-01234567", "volume": "x"}}}}, "spec.storage.restoreFrom.volume"),
+    (
+        "KoiAgent",
+        {"spec": {"storage": {"restoreFrom": {"snapshotId": "snap-01234567", "volume": "x"}}}},
+        "spec.storage.restoreFrom.volume",
+    ),
     ("KoiPlan", {"spec": {"defaults": {"planRef": {"name": "x"}}}}, "spec.defaults.planRef"),
     ("KoiPlan", {"spec": {"defaults": {"power": "Running"}}}, "spec.defaults.power"),
     ("KoiPlan", {"spec": {"limits": {"regions": []}}}, "spec.limits.regions"),
@@ -124,9 +128,7 @@ def field_name(path: tuple[str, ...]) -> str:
     return ".".join(path).replace(".[]", "[0]").replace("{}", "key")
 
 
-BOUNDS = [
-    (kind, node, value) for kind in SCHEMAS for node in part(kind, "spec") for value in beyond(node.schema)
-]
+BOUNDS = [(kind, node, value) for kind in SCHEMAS for node in part(kind, "spec") for value in beyond(node.schema)]
 
 
 @pytest.mark.parametrize(("kind", "node", "value"), BOUNDS, ids=[f"{kind} {node}" for kind, node, _ in BOUNDS])

@@ -37,7 +37,13 @@ def objects(server: ApiServer) -> Iterator[ApiServer]:
 
 
 def condition(name: str, status: str = "True", **more: Any) -> Document:
-    found = {"type": name, "status": status, "reason": "AsWanted", "message": "", "lastTransitionTime": "2026-11-20T10:00:00Z"}
+    found = {
+        "type": name,
+        "status": status,
+        "reason": "AsWanted",
+        "message": "",
+        "lastTransitionTime": "2026-11-20T10:00:00Z",
+    }
     return found | more
 
 
@@ -66,34 +72,52 @@ def test_a_status_does_not_change_the_spec_and_its_generation(objects: ApiServer
     assert (found["spec"], found["metadata"]["generation"]) == ({"power": "Running"}, 1)
 
 
-def test_conditions_are_a_map_by_type_for_server_side_apply(objects: ApiServer) -> None:
-    objects.apply_status(AGENT, {"conditions": [condition("Ready")]}, "one").accepted()
-    objects.apply_status(AGENT, {"conditions": [condition("Suspended")]}, "two").accepted()
-    objects.apply_status(AGENT, {"conditions": [condition("Ready", "False")]}, "one").accepted()
-    found = objects.read(AGENT)["status"]["conditions"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_are_a_map_by_type_for_server_side_apply(objects: ApiServer, kind: str) -> None:
+    objects.apply_status(KINDS[kind], {"conditions": [condition("Ready")]}, "one").accepted()
+    objects.apply_status(KINDS[kind], {"conditions": [condition("Suspended")]}, "two").accepted()
+    objects.apply_status(KINDS[kind], {"conditions": [condition("Ready", "False")]}, "one").accepted()
+    found = objects.read(KINDS[kind])["status"]["conditions"]
     assert {item["type"]: item["status"] for item in found} == {"Ready": "False", "Suspended": "True"}
-    objects.apply_status(AGENT, {"conditions": []}, "one").accepted()
-    assert [item["type"] for item in objects.read(AGENT)["status"]["conditions"]] == ["Suspended"]
+    objects.apply_status(KINDS[kind], {"conditions": []}, "one").accepted()
+    assert [item["type"] for item in objects.read(KINDS[kind])["status"]["conditions"]] == ["Suspended"]
 
 
-def test_one_type_has_one_condition(objects: ApiServer) -> None:
-    found = objects.read(AGENT)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_type_has_one_condition(objects: ApiServer, kind: str) -> None:
+    found = objects.read(KINDS[kind])
     found["status"] = {"conditions": [condition("Ready"), condition("Ready", "False")]}
-    answer = objects.ask("PUT", path_of(AGENT) + "/status", found)
+    answer = objects.ask("PUT", path_of(KINDS[kind]) + "/status", found)
     assert [cause.field for cause in answer.causes()] == ["status.conditions[1]"]
     assert "Duplicate value" in answer.causes()[0].message
 
 
 BAD = [
-    ({"conditions": [condition("Ready", "Maybe")]}, "status.conditions[0].status", 'supported values: "True", "False", "Unknown"'),
+    (
+        {"conditions": [condition("Ready", "Maybe")]},
+        "status.conditions[0].status",
+        'supported values: "True", "False", "Unknown"',
+    ),
     ({"conditions": [{"type": "Ready", "status": "True"}]}, "status.conditions[0].reason", "Required value"),
     ({"observedGeneration": -2}, "status.observedGeneration", "should be greater than or equal to -1"),
     ({"securityGroupId": "x" * 129}, "status.securityGroupId", "may not be more than 128 bytes"),
     ({"launch": {"epoch": 1}}, "status.launch.clientToken", "Required value"),
-    ({"plannedAction": {"kind": "Nothing", "reason": "x", "since": "2026-11-20T10:00:00Z"}}, "status.plannedAction.kind", '"Replace"'),
+    (
+        {"plannedAction": {"kind": "Nothing", "reason": "x", "since": "2026-11-20T10:00:00Z"}},
+        "status.plannedAction.kind",
+        '"Replace"',
+    ),
     ({"gateway": {"lastProbeTime": "yesterday"}}, "status.gateway.lastProbeTime", "date-time"),
-    ({"launch": FULL["KoiAgent"]["launch"] | {"epoch": 0}}, "status.launch.epoch", "should be greater than or equal to 1"),
-    ({"conditions": [condition(f"C{number}") for number in range(33)]}, "status.conditions", "must have at most 32 items"),
+    (
+        {"launch": FULL["KoiAgent"]["launch"] | {"epoch": 0}},
+        "status.launch.epoch",
+        "should be greater than or equal to 1",
+    ),
+    (
+        {"conditions": [condition(f"C{number}") for number in range(33)]},
+        "status.conditions",
+        "must have at most 32 items",
+    ),
 ]
 
 

@@ -52,7 +52,9 @@ CHANGES = [
         FIXED_SNAPSHOT,
     ),
     Change("no snapshot", STORED, {"storage": {"restoreFrom": None}}, "spec.storage.restoreFrom", FIXED_SNAPSHOT),
-    Change("a snapshot later", BARE, {"storage": {"restoreFrom": SNAPSHOT}}, "spec.storage.restoreFrom", FIXED_SNAPSHOT),
+    Change(
+        "a snapshot later", BARE, {"storage": {"restoreFrom": SNAPSHOT}}, "spec.storage.restoreFrom", FIXED_SNAPSHOT
+    ),
     Change(
         "a smaller volume",
         STORED,
