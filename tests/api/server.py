@@ -36,7 +36,7 @@ class Answer:
     warnings: tuple[str, ...]
 
     def causes(self) -> list[Cause]:
-        """The reasons of a refusal, without the API server's remarks about no field (that it left rules out because of others)."""
+        """The reasons of a refusal, without remarks about no field (that rules were left out because of others)."""
         causes = (self.body.get("details") or {}).get("causes") or []
         found = [Cause(cause.get("field", ""), cause.get("message", "")) for cause in causes]
         return [cause for cause in found if cause.field != "<nil>"]

@@ -27,7 +27,7 @@ def test_the_table_is_as_long_as_promised_and_names_each_case_once() -> None:
 
 
 def test_every_rule_of_the_specs_is_broken_by_a_case(server: ApiServer) -> None:
-    """A rule that no case reaches could be wrong without anybody seeing it. Rules about changes have tests of their own."""
+    """A rule that no case reaches could be wrong unseen. Rules about changes have tests of their own."""
     said = {(case.manifest["kind"], cause) for case in CASES for cause in server.try_create(case.manifest).causes()}
     missed = [
         f"{kind} {node}: {rule['message']}"
