@@ -63,6 +63,10 @@ pub struct Observed {
     /// When our own last change to the cloud for this agent was answered, as far as this process remembers. A view that is older than this
     /// proves nothing about absence.
     pub changed_at: Option<Timestamp>,
+    /// When a call of the recorded launch last may have had an effect that is not seen yet: the last call that was not surely refused
+    /// ([`Refusal::definite`]), or the operator's start for a record without an instance that it found. `None` from the moment that this
+    /// process wrote the record: nothing can have come of it.
+    pub launch_unclear_at: Option<Timestamp>,
     /// Recorded instances and volumes, by id, that the latest whole reads did not show.
     pub unseen: BTreeMap<String, Unseen>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.

@@ -28,7 +28,7 @@ pub struct Refusal {
     pub message: String,
     /// AWS's own code, or an empty string when no answer came.
     pub code: String,
-    /// The call surely had no effect. Otherwise its outcome is unknown and must be read back.
+    /// Surely nothing came of the call. Otherwise it, or an earlier one with its token, may have had an effect that must be read back.
     pub definite: bool,
 }
 
@@ -137,8 +137,8 @@ const fn unsure(codes: &'static [&'static str], reason: Reason, retry: Retry, ad
 /// First match wins: rows with a pattern stand before the row of the same code without one.
 const TABLE: &[Row] = &[
     // The launch and its token.
-    row(&[TOKEN_MISMATCH], Reason::Launching, Retry::Soon, "the recorded launch is looked up and, if it never happened, recorded anew"),
-    row(&[TOKEN_TERMINATED], Reason::Replacing, Retry::Soon, "the instance of this launch is gone; the next launch replaces it"),
+    unsure(&[TOKEN_MISMATCH], Reason::Launching, Retry::Soon, "the recorded launch is looked up and, if it never happened, recorded anew"),
+    unsure(&[TOKEN_TERMINATED], Reason::Replacing, Retry::Soon, "the instance of this launch is gone; the next launch replaces it"),
     row(
         &["InvalidInstanceID.NotFound"],
         Reason::Launching,

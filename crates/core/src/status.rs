@@ -97,19 +97,29 @@ pub fn time(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
-/// The write of [`crate::plan::Step::RecordLaunch`]: the intent and the place; a predecessor is forgotten in the same write.
+/// The write of [`crate::plan::Step::RecordLaunch`]: the intent, the place and this round's report in one; a predecessor is forgotten in
+/// the same write.
 #[must_use]
-pub fn with_launch(previous: &KoiAgentStatus, launch: &LaunchStatus, place: &Place) -> KoiAgentStatus {
-    let mut status = previous.clone();
+pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> KoiAgentStatus {
+    let mut status = report(round);
     status.cloud = Some(CloudStatus { account: place.account.clone(), region: place.region.clone() });
     status.launch = Some(launch.clone());
-    status.instance = None;
+    let predecessor = status.instance.take();
+    // Its bundle was deleted in the same round, before this write.
+    status.bundle = status.bundle.filter(|bundle| predecessor.is_none_or(|instance| instance.id != bundle.instance_id));
     if let Some(gateway) = &mut status.gateway {
         gateway.endpoint = None;
         gateway.healthy_since = None;
         gateway.config_sha256 = None;
     }
     status
+}
+
+/// The call answered with its instance, which may not be visible for a while.
+pub fn note_instance(status: &mut KoiAgentStatus, instance: &Instance, now: Timestamp) {
+    if status.instance.as_ref().is_none_or(|before| before.id != instance.id) {
+        status.instance = Some(InstanceStatus { booting_since: Some(time(now)), ..instance_status(instance) });
+    }
 }
 
 /// A bundle was written.
@@ -189,7 +199,11 @@ fn instance(report: &Report<'_>) -> Option<InstanceStatus> {
     let Some(instance) = report.instance() else {
         return before.cloned();
     };
-    Some(InstanceStatus {
+    Some(InstanceStatus { booting_since: booting_since(report, instance), ..instance_status(instance) })
+}
+
+fn instance_status(instance: &Instance) -> InstanceStatus {
+    InstanceStatus {
         id: instance.id.clone(),
         state: Some(state_word(instance.state).into()),
         private_ip: instance.private_ip.clone(),
@@ -198,8 +212,8 @@ fn instance(report: &Report<'_>) -> Option<InstanceStatus> {
         image_id: Some(instance.image_id.clone()).filter(|image| !image.is_empty()),
         instance_type: Some(instance.instance_type.clone()).filter(|kind| !kind.is_empty()),
         launch_time: instance.launch_time.map(time),
-        booting_since: booting_since(report, instance),
-    })
+        booting_since: None,
+    }
 }
 
 /// EC2's word for a state.

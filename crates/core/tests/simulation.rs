@@ -12,7 +12,7 @@ use koi_core::plan::Verdict;
 use operator::World;
 use random::Random;
 
-/// How many schedules one test runs.
+/// How many schedules one test runs; the long tier sets KOI_SCHEDULES.
 const SCHEDULES: u64 = 2_500;
 /// Rounds in which things go wrong.
 const CHAOS: usize = 40;
@@ -44,7 +44,8 @@ fn settled(world: &World) -> bool {
 
 #[test]
 fn every_schedule_settles_stays_silent_and_leaves_nothing() {
-    for seed in 0..SCHEDULES {
+    let schedules = std::env::var("KOI_SCHEDULES").ok().and_then(|text| text.parse().ok()).unwrap_or(SCHEDULES);
+    for seed in 0..schedules {
         let mut random = Random::new(seed);
         let mut world = World::new(seed, &mut random);
         chaos(&mut world, &mut random);
@@ -88,5 +89,5 @@ fn a_quiet_launch_takes_few_calls_and_few_writes() {
         "{}",
         world.trace()
     );
-    assert!(world.status_writes <= 6, "{} status writes\n{}", world.status_writes, world.trace());
+    assert!(world.status_writes <= 7, "{} status writes\n{}", world.status_writes, world.trace());
 }

@@ -102,8 +102,7 @@ impl<'a> Round<'a> {
             }
             return Err(deleting(format!("EC2 does not show instance {id}; looked for until that is certain.")));
         }
-        let refused = launch::refused_launch(self.observed, launch).is_some_and(|refused| refused.refusal.definite && !token_was_used(&refused.refusal.code));
-        if refused { Ok(()) } else { launch::certain_of_absence(self.observed, launch, self.now) }
+        launch::certain_of_absence(self.observed, launch, self.now)
     }
 
     /// Absence counts only in a view that began after our own last change.
@@ -203,9 +202,4 @@ impl<'a> Round<'a> {
             instances.chain(volumes).chain(recorded.instance_id.clone()).chain(recorded.volume_id.clone()).chain(self.farewell.own_role.clone()).collect();
         if known.is_empty() { "nothing that is known".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") }
     }
-}
-
-/// The refusal says that an earlier call with the token had an effect.
-fn token_was_used(code: &str) -> bool {
-    code == crate::refusal::TOKEN_MISMATCH || code == crate::refusal::TOKEN_TERMINATED
 }

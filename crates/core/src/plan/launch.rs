@@ -14,7 +14,7 @@ const IDENTITY_PROPAGATION: SignedDuration = SignedDuration::from_secs(6);
 /// How long EC2 may hide what exists.
 pub(super) const VISIBILITY: SignedDuration = SignedDuration::from_secs(300);
 /// How long a launch that may have happened unseen holds back conclusions.
-pub(super) const UNSEEN_LAUNCH: SignedDuration = SignedDuration::from_secs(60);
+const UNSEEN_LAUNCH: SignedDuration = SignedDuration::from_secs(60);
 
 /// Everything that a record is made of besides the wish.
 pub(super) struct Parts<'a> {
@@ -80,21 +80,19 @@ pub(super) fn pursue(agent: &DesiredAgent, observed: &Observed, parts: &Parts<'_
         let launch = Box::new(record(agent, parts, epoch, attempt, now)?);
         Ok(Step::RecordLaunch { launch, place: place.clone() })
     };
-    if code == Some(TOKEN_TERMINATED) {
-        return renew(launch.epoch + 1, 1);
-    }
-    if code == Some(TOKEN_MISMATCH) {
-        // The token was used with other parameters: its instance is probably there and not visible yet.
+    if token_was_used(observed, launch) {
+        // There was an instance, which is not visible yet or no more: it is looked for first, and so is its volume.
         certain_of_absence(observed, launch, now)?;
-        return renew(launch.epoch, launch.attempt + 1);
+        let gone = code == Some(TOKEN_TERMINATED);
+        return if gone { renew(launch.epoch + 1, 1) } else { renew(launch.epoch, launch.attempt + 1) };
     }
     if refused.is_some_and(|refused| refused.refusal.definite) {
         let fresh = record(agent, parts, launch.epoch, launch.attempt, now)?;
         if !same_parameters(&fresh, launch) {
+            certain_of_absence(observed, launch, now)?;
             return renew(launch.epoch, launch.attempt + 1);
         }
     }
-    propagated(agent, observed, now)?;
     Ok(Step::RunInstances { launch: Box::new(launch.clone()) })
 }
 
@@ -103,10 +101,12 @@ pub(super) fn refused_launch<'a>(observed: &'a Observed, launch: &LaunchStatus) 
     observed.refusal.as_ref().filter(|refused| refused.launch == Some((launch.epoch, launch.attempt)))
 }
 
-/// A view that began long enough after the record shows an instance of it, if there is one.
+/// A view that began long enough after the last call that may have had an effect shows its instance, if there is one.
 pub(super) fn certain_of_absence(observed: &Observed, launch: &LaunchStatus, now: Timestamp) -> Result<(), Halt> {
-    let recorded_at = launch.recorded_at.as_ref().map_or(now, |time| time.0);
-    let certain_at = recorded_at.saturating_add(UNSEEN_LAUNCH).unwrap_or(recorded_at);
+    let Some(unclear_at) = observed.launch_unclear_at else {
+        return Ok(());
+    };
+    let certain_at = unclear_at.saturating_add(UNSEEN_LAUNCH).unwrap_or(unclear_at);
     if observed.seen_at.is_some_and(|seen| seen >= certain_at) {
         return Ok(());
     }
@@ -114,8 +114,14 @@ pub(super) fn certain_of_absence(observed: &Observed, launch: &LaunchStatus, now
     Err(Halt::converging(Reason::Launching, message, gate::until(certain_at, now).max(SHORTLY)))
 }
 
+/// The refusal of this launch says that an earlier call with its token had an effect.
+pub(super) fn token_was_used(observed: &Observed, launch: &LaunchStatus) -> bool {
+    let code = refused_launch(observed, launch).map(|refused| refused.refusal.code.as_str());
+    matches!(code, Some(TOKEN_MISMATCH | TOKEN_TERMINATED))
+}
+
 /// A launch waits until EC2 can have heard of what we changed in IAM.
-fn propagated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Result<(), Halt> {
+pub(super) fn propagated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Result<(), Halt> {
     let changed_at = observed.identity.present().filter(|identity| identity.ours).and_then(|identity| identity.changed_at);
     let Some(ready_at) = changed_at.and_then(|at| at.checked_add(IDENTITY_PROPAGATION).ok()) else {
         return Ok(());
@@ -123,8 +129,12 @@ fn propagated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Resu
     if ready_at <= now {
         return Ok(());
     }
-    let message = format!("The instance profile {:?} was changed just now; EC2 learns of it within seconds.", agent.identity.profile);
-    Err(Halt::converging(Reason::WaitingForIdentity, message, gate::until(ready_at, now)))
+    Err(Halt::converging(Reason::WaitingForIdentity, fresh_profile(&agent.identity.profile), gate::until(ready_at, now)))
+}
+
+/// One sentence for the whole time, so that status is written once.
+pub(super) fn fresh_profile(name: &str) -> String {
+    format!("The instance profile {name:?} is new; EC2 learns of it within seconds.")
 }
 
 /// The data volume that a replacement takes over: the recorded one, else one that a launch of ours left.

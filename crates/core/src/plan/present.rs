@@ -62,8 +62,11 @@ impl<'a> Round<'a> {
         if let Some(instance) = herd.current.filter(|instance| !instance.state.is_dying()) {
             return self.maintain(&herd, instance, place);
         }
-        self.identity(place)?;
-        let (subnet, group_id) = self.network(&herd)?;
+        // Neither needs the other: both begin in the same round.
+        let identity = self.identity(place);
+        let network = self.network(&herd);
+        identity?;
+        let (subnet, group_id) = network?;
         self.bring_up(&herd, place, subnet, group_id)
     }
 
@@ -170,8 +173,7 @@ impl<'a> Round<'a> {
         if whole {
             return Ok(());
         }
-        let message = format!("Role and instance profile {name:?} are being made.");
-        Err(Halt::converging(Reason::WaitingForIdentity, message, AT_ONCE))
+        Err(Halt::converging(Reason::WaitingForIdentity, launch::fresh_profile(name), AT_ONCE))
     }
 
     fn identity_tags(&self) -> std::collections::BTreeMap<String, String> {
@@ -238,7 +240,9 @@ impl<'a> Round<'a> {
     fn bring_up(&mut self, herd: &Herd<'a>, place: &'a Place, subnet: &'a Subnet, group_id: &'a str) -> Result<(), Halt> {
         let Observed { recorded, .. } = self.observed;
         self.unseen_instance()?;
-        let replacing = herd.epoch > 0 || recorded.instance_id.is_some();
+        launch::propagated(self.agent, self.observed, self.now)?;
+        let used = recorded.launch.as_ref().is_some_and(|launch| launch::token_was_used(self.observed, launch));
+        let replacing = herd.epoch > 0 || recorded.instance_id.is_some() || used;
         if let Some(dying) = herd.current {
             self.buried(dying)?;
         }
@@ -255,19 +259,21 @@ impl<'a> Round<'a> {
             launch => {
                 let epoch = launch.as_ref().map_or(0, |launch| launch.epoch).max(herd.epoch) + 1;
                 let launch = Box::new(launch::record(self.agent, &parts, epoch, 1, self.now)?);
+                let predecessor = herd.current.map(|instance| &instance.id).or(recorded.instance_id.as_ref());
+                self.steps.extend(predecessor.map(|id| Step::DeleteBundle { instance_id: id.clone() }));
                 Step::RecordLaunch { launch, place: place.clone() }
             }
         };
-        let (reason, message) = self.launching(&step, kept);
+        let (reason, message) = self.launching(kept.map(|volume| &volume.id));
         self.steps.push(step);
         Err(Halt::converging(reason, message, AT_ONCE))
     }
 
-    fn launching(&self, step: &Step, kept: Option<&Volume>) -> (Reason, String) {
-        let verb = if matches!(step, Step::RunInstances { .. }) { "is being launched" } else { "is to be launched" };
+    /// The same words from the record until the instance runs, so that status is written once.
+    fn launching(&self, kept: Option<&String>) -> (Reason, String) {
         match kept {
-            Some(volume) => (Reason::Replacing, format!("A new instance {verb}; the data volume {} is kept.", volume.id)),
-            None => (Reason::Launching, format!("An instance of type {} {verb}.", self.agent.instance_type)),
+            Some(volume) => (Reason::Replacing, format!("A new instance is being launched; the data volume {volume} is kept.")),
+            None => (Reason::Launching, format!("An instance of type {} is being launched.", self.agent.instance_type)),
         }
     }
 
@@ -279,6 +285,14 @@ impl<'a> Round<'a> {
         let shown = self.observed.instances.present().is_some_and(|instances| instances.iter().any(|instance| instance.id == *id));
         if shown || is_lost(self.observed, id, self.now) {
             return Ok(());
+        }
+        let recorded = &self.observed.recorded;
+        let launched_at = recorded.launch.as_ref().and_then(|launch| launch.recorded_at.as_ref());
+        if launched_at.is_some_and(|at| self.now.duration_since(at.0) < VISIBILITY) && !recorded.was_healthy {
+            // EC2 shows a fresh instance after a while.
+            let kept = recorded.launch.as_ref().and_then(|launch| launch.kept_volume_id.as_ref());
+            let (reason, message) = self.launching(kept);
+            return Err(Halt::converging(reason, message, SHORTLY));
         }
         let limit = span::show(Duration::try_from(VISIBILITY).unwrap_or_default());
         let message = format!("EC2 does not show instance {id}. It counts as gone when two whole reads over {limit} agree.");
@@ -354,8 +368,7 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         let Some(id) = data_volume_id(self.observed, instance) else {
-            let message = format!("EC2 does not show the volumes of instance {} yet.", instance.id);
-            return Err(Halt::converging(Reason::Launching, message, SHORTLY));
+            return Err(self.no_volume(instance));
         };
         let volume = self.observed.volumes.present().and_then(|volumes| volumes.iter().find(|volume| volume.id == id));
         let settled = matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
@@ -380,6 +393,20 @@ impl<'a> Round<'a> {
                 _ => waiting("is attached as soon as instance and volume allow it"),
             },
         }
+    }
+
+    /// EC2 shows the volumes of a launch a moment after the instance; after minutes there is none.
+    fn no_volume(&self, instance: &Instance) -> Halt {
+        let since = self.observed.recorded.booting_since.unwrap_or(self.now);
+        let settled = matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
+        if settled && self.now.duration_since(since) >= VISIBILITY {
+            let message = format!(
+                "Instance {} has no data volume, and there is none with this agent's claim. Delete the agent and make it anew.",
+                instance.id
+            );
+            return Halt::blocked(Reason::VolumeNotFound, message);
+        }
+        self.pending(instance)
     }
 
     fn bundle(&mut self, instance: &Instance) {
@@ -424,8 +451,13 @@ impl<'a> Round<'a> {
 
     fn pending(&self, instance: &Instance) -> Halt {
         let recorded = &self.observed.recorded;
-        let reason = if recorded.suspended { Reason::Resuming } else { Reason::Launching };
-        Halt::converging(reason, format!("Instance {} is starting; EC2 calls it {:?}.", instance.id, instance.state), SHORTLY)
+        let kept = recorded.launch.as_ref().and_then(|launch| launch.kept_volume_id.as_ref());
+        let (reason, message) = if recorded.suspended {
+            (Reason::Resuming, format!("Instance {} is being started.", instance.id))
+        } else {
+            self.launching(kept)
+        };
+        Halt::converging(reason, message, SHORTLY)
     }
 
     fn gateway(&mut self, instance: &Instance) -> Result<(), Halt> {
@@ -558,7 +590,14 @@ pub fn data_volume_id(observed: &Observed, instance: &Instance) -> Option<String
     let recorded = &observed.recorded;
     let carried = instance.block_devices.get(names::DATA_DEVICE);
     let kept = recorded.launch.as_ref().and_then(|launch| launch.kept_volume_id.as_ref());
-    carried.or(kept).or(recorded.volume_id.as_ref()).cloned()
+    carried.or(kept).or(recorded.volume_id.as_ref()).cloned().or_else(|| free_volume(observed, instance))
+}
+
+/// A volume of this agent that was detached before it was ever recorded.
+fn free_volume(observed: &Observed, instance: &Instance) -> Option<String> {
+    let shown = matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
+    let volumes = observed.volumes.present().filter(|_| shown)?;
+    volumes.iter().filter(|volume| volume.state == VolumeState::Available).map(|volume| volume.id.clone()).min()
 }
 
 /// A probe of this instance in its present boot.

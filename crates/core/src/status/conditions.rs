@@ -237,13 +237,13 @@ fn instance(report: &Report<'_>) -> Said {
     let kind = ConditionType::InstanceReady;
     let Some(instance) = report.instance() else {
         let reason = report.agent().map_or(Reason::InstanceNotRunning, none_reason);
-        return said(kind, false, reason, "There is no instance.");
+        return said(kind, false, reason, "No instance is running.");
     };
     let id = &instance.id;
     match (instance.state, &instance.impaired) {
         (InstanceState::Running, None) => said(kind, true, Reason::AsWanted, format!("Instance {id} is running.")),
         (InstanceState::Running, Some(told)) => said(kind, false, Reason::InstanceImpaired, format!("EC2 calls instance {id} impaired: {told}.")),
-        (InstanceState::Pending, _) => said(kind, false, Reason::Launching, format!("Instance {id} is starting.")),
+        (InstanceState::Pending, _) => said(kind, false, Reason::Launching, "No instance is running."),
         (state, _) if state.is_dying() => said(kind, false, Reason::InstanceGone, gone(instance)),
         (state, _) => said(kind, false, Reason::InstanceNotRunning, format!("Instance {id} is {}.", super::state_word(state))),
     }

@@ -28,6 +28,7 @@ struct Memory {
     probe: Option<Probe>,
     console: Option<String>,
     identity_changed_at: Option<Timestamp>,
+    launch_unclear_at: Option<Timestamp>,
 }
 
 #[derive(Clone)]
@@ -130,6 +131,7 @@ impl World {
 
     pub(crate) fn delete(&mut self, random: &mut Random) {
         self.note("deleted");
+        self.last = None;
         self.agent.metadata.deletion_timestamp = Some(status::time(self.now));
         // Who leaves may find the plan gone.
         if random.chance(1, 2) {
@@ -144,6 +146,7 @@ impl World {
 
     pub(crate) fn calm(&mut self) {
         self.broken_gateway = false;
+        self.last = None;
         self.cloud.lag = SignedDuration::ZERO;
         if matches!(self.desired, Desired::Present(_)) {
             self.edit("power", json!("Running"));
@@ -213,7 +216,7 @@ impl World {
 
     fn crash(&mut self) {
         self.note("crash");
-        self.memory = Memory::default();
+        self.memory = Memory { launch_unclear_at: Some(self.now), ..Memory::default() };
         let generation = self.agent.metadata.generation.unwrap();
         self.memory.refusal = status::restored_refusal(&self.status(), generation, self.now);
     }
@@ -236,7 +239,10 @@ impl World {
         }
         let decided = plan(&self.desired, &observed, self.now);
         assert_eq!(decided, plan(&self.desired, &observed, self.now), "seed {}: not deterministic", self.seed);
-        self.history.push(format!("{} {:?} {:?}", self.now, decided.steps.iter().map(Step::name).collect::<Vec<_>>(), decided.verdict));
+        let told = format!("{:?} {:?}", decided.steps.iter().map(Step::name).collect::<Vec<_>>(), decided.verdict);
+        if self.history.last().is_none_or(|last| !last.ends_with(&told)) {
+            self.note(told);
+        }
         let mut status = self.status();
         let alive = self.act(&decided, &observed, &mut status, random, faults);
         if alive && self.exists {
@@ -277,6 +283,7 @@ impl World {
             snapshots: Known::Present(self.cloud.snapshots.iter().map(|(snapshot, _)| snapshot.clone()).collect()),
             seen_at: view.map(|view| view.at),
             changed_at: self.memory.changed_at,
+            launch_unclear_at: self.memory.launch_unclear_at,
             unseen: self.memory.unseen.clone(),
             probe: self.memory.probe.clone(),
             console: self.memory.console.clone(),
@@ -353,7 +360,11 @@ impl World {
                 self.crash();
                 return false;
             }
-            let answer = if fault == 1 { Err(*random.pick(&[("RequestLimitExceeded", "slow down"), ("InsufficientInstanceCapacity", "none left"), ("UnauthorizedOperation", "no"), ("VcpuLimitExceeded", "no more")])) } else { self.perform(step, observed, status) };
+            let answer = if fault == 1 { Err(*random.pick(&[("RequestLimitExceeded", "slow down"), ("InsufficientInstanceCapacity", "none left"), ("UnauthorizedOperation", "no"), ("VcpuLimitExceeded", "no more")])) } else { self.perform(step, observed, status, decided) };
+            if let (Step::RunInstances { launch }, true, true) = (step, answer.is_ok(), fault != 2) {
+                let id = self.cloud.tokens[&launch.client_token].1.clone();
+                status::note_instance(status, &self.cloud.machine(&id).seen, self.now);
+            }
             let answer = if fault == 2 && answer.is_ok() { Err(("", "")) } else { answer };
             if fault == 3 {
                 self.crash();
@@ -379,21 +390,28 @@ impl World {
         let refusal = classify(step.name(), code, message);
         let retry_at = refusal.pause(count).map(|pause| self.now.saturating_add(SignedDuration::try_from(pause).unwrap()).unwrap());
         let launch = match step {
-            Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
+            Step::RunInstances { launch } => {
+                if !refusal.definite {
+                    self.memory.launch_unclear_at = Some(self.now);
+                }
+                Some((launch.epoch, launch.attempt))
+            }
             _ => None,
         };
         self.memory.refusal = Some(Refused { refusal, step: step.name(), launch, count, retry_at });
     }
 
-    fn perform(&mut self, step: &Step, observed: &Observed, status: &mut KoiAgentStatus) -> Result<(), (&'static str, &'static str)> {
+    fn perform(&mut self, step: &Step, observed: &Observed, status: &mut KoiAgentStatus, decided: &Plan) -> Result<(), (&'static str, &'static str)> {
         self.check_claim(step, observed);
         match step {
             Step::AddFinalizer => self.finalizer = true,
             Step::CreateSecret => self.secret = Some(self.now.as_second().unsigned_abs() as u32),
             Step::RecordLaunch { launch, place } => {
-                *status = status::with_launch(status, launch, place);
+                let previous = status.clone();
+                *status = status::with_launch(&self.report_of(&previous, observed, decided), launch, place);
                 self.agent.status = Some(status.clone());
                 self.status_writes += 1;
+                self.memory.launch_unclear_at = None;
             }
             Step::PutBundle { instance_id, volume_id, .. } => {
                 let text = self.bundle_text(self.secret.unwrap_or_default(), instance_id, volume_id);
@@ -416,6 +434,7 @@ impl World {
             Step::RunInstances { launch } => {
                 self.check_record(launch);
                 self.cloud.apply(step)?;
+                self.memory.launch_unclear_at = Some(self.now);
                 self.memory.probe = None;
                 self.memory.console = None;
             }
@@ -429,16 +448,13 @@ impl World {
         Ok(())
     }
 
+    fn report_of<'a>(&'a self, previous: &'a KoiAgentStatus, observed: &'a Observed, decided: &'a Plan) -> Report<'a> {
+        let generation = self.agent.metadata.generation.unwrap();
+        Report { previous, generation, name: "a", desired: Ok(&self.desired), observed, plan: decided, now: self.now }
+    }
+
     fn report(&mut self, status: &KoiAgentStatus, observed: &Observed, decided: &Plan) {
-        let report = Report {
-            previous: status,
-            generation: self.agent.metadata.generation.unwrap(),
-            name: "a",
-            desired: Ok(&self.desired),
-            observed,
-            plan: decided,
-            now: self.now,
-        };
+        let report = self.report_of(status, observed, decided);
         let fresh = status::report(&report);
         assert_eq!(fresh, status::report(&report), "seed {}: the report is not deterministic", self.seed);
         let again = status::report(&Report { previous: &fresh, ..report });
