@@ -11,6 +11,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,7 @@ impl fmt::Display for Issue {
 /// # Errors
 /// All issues that were found, in the order of the document.
 pub fn check(document: &Value) -> Result<GatewayConfig, Vec<Issue>> {
-    let issues = inspect::inspect(&schema(), document);
+    let issues = inspect::inspect(&SCHEMA, document);
     if !issues.is_empty() {
         return Err(issues);
     }
@@ -67,8 +68,11 @@ pub fn check(document: &Value) -> Result<GatewayConfig, Vec<Issue>> {
 /// Holds a part of a document (overrides, to be merged later) against the structure only: keys, types, ranges.
 #[must_use]
 pub fn check_partial(overrides: &Value) -> Vec<Issue> {
-    inspect::inspect_partial(&schema(), overrides)
+    inspect::inspect_partial(&SCHEMA, overrides)
 }
+
+/// Made once: the operator checks a document for each agent.
+static SCHEMA: LazyLock<Schema> = LazyLock::new(schema);
 
 /// The JSON Schema of the document.
 #[must_use]
