@@ -232,6 +232,9 @@ impl Cloud {
     }
 
     fn attach(&mut self, volume_id: &str, instance_id: &str) -> Result<(), Refused> {
+        if !matches!(self.machine(instance_id).seen.state, InstanceState::Running | InstanceState::Stopped) {
+            return Err(("IncorrectState", "not running or stopped"));
+        }
         let volume = self.volumes.iter_mut().find(|volume| volume.id == volume_id).unwrap();
         if volume.state != VolumeState::Available {
             return Err(("VolumeInUse", "in use"));
