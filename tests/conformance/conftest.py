@@ -100,6 +100,12 @@ def ec2(world: CloudClient) -> Any:
 
 
 @pytest.fixture(scope="session")
+def unchecked_ec2(world: CloudClient) -> Any:
+    """The admin's, without boto3's own look at the parameters."""
+    return world.boto("ec2", check=False)
+
+
+@pytest.fixture(scope="session")
 def iam(world: CloudClient) -> Any:
     return world.boto("iam")
 

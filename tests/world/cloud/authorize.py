@@ -52,7 +52,7 @@ class Authorizer:
         if principal.kind == "user":
             user = next(u for u in iam.users.values() if u.arn == principal.arn)
             inline = [_parsed(document) for document in user.policies.values()]
-            return inline + [_parsed(p.document) for p in user.managed_policies.values()], None, None
+            return inline + [managed_document(p) for p in user.managed_policies.values()], None, None
         role = next((r for r in iam.roles.values() if r.name == principal.role_name), None)
         if role is None:
             return [], None, None
@@ -115,9 +115,14 @@ def role_documents(cloud: Cloud, account: str, role: Any) -> list[Any]:
     return young[0] if young else current_role_documents(role)
 
 
+def managed_document(policy: Any) -> Any:
+    """The default version of a managed policy."""
+    return _parsed(next(v.document for v in policy.versions if v.version_id == policy.default_version_id))
+
+
 def current_role_documents(role: Any) -> list[Any]:
     documents = [_parsed(text) for text in role.policies.values()]
-    return documents + [_parsed(policy.document) for policy in role.managed_policies.values()]
+    return documents + [managed_document(policy) for policy in role.managed_policies.values()]
 
 
 def _boundary(iam: Any, role: Any) -> list[Any] | None:
@@ -125,7 +130,7 @@ def _boundary(iam: Any, role: Any) -> list[Any] | None:
     if not arn:
         return None
     policy = iam.managed_policies.get(arn)
-    return [_parsed(policy.document)] if policy else []
+    return [managed_document(policy)] if policy else []
 
 
 def _tag_context(prefixes: tuple[str, ...], found: dict[str, str]) -> Context:

@@ -89,14 +89,24 @@ class CloudClient:
 
     # AWS clients
 
-    def boto(self, service: str, principal: str = "admin", region: str = "us-east-1", retries: int = 0) -> Any:
+    def boto(
+        self, service: str, principal: str = "admin", region: str = "us-east-1", retries: int = 0, check: bool = True
+    ) -> Any:
         """A boto3 client; principals are those of credentials.json: admin, admin-other, operator."""
         keys = json.loads((self.state_dir / "credentials.json").read_text())[principal]
-        return self.boto_with(service, keys["accessKeyId"], keys["secretAccessKey"], None, region, retries)
+        return self.boto_with(service, keys["accessKeyId"], keys["secretAccessKey"], None, region, retries, check)
 
     def boto_with(
-        self, service: str, key: str, secret: str, token: str | None, region: str = "us-east-1", retries: int = 0
+        self,
+        service: str,
+        key: str,
+        secret: str,
+        token: str | None,
+        region: str = "us-east-1",
+        retries: int = 0,
+        check: bool = True,
     ) -> Any:
+        """A boto3 client with these keys; `check=False` sends parameters that boto3 itself would refuse."""
         import boto3
         from botocore.config import Config
 
@@ -107,7 +117,7 @@ class CloudClient:
             aws_access_key_id=key,
             aws_secret_access_key=secret,
             aws_session_token=token,
-            config=Config(retries={"max_attempts": retries}, max_pool_connections=32),
+            config=Config(retries={"max_attempts": retries}, max_pool_connections=32, parameter_validation=check),
         )
 
     def boto_of_instance(self, service: str, instance_id: str, region: str = "us-east-1") -> Any:

@@ -166,6 +166,9 @@ def change_role_policies(cloud: Cloud, call: Call) -> Any:
     role = _role(cloud, call, call.params["RoleName"])
     if call.action == "PutRolePolicy":
         _check_inline_size(call, role)
+    arn = call.params.get("PolicyArn")
+    if arn and arn not in cloud.iam(call.account).managed_policies:
+        raise ApiError("NoSuchEntity", f"Policy {arn} does not exist or is not attachable.")
     before = authorize.current_role_documents(role)
     answer = invoke(call)
     limit = cloud.clock.now() - cloud.settings.iam_lag

@@ -205,7 +205,7 @@ def _arn_like(pattern: str, value: str, context: Context) -> bool:
     if len(given) != 6:
         return False
     if len(wanted) != 6:
-        return _pattern_matches(pattern, value, context)
+        return pattern == "*"
     return all(_pattern_matches(w, g, context) for w, g in zip(wanted, given, strict=True))
 
 
