@@ -70,7 +70,8 @@ class _Server(http.server.ThreadingHTTPServer):
         # The stock method looks the host name up, which takes long where there is no resolver.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = self.server_address
 
 
 class MetadataHandler(http.server.BaseHTTPRequestHandler):

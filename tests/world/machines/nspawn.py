@@ -394,6 +394,8 @@ def start_nspawn(machine: Machine) -> subprocess.Popen:
     """Starts it in the machine's control groups; the shell steps in before it becomes nspawn."""
     enter = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 1; done; shift; exec "$@"'
     command = [
+        # In there from the start: nspawn mounts /sys before it changes over, and /sys shows the network of its mounter.
+        *machine.link.namespace.prefix(),
         *(system_program("systemd-nspawn"), *NSPAWN[1:]),
         f"--directory={machine.root}",
         f"--machine={machine_name(machine.spec.instance_id)}",

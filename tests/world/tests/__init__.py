@@ -1,0 +1,1 @@
+"""Tests of the ground itself: machines, network, metadata service, control plane, life and death of worlds."""
