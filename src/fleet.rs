@@ -44,7 +44,7 @@ pub struct SweepHealth {
     /// How many whole sweeps there were.
     pub done: u64,
     /// Why the last one failed; `None` when it did not.
-    pub problem: Option<String>,
+    pub problem: Option<CloudError>,
 }
 
 /// Everything with our claim, as one sweep saw it.
@@ -120,6 +120,11 @@ impl Fleet {
         self.note(agent_uid, |index, now| index.note_state(agent_uid, instance_id, state, now));
     }
 
+    /// The instance was given these security groups.
+    pub fn note_groups(&self, agent_uid: &str, instance_id: &str, group_ids: &[String]) {
+        self.note(agent_uid, |index, now| index.note_groups(agent_uid, instance_id, group_ids, now));
+    }
+
     /// The volume is being attached.
     pub fn note_attached(&self, agent_uid: &str, volume_id: &str, instance_id: &str) {
         self.note(agent_uid, |index, now| index.note_attached(agent_uid, volume_id, instance_id, now));
@@ -128,11 +133,6 @@ impl Fleet {
     /// The volume is being deleted.
     pub fn note_deleted_volume(&self, agent_uid: &str, volume_id: &str) {
         self.note(agent_uid, |index, now| index.note_deleted_volume(agent_uid, volume_id, now));
-    }
-
-    /// Something of this agent's was changed in EC2 that is not one of the above.
-    pub fn note_change(&self, agent_uid: &str) {
-        self.note(agent_uid, |index, now| index.note_change(agent_uid, now));
     }
 
     /// Whoever decides about this agent needs a view that is newer than our last change: it is read without waiting for the sweep.
@@ -188,7 +188,7 @@ impl Fleet {
     fn swept(&self, outcome: Result<(), &CloudError>) {
         self.inner.health.send_modify(|health| match outcome {
             Ok(()) => *health = SweepHealth { done: health.done + 1, problem: None },
-            Err(error) => health.problem = Some(error.to_string()),
+            Err(error) => health.problem = Some(error.clone()),
         });
     }
 }

@@ -301,9 +301,12 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::note_change`].
-    pub fn note_change(&mut self, agent_uid: &str, now: Timestamp) {
-        self.changed(agent_uid, now);
+    /// See [`super::Fleet::note_groups`]. A read that lags shows the old groups for a moment; setting them again would be harmless.
+    pub fn note_groups(&mut self, agent_uid: &str, instance_id: &str, group_ids: &[String], now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        if let Some(held) = agent.instances.get_mut(instance_id) {
+            held.thing.security_group_ids = group_ids.to_vec();
+        }
     }
 
     fn changed(&mut self, agent_uid: &str, now: Timestamp) -> &mut Agent {

@@ -1,0 +1,209 @@
+//! The reconciler of KoiAgents: validate, observe, plan, apply, report.
+//!
+//! It is built on kube's `applier` and not on `Controller`: waking single agents from the fleet view needs a trigger stream of our own,
+//! which `Controller` offers only behind an unstable feature, while `applier` is the stable part that `Controller` itself is made of.
+//! The price is one screen of wiring ([`streams`]); the gain is also ours: predicates, trimmed caches, tasks that are counted.
+
+mod apply;
+mod certificate;
+mod effects;
+mod finalizer;
+mod gate;
+mod malformed;
+mod memory;
+mod observe;
+mod report;
+mod secret;
+mod streams;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use koi_core::api::KoiAgent;
+use koi_core::desired::{Desired, Settings};
+use koi_core::observed::Observed;
+use koi_core::plan::{Plan, Why, blocked, plan};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
+use kube::{Client, ResourceExt as _};
+use tracing::Instrument as _;
+
+use crate::clock::Clock;
+use crate::cloud::Cloud;
+use crate::device::DeviceKey;
+use crate::fleet::Fleet;
+use crate::lookups::Lookups;
+use crate::metrics::Metrics;
+use crate::probe::rounds::Rounds;
+
+pub use gate::Gate;
+pub use memory::Memories;
+pub use streams::{Stores, Wiring, run};
+pub use validate::Catalogue;
+
+use apply::Progress;
+use memory::Memory;
+
+/// An agent, or an object that does not parse as one: it must not hold up the others.
+pub type Guarded = DeserializeGuard<KoiAgent>;
+
+/// Several plans may follow each other within one reconcile, so that a step that makes the next one possible costs no wait and no write.
+const ROUNDS: usize = 6;
+/// A plan that wants to be looked at again within this goes on at once.
+const AT_ONCE: Duration = Duration::from_millis(150);
+/// The first status is written at the latest after this, whatever else takes longer.
+const FIRST_WORD: Duration = Duration::from_millis(600);
+
+/// Everything that a reconcile uses.
+pub struct Context<C> {
+    /// The cloud.
+    pub cloud: Arc<C>,
+    /// The cluster.
+    pub client: Client,
+    /// What the cloud has.
+    pub fleet: Fleet,
+    /// What changes rarely.
+    pub lookups: Lookups<C>,
+    /// Who is asked when.
+    pub rounds: Rounds,
+    /// Whether changes are allowed now.
+    pub gate: Gate,
+    /// What the cluster has.
+    pub stores: Stores,
+    /// What this process remembers of each agent.
+    pub memories: Memories,
+    /// Plans, and what follows from all of them together.
+    pub catalogue: Catalogue,
+    /// Events.
+    pub recorder: Recorder,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
+    /// The operator's own key.
+    pub device: DeviceKey,
+}
+
+/// Could not ask or write: the only thing that is an error. What the cloud refuses is data.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// The API server refused, or is not there.
+    #[error("{what}: {source}")]
+    Cluster {
+        /// What was to be done.
+        what: &'static str,
+        /// Why it was not.
+        source: Box<kube::Error>,
+    },
+    /// A mistake of ours.
+    #[error("the round ended in a panic: {told}")]
+    Panic {
+        /// What it said.
+        told: String,
+    },
+}
+
+/// Gives an error of the cluster its place.
+fn at(what: &'static str) -> impl FnOnce(kube::Error) -> RoundError {
+    move |source| RoundError::Cluster { what, source: Box::new(source) }
+}
+
+async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) -> Result<Action, RoundError> {
+    let agent = match &guarded.0 {
+        Ok(agent) => agent,
+        Err(invalid) => return malformed::tell(&context, invalid).await,
+    };
+    let (uid, namespace, name) = (agent.uid().unwrap_or_default(), agent.namespace().unwrap_or_default(), agent.name_any());
+    let span = tracing::info_span!("reconcile", namespace, name, uid);
+    let began = tokio::time::Instant::now();
+    let memory = context.memories.of(&uid, &namespace, &name);
+    let result = async {
+        let mut memory = memory.lock().await;
+        Round::begin(&context, agent, &mut memory).run().await
+    };
+    let result = result.instrument(span).await;
+    context.metrics.observe_reconcile(began.elapsed(), result.is_ok());
+    result
+}
+
+/// One reconcile of one agent.
+struct Round<'a, C> {
+    context: &'a Context<C>,
+    memory: &'a mut Memory,
+    /// The newest that we know of the object: of the watch, or of our own last write.
+    agent: Arc<KoiAgent>,
+    /// Its status, with what this reconcile did.
+    status: koi_core::api::KoiAgentStatus,
+}
+
+/// What was decided, with all that it was decided from.
+struct Decision {
+    wish: Result<Arc<Desired>, Why>,
+    observed: Observed,
+    plan: Plan,
+}
+
+impl<'a, C: Cloud> Round<'a, C> {
+    fn begin(context: &'a Context<C>, watched: &KoiAgent, memory: &'a mut Memory) -> Self {
+        let agent = memory.newest(watched, context.clock.now());
+        let status = agent.status.clone().unwrap_or_default();
+        Self { context, memory, agent, status }
+    }
+
+    /// The sentence of the house: validate, observe, plan, apply, report.
+    async fn run(mut self) -> Result<Action, RoundError> {
+        if self.is_too_early() {
+            return Ok(Action::requeue(Duration::from_secs(1)));
+        }
+        for _ in 0..ROUNDS {
+            let wish = self.validate();
+            let observed = self.observe(&wish).await;
+            let decision = self.plan(wish, observed);
+            match self.apply(&decision).await? {
+                Progress::Done => {}
+                Progress::GoOn => continue,
+                Progress::LookAgain(pause) => return Ok(Action::requeue(pause)),
+                Progress::Gone => return Ok(Action::await_change()),
+            }
+            self.report(&decision).await?;
+            return Ok(Action::requeue(decision.plan.check_again.max(AT_ONCE)));
+        }
+        Ok(Action::requeue(AT_ONCE))
+    }
+
+    /// Before the first whole sweep nothing is known of the instances, and an agent that was well would be called unknown for a second.
+    fn is_too_early(&self) -> bool {
+        let known = self.status.observed_generation >= 0 && self.agent.metadata.deletion_timestamp.is_none();
+        let health = self.context.fleet.health();
+        let waiting = health.borrow().done == 0 && health.borrow().problem.is_none();
+        known && waiting
+    }
+
+    fn plan(&self, wish: Result<Arc<Desired>, Why>, observed: Observed) -> Decision {
+        let plan = match &wish {
+            Ok(desired) => plan(desired, &observed, self.context.clock.now()),
+            Err(why) => blocked(why.clone()),
+        };
+        tracing::debug!(steps = ?plan.steps.iter().map(koi_core::plan::Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");
+        Decision { wish, observed, plan }
+    }
+
+    /// Nothing was said about this object yet.
+    fn is_first_word(&self) -> bool {
+        self.status.observed_generation < 0
+    }
+}
+
+/// What applies to all agents, as the parts of it become known.
+#[must_use]
+pub fn base_settings(cluster_id: &str, device: &DeviceKey, artifact: Option<koi_core::render::user_data::Artifact>) -> Settings {
+    Settings {
+        cluster_id: cluster_id.to_owned(),
+        device_public_key: device.public_key(),
+        operator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        default_artifact: artifact,
+        ..Settings::default()
+    }
+}

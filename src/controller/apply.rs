@@ -1,0 +1,124 @@
+//! Apply: the steps of a plan in order, one call each; the first that fails ends the round.
+
+use std::time::Duration;
+
+use koi_core::desired::Desired;
+use koi_core::plan::{Step, Why};
+use koi_core::refusal::{Refusal, Retry};
+use koi_core::status::event_for_step;
+use kube::ResourceExt as _;
+
+use super::{AT_ONCE, Decision, FIRST_WORD, Round, RoundError};
+use crate::cloud::{Cloud, CloudError};
+
+/// How a round goes on.
+pub(super) enum Progress {
+    /// Everything is decided: report.
+    Done,
+    /// Something changed that the decision did not know: decide again.
+    GoOn,
+    /// Somebody else was quicker, or changes are not allowed now.
+    LookAgain(Duration),
+    /// The object is let go.
+    Gone,
+}
+
+/// What became of one step.
+pub(super) enum Effect {
+    /// Done.
+    Done,
+    /// Somebody else wrote first: nothing was done, and that is no failure.
+    Conflict,
+    /// The cloud said no, or nothing.
+    Refused(CloudError),
+    /// We say no.
+    Rejected(Refusal),
+    /// The finalizer is off.
+    Gone,
+}
+
+impl<C: Cloud> Round<'_, C> {
+    /// Does what was decided.
+    pub(super) async fn apply(&mut self, decision: &Decision) -> Result<Progress, RoundError> {
+        let Ok(desired) = &decision.wish else {
+            return Ok(Progress::Done);
+        };
+        let live = decision.observed.recorded.instance_id.is_some();
+        for step in &decision.plan.steps {
+            if !self.context.gate.is_open() {
+                return Ok(Progress::LookAgain(Duration::from_secs(1)));
+            }
+            if self.is_first_word() && is_slow(step) {
+                self.report(decision).await?;
+            }
+            match self.perform(step, desired, decision).await? {
+                Effect::Done => self.succeeded(step, live).await,
+                Effect::Conflict => return Ok(Progress::LookAgain(AT_ONCE)),
+                Effect::Gone => return Ok(Progress::Gone),
+                Effect::Refused(error) => return Ok(self.refused(step, &error)),
+                Effect::Rejected(refusal) => return Ok(self.rejected(step, refusal)),
+            }
+        }
+        // What was done may make the next step possible: decide again on what is known now. A plan without steps is final.
+        Ok(if decision.plan.steps.is_empty() { Progress::Done } else { Progress::GoOn })
+    }
+
+    async fn succeeded(&mut self, step: &Step, live: bool) {
+        self.context.metrics.count_step(step.name(), true);
+        tracing::info!(step = step.name(), ?step, "done");
+        self.memory.succeed(step.name());
+        if let Some(event) = event_for_step(step, live) {
+            self.publish(&event).await;
+        }
+    }
+
+    fn refused(&mut self, step: &Step, error: &CloudError) -> Progress {
+        tracing::warn!(step = step.name(), code = error.code, request_id = error.request_id, %error, "refused");
+        let refusal = koi_core::refusal::classify(error.operation, &error.code, &error.message);
+        if !refusal.definite {
+            // What it did is unknown: the cloud is asked before anything is concluded.
+            self.context.fleet.want_fresh(&self.agent.uid().unwrap_or_default());
+            self.context.fleet.want_sweep();
+        }
+        self.rejected(step, refusal)
+    }
+
+    fn rejected(&mut self, step: &Step, refusal: Refusal) -> Progress {
+        self.context.metrics.count_step(step.name(), false);
+        let launch = match step {
+            Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
+            _ => None,
+        };
+        self.memory.refuse(step.name(), launch, refusal, self.context.clock.now());
+        Progress::GoOn
+    }
+
+    async fn perform(&mut self, step: &Step, desired: &Desired, decision: &Decision) -> Result<Effect, RoundError> {
+        match step {
+            Step::AddFinalizer => self.add_finalizer().await,
+            Step::RemoveFinalizer => self.remove_finalizer().await,
+            Step::CreateSecret => self.create_secret().await,
+            Step::RecordLaunch { launch, place } => self.record_launch(decision, launch, place).await,
+            Step::SeedWorkspace { instance_id } => Ok(self.seed_workspace(desired, &decision.observed, instance_id).await),
+            Step::PutBundle { instance_id, volume_id, overwrite } => {
+                Ok(self.put_bundle(desired, instance_id, volume_id, *overwrite).await)
+            }
+            Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
+            Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
+            _ => {
+                let effect = super::effects::shared(self.context, Some(&desired.claim().agent_uid), step).await;
+                Ok(effect.map_or_else(Effect::Refused, |()| Effect::Done))
+            }
+        }
+    }
+}
+
+/// Steps that wait for the cloud: the first word is said before them.
+fn is_slow(step: &Step) -> bool {
+    step.changes_cloud() && FIRST_WORD > Duration::ZERO
+}
+
+/// A refusal of our own.
+pub(super) fn rejection(why: Why, retry: Retry) -> Effect {
+    Effect::Rejected(Refusal { reason: why.reason, retry, message: why.message, code: String::new(), definite: true })
+}

@@ -1,0 +1,395 @@
+//! The effects: each step's one call, and what is noted of its answer.
+
+use koi_core::api::{KoiAgent, LaunchStatus, Reason};
+use koi_core::desired::Desired;
+use koi_core::names::{self, MANAGER};
+use koi_core::observed::{InstanceState, Observed, Place};
+use koi_core::plan::{Step, Why, current_instance};
+use koi_core::refusal::Retry;
+use koi_core::render::user_data::{self, Home};
+use koi_core::render::bundle;
+use koi_core::status;
+use koi_wire::seed::SeedParams;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt as _;
+use kube::api::{Api, PatchParams, PostParams};
+
+use super::apply::{Effect, rejection};
+use super::{Context, Decision, Round, RoundError, at, finalizer, secret};
+use crate::cloud::{Answer, Bundle, Cloud, CloudError, Launch, Role, Tagged};
+
+/// The tag of an instance that is not the recorded one.
+const TAG_ORPHAN: &str = "skykoi:orphan";
+
+impl<C: Cloud> Round<'_, C> {
+    fn agents(&self) -> Api<KoiAgent> {
+        Api::namespaced(self.context.client.clone(), &self.agent.namespace().unwrap_or_default())
+    }
+
+    pub(super) async fn add_finalizer(&mut self) -> Result<Effect, RoundError> {
+        let patch = finalizer::add(self.agent.metadata.finalizers.as_deref());
+        self.patch_agent(&patch).await
+    }
+
+    pub(super) async fn remove_finalizer(&mut self) -> Result<Effect, RoundError> {
+        let Some(patch) = finalizer::remove(self.agent.finalizers()) else {
+            return Ok(Effect::Gone);
+        };
+        match self.patch_agent(&patch).await? {
+            Effect::Done => {
+                tracing::info!("everything of the agent is gone; the object is let go");
+                Ok(Effect::Gone)
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn patch_agent(&mut self, patch: &kube::api::Patch<serde_json::Value>) -> Result<Effect, RoundError> {
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        match self.agents().patch(&self.agent.name_any(), &params, patch).await {
+            Ok(written) => {
+                self.context.metrics.count_write("KoiAgent");
+                self.wrote(written);
+                Ok(Effect::Done)
+            }
+            Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(Effect::Gone),
+            // A failed test of a JSON patch is 422, a failed precondition 409: somebody else wrote first.
+            Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.code == 422 => Ok(Effect::Conflict),
+            Err(error) => Err(at("patch of the finalizers")(error)),
+        }
+    }
+
+    pub(super) async fn create_secret(&mut self) -> Result<Effect, RoundError> {
+        let made = match secret::make(&self.agent, self.context.clock.now()) {
+            Ok(made) => made,
+            Err(error) => return Ok(rejection(Why { reason: Reason::Launching, message: error.to_string() }, Retry::BackOff)),
+        };
+        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.agent.namespace().unwrap_or_default());
+        let created = api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, &made).await;
+        let found = match created {
+            Ok(created) => {
+                self.context.metrics.count_write("Secret");
+                created
+            }
+            Err(kube::Error::Api(refused)) if refused.is_already_exists() => {
+                api.get(&made.name_any()).await.map_err(at("read of the Secret"))?
+            }
+            // The namespace is going: the agent will be, too.
+            Err(kube::Error::Api(refused)) if refused.is_forbidden() && refused.message.contains("being terminated") => {
+                return Ok(Effect::Conflict);
+            }
+            Err(error) => return Err(at("creation of the Secret")(error)),
+        };
+        let now = self.context.clock.now();
+        let owned = secret::is_owned(&found, &self.agent);
+        self.memory.foreign_secret = !owned;
+        self.memory.keep_secret(owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now)), now);
+        Ok(Effect::Done)
+    }
+
+    /// The intent, in one conditional write with this round's report.
+    pub(super) async fn record_launch(&mut self, decision: &Decision, launch: &LaunchStatus, place: &Place) -> Result<Effect, RoundError> {
+        let recorded = {
+            let report = self.report_of(decision);
+            status::with_launch(&report, launch, place)
+        };
+        self.write_status(recorded, true).await
+    }
+
+    pub(super) async fn run_instances(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
+        let claim = desired.claim();
+        let Some(region) = self.status.cloud.as_ref().map(|cloud| cloud.region.clone()) else {
+            return Effect::Conflict;
+        };
+        let home = Home { cluster_id: &claim.cluster_id, agent_uid: &claim.agent_uid, region: &region };
+        let script = match user_data::user_data(launch, home) {
+            Ok(script) => script,
+            Err(error) => return rejection(Why { reason: Reason::UserDataTooLarge, message: error.to_string() }, Retry::Never),
+        };
+        match self.context.cloud.launch(Launch { record: launch, user_data: script.as_bytes() }).await {
+            Ok(instance) => {
+                tracing::info!(instance = instance.id, epoch = launch.epoch, attempt = launch.attempt, "launched");
+                status::note_instance(&mut self.status, &instance, self.context.clock.now());
+                self.context.fleet.note_launched(&claim.agent_uid, instance);
+                Effect::Done
+            }
+            Err(error) => {
+                if error.is("InvalidGroup.NotFound") {
+                    self.context.fleet.want_sweep();
+                }
+                Effect::Refused(error)
+            }
+        }
+    }
+
+    pub(super) async fn put_bundle(&mut self, desired: &Desired, instance_id: &str, volume_id: &str, overwrite: bool) -> Effect {
+        let Desired::Present(agent) = desired else {
+            return Effect::Done;
+        };
+        let Some(secret) = self.secret() else {
+            return Effect::Conflict;
+        };
+        let Some(content) = &secret.content else {
+            return Effect::Conflict;
+        };
+        let (text, sha256) = match bundle::encoded(&bundle::bundle(agent, volume_id, &content.material)) {
+            Ok(encoded) => encoded,
+            Err(error) => return rejection(Why { reason: Reason::BundleTooLarge, message: error.to_string() }, Retry::Never),
+        };
+        let name = names::bundle_parameter(&agent.claim.cluster_id, &agent.claim.agent_uid, instance_id);
+        let mut tags = agent.claim.tags(&agent.tags);
+        tags.insert(names::TAG_INSTANCE_ID.into(), instance_id.to_owned());
+        let mut bundle = Bundle { name: &name, text: &text, tags: &tags, overwrite };
+        let mut written = self.context.cloud.put_bundle(&bundle).await;
+        if !overwrite && written.as_ref().is_err_and(|error| error.is("ParameterAlreadyExists")) {
+            bundle.overwrite = true;
+            written = self.context.cloud.put_bundle(&bundle).await;
+        }
+        match written {
+            Ok(()) => {
+                status::note_bundle(&mut self.status, instance_id, &sha256);
+                self.context.rounds.hurry(&agent.claim.agent_uid);
+                Effect::Done
+            }
+            Err(error) => Effect::Refused(error),
+        }
+    }
+
+    pub(super) async fn fetch_console(&mut self, instance_id: &str) -> Effect {
+        match self.context.cloud.console(instance_id).await {
+            Ok(text) => {
+                self.memory.keep_console(instance_id, text, self.context.clock.now());
+                Effect::Done
+            }
+            Err(error) => Effect::Refused(error),
+        }
+    }
+
+    /// Files of the spec go over the gateway's own socket.
+    pub(super) async fn seed_workspace(&mut self, desired: &Desired, observed: &Observed, instance_id: &str) -> Effect {
+        let Desired::Present(agent) = desired else {
+            return Effect::Done;
+        };
+        let Some(instance) = current_instance(observed).filter(|instance| instance.id == instance_id) else {
+            return Effect::Conflict;
+        };
+        let mut files = match &agent.workspace_config_map {
+            Some(name) => match self.config_map_files(name).await {
+                Ok(files) => files,
+                Err(why) => return rejection(why, Retry::Slow),
+            },
+            None => std::collections::BTreeMap::new(),
+        };
+        files.extend(agent.workspace_files.clone());
+        let files = SeedParams { files };
+        if let Err(fault) = files.check() {
+            return rejection(Why { reason: Reason::InvalidSpec, message: format!("spec.workspace: {fault}.") }, Retry::Never);
+        }
+        let Some(target) = self.target(agent, instance) else {
+            return Effect::Conflict;
+        };
+        match crate::probe::seed(&target, &self.context.device, &files).await {
+            Ok(result) => {
+                tracing::info!(written = result.written.len(), kept = result.kept.len(), "handed over the workspace files");
+                status::note_seeded(&mut self.status, self.context.clock.now());
+                self.context.rounds.hurry(&agent.claim.agent_uid);
+                Effect::Done
+            }
+            Err(failure) => {
+                let message = format!("The workspace files could not be handed over: {}.", failure.message);
+                rejection(Why { reason: Reason::Pushing, message }, Retry::BackOff)
+            }
+        }
+    }
+
+    async fn config_map_files(&self, name: &str) -> Result<std::collections::BTreeMap<String, String>, Why> {
+        let namespace = self.agent.namespace().unwrap_or_default();
+        let api: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), &namespace);
+        match api.get_opt(name).await {
+            Ok(Some(found)) => Ok(found.data.unwrap_or_default()),
+            Ok(None) => Err(Why {
+                reason: Reason::ConfigMapNotFound,
+                message: format!("spec.workspace.configMapRef: there is no ConfigMap {name:?} in namespace {namespace:?}. Create it."),
+            }),
+            Err(error) => Err(Why { reason: Reason::ConfigMapNotFound, message: format!("ConfigMap {name:?} cannot be read: {error}.") }),
+        }
+    }
+}
+
+/// A step that needs nothing of the cluster: one call, and its note in the fleet view or the look-ups.
+pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, step: &Step) -> Answer<()> {
+    match step {
+        Step::BindCluster => bind(context).await,
+        Step::CreateSecurityGroup { .. }
+        | Step::AuthorizeIngress { .. }
+        | Step::RevokeIngress { .. }
+        | Step::DeleteSecurityGroup { .. } => group(context, step).await,
+        Step::DeleteBundle { instance_id } => {
+            let uid = uid.unwrap_or_default();
+            let name = names::bundle_parameter(&context.catalogue.settings(&context.stores).cluster_id, uid, instance_id);
+            context.cloud.delete_parameter(&name).await
+        }
+        Step::StartInstance { .. }
+        | Step::StopInstance { .. }
+        | Step::StopOrphan { .. }
+        | Step::TerminateInstance { .. }
+        | Step::AttachVolume { .. }
+        | Step::SetSecurityGroups { .. }
+        | Step::CreateSnapshot { .. }
+        | Step::DeleteVolume { .. } => machine(context, uid.unwrap_or_default(), step).await,
+        Step::CreateRole { .. }
+        | Step::PutRolePolicy { .. }
+        | Step::CreateInstanceProfile { .. }
+        | Step::AddRoleToInstanceProfile { .. }
+        | Step::RemoveRoleFromInstanceProfile { .. }
+        | Step::DeleteInstanceProfile { .. }
+        | Step::DeleteRolePolicy { .. }
+        | Step::DeleteRole { .. } => identity(context, step).await,
+        // These need the object and are performed by its round.
+        Step::AddFinalizer
+        | Step::CreateSecret
+        | Step::RecordLaunch { .. }
+        | Step::RunInstances { .. }
+        | Step::PutBundle { .. }
+        | Step::SeedWorkspace { .. }
+        | Step::FetchConsole { .. }
+        | Step::RemoveFinalizer => Err(CloudError::unintelligible(step.name(), "this step belongs to an agent's round")),
+    }
+}
+
+async fn bind<C: Cloud>(context: &Context<C>) -> Answer<()> {
+    let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
+    let written = context.cloud.create_parameter(&names::owner_parameter(&cluster_id), &context.lookups.owner_text()).await;
+    // Whoever wrote it, the next look says whose it is.
+    context.lookups.forget_owner();
+    match written {
+        Err(error) if error.is("ParameterAlreadyExists") => Ok(()),
+        other => other,
+    }
+}
+
+async fn group<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
+    let (cloud, fleet) = (&context.cloud, &context.fleet);
+    match step {
+        Step::CreateSecurityGroup { name, vpc_id, tags } => create_group(context, name, vpc_id, tags).await,
+        Step::AuthorizeIngress { group_id, rules } => {
+            let done = cloud.authorize(group_id, rules).await;
+            noted_group(context, group_id, done, || fleet.note_rules(group_id, rules, &[]))
+        }
+        Step::RevokeIngress { group_id, rules } => {
+            let done = cloud.revoke(group_id, rules).await;
+            noted_group(context, group_id, done, || fleet.note_rules(group_id, &[], rules))
+        }
+        Step::DeleteSecurityGroup { group_id } => {
+            let done = cloud.delete_group(group_id).await;
+            noted_group(context, group_id, done, || fleet.note_deleted_group(group_id))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A group that is not there after all is forgotten, so that it is made again.
+fn noted_group<C>(context: &Context<C>, group_id: &str, done: Answer<()>, note: impl FnOnce()) -> Answer<()> {
+    match &done {
+        Ok(()) => note(),
+        Err(error) if error.is("InvalidGroup.NotFound") => context.fleet.note_deleted_group(group_id),
+        Err(_) => {}
+    }
+    done
+}
+
+async fn create_group<C: Cloud>(context: &Context<C>, name: &str, vpc_id: &str, tags: &std::collections::BTreeMap<String, String>) -> Answer<()> {
+    let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
+    let group = match context.cloud.create_group(name, vpc_id, tags).await {
+        Ok(id) => {
+            let facts = koi_core::observed::SecurityGroup { id, ours: true, ingress: std::collections::BTreeSet::new() };
+            crate::cloud::Group { name: name.to_owned(), vpc_id: vpc_id.to_owned(), facts, tags: tags.clone() }
+        }
+        // Made by a neighbour in the same moment, by us before a crash, or by a stranger: its tags tell.
+        Err(error) if error.is("InvalidGroup.Duplicate") => match context.cloud.group(&cluster_id, vpc_id, name).await? {
+            Some(group) => group,
+            None => return Err(error),
+        },
+        Err(error) => return Err(error),
+    };
+    context.fleet.note_group(group);
+    Ok(())
+}
+
+async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answer<()> {
+    let (cloud, fleet) = (&context.cloud, &context.fleet);
+    match step {
+        Step::StartInstance { instance_id } => {
+            cloud.start(instance_id).await?;
+            fleet.note_state(uid, instance_id, InstanceState::Pending);
+        }
+        Step::StopInstance { instance_id } => {
+            cloud.stop(instance_id).await?;
+            fleet.note_state(uid, instance_id, InstanceState::Stopping);
+        }
+        Step::StopOrphan { instance_id } => {
+            cloud.tag(instance_id, &[(TAG_ORPHAN.to_owned(), "true".to_owned())].into()).await?;
+            cloud.stop(instance_id).await?;
+            fleet.note_state(uid, instance_id, InstanceState::Stopping);
+        }
+        Step::TerminateInstance { instance_id } => {
+            cloud.terminate(instance_id).await?;
+            fleet.note_state(uid, instance_id, InstanceState::ShuttingDown);
+        }
+        Step::AttachVolume { volume_id, instance_id } => {
+            cloud.attach(volume_id, instance_id).await?;
+            fleet.note_attached(uid, volume_id, instance_id);
+        }
+        Step::SetSecurityGroups { instance_id, group_ids } => {
+            cloud.set_groups(instance_id, group_ids).await?;
+            fleet.note_groups(uid, instance_id, group_ids);
+        }
+        Step::CreateSnapshot { volume_id, tags } => cloud.create_snapshot(volume_id, tags).await?,
+        Step::DeleteVolume { volume_id } => {
+            cloud.delete_volume(volume_id).await?;
+            fleet.note_deleted_volume(uid, volume_id);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
+    let (cloud, lookups) = (&context.cloud, &context.lookups);
+    let (name, done) = match step {
+        Step::CreateRole { role, trust, boundary_arn, tags } => {
+            let wanted = Role { name: role, trust, boundary_arn: boundary_arn.as_deref(), tags };
+            (role, cloud.create_role(&wanted).await)
+        }
+        Step::PutRolePolicy { role, document } => (role, cloud.put_role_policy(role, document).await),
+        Step::CreateInstanceProfile { profile, tags } => (profile, cloud.create_profile(profile, tags).await),
+        Step::AddRoleToInstanceProfile { profile, role } => (profile, cloud.add_role(profile, role).await),
+        Step::RemoveRoleFromInstanceProfile { role } => (role, cloud.remove_role(role).await),
+        Step::DeleteInstanceProfile { profile } => (profile, cloud.delete_profile(profile).await),
+        Step::DeleteRolePolicy { role } => (role, cloud.delete_role_policy(role).await),
+        Step::DeleteRole { role } => (role, cloud.delete_role(role).await),
+        _ => return Ok(()),
+    };
+    match &done {
+        Ok(()) => lookups.note_profile(name, |facts| note_identity(facts, step)),
+        // There already, or not there: what is remembered is wrong.
+        Err(_) => lookups.forget_profile(name),
+    }
+    done
+}
+
+/// The same change to what is remembered.
+fn note_identity(facts: &mut crate::cloud::ProfileFacts, step: &Step) {
+    let made = |tags: &std::collections::BTreeMap<String, String>| Some(Tagged { arn: "made just now".to_owned(), tags: tags.clone() });
+    match step {
+        Step::CreateRole { tags, .. } => facts.role = made(tags),
+        Step::PutRolePolicy { document, .. } => facts.policy = Some(document.clone()),
+        Step::CreateInstanceProfile { tags, .. } => facts.profile = made(tags),
+        Step::AddRoleToInstanceProfile { .. } => facts.role_in_profile = true,
+        Step::RemoveRoleFromInstanceProfile { .. } => facts.role_in_profile = false,
+        Step::DeleteInstanceProfile { .. } => facts.profile = None,
+        Step::DeleteRolePolicy { .. } => facts.policy = None,
+        Step::DeleteRole { .. } => facts.role = None,
+        _ => {}
+    }
+}

@@ -1,0 +1,219 @@
+//! What this process remembers of each agent: all of it may be lost at any time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use koi_core::api::KoiAgent;
+use koi_core::observed::Refused;
+use koi_core::refusal::Refusal;
+use koi_core::status;
+use kube::ResourceExt as _;
+
+use super::secret::GatewaySecret;
+use super::validate::Validated;
+use crate::clock::{after, since};
+
+/// A console that was fetched is good for so long.
+const CONSOLE: Duration = Duration::from_secs(300);
+
+/// For so long the watch may be behind our own creation.
+const WATCH_LAG: Duration = Duration::from_secs(5);
+
+/// All agents.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<String, Entry>>);
+
+struct Entry {
+    namespace: String,
+    name: String,
+    memory: Arc<tokio::sync::Mutex<Memory>>,
+}
+
+impl Memories {
+    /// That of one agent; made when there is none.
+    pub(super) fn of(&self, uid: &str, namespace: &str, name: &str) -> Arc<tokio::sync::Mutex<Memory>> {
+        let mut entries = self.entries();
+        let fresh = || Entry { namespace: namespace.to_owned(), name: name.to_owned(), memory: Arc::default() };
+        Arc::clone(&entries.entry(uid.to_owned()).or_insert_with(fresh).memory)
+    }
+
+    /// Namespace and name of an agent that was seen.
+    #[must_use]
+    pub fn whereabouts(&self, uid: &str) -> Option<(String, String)> {
+        self.entries().get(uid).map(|entry| (entry.namespace.clone(), entry.name.clone()))
+    }
+
+    /// The agent is gone.
+    pub fn forget(&self, uid: &str) {
+        self.entries().remove(uid);
+    }
+
+    /// All that are remembered: UID, namespace, name.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, String, String)> {
+        self.entries().iter().map(|(uid, entry)| (uid.clone(), entry.namespace.clone(), entry.name.clone())).collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One agent.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The object as our own last write left it.
+    written: Option<Arc<KoiAgent>>,
+    /// What the cloud last refused.
+    pub(super) refused: Option<Refused>,
+    /// How many rounds in a row a read failed.
+    pub(super) failed_reads: u32,
+    /// The console, of which instance, and when it was fetched.
+    console: Option<(String, Timestamp, String)>,
+    /// The Secret, read.
+    pub(super) secret: Option<Arc<GatewaySecret>>,
+    /// When we made it: for a moment the watch does not show it.
+    secret_made_at: Option<Timestamp>,
+    /// A Secret of the name exists and is not ours.
+    pub(super) foreign_secret: bool,
+    /// The wish, settled.
+    pub(super) validated: Option<Validated>,
+    /// The bundle that the wish and the Secret make.
+    pub(super) bundle: Option<super::observe::BundleDigest>,
+    generation: Option<i64>,
+}
+
+impl Memory {
+    /// The newest that is known: what the watch shows, or what our last write answered while the watch is behind it.
+    pub(super) fn newest(&mut self, watched: &KoiAgent, now: Timestamp) -> Arc<KoiAgent> {
+        let newest = match &self.written {
+            Some(written) if is_newer(written, watched) => Arc::clone(written),
+            _ => {
+                self.written = None;
+                Arc::new(watched.clone())
+            }
+        };
+        self.meet(&newest, now);
+        newest
+    }
+
+    /// Our own write was answered with this object.
+    pub(super) fn wrote(&mut self, agent: Arc<KoiAgent>) {
+        self.written = Some(agent);
+    }
+
+    /// At first sight the pace of an earlier operator is taken over; a changed wish may be tried at once.
+    fn meet(&mut self, agent: &KoiAgent, now: Timestamp) {
+        let generation = agent.metadata.generation.unwrap_or_default();
+        match self.generation {
+            None => self.refused = agent.status.as_ref().and_then(|status| status::restored_refusal(status, generation, now)),
+            Some(before) if before != generation => {
+                if let Some(refused) = &mut self.refused {
+                    refused.retry_at = Some(now);
+                }
+            }
+            Some(_) => {}
+        }
+        self.generation = Some(generation);
+    }
+
+    /// A step was refused.
+    pub(super) fn refuse(&mut self, step: &'static str, launch: Option<(i64, i64)>, refusal: Refusal, now: Timestamp) {
+        let same = self.refused.as_ref().filter(|refused| refused.step == step && refused.refusal.code == refusal.code);
+        let count = same.map_or(0, |refused| refused.count).saturating_add(1);
+        let retry_at = refusal.pause(count).map(|pause| after(now, pause));
+        self.refused = Some(Refused { refusal, step, launch, count, retry_at });
+    }
+
+    /// A step succeeded.
+    pub(super) fn succeed(&mut self, step: &str) {
+        if self.refused.as_ref().is_some_and(|refused| refused.step == step) {
+            self.refused = None;
+        }
+    }
+
+    /// We made the Secret, or found it ours.
+    pub(super) fn keep_secret(&mut self, secret: Option<GatewaySecret>, now: Timestamp) {
+        self.secret = secret.map(Arc::new);
+        self.secret_made_at = Some(now);
+    }
+
+    /// The watch may not show yet what we made.
+    pub(super) fn secret_is_fresh(&self, now: Timestamp) -> bool {
+        self.secret_made_at.is_some_and(|made| since(made, now) < WATCH_LAG)
+    }
+
+    /// The console of an instance, while it is fresh.
+    pub(super) fn console(&self, instance_id: &str, now: Timestamp) -> Option<String> {
+        let (_, _, text) = self.console.as_ref().filter(|(id, at, _)| id == instance_id && since(*at, now) < CONSOLE)?;
+        Some(text.clone())
+    }
+
+    /// A console was fetched.
+    pub(super) fn keep_console(&mut self, instance_id: &str, text: String, now: Timestamp) {
+        self.console = Some((instance_id.to_owned(), now, text));
+    }
+}
+
+/// Kubernetes says that resource versions of one kind are numbers that grow.
+fn is_newer(written: &KoiAgent, watched: &KoiAgent) -> bool {
+    let version = |agent: &KoiAgent| agent.resource_version().and_then(|version| version.parse::<u64>().ok());
+    match (version(written), version(watched)) {
+        (Some(written), Some(watched)) => written > watched,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koi_core::refusal::classify;
+
+    use super::*;
+
+    fn agent(version: &str, generation: i64) -> KoiAgent {
+        let mut agent = KoiAgent::new("a", koi_core::api::KoiAgentSpec::default());
+        agent.metadata.resource_version = Some(version.into());
+        agent.metadata.generation = Some(generation);
+        agent
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn our_own_write_stands_until_the_watch_has_caught_up() {
+        let mut memory = Memory::default();
+        memory.newest(&agent("9", 1), at(0));
+        memory.wrote(Arc::new(agent("10", 1)));
+        let seen = |memory: &mut Memory, version| memory.newest(&agent(version, 1), at(0)).resource_version().unwrap();
+        assert_eq!([seen(&mut memory, "9"), seen(&mut memory, "10"), seen(&mut memory, "9")], ["10", "10", "9"]);
+    }
+
+    #[test]
+    fn refusals_are_counted_in_a_row_and_a_new_wish_is_tried_at_once() {
+        let mut memory = Memory::default();
+        memory.newest(&agent("1", 1), at(0));
+        let refusal = classify("RunInstances", "VcpuLimitExceeded", "no");
+        memory.refuse("RunInstances", Some((1, 1)), refusal.clone(), at(0));
+        memory.refuse("RunInstances", Some((1, 1)), refusal.clone(), at(60));
+        let refused = memory.refused.clone().unwrap();
+        assert_eq!((refused.count, refused.retry_at), (2, refusal.pause(2).map(|pause| after(at(60), pause))));
+        memory.newest(&agent("2", 2), at(70));
+        assert_eq!(memory.refused.as_ref().map(|refused| (refused.count, refused.retry_at)), Some((2, Some(at(70)))));
+        memory.succeed("PutParameter");
+        assert!(memory.refused.is_some());
+        memory.succeed("RunInstances");
+        assert_eq!(memory.refused, None);
+    }
+
+    #[test]
+    fn a_console_is_of_one_instance_and_grows_old() {
+        let mut memory = Memory::default();
+        memory.keep_console("i-1", "text".into(), at(0));
+        assert_eq!(memory.console("i-1", at(10)).as_deref(), Some("text"));
+        assert_eq!((memory.console("i-2", at(10)), memory.console("i-1", at(300))), (None, None));
+    }
+}

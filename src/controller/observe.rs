@@ -1,0 +1,281 @@
+//! Observe: what is known of the agent's world, put together from memory. A settled agent costs no call.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
+use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
+use koi_core::names::{self, FINALIZER};
+use koi_core::observed::{Identity, Instance, Known, Observed, OwnerRecord, Recorded, Refused, SecretFacts};
+use koi_core::plan::{Why, current_instance, data_volume_id, probe_target};
+use koi_core::refusal::classify;
+use koi_core::render::{bundle, identity, network};
+use kube::ResourceExt as _;
+
+use super::secret::{self, GatewaySecret};
+use super::{FIRST_WORD, Round};
+use crate::cloud::{Answer, Cloud, CloudError};
+use crate::lookups::Profile;
+use crate::probe::{HTTPS, Target};
+
+/// The bundle that a wish and a Secret make, remembered by what it was made of.
+pub(super) struct BundleDigest {
+    wish: Arc<Desired>,
+    secret: Option<String>,
+    volume_id: String,
+    sha256: Option<String>,
+}
+
+impl<C: Cloud> Round<'_, C> {
+    /// Everything that the planner looks at.
+    pub(super) async fn observe(&mut self, wish: &Result<Arc<Desired>, Why>) -> Observed {
+        let mut observed = self.remembered(wish);
+        let Ok(desired) = wish else {
+            return observed;
+        };
+        if self.is_first_word() {
+            // Somebody waits for a first word: a cloud that is slow to answer may not delay it.
+            let _ = tokio::time::timeout(FIRST_WORD, self.look_up(desired, &mut observed)).await;
+        } else {
+            self.look_up(desired, &mut observed).await;
+        }
+        self.secret_and_bundle(desired, &mut observed);
+        self.aim(desired, &observed);
+        observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
+        observed
+    }
+
+    /// What status, the fleet view and this process know.
+    fn remembered(&mut self, wish: &Result<Arc<Desired>, Why>) -> Observed {
+        let recorded = Recorded::from_status(&self.status);
+        let uid = self.agent.uid().unwrap_or_default();
+        if matches!(wish.as_deref(), Ok(Desired::Absent(_))) {
+            self.context.fleet.want_fresh(&uid);
+        }
+        let ids: Vec<&str> = [&recorded.instance_id, &recorded.volume_id].into_iter().flatten().map(String::as_str).collect();
+        let mut view = self.context.fleet.view(&uid, &ids);
+        complete_sizes(&mut view.volumes, &self.status);
+        let mut observed = Observed {
+            has_finalizer: self.agent.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
+            instances: view.instances,
+            volumes: view.volumes,
+            seen_at: view.seen_at,
+            changed_at: view.changed_at,
+            unseen: view.unseen,
+            refusal: self.memory.refused.clone(),
+            recorded,
+            ..Observed::default()
+        };
+        let now = self.context.clock.now();
+        observed.console = current_instance(&observed).and_then(|instance| self.memory.console(&instance.id, now));
+        if observed.instances == Known::Unknown
+            && let Some(problem) = &self.context.fleet.health().borrow().problem
+        {
+            observed.refusal = observed.refusal.or_else(|| Some(failed_read(problem, 1, now)));
+        }
+        observed
+    }
+
+    /// What changes rarely, from the look-ups. What cannot be asked stays unknown; the first failure explains why.
+    async fn look_up(&mut self, desired: &Desired, observed: &mut Observed) {
+        let mut failed = None;
+        match desired {
+            Desired::Absent(farewell) if farewell.force => {}
+            Desired::Absent(farewell) => self.look_up_absent(farewell, observed, &mut failed).await,
+            Desired::Present(agent) => self.look_up_present(agent, observed, &mut failed).await,
+        }
+        self.memory.failed_reads = if failed.is_some() { self.memory.failed_reads.saturating_add(1) } else { 0 };
+        if let Some(error) = failed {
+            let told = failed_read(&error, self.memory.failed_reads, self.context.clock.now());
+            observed.refusal.get_or_insert(told);
+        }
+    }
+
+    async fn look_up_home(&self, observed: &mut Observed, failed: &mut Option<CloudError>) {
+        let lookups = &self.context.lookups;
+        if let Some(place) = known(lookups.place().await, failed) {
+            observed.place = Known::Present(place);
+        }
+        observed.owner = known(lookups.owner().await, failed).unwrap_or(OwnerRecord::Unknown);
+    }
+
+    async fn look_up_present(&self, agent: &DesiredAgent, observed: &mut Observed, failed: &mut Option<CloudError>) {
+        let lookups = &self.context.lookups;
+        self.look_up_home(observed, failed).await;
+        observed.image = match &agent.image {
+            ImageWish::Id(id) => Known::Present(id.clone()),
+            ImageWish::Parameter(name) => known(lookups.image(name).await, failed).unwrap_or_default(),
+        };
+        let zone = self.status.volume.as_ref().and_then(|volume| volume.zone.as_deref());
+        observed.subnet = known(lookups.subnet(&agent.subnet_ids, zone).await, failed).unwrap_or_default();
+        if let Some(profile) = known(lookups.profile(&agent.identity.profile).await, failed) {
+            observed.identity = Known::Present(self.identity(agent, observed, &profile));
+        }
+        observed.security_group = self.security_group(agent, observed);
+    }
+
+    async fn look_up_absent(&self, farewell: &Farewell, observed: &mut Observed, failed: &mut Option<CloudError>) {
+        self.look_up_home(observed, failed).await;
+        if let Some(role) = &farewell.own_role
+            && let Some(profile) = known(self.context.lookups.profile(role).await, failed)
+        {
+            observed.identity = Known::Present(as_identity(&profile, &farewell.claim.cluster_id, true));
+        }
+        let volumes = observed.volumes.present().is_some_and(|volumes| !volumes.is_empty());
+        if farewell.deletion_policy == DeletionPolicy::Snapshot && volumes {
+            let asked = self.context.cloud.snapshots(&farewell.claim.cluster_id, &farewell.claim.agent_uid).await;
+            observed.snapshots = known(asked, failed).map_or(Known::Unknown, Known::Present);
+        }
+    }
+
+    fn identity(&self, agent: &DesiredAgent, observed: &Observed, profile: &Profile) -> Identity {
+        let wish = &agent.identity;
+        let current = observed.place.present().is_some_and(|place| {
+            let wanted = identity::role_policy(&agent.claim.cluster_id, place, &agent.role_models, &wish.scope);
+            profile.facts.policy.as_deref().is_some_and(|policy| identity::policy_equal(policy, &wanted))
+        });
+        as_identity(profile, &agent.claim.cluster_id, current)
+    }
+
+    /// The group of the wished rule set, by name; a foreign one of that name is known only once a creation met it.
+    fn security_group(&self, agent: &DesiredAgent, observed: &Observed) -> Known<koi_core::observed::SecurityGroup> {
+        let Some(subnet) = observed.subnet.present() else {
+            return Known::Unknown;
+        };
+        let rule_set = network::rule_set(&network::rules(&agent.ingress, subnet));
+        let name = names::security_group(&agent.claim.cluster_id, &rule_set);
+        match self.context.fleet.group(&subnet.vpc_id, &name) {
+            None => Known::Unknown,
+            Some(None) => Known::Absent,
+            Some(Some(group)) => Known::Present(group.facts),
+        }
+    }
+
+    /// The Secret and the bundle that it makes with the wish.
+    fn secret_and_bundle(&mut self, desired: &Arc<Desired>, observed: &mut Observed) {
+        let Desired::Present(agent) = desired.as_ref() else {
+            return;
+        };
+        let Some(secret) = self.secret() else {
+            observed.secret = if self.memory.foreign_secret { Known::Present(foreign_secret()) } else { Known::Absent };
+            return;
+        };
+        let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
+        let bundle_sha256 = volume_id.and_then(|volume_id| self.bundle_digest(desired, agent, &secret, volume_id));
+        observed.secret = Known::Present(SecretFacts { bundle_sha256, ..secret.facts.clone() });
+    }
+
+    /// The Secret as the watch shows it, read once for each change.
+    pub(super) fn secret(&mut self) -> Option<Arc<GatewaySecret>> {
+        let namespace = self.agent.namespace().unwrap_or_default();
+        let found = self.context.stores.secret(&namespace, &names::token_secret(&self.agent.name_any()));
+        let Some(found) = found.filter(|secret| secret::is_owned(secret, &self.agent)) else {
+            self.memory.secret = self.memory.secret.take().filter(|_| self.memory.secret_is_fresh(self.context.clock.now()));
+            return self.memory.secret.clone();
+        };
+        self.memory.foreign_secret = false;
+        if let Some(known) = self.memory.secret.as_ref().filter(|known| known.version == found.resource_version()) {
+            return Some(Arc::clone(known));
+        }
+        let read = Arc::new(secret::read(&found, &self.agent.uid().unwrap_or_default(), self.context.clock.now()));
+        self.memory.secret = Some(Arc::clone(&read));
+        Some(read)
+    }
+
+    fn bundle_digest(&mut self, desired: &Arc<Desired>, agent: &DesiredAgent, secret: &GatewaySecret, volume_id: String) -> Option<String> {
+        let known = self.memory.bundle.as_ref().filter(|known| {
+            Arc::ptr_eq(&known.wish, desired) && known.secret == secret.version && known.volume_id == volume_id
+        });
+        if let Some(known) = known {
+            return known.sha256.clone();
+        }
+        let content = secret.content.as_ref()?;
+        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &content.material)).ok().map(|(_, sha256)| sha256);
+        let digest = BundleDigest { wish: Arc::clone(desired), secret: secret.version.clone(), volume_id, sha256 };
+        self.memory.bundle = Some(digest);
+        self.memory.bundle.as_ref()?.sha256.clone()
+    }
+
+    /// Tells the probes whom to ask.
+    fn aim(&mut self, desired: &Desired, observed: &Observed) {
+        let uid = desired.claim().agent_uid.clone();
+        let was_healthy = observed.recorded.was_healthy;
+        let target = match desired {
+            Desired::Present(agent) => probe_target(desired, observed).and_then(|instance| self.target(agent, instance)),
+            Desired::Absent(_) => None,
+        };
+        self.context.rounds.aim(&uid, target, was_healthy);
+    }
+
+    /// The gateway of this instance.
+    pub(super) fn target(&mut self, agent: &DesiredAgent, instance: &Instance) -> Option<Target> {
+        let secret = self.secret()?;
+        let content = secret.content.as_ref()?;
+        Some(Target {
+            instance_id: instance.id.clone(),
+            addresses: addresses(agent.probe_address, instance),
+            port: HTTPS,
+            pin: content.pin.clone(),
+            token: content.material.token.clone(),
+        })
+    }
+}
+
+/// A value, or nothing and the first error remembered.
+fn known<T>(answer: Answer<T>, failed: &mut Option<CloudError>) -> Option<T> {
+    answer.map_err(|error| failed.get_or_insert(error).clone()).ok()
+}
+
+/// A failed read as the planner knows refusals.
+fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
+    let refusal = classify(error.operation, &error.code, &error.message);
+    Refused { refusal, step: error.operation, launch: None, count, retry_at: Some(now) }
+}
+
+fn foreign_secret() -> SecretFacts {
+    SecretFacts {
+        problem: Some("exists and does not belong to this agent".to_owned()),
+        tls_sha256: String::new(),
+        not_after: Timestamp::MAX,
+        bundle_sha256: None,
+    }
+}
+
+/// IAM's facts as the planner knows them.
+pub(crate) fn as_identity(profile: &Profile, cluster_id: &str, policy_current: bool) -> Identity {
+    let facts = &profile.facts;
+    let claimed = |thing: &crate::cloud::Tagged| thing.tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == cluster_id);
+    // A profile decides; without one a role that is not ours would be a stranger's, too.
+    let ours = facts.profile.as_ref().or(facts.role.as_ref()).is_none_or(claimed);
+    Identity {
+        profile_arn: facts.profile.as_ref().map(|profile| profile.arn.clone()),
+        ours,
+        role_exists: facts.role.is_some(),
+        policy_current: policy_current && facts.policy.is_some(),
+        role_in_profile: facts.role_in_profile,
+        changed_at: profile.changed_at,
+    }
+}
+
+/// A volume that only a block device mapping names has the size of its launch.
+fn complete_sizes(volumes: &mut Known<Vec<koi_core::observed::Volume>>, status: &KoiAgentStatus) {
+    let Known::Present(volumes) = volumes else { return };
+    let recorded = status.volume.as_ref().and_then(|volume| volume.size_gib);
+    let launched = status.launch.as_ref().and_then(|launch| launch.data_volume.as_ref()).map(|volume| volume.size_gib);
+    for volume in volumes.iter_mut().filter(|volume| volume.size_gib == 0) {
+        volume.size_gib = recorded.or(launched).unwrap_or(1).into();
+    }
+}
+
+/// Where a gateway may be reached, in the order in which to try.
+fn addresses(wanted: ProbeAddress, instance: &Instance) -> Vec<IpAddr> {
+    let parse = |address: &Option<String>| address.as_ref().and_then(|address| address.parse().ok());
+    let (private, public) = (parse(&instance.private_ip), parse(&instance.public_ip));
+    match wanted {
+        ProbeAddress::Auto => private.into_iter().chain(public).collect(),
+        ProbeAddress::Private => private.into_iter().collect(),
+        ProbeAddress::Public => public.into_iter().collect(),
+    }
+}
+

@@ -1,0 +1,100 @@
+//! Report: status is computed from what is known, written only when it differs; an Event tells a change of verdict.
+
+use std::sync::Arc;
+
+use koi_core::api::{GROUP, KoiAgent, KoiAgentStatus, VERSION};
+use koi_core::names::MANAGER;
+use koi_core::status::{self, EventFacts, Report, event_for};
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::json;
+
+use super::apply::Effect;
+use super::{Decision, Round, RoundError, at};
+use crate::cloud::Cloud;
+
+impl<C: Cloud> Round<'_, C> {
+    /// Says what is.
+    pub(super) async fn report(&mut self, decision: &Decision) -> Result<(), RoundError> {
+        let status = status::report(&self.report_of(decision));
+        self.write_status(status, false).await.map(drop)
+    }
+
+    /// What a report is made of.
+    pub(super) fn report_of<'d>(&'d self, decision: &'d Decision) -> Report<'d> {
+        Report {
+            previous: &self.status,
+            generation: self.agent.metadata.generation.unwrap_or_default(),
+            name: self.agent.metadata.name.as_deref().unwrap_or_default(),
+            desired: decision.wish.as_ref().map(AsRef::as_ref),
+            observed: &decision.observed,
+            plan: &decision.plan,
+            now: self.context.clock.now(),
+        }
+    }
+
+    /// Writes status by server-side apply: what we no longer say is removed. `conditional`: only on the object as we know it.
+    pub(super) async fn write_status(&mut self, status: KoiAgentStatus, conditional: bool) -> Result<Effect, RoundError> {
+        self.count(&status);
+        let before = self.agent.status.clone().unwrap_or_default();
+        if before == status || !self.context.gate.is_open() {
+            self.status = status;
+            return Ok(Effect::Done);
+        }
+        let name = self.agent.name_any();
+        let namespace = self.agent.namespace().unwrap_or_default();
+        let mut metadata = json!({ "name": name, "namespace": namespace, "uid": self.agent.uid() });
+        if conditional && let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert("resourceVersion".to_owned(), json!(self.agent.resource_version()));
+        }
+        let body = json!({ "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "KoiAgent", "metadata": metadata, "status": status });
+        let api: Api<KoiAgent> = Api::namespaced(self.context.client.clone(), &namespace);
+        match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await {
+            Ok(written) => {
+                self.context.metrics.count_write("KoiAgent/status");
+                self.status = status;
+                self.wrote(written);
+                if let Some(event) = event_for(&before, &self.status) {
+                    self.publish(&event).await;
+                }
+                Ok(Effect::Done)
+            }
+            Err(kube::Error::Api(refused)) if refused.is_conflict() => Ok(Effect::Conflict),
+            // Gone meanwhile: nothing to report on.
+            Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(Effect::Gone),
+            Err(error) => Err(at("write of status")(error)),
+        }
+    }
+
+    /// Our write was answered with this object.
+    pub(super) fn wrote(&mut self, mut written: KoiAgent) {
+        written.metadata.managed_fields = None;
+        self.agent = Arc::new(written);
+        self.memory.wrote(Arc::clone(&self.agent));
+    }
+
+    fn count(&self, status: &KoiAgentStatus) {
+        let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let namespace = self.agent.namespace().unwrap_or_default();
+        self.context.metrics.set_ready(&namespace, &self.agent.name_any(), ready);
+    }
+
+    /// Tells an Event. One that gets lost is not worth a failed round.
+    pub(super) async fn publish(&self, told: &EventFacts) {
+        let event = Event {
+            type_: match told.type_ {
+                status::EventType::Normal => EventType::Normal,
+                status::EventType::Warning => EventType::Warning,
+            },
+            reason: told.reason.as_str().to_owned(),
+            note: Some(told.note.clone()),
+            action: told.action.to_owned(),
+            secondary: None,
+        };
+        match self.context.recorder.publish(&event, &self.agent.object_ref(&())).await {
+            Ok(()) => self.context.metrics.count_write("Event"),
+            Err(error) => tracing::warn!(%error, "an Event could not be told"),
+        }
+    }
+}

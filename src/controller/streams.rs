@@ -1,0 +1,275 @@
+//! The wiring: what is watched, what is kept of it, and what wakes which agent.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, SelectAll};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use koi_core::api::{KoiAgent, KoiPlan};
+use koi_core::names::LABEL_AGENT;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Config, ReconcileRequest, applier};
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
+use kube::{Client, Resource, ResourceExt as _};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::{Context, Guarded, RoundError, reconcile};
+use crate::cloud::Cloud;
+
+/// How many agents are worked on at once.
+const CONCURRENCY: u16 = 16;
+/// In-flight rounds get this long when the process is to stop.
+const DRAIN: Duration = Duration::from_secs(6);
+
+type Meta<K> = PartialObjectMeta<K>;
+type Looks = futures::stream::Iter<std::vec::IntoIter<Result<ReconcileRequest<Guarded>, watcher::Error>>>;
+type Trigger = BoxStream<'static, Result<ReconcileRequest<Guarded>, watcher::Error>>;
+
+/// What the cluster has, as the watches show it.
+#[derive(Clone)]
+pub struct Stores {
+    /// All agents, trimmed.
+    pub agents: Store<Guarded>,
+    /// All plans.
+    pub plans: Store<KoiPlan>,
+    secrets: Store<Secret>,
+    namespaces: Store<Meta<Namespace>>,
+}
+
+impl Stores {
+    /// A plan by name.
+    #[must_use]
+    pub fn plan(&self, name: &str) -> Option<Arc<KoiPlan>> {
+        self.plans.get(&ObjectRef::new(name))
+    }
+
+    /// One of our Secrets.
+    #[must_use]
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.secrets.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// A namespace's metadata.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<Arc<Meta<Namespace>>> {
+        self.namespaces.get(&ObjectRef::new(name))
+    }
+
+    /// Waits until everything was listed once.
+    pub async fn listed(&self) {
+        let waits = [
+            self.agents.wait_until_ready().map(drop).boxed(),
+            self.plans.wait_until_ready().map(drop).boxed(),
+            self.secrets.wait_until_ready().map(drop).boxed(),
+            self.namespaces.wait_until_ready().map(drop).boxed(),
+        ];
+        futures::future::join_all(waits).await;
+    }
+}
+
+/// The ends of the stores that the watches write to.
+pub struct Wiring {
+    agents: Writer<Guarded>,
+    plans: Writer<KoiPlan>,
+    secrets: Writer<Secret>,
+    namespaces: Writer<Meta<Namespace>>,
+    watched: Option<String>,
+}
+
+impl Wiring {
+    /// Empty stores, and what will fill them. `watched`: one namespace, or all.
+    #[must_use]
+    pub fn new(watched: Option<&str>) -> (Self, Stores) {
+        let (agents, secrets) = (Writer::default(), Writer::default());
+        let (plans, namespaces) = (Writer::default(), Writer::default());
+        let stores = Stores {
+            agents: agents.as_reader(),
+            plans: plans.as_reader(),
+            secrets: secrets.as_reader(),
+            namespaces: namespaces.as_reader(),
+        };
+        (Self { agents, plans, secrets, namespaces, watched: watched.map(ToOwned::to_owned) }, stores)
+    }
+
+    fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.watched {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        }
+    }
+}
+
+/// Reconciles until told to stop, then lets the rounds in flight end.
+pub async fn run<C: Cloud>(context: Arc<Context<C>>, wiring: Wiring, woken: UnboundedReceiver<String>) {
+    let stopping = context.gate.stopping();
+    let tasks = TaskTracker::new();
+    let agents = context.stores.agents.clone();
+    let triggers = triggers(&context, wiring, woken);
+    let spawned = tasks.clone();
+    let work = move |guarded: Arc<Guarded>, context: Arc<Context<C>>| {
+        let task = spawned.spawn(reconcile(guarded, context));
+        let task = AbortOnDropHandle::new(task);
+        // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
+        async move { task.await.unwrap_or_else(|panic| Err(RoundError::Panic { told: panic.to_string() })) }.boxed()
+    };
+    let config = Config::default().concurrency(CONCURRENCY);
+    let rounds = applier(work, on_error, Arc::clone(&context), agents, triggers, config);
+    let rounds = rounds.for_each(|result| {
+        if let Err(error) = result {
+            tracing::debug!(%error, "a round did not end well");
+        }
+        futures::future::ready(())
+    });
+    let drained = async {
+        stopping.cancelled().await;
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!("rounds in flight are abandoned; the next start takes them up from what was recorded");
+        }
+    };
+    tokio::select! {
+        () = rounds => {}
+        () = drained => {}
+    }
+}
+
+fn on_error<C>(guarded: Arc<Guarded>, error: &RoundError, _context: Arc<Context<C>>) -> Action {
+    tracing::warn!(name = guarded.name_any(), namespace = guarded.namespace(), %error, "the round is tried again");
+    Action::requeue(Duration::from_secs(5))
+}
+
+/// Everything that wakes an agent.
+fn triggers<C: Cloud>(context: &Arc<Context<C>>, wiring: Wiring, woken: UnboundedReceiver<String>) -> SelectAll<Trigger> {
+    let client = &context.client;
+    let owned = watcher::Config::default().labels(LABEL_AGENT).any_semantic();
+    let (agents, secrets) = (wiring.api::<Guarded>(client), wiring.api::<Secret>(client));
+    let mut all = SelectAll::new();
+    all.push(from_agents(agents, wiring.agents));
+    all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets)));
+    let plans = watched(watcher(Api::all(client.clone()), watcher::Config::default().any_semantic()), wiring.plans);
+    all.push(from_plans(plans, context));
+    let namespaces: Api<Meta<Namespace>> = Api::all(client.clone());
+    let namespaces = watched(watcher(namespaces, watcher::Config::default().any_semantic()), wiring.namespaces);
+    all.push(from_namespaces(namespaces, context));
+    all.push(from_fleet(woken, context));
+    all
+}
+
+/// A watch that never ends, kept in a store without what nobody reads.
+fn watched<K>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    writer: Writer<K>,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    events
+        .default_backoff()
+        .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "the watch broke and begins again"))
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .reflect(writer)
+        .touched_objects()
+}
+
+fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>) -> Trigger {
+    let events = watcher(api, watcher::Config::default().any_semantic());
+    watched(events, writer)
+        .predicate_filter(what_counts, PredicateConfig::default())
+        .map_ok(|agent| ObjectRef::from_obj(&agent).into())
+        .boxed()
+}
+
+/// What of an agent's change is worth a look: everything but the status that we write ourselves.
+fn what_counts(agent: &Guarded) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let metadata = agent.meta();
+    metadata.generation.hash(&mut hasher);
+    metadata.finalizers.hash(&mut hasher);
+    metadata.annotations.hash(&mut hasher);
+    metadata.deletion_timestamp.as_ref().map(|time| time.0).hash(&mut hasher);
+    metadata.uid.hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+fn from_secrets(secrets: impl Stream<Item = Result<Secret, watcher::Error>> + Send + 'static) -> Trigger {
+    let owner = |secret: &Secret| {
+        let owner = secret.owner_references().iter().find(|owner| owner.kind == KoiAgent::kind(&()))?;
+        Some(ReconcileRequest::from(ObjectRef::new(&owner.name).within(&secret.namespace()?)))
+    };
+    secrets.try_filter_map(move |secret| futures::future::ready(Ok(owner(&secret)))).boxed()
+}
+
+fn from_plans<C: Cloud>(plans: impl Stream<Item = Result<KoiPlan, watcher::Error>> + Send + 'static, context: &Arc<Context<C>>) -> Trigger {
+    let context = Arc::clone(context);
+    let concerned = move |plan: KoiPlan| {
+        context.catalogue.note_change();
+        let name = plan.name_any();
+        // Agents that name no plan may belong to a default one that came, went or changed.
+        context.stores.agents_where(move |agent| agent.spec.plan_ref.as_ref().is_none_or(|plan_ref| plan_ref.name == name))
+    };
+    plans.map_ok(concerned).try_flatten().boxed()
+}
+
+fn from_namespaces<C: Cloud>(
+    namespaces: impl Stream<Item = Result<Meta<Namespace>, watcher::Error>> + Send + 'static,
+    context: &Arc<Context<C>>,
+) -> Trigger {
+    let stores = context.stores.clone();
+    let labels = |namespace: &Meta<Namespace>| {
+        let mut hasher = DefaultHasher::new();
+        namespace.metadata.labels.hash(&mut hasher);
+        Some(hasher.finish())
+    };
+    let concerned = move |namespace: Meta<Namespace>| {
+        let name = namespace.name_any();
+        stores.agents_where(move |agent| agent.metadata.namespace.as_ref() == Some(&name))
+    };
+    namespaces.predicate_filter(labels, PredicateConfig::default()).map_ok(concerned).try_flatten().boxed()
+}
+
+fn from_fleet<C: Cloud>(woken: UnboundedReceiver<String>, context: &Arc<Context<C>>) -> Trigger {
+    let context = Arc::clone(context);
+    let woken = futures::stream::unfold(woken, async |mut woken| woken.recv().await.map(|uid| (uid, woken)));
+    woken
+        .filter_map(move |uid| {
+            let whereabouts = context.memories.whereabouts(&uid);
+            futures::future::ready(whereabouts.map(|(namespace, name)| Ok(ObjectRef::new(&name).within(&namespace).into())))
+        })
+        .boxed()
+}
+
+impl Stores {
+    /// A look at each agent of which `concerned` is true.
+    fn agents_where(&self, concerned: impl Fn(&KoiAgent) -> bool) -> Looks {
+        let agents: Vec<_> = self
+            .agents
+            .state()
+            .iter()
+            .filter(|guarded| guarded.0.as_ref().is_ok_and(&concerned))
+            .map(|guarded| Ok(ObjectRef::from_obj(guarded.as_ref()).into()))
+            .collect();
+        futures::stream::iter(agents)
+    }
+
+    /// How many agents have which Ready reason.
+    #[must_use]
+    pub fn reasons(&self) -> BTreeMap<String, i64> {
+        let mut reasons = BTreeMap::new();
+        for guarded in self.agents.state() {
+            let Ok(agent) = &guarded.0 else { continue };
+            let conditions = agent.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            let told = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.clone());
+            *reasons.entry(told("Ready").or_else(|| told("Suspended")).unwrap_or_else(|| "Pending".to_owned())).or_default() += 1;
+        }
+        reasons
+    }
+}

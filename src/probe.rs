@@ -1,0 +1,99 @@
+//! The probe: goes to the gateway the way a user goes, and says at which hop the way breaks.
+//!
+//! TCP to 443, TLS with the agent's own certificate, WebSocket upgrade through nginx, challenge, token and device key, hello-ok,
+//! `health`, close. One connection for each probe, none is kept.
+
+pub mod dial;
+pub mod pin;
+pub mod rounds;
+pub mod talk;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use koi_core::observed::{GatewayHealth, Hop, ProbeFailure};
+use koi_wire::Redacted;
+use koi_wire::seed::{SeedParams, SeedResult};
+
+use crate::device::DeviceKey;
+use pin::Pin;
+use talk::Purpose;
+
+/// The port of the way in.
+pub const HTTPS: u16 = 443;
+
+/// A gateway to be asked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The instance that it runs on.
+    pub instance_id: String,
+    /// Where it may be reached, in the order in which to try.
+    pub addresses: Vec<IpAddr>,
+    /// The port; [`HTTPS`] but in tests.
+    pub port: u16,
+    /// The certificate that must answer.
+    pub pin: Pin,
+    /// The gateway token.
+    pub token: Redacted,
+}
+
+impl Target {
+    /// Whether the same gateway is asked in the same way.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.instance_id == other.instance_id
+            && self.addresses == other.addresses
+            && self.port == other.port
+            && self.pin.sha256() == other.pin.sha256()
+            && self.token == other.token
+    }
+}
+
+/// How patient a probe is with each hop.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For TCP.
+    pub connect: Duration,
+    /// For each later hop.
+    pub hop: Duration,
+}
+
+impl Patience {
+    /// With a gateway that was well.
+    pub const SETTLED: Self = Self { connect: Duration::from_secs(3), hop: Duration::from_secs(5) };
+    /// With one that boots: what does not answer now is asked again shortly.
+    pub const BOOTING: Self = Self { connect: Duration::from_millis(1000), hop: Duration::from_millis(2500) };
+}
+
+/// Asks how the gateway is.
+///
+/// # Errors
+/// The hop that is broken.
+pub async fn ask(target: &Target, device: &DeviceKey, patience: Patience) -> Result<GatewayHealth, ProbeFailure> {
+    let mut socket = dial::reach(target, patience).await?;
+    let health = talk::greet(&mut socket, target, device, Purpose::Look, patience).await?;
+    let health = talk::health(&mut socket, health, patience).await;
+    talk::part(socket).await;
+    health
+}
+
+/// Hands over workspace files.
+///
+/// # Errors
+/// The hop that is broken, or what the gateway says against it.
+pub async fn seed(target: &Target, device: &DeviceKey, files: &SeedParams) -> Result<SeedResult, ProbeFailure> {
+    let patience = Patience { hop: Duration::from_secs(10), ..Patience::SETTLED };
+    let mut socket = dial::reach(target, patience).await?;
+    talk::greet(&mut socket, target, device, Purpose::Change, patience).await?;
+    let result = talk::seed(&mut socket, files, patience).await;
+    talk::part(socket).await;
+    result
+}
+
+/// A failure at a hop.
+pub(crate) fn broken(hop: Hop, message: impl Into<String>) -> ProbeFailure {
+    ProbeFailure { hop, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests;

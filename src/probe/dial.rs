@@ -1,0 +1,125 @@
+//! The way to the gateway's first word: TCP, TLS, upgrade. Each hop has its own patience and its own name for what is broken.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use koi_core::observed::{Hop, ProbeFailure};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
+
+use super::{Patience, Target, broken};
+
+/// A socket to a gateway, before its first word.
+pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// Reaches the gateway at the first address that lets us in. TCP decides: once somebody answers, the address is the right one.
+///
+/// # Errors
+/// The hop that is broken.
+pub async fn reach(target: &Target, patience: Patience) -> Result<Socket, ProbeFailure> {
+    let stream = connect_any(target, patience).await?;
+    let stream = secure(target, stream, patience).await?;
+    upgrade(target, stream, patience).await
+}
+
+async fn connect_any(target: &Target, patience: Patience) -> Result<TcpStream, ProbeFailure> {
+    let mut told = Vec::new();
+    for address in &target.addresses {
+        match connect(*address, target.port, patience).await {
+            Ok(stream) => return Ok(stream),
+            Err(what) => told.push(format!("{}: {what}", SocketAddr::new(*address, target.port))),
+        }
+    }
+    let message = if told.is_empty() { "the instance has no address to ask".to_owned() } else { told.join("; ") };
+    Err(broken(Hop::Connect, message))
+}
+
+async fn connect(address: IpAddr, port: u16, patience: Patience) -> Result<TcpStream, String> {
+    match timeout(patience.connect, TcpStream::connect((address, port))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(tcp_words(&error)),
+        Err(_) => Err(format!("no answer within {:?} (dropped on the way, or the machine is not up)", patience.connect)),
+    }
+}
+
+/// What a failed connection means.
+fn tcp_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused (the machine is up, nothing listens)".to_owned(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => format!("no route ({error})"),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+async fn secure(target: &Target, stream: TcpStream, patience: Patience) -> Result<TlsStream<TcpStream>, ProbeFailure> {
+    let connector = TlsConnector::from(target.pin.tls());
+    match timeout(patience.hop, connector.connect(target.pin.name(), stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(broken(Hop::Tls, tls_words(&error))),
+        Err(_) => Err(broken(Hop::Tls, format!("no TLS handshake within {:?}", patience.hop))),
+    }
+}
+
+/// What a failed TLS handshake means.
+fn tls_words(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)) => {
+            "another certificate than the Secret's answers".to_owned()
+        }
+        Some(error) => error.to_string(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => "the connection was closed during the handshake".to_owned(),
+        None => error.to_string(),
+    }
+}
+
+async fn upgrade(target: &Target, stream: TlsStream<TcpStream>, patience: Patience) -> Result<Socket, ProbeFailure> {
+    let url = format!("wss://{}/", target.pin.name().to_str());
+    let request = url.into_client_request().map_err(|error| broken(Hop::Upgrade, error.to_string()))?;
+    match timeout(patience.hop, tokio_tungstenite::client_async(request, stream)).await {
+        Ok(Ok((socket, _response))) => Ok(socket),
+        Ok(Err(error)) => Err(broken(Hop::Upgrade, upgrade_words(&error))),
+        Err(_) => Err(broken(Hop::Upgrade, format!("no answer to the upgrade within {:?}", patience.hop))),
+    }
+}
+
+/// What a refused upgrade means.
+fn upgrade_words(error: &tungstenite::Error) -> String {
+    match error {
+        tungstenite::Error::Http(response) => match response.status().as_u16() {
+            502..=504 => format!("HTTP {} (nginx answers, the gateway behind it does not)", response.status()),
+            _ => format!("HTTP {} instead of an upgrade", response.status()),
+        },
+        tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the connection was closed before the upgrade".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tcp_says_is_told_in_words_that_help() {
+        let words = |kind| tcp_words(&io::Error::from(kind));
+        assert!(words(io::ErrorKind::ConnectionRefused).contains("nothing listens"));
+        assert!(words(io::ErrorKind::HostUnreachable).contains("no route"));
+    }
+
+    #[test]
+    fn a_bad_gateway_is_told_apart_from_other_answers() {
+        let answer = |status: u16| {
+            let response = http::Response::builder().status(status).body(None).unwrap();
+            upgrade_words(&tungstenite::Error::Http(Box::new(response)))
+        };
+        assert!(answer(502).contains("the gateway behind it does not"));
+        assert!(answer(200).contains("instead of an upgrade"));
+    }
+}

@@ -1,0 +1,259 @@
+//! Who is asked when: settled gateways evenly over the interval, broken and booting ones often, all of them a few at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use koi_core::observed::Probe;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use super::{Patience, Target, ask};
+use crate::clock::Clock;
+use crate::device::DeviceKey;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+
+/// At most so many at once.
+const AT_ONCE: usize = 64;
+/// While it boots, or has just broken.
+const EAGER: Duration = Duration::from_millis(700);
+/// For so long.
+const EAGER_FOR: Duration = Duration::from_secs(120);
+/// Afterwards, while it is broken.
+const PATIENT: Duration = Duration::from_secs(5);
+/// For so long; later the usual interval is often enough.
+const PATIENT_FOR: Duration = Duration::from_secs(900);
+
+/// The rounds.
+#[derive(Clone)]
+pub struct Rounds {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    device: DeviceKey,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    fleet: Fleet,
+    interval: Duration,
+    entries: Mutex<HashMap<String, Entry>>,
+    changed: Notify,
+    permits: Arc<Semaphore>,
+}
+
+struct Entry {
+    target: Target,
+    last: Option<Probe>,
+    schedule: Schedule,
+    asking: bool,
+}
+
+/// When one gateway is asked next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Schedule {
+    due: Instant,
+    /// Since when it does not answer; `None` while it does.
+    broken_since: Option<Instant>,
+}
+
+impl Schedule {
+    /// After an answer.
+    fn after(self, ok: bool, now: Instant, interval: Duration, share: f64) -> Self {
+        if ok {
+            // The first answer scatters: whoever became healthy together is not asked together for ever.
+            let pause = if self.broken_since.is_some() { interval.mul_f64(0.5 + share / 2.0) } else { interval };
+            return Self { due: now + pause, broken_since: None };
+        }
+        let since = self.broken_since.unwrap_or(now);
+        let pause = match now - since {
+            gone if gone < EAGER_FOR => EAGER,
+            gone if gone < PATIENT_FOR => PATIENT,
+            _ => interval.max(PATIENT),
+        };
+        Self { due: now + pause.min(interval), broken_since: Some(since) }
+    }
+}
+
+impl Rounds {
+    /// Nobody is asked yet.
+    #[must_use]
+    pub fn new(device: DeviceKey, clock: Clock, metrics: Arc<Metrics>, fleet: Fleet, interval: Duration) -> Self {
+        let inner = Inner {
+            device,
+            clock,
+            metrics,
+            fleet,
+            interval,
+            entries: Mutex::new(HashMap::new()),
+            changed: Notify::new(),
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// This is the gateway of the agent now; `None`: it has none that could answer. A changed one is asked at once; one that was well
+    /// when the operator started waits for its turn.
+    pub fn aim(&self, agent_uid: &str, target: Option<Target>, was_healthy: bool) {
+        let mut entries = self.entries();
+        let Some(target) = target else {
+            entries.remove(agent_uid);
+            return;
+        };
+        let now = Instant::now();
+        match entries.get_mut(agent_uid) {
+            Some(entry) if entry.target.same(&target) => return,
+            Some(entry) => {
+                let kept = entry.last.take().filter(|last| last.instance_id == target.instance_id);
+                *entry = Entry { target, last: kept, schedule: Schedule { due: now, broken_since: Some(now) }, asking: entry.asking };
+            }
+            None => {
+                let wait = if was_healthy { self.inner.interval.mul_f64(share(agent_uid)) } else { Duration::ZERO };
+                let broken_since = (!was_healthy).then_some(now);
+                let schedule = Schedule { due: now + wait, broken_since };
+                entries.insert(agent_uid.to_owned(), Entry { target, last: None, schedule, asking: false });
+            }
+        }
+        drop(entries);
+        self.inner.changed.notify_one();
+    }
+
+    /// Ask this one now: something about it was changed.
+    pub fn hurry(&self, agent_uid: &str) {
+        if let Some(entry) = self.entries().get_mut(agent_uid) {
+            entry.schedule = Schedule { due: Instant::now(), broken_since: entry.schedule.broken_since.or(Some(Instant::now())) };
+        }
+        self.inner.changed.notify_one();
+    }
+
+    /// The last answer.
+    #[must_use]
+    pub fn last(&self, agent_uid: &str) -> Option<Probe> {
+        self.entries().get(agent_uid)?.last.clone()
+    }
+
+    /// The agent is gone.
+    pub fn forget(&self, agent_uid: &str) {
+        self.entries().remove(agent_uid);
+    }
+
+    /// The agents that are asked.
+    #[must_use]
+    pub fn agents(&self) -> Vec<String> {
+        self.entries().keys().cloned().collect()
+    }
+
+    /// Asks for ever.
+    pub async fn run(self) {
+        loop {
+            let next = self.start_due(Instant::now());
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.inner.changed.notified() => {}
+            }
+        }
+    }
+
+    /// Starts what is due, as far as there are permits; answers when to look again.
+    fn start_due(&self, now: Instant) -> Option<Instant> {
+        let mut entries = self.entries();
+        let mut waiting: BTreeMap<Instant, Vec<String>> = BTreeMap::new();
+        for (uid, entry) in entries.iter().filter(|(_, entry)| !entry.asking) {
+            waiting.entry(entry.schedule.due).or_default().push(uid.clone());
+        }
+        for (due, uids) in waiting {
+            if due > now {
+                return Some(due);
+            }
+            for uid in uids {
+                // Whoever finishes makes room and rings.
+                let permit = Arc::clone(&self.inner.permits).try_acquire_owned().ok()?;
+                let Some(entry) = entries.get_mut(&uid) else { continue };
+                entry.asking = true;
+                let patience = if entry.schedule.broken_since.is_some() { Patience::BOOTING } else { Patience::SETTLED };
+                let (rounds, target) = (self.clone(), entry.target.clone());
+                tokio::spawn(async move {
+                    rounds.visit(&uid, &target, patience).await;
+                    drop(permit);
+                    rounds.inner.changed.notify_one();
+                });
+            }
+        }
+        None
+    }
+
+    async fn visit(&self, uid: &str, target: &Target, patience: Patience) {
+        let (at, began) = (self.inner.clock.now(), Instant::now());
+        let outcome = ask(target, &self.inner.device, patience).await;
+        let ok = outcome.as_ref().is_ok_and(|health| health.ok);
+        self.inner.metrics.observe_probe(began.elapsed(), ok);
+        tracing::debug!(uid, instance = target.instance_id, ?outcome, "asked the gateway");
+        let probe = Probe { at, instance_id: target.instance_id.clone(), outcome };
+        if self.take(uid, target, probe, ok) {
+            self.inner.fleet.wake_agent(uid);
+        }
+    }
+
+    /// Keeps the answer; says whether it is news.
+    fn take(&self, uid: &str, asked: &Target, probe: Probe, ok: bool) -> bool {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(uid) else { return false };
+        entry.asking = false;
+        if !entry.target.same(asked) {
+            // The question changed meanwhile: this answers another one, and the new one is due.
+            return false;
+        }
+        entry.schedule = entry.schedule.after(ok, Instant::now(), self.inner.interval, share(uid));
+        let news = entry.last.as_ref().is_none_or(|last| last.outcome != probe.outcome || last.instance_id != probe.instance_id);
+        entry.last = Some(probe);
+        news
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A number from 0 to 1 that is the agent's own: spreads agents evenly, without randomness.
+fn share(agent_uid: &str) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    agent_uid.hash(&mut hasher);
+    f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_settled_gateway_is_asked_once_for_each_interval_and_a_broken_one_often_at_first() {
+        let interval = Duration::from_secs(60);
+        let start = Instant::now();
+        let settled = Schedule { due: start, broken_since: None };
+        assert_eq!(settled.after(true, start, interval, 0.3).due, start + interval);
+        let broken = settled.after(false, start, interval, 0.3);
+        assert_eq!(broken, Schedule { due: start + EAGER, broken_since: Some(start) });
+        let later = start + EAGER_FOR;
+        assert_eq!(broken.after(false, later, interval, 0.3).due, later + PATIENT);
+        let much_later = start + PATIENT_FOR;
+        assert_eq!(broken.after(false, much_later, interval, 0.3).due, much_later + interval);
+        let well = broken.after(true, later, interval, 0.3);
+        assert_eq!(well, Schedule { due: later + interval.mul_f64(0.65), broken_since: None });
+    }
+
+    #[test]
+    fn agents_are_spread_over_the_interval() {
+        let mut shares: Vec<f64> = (0..1000).map(|n| share(&format!("uid-{n}"))).collect();
+        shares.sort_by(f64::total_cmp);
+        let widest = shares.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)) && widest < 0.02, "{widest}");
+    }
+}
