@@ -69,6 +69,7 @@ def test_a_changed_body_does_not_pass(world):
 
 def test_switched_off_and_switched_account(world, op_sts, op_ec2, launch):
     instance_id = launch.running()
+    world.advance_clock(1)
     world.enable_operator(False)
     with refused("InvalidClientTokenId"):
         op_sts.get_caller_identity()

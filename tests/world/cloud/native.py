@@ -127,4 +127,5 @@ def serialize(call: Call, result: Any) -> tuple[int, dict[str, str], bytes]:
     response = responder(call)
     status, headers, body = response.serialized(ActionResult(result))
     content = body.encode() if isinstance(body, str) else body
+    content = content.replace(b">request-id<", f">{call.request_id}<".encode(), 1)
     return int(status), {k: v for k, v in headers.items() if k.lower() == "content-type"}, content

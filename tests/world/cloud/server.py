@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
-from . import consistency, control, ids, moto_patches, native
+from . import consistency, control, ec2_xml, ids, moto_patches, native
 from .authorize import Authorizer
 from .call import Call, Principal
 from .calls import CallLog
@@ -29,6 +29,7 @@ log = logging.getLogger("world.cloud.server")
 
 Answer = tuple[int, dict[str, str], bytes]
 NOBODY = Principal("nobody", "nobody", "", "", "")
+PLAIN = {"DescribeInstances", "DescribeInstanceStatus", "DescribeVolumes", "DescribeSnapshots", "RunInstances"}
 BODY_LIMIT = 16 * 1024 * 1024
 
 
@@ -125,15 +126,22 @@ class Shell:
                 raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
             token = moto_patches.tag_view.set(consistency.tag_view(self.cloud, call))
             try:
-                return self._handle(call)
+                result, answer = self._handle(call)
             finally:
                 moto_patches.tag_view.reset(token)
+        if answer is None:  # plain data: it can be written down without keeping others waiting
+            body = ec2_xml.render(call.action, result, call.request_id)
+            return 200, {"Content-Type": "text/xml;charset=UTF-8"}, body
+        return answer
 
-    def _handle(self, call: Call) -> Answer:
+    def _handle(self, call: Call) -> tuple[Any, Answer | None]:
+        """What the handler made, and the finished answer unless it is plain data of EC2's big listings."""
         handler = HANDLERS.get((call.service, call.action))
         try:
             result = handler(self.cloud, call) if handler else native.invoke(call)
-            return native.serialize(call, result)
+            if call.service == "ec2" and call.action in PLAIN:
+                return result, None
+            return result, native.serialize(call, result)
         except NotImplementedError as error:
             raise ApiError("InvalidParameterValue", f"Not supported: {error}") from error
         except ApiError:
