@@ -320,7 +320,7 @@ class NspawnDriver(Driver):
         def unmounted() -> bool:
             mounts = mounts_of(machine.leader, number)
             for mount in reversed(mounts) if force else ():
-                run("nsenter", f"--mount=/proc/{machine.leader}/ns/mnt", "--", "umount", "--lazy", mount, check=False)
+                run("nsenter", f"--target={machine.leader}", "--mount", "--pid", "umount", "--lazy", mount, check=False)
             return not mounts
 
         try:
@@ -408,6 +408,7 @@ def start_nspawn(machine: Machine) -> subprocess.Popen:
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},  # sysctl net.* works, as on any machine
             start_new_session=True,
         )
 
