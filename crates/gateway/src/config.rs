@@ -18,11 +18,9 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) struct Loaded {
     /// Where it was read.
     pub(crate) path: PathBuf,
-    /// As it stands in the file.
-    pub(crate) document: Value,
     /// As types.
     pub(crate) config: GatewayConfig,
-    /// SHA-256 over the canonical JSON of `document`.
+    /// SHA-256 over the canonical JSON of the document.
     pub(crate) sha256: String,
 }
 
@@ -62,7 +60,6 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
     Ok(Loaded {
         path: path.to_owned(),
         sha256: digest::sha256(&document),
-        document,
         config,
     })
 }

@@ -1,5 +1,6 @@
 //! The gateway daemon of an agent, and the set-up of the instance that it runs on.
 
+mod bootstrap;
 mod clock;
 mod config;
 mod file;
@@ -11,6 +12,7 @@ mod server;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -19,12 +21,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::bootstrap::{Options, RealMachine};
 use crate::clock::SystemClock;
 use crate::config::{Loaded, Refused};
 use crate::server::{Server, Settings};
 
 /// What a config that may not be used exits with; the unit does not restart after it.
 const EXIT_CONFIG: u8 = 78;
+
+/// How long bootstrap waits for what is not there yet, before it ends and the unit starts it anew.
+const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Parser)]
 #[command(name = "koi-gateway", version, about = "The gateway daemon of an agent")]
@@ -43,6 +49,9 @@ enum Command {
         /// Listen on this port instead of the config's; 0 takes any
         #[arg(long)]
         port: Option<u16>,
+        /// Take the directory as the machine's root
+        #[arg(long, hide = true)]
+        root: Option<PathBuf>,
     },
     /// Validate a config file: exit 0, or 78 with one line for each fault
     Check {
@@ -52,6 +61,12 @@ enum Command {
     },
     /// Print the JSON Schema of the config
     Schema,
+    /// On the instance: make the machine the home of its agent; a second run changes nothing
+    Bootstrap {
+        /// Write files below this directory and touch nothing else
+        #[arg(long, hide = true)]
+        root: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -72,9 +87,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Run { config, port } => daemon(&config_path(config)?, port),
+        Command::Run { config, port, root } => daemon(&Home::find(config, root)?, port),
+        Command::Bootstrap { root } => set_up(root),
         Command::Check { config } => {
-            let loaded = config::load(&config_path(config)?)?;
+            let loaded = config::load(&Home::find(config, None)?.config)?;
             print(&format!("{}: ok, sha256 {}", loaded.path.display(), loaded.sha256));
             Ok(ExitCode::SUCCESS)
         }
@@ -85,21 +101,48 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn daemon(config_path: &Path, port: Option<u16>) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(config_path)?;
+/// Where things are.
+struct Home {
+    config: PathBuf,
+    state_dir: PathBuf,
+    /// In front of absolute paths that a config names; `/` but for machines that are directories.
+    root: PathBuf,
+}
+
+impl Home {
+    fn find(config: Option<PathBuf>, root: Option<PathBuf>) -> anyhow::Result<Self> {
+        let state_dir = match &root {
+            Some(root) => root.join("home/ubuntu/.skykoi"),
+            None => state_dir()?,
+        };
+        Ok(Self {
+            config: config.unwrap_or_else(|| state_dir.join("skykoi.json")),
+            state_dir,
+            root: root.unwrap_or_else(|| PathBuf::from("/")),
+        })
+    }
+
+    fn below(&self, absolute: &Path) -> PathBuf {
+        self.root.join(absolute.strip_prefix("/").unwrap_or(absolute))
+    }
+}
+
+fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
+    let loaded = config::load(&home.config)?;
     start_log(&loaded.config);
-    let state_dir = state_dir()?;
-    let workspace = workspace(&loaded.config)?;
+    let state_dir = home.state_dir.clone();
+    let workspace = home.below(&workspace(&loaded.config)?);
     for directory in [&state_dir, &workspace] {
         if let Err(error) = std::fs::create_dir_all(directory) {
             warn!(directory = %directory.display(), %error, "cannot be made");
         }
     }
     let settings = Settings {
-        refresh_file: refresh_file(&loaded),
+        refresh_file: refresh_file(&loaded).map(|path| home.below(&path)),
         loaded,
         port,
         state_dir,
+        root: home.root.clone(),
         workspace,
         clock: Arc::new(SystemClock),
         variables: |name| std::env::var(name).ok(),
@@ -140,6 +183,25 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sets the machine up. Two at the same time would undo each other's work: the second waits.
+fn set_up(root: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        files_only: root.is_some(),
+        root: root.unwrap_or_else(|| PathBuf::from("/")),
+        patience: BOOTSTRAP_PATIENCE,
+    };
+    let lock_path = options.root.join("run/skykoi-bootstrap.lock");
+    std::fs::create_dir_all(options.root.join("run"))?;
+    let lock = std::fs::File::create(&lock_path).with_context(|| lock_path.display().to_string())?;
+    lock.lock().with_context(|| lock_path.display().to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match bootstrap::bootstrap(&options, &RealMachine::new(runtime)) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        // It has been said on the console already.
+        Err(_) => Ok(ExitCode::FAILURE),
+    }
+}
+
 fn start_log(config: &GatewayConfig) {
     let level = match config.logging.as_ref().and_then(|logging| logging.level) {
         Some(LogLevel::Error) => LevelFilter::ERROR,
@@ -166,13 +228,6 @@ fn state_dir() -> anyhow::Result<PathBuf> {
     match std::env::var_os("SKYKOI_STATE_DIR").filter(|path| !path.is_empty()) {
         Some(path) => Ok(PathBuf::from(path)),
         None => Ok(home()?.join(".skykoi")),
-    }
-}
-
-fn config_path(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    match given {
-        Some(path) => Ok(path),
-        None => Ok(state_dir()?.join("skykoi.json")),
     }
 }
 

@@ -19,7 +19,7 @@ const MARKER: &str = "workspace-seeded.json";
 
 /// Owner and group may write: the gateway and the owner of the home are in one group.
 const FILE_MODE: u32 = 0o664;
-const DIRECTORY_MODE: u32 = 0o2775;
+const DIRECTORY_MODE: u32 = 0o775;
 
 /// Were the files of the spec put in place?
 pub(crate) fn is_done(state_dir: &Path) -> bool {
@@ -121,10 +121,10 @@ fn target(workspace: &Path, path: &str) -> io::Result<PathBuf> {
     Ok(at)
 }
 
+/// With the group of the directory above, which the set-group bit there takes care of; the gateway may not set that bit itself.
 fn make_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE))
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path)
 }
 
 fn refused(path: &Path, why: &str) -> io::Error {

@@ -67,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) port: Option<u16>,
     /// Where the gateway keeps its state.
     pub(crate) state_dir: PathBuf,
+    /// In front of absolute paths of secrets; `/` but for machines that are directories.
+    pub(crate) root: PathBuf,
     /// Where the agent's files are.
     pub(crate) workspace: PathBuf,
     /// Where the wish for a new bundle is put; none where nobody would take it.
@@ -187,7 +189,12 @@ impl Shared {
                 proxies: proxies.filter_map(|text| Network::parse(text)).collect(),
                 origins: origins.unwrap_or_default(),
             },
-            credentials: Mutex::new(Credentials::new(auth, &settings.state_dir, settings.variables)),
+            credentials: Mutex::new(Credentials::new(
+                auth,
+                &settings.root,
+                &settings.state_dir,
+                settings.variables,
+            )),
             limiter: Mutex::new(Limiter::new(Limits::from_config(
                 auth.and_then(|auth| auth.rate_limit.as_ref()),
             ))),

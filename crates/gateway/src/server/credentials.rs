@@ -66,7 +66,7 @@ impl<T: Default> Watched<T> {
 
 impl Credentials {
     /// From the config, and from `paired.json` and `devices.json` in the state directory.
-    pub(crate) fn new(auth: Option<&Auth>, state_dir: &Path, variables: Variables) -> Self {
+    pub(crate) fn new(auth: Option<&Auth>, root: &Path, state_dir: &Path, variables: Variables) -> Self {
         let secrets = auth
             .into_iter()
             .flat_map(|auth| [auth.token.as_ref(), auth.previous_token.as_ref()])
@@ -76,9 +76,11 @@ impl Credentials {
             Secret::Reference(SecretRef::Env { name }) => {
                 Source::Fixed(variables(name).and_then(|text| token_of(&text)))
             }
-            Secret::Reference(SecretRef::File { path }) => Source::File(Watched::new(Path::new(path), |bytes| {
-                token_of(std::str::from_utf8(bytes).ok()?)
-            })),
+            Secret::Reference(SecretRef::File { path }) => {
+                Source::File(Watched::new(&root.join(path.trim_start_matches('/')), |bytes| {
+                    token_of(std::str::from_utf8(bytes).ok()?)
+                }))
+            }
         };
         let learned_path = state_dir.join("devices.json");
         let learned = fs::read(&learned_path)
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn a_changed_file_is_read_again_and_a_removed_one_counts_as_none() {
         let directory = crate::file::tests::Scratch::new("credentials");
-        let mut credentials = Credentials::new(Some(&auth(&directory)), &directory, |_| None);
+        let mut credentials = Credentials::new(Some(&auth(&directory)), Path::new("/"), &directory, |_| None);
         assert_eq!(shown(&mut credentials), Vec::<String>::new());
         fs::write(directory.join("token"), "first-token-1234567\n").unwrap();
         assert_eq!(shown(&mut credentials), ["first-token-1234567"]);
@@ -182,10 +184,10 @@ mod tests {
             paired_at_ms: 1,
             client_id: "cli".to_owned(),
         };
-        Credentials::new(None, &directory, |_| None)
+        Credentials::new(None, Path::new("/"), &directory, |_| None)
             .learn(device.clone())
             .unwrap();
-        let again = Credentials::new(None, &directory, |_| None);
+        let again = Credentials::new(None, Path::new("/"), &directory, |_| None);
         assert_eq!(again.learned().get("d"), Some(&device));
     }
 }

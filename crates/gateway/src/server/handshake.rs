@@ -8,7 +8,7 @@ use koi_wire::name::{Scope, close, method};
 use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Redacted};
 use serde_json::{Map, Value};
 
-pub(crate) use self::auth::{Learned, LearnedDevice, device_token};
+pub(crate) use self::auth::{Learned, LearnedDevice};
 pub(crate) use self::refusal::{Close, Refusal};
 use super::params;
 use super::peer::{Origin, Peer};
