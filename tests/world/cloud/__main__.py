@@ -14,7 +14,6 @@ from world.machines.base import Driver
 from . import images
 from .settings import Settings
 
-METADATA_ADDRESS = "169.254.169.254"
 GATEWAY_ADDRESS = "172.31.0.1"
 
 
@@ -29,7 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--iam-lag", type=float, default=2.0, help="seconds until EC2 knows a new profile")
     parser.add_argument("--read-lag", type=float, default=0.3, help="seconds until a new thing can be read")
     parser.add_argument("--no-throttle", action="store_true", help="no token buckets")
-    parser.add_argument("--imds", action="store_true", help=f"serve the metadata service on {METADATA_ADDRESS}")
+    parser.add_argument("--imds", action="store_true", help="serve the metadata service, on 169.254.169.254")
     parser.add_argument("--operator-policy", type=pathlib.Path, help="IAM policy document of the operator; none: all")
     return parser.parse_args()
 
@@ -48,10 +47,6 @@ def prepare_moto(state: pathlib.Path) -> None:
 
 
 def open_driver(options: argparse.Namespace) -> Driver:
-    if options.driver == "none":
-        from .none_driver import NoneDriver
-
-        return NoneDriver()
     from world import machines
 
     endpoint = f"http://{GATEWAY_ADDRESS}:{options.port}"

@@ -242,6 +242,10 @@ class CloudClient:
         """AWS terminates the instance by itself."""
         self._call("POST", f"instances/{instance_id}/lose", {"code": code})
 
+    def cut_network(self, instance_id: str, cut: bool = True) -> None:
+        """Drops every packet to and from the machine, until called again with False."""
+        self._call("POST", f"instances/{instance_id}/cut", {"cut": cut})
+
     def forget(self, instance_id: str) -> None:
         """A terminated instance vanishes from the listings."""
         self._call("POST", f"instances/{instance_id}/forget")

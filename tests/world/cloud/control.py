@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
+from world.machines.base import DriverError
+
 from . import images, inventory, metadata, power
 from .accounts import HOME_REGION
 from .cloud import Machine
@@ -41,7 +43,7 @@ def serve(shell: Shell, incoming: Incoming, handler: Handler) -> None:
         status, content = 200, json.dumps(answer, default=_plain).encode() + b"\n"
     except BadRequest as error:
         status, content = error.status, json.dumps({"error": str(error)}).encode() + b"\n"
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, DriverError) as error:
         status, content = 400, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n"
     handler.send_json(status, content)
 
@@ -299,6 +301,11 @@ def _lose(shell: Shell, machine: Machine, body: dict[str, Any]) -> None:
     power.die(shell.cloud, machine, (code, body.get("message", "Internal error")))
 
 
+def _cut(shell: Shell, machine: Machine, body: dict[str, Any]) -> None:
+    """Every packet to and from the machine is dropped while cut."""
+    shell.cloud.driver.set_network_cut(machine.id, bool(body.get("cut", True)))
+
+
 def _forget(shell: Shell, machine: Machine, body: dict[str, Any]) -> None:
     """A terminated instance vanishes from the listings at once."""
     if machine.state != "terminated":
@@ -309,6 +316,7 @@ def _forget(shell: Shell, machine: Machine, body: dict[str, Any]) -> None:
 
 DEEDS: dict[str, Callable[[Any, Machine, dict[str, Any]], None]] = {
     "clear-events": _clear_events,
+    "cut": _cut,
     "event": _event,
     "forget": _forget,
     "impair": _impair,

@@ -7,8 +7,10 @@ import os
 import pathlib
 from typing import Any
 
-UBUNTU_AMI = "ami-0a22040000000001f"
-BAKED_AMI = "ami-0a22040000000002f"
+from world.machines.base import BAKED_IMAGE, STOCK_IMAGE
+
+UBUNTU_AMI = STOCK_IMAGE
+BAKED_AMI = BAKED_IMAGE
 CANONICAL = "099720109477"
 UBUNTU_PARAMETERS = tuple(
     f"/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/{disk}/ami-id"

@@ -83,6 +83,7 @@ def launch(cloud: Cloud, machine: Machine) -> None:
         for volume_id, volume in volumes:
             cloud.driver.create_volume(volume_id, volume.size, volume.snapshot_id or None)
         if not machine.doom:
+            cloud.driver.set_public_ip(machine.id, machine.instance.public_ip)
             cloud.driver.launch(spec)
             machine.launched = True
 
@@ -101,7 +102,12 @@ def start(cloud: Cloud, machine: Machine) -> InstanceState:
     machine.instance.launch_time = cloud.clock.utc().replace(tzinfo=None)
     for nic in machine.instance.nics.values():
         nic.start()
-    _boot(cloud, machine, lambda: cloud.driver.start(machine.id))
+
+    def deed() -> None:
+        cloud.driver.set_public_ip(machine.id, machine.instance.public_ip)
+        cloud.driver.start(machine.id)
+
+    _boot(cloud, machine, deed)
     return before
 
 
@@ -175,6 +181,7 @@ def _stopping(cloud: Cloud, machine: Machine, reason: tuple[str, str], force: bo
     def run() -> None:
         try:
             cloud.driver.stop(machine.id, force=force)
+            cloud.driver.set_public_ip(machine.id, None)
         except Exception:
             log.exception("machine %s does not stop", machine.id)
         cloud.after_transit(since, lambda: _stopped(machine, epoch))
@@ -215,7 +222,16 @@ def reboot(cloud: Cloud, machine: Machine) -> None:
         raise _refuse(machine, "rebooted")
     machine.running_since = cloud.clock.now()
     machine.impaired.pop("instance", None)
-    cloud.lanes.submit(machine.id, lambda: cloud.driver.reboot(machine.id))
+
+    def run() -> None:
+        try:
+            cloud.driver.reboot(machine.id)
+        except Exception:
+            log.exception("machine %s does not come back", machine.id)
+            with cloud.lock:
+                machine.impaired["instance"] = cloud.clock.now()
+
+    cloud.lanes.submit(machine.id, run)
 
 
 # termination

@@ -9,7 +9,7 @@ from moto.core.utils import utcnow
 from moto.ec2.models.block_device import BlockDeviceType
 from moto.ec2.models.elastic_block_store import VolumeAttachment, VolumeModification
 
-from world.machines.base import Attachment
+from world.machines.base import Attachment, VolumeBusy
 
 from . import consistency, ids, paging, power, tags, tokens
 from .call import Call
@@ -313,32 +313,46 @@ def detach_volume(cloud: Cloud, call: Call) -> Any:
     machine = cloud.machines[attachment.instance.id]
     if power.is_root(machine, attachment.device) and machine.state != "stopped":
         raise ApiError("OperationNotPermitted", f"Unable to detach root volume '{volume.id}' from instance '{machine.id}'")
-    if attachment.status != "detaching":
-        _detach(cloud, machine, volume, attachment)
+    if attachment.status not in ("detaching", "busy") or params.get("Force"):
+        _detach(cloud, machine, volume, attachment, bool(params.get("Force")))
     return _attachment_view(volume, attachment)
 
 
-def _detach(cloud: Cloud, machine: Machine, volume: Any, attachment: VolumeAttachment) -> None:
-    attachment.status = "detaching"
+def _detach(cloud: Cloud, machine: Machine, volume: Any, attachment: VolumeAttachment, force: bool) -> None:
     since = cloud.clock.now()
-    block = machine.instance.block_device_mapping.get(attachment.device)
-    if block:
-        block.world_status = "detaching"
+    _show(machine, attachment, "detaching")
 
     def detached() -> None:
         if volume.attachment is attachment:
             volume.attachment = None
             machine.instance.block_device_mapping.pop(attachment.device, None)
 
+    def busy() -> None:
+        """The guest has the volume mounted: EC2 says so and goes on waiting."""
+        if volume.attachment is attachment and machine.state not in ("shutting-down", "terminated"):
+            _show(machine, attachment, "busy")
+            cloud.lanes.submit(machine.id, run)
+
     def run() -> None:
+        if volume.attachment is not attachment:
+            return
         try:
-            cloud.driver.detach(machine.id, volume.id)
+            cloud.driver.detach(machine.id, volume.id, force)
+        except VolumeBusy:
+            cloud.after_transit(cloud.clock.now(), busy)
+            return
         except Exception:
             log.exception("volume %s does not come off %s", volume.id, machine.id)
             return
         cloud.after_transit(since, detached)
 
     cloud.lanes.submit(machine.id, run)
+
+
+def _show(machine: Machine, attachment: VolumeAttachment, status: str) -> None:
+    attachment.status = status
+    if block := machine.instance.block_device_mapping.get(attachment.device):
+        block.world_status = status
 
 
 # modification
