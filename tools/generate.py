@@ -21,7 +21,9 @@ CHART = Path("charts/koi-operator")
 def cargo(*arguments: str) -> str:
     """What a program of the workspace prints."""
     command = ("cargo", "run", "--quiet", *arguments)
-    return subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(
+        command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def custom_resources() -> dict[Path, str]:
@@ -49,7 +51,9 @@ OUTPUTS: tuple[Callable[[], dict[Path, str]], ...] = (custom_resources, config_s
 def main() -> int:
     """Writes, or compares."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is not what would be written")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a file is not what would be written"
+    )
     args = parser.parse_args()
     wanted = {path: text for output in OUTPUTS for path, text in output().items()}
     drifted = [path for path, text in wanted.items() if not (ROOT / path).exists() or (ROOT / path).read_text() != text]

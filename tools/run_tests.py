@@ -63,11 +63,23 @@ def count(line: str) -> tuple[int, int]:
 
 def run(stage: Stage, env: dict[str, str]) -> Result:
     """Runs one stage, its output shown as it comes."""
-    print(f"\n=== {stage.name}: {' '.join(Path(part).name if part == sys.executable else part for part in stage.command)}", flush=True)
+    print(
+        f"\n=== {stage.name}: {' '.join(Path(part).name if part == sys.executable else part for part in stage.command)}",
+        flush=True,
+    )
     begin = time.monotonic()
     passed = failed = 0
     try:
-        process = subprocess.Popen(stage.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        process = subprocess.Popen(
+            stage.command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
     except FileNotFoundError:
         print(f"{stage.command[0]} is not installed", flush=True)
         return Result(stage.name, False, 0.0, 0, 1)
@@ -95,7 +107,9 @@ def main() -> int:
     results = [run(stage, env) for stage in STAGES if not args.stages or stage.name in args.stages]
     print("\n=== summary")
     for result in results:
-        print(f"{'ok  ' if result.ok else 'FAIL'} {result.name:12} {result.seconds:7.1f} s  {result.passed:5} passed {result.failed:3} failed")
+        print(
+            f"{'ok  ' if result.ok else 'FAIL'} {result.name:12} {result.seconds:7.1f} s  {result.passed:5} passed {result.failed:3} failed"
+        )
     print(f"{sum(r.passed for r in results)} passed, {sum(r.failed for r in results)} failed")
     return 0 if all(r.ok for r in results) else 1
 

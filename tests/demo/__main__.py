@@ -1,6 +1,6 @@
 """Runs the demo and ends with PASS or FAIL: a world, the chart, the operator, `examples/quickstart.yaml`, a break and its healing, deletion.
 
-    make demo            (or: PYTHONPATH=tests .cache/venv/bin/python -m demo [--driver nspawn|process])
+make demo            (or: PYTHONPATH=tests .cache/venv/bin/python -m demo [--driver nspawn|process])
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class ConditionWatcher(threading.Thread):
             now = (entry["status"], entry["reason"])
             if self.seen.get(entry["type"]) != now:
                 self.seen[entry["type"]] = now
-                self.screen.say(f"  {entry['type']:14} {entry['status']:8} {entry['reason']:20} {entry['message'][:90]}")
+                self.screen.say(
+                    f"  {entry['type']:14} {entry['status']:8} {entry['reason']:20} {entry['message'][:90]}"
+                )
 
 
 def play(stage: Stage, screen: Screen) -> None:
@@ -106,7 +108,9 @@ def ready(stage: Stage, screen: Screen, begin: float) -> None:
     screen.head("A user speaks to the agent's gateway through 443")
     with stage.gateway(AGENT) as gateway:
         health = gateway.call("health")
-        screen.say(f"hello-ok: protocol {gateway.hello['protocol']}, server {gateway.hello['server']['version']}; health ok={health['ok']}")
+        screen.say(
+            f"hello-ok: protocol {gateway.hello['protocol']}, server {gateway.hello['server']['version']}; health ok={health['ok']}"
+        )
         assert health["ok"] is True, health
 
 
@@ -116,7 +120,9 @@ def heal(stage: Stage, screen: Screen) -> None:
     instance = stage.agent(AGENT)["status"]["instance"]["id"]
     begin = time.monotonic()
     stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
-    until("Ready turns away from True", lambda: (condition(stage.agent(AGENT), "Ready") or {}).get("status") != "True", 60)
+    until(
+        "Ready turns away from True", lambda: (condition(stage.agent(AGENT), "Ready") or {}).get("status") != "True", 60
+    )
     stage.wait_ready(AGENT, seconds=180)
     assert stage.agent(AGENT)["status"]["instance"]["id"] == instance, "the instance was replaced, not started"
     screen.say(f"healed: the same instance is Ready again {time.monotonic() - begin:.1f} s after the stop")
@@ -128,18 +134,29 @@ def delete(stage: Stage, screen: Screen) -> None:
     begin = time.monotonic()
     stage.kube.delete_agent(AGENT)
     stage.wait_gone(AGENT, seconds=120)
-    screen.say(f"the object is gone {time.monotonic() - begin:.1f} s after delete; shared things follow two sweeps after their last user")
+    screen.say(
+        f"the object is gone {time.monotonic() - begin:.1f} s after delete; shared things follow two sweeps after their last user"
+    )
     until("nothing is left in the account", lambda: not leftovers(stage), 60, every=0.5, seen=lambda: leftovers(stage))
-    screen.say("the cloud's own listing: nothing is left but the owner record, which binds the cluster id to this cluster")
+    screen.say(
+        "the cloud's own listing: nothing is left but the owner record, which binds the cluster id to this cluster"
+    )
     secret = stage.kube.secret(f"{AGENT}-gateway")
-    until("the agent's Secret is collected", lambda: stage.kube.secret(f"{AGENT}-gateway") is None, 30, seen=lambda: secret and sorted(secret))
+    until(
+        "the agent's Secret is collected",
+        lambda: stage.kube.secret(f"{AGENT}-gateway") is None,
+        30,
+        seen=lambda: secret and sorted(secret),
+    )
     screen.say("the agent's Secret is gone with it")
 
 
 def leftovers(stage: Stage) -> dict[str, list]:
     """What exists beyond a fresh account, the owner record aside."""
     left = stage.cloud.leftovers()
-    rest = {kind: [item for item in items if OWNER_RECORD not in map(str, item.values())] for kind, items in left.items()}
+    rest = {
+        kind: [item for item in items if OWNER_RECORD not in map(str, item.values())] for kind, items in left.items()
+    }
     return {kind: items for kind, items in rest.items() if items}
 
 
@@ -159,7 +176,9 @@ def main() -> int:
     args = parser.parse_args()
     screen = Screen()
     driver = choose_driver(args.driver)
-    screen.head(f"A test world: etcd, kube-apiserver, a strict EC2 double; machines: {'booted with systemd' if driver == 'nspawn' else 'plain processes'}")
+    screen.head(
+        f"A test world: etcd, kube-apiserver, a strict EC2 double; machines: {'booted with systemd' if driver == 'nspawn' else 'plain processes'}"
+    )
     try:
         with Stage(f"demo-{os.getpid()}", driver=driver, progress=screen.say) as stage:
             try:

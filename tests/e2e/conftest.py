@@ -35,7 +35,9 @@ def new_agent(stage: Stage, operator: Operator) -> Iterator[Callable[..., str]]:
     def make(**spec: object) -> str:
         name = f"agent-{next(_numbers)}"
         spec.setdefault("storage", {"deletionPolicy": "Delete"})
-        stage.kube.create_agent({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": {"name": name}, "spec": spec})
+        stage.kube.create_agent(
+            {"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": {"name": name}, "spec": spec}
+        )
         made.append(name)
         return name
 

@@ -122,16 +122,43 @@ def test_deletion_while_the_operator_crashes(stage: Stage, operator: Operator, n
 
 STALLED: tuple[tuple[str, dict, str, str], ...] = (
     ("missing plan", {"planRef": {"name": "no-such-plan"}}, "PlanNotFound", "no-such-plan"),
-    ("missing subnet", {"instance": {"subnetId": "subnet-0123456789abcdef0"}}, "SubnetNotFound", "subnet-0123456789abcdef0"),
-    ("missing image", {"instance": {"image": {"id": "ami-0123456789abcdef0"}}}, "ImageNotFound", "ami-0123456789abcdef0"),
-    ("missing snapshot", {"storage": {"deletionPolicy": "Delete", "restoreFrom": {"snapshotId": "snap-0123456789abcdef0"}}}, "SnapshotNotFound", "snap-0123456789abcdef0"),
-    ("missing config map", {"workspace": {"configMapRef": {"name": "no-such-map"}}}, "ConfigMapNotFound", "no-such-map"),
-    ("unknown config key", {"gateway": {"config": {"agents": {"defaults": {"modle": "x"}}}}}, "ConfigRejected", "agents.defaults.modle"),
+    (
+        "missing subnet",
+        {"instance": {"subnetId": "subnet-0123456789abcdef0"}},
+        "SubnetNotFound",
+        "subnet-0123456789abcdef0",
+    ),
+    (
+        "missing image",
+        {"instance": {"image": {"id": "ami-0123456789abcdef0"}}},
+        "ImageNotFound",
+        "ami-0123456789abcdef0",
+    ),
+    (
+        "missing snapshot",
+        {"storage": {"deletionPolicy": "Delete", "restoreFrom": {"snapshotId": "snap-0123456789abcdef0"}}},
+        "SnapshotNotFound",
+        "snap-0123456789abcdef0",
+    ),
+    (
+        "missing config map",
+        {"workspace": {"configMapRef": {"name": "no-such-map"}}},
+        "ConfigMapNotFound",
+        "no-such-map",
+    ),
+    (
+        "unknown config key",
+        {"gateway": {"config": {"agents": {"defaults": {"modle": "x"}}}}},
+        "ConfigRejected",
+        "agents.defaults.modle",
+    ),
 )
 
 
 @pytest.mark.parametrize(("spec", "reason", "word"), [pytest.param(*case[1:], id=case[0]) for case in STALLED])
-def test_what_cannot_work_is_stalled_with_a_reason(stage: Stage, new_agent: Callable[..., str], spec: dict, reason: str, word: str) -> None:
+def test_what_cannot_work_is_stalled_with_a_reason(
+    stage: Stage, new_agent: Callable[..., str], spec: dict, reason: str, word: str
+) -> None:
     name = new_agent(**spec)
     agent = stage.wait_condition(name, "Stalled", reason=reason, seconds=45)
     stalled = condition(agent, "Stalled")
@@ -141,7 +168,13 @@ def test_what_cannot_work_is_stalled_with_a_reason(stage: Stage, new_agent: Call
 
 
 def test_denied_launches_say_which_permission_is_missing(stage: Stage, new_agent) -> None:
-    stage.cloud.inject("RunInstances", code="UnauthorizedOperation", status=403, message="You are not authorized to perform this operation. User: arn:aws:sts::1:x is not authorized to perform: ec2:RunInstances on resource: arn:aws:ec2:us-east-1::instance/*", times=100)
+    stage.cloud.inject(
+        "RunInstances",
+        code="UnauthorizedOperation",
+        status=403,
+        message="You are not authorized to perform this operation. User: arn:aws:sts::1:x is not authorized to perform: ec2:RunInstances on resource: arn:aws:ec2:us-east-1::instance/*",
+        times=100,
+    )
     name = new_agent()
     agent = stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
     assert "ec2:RunInstances" in condition(agent, "Stalled")["message"]
@@ -151,8 +184,13 @@ def test_denied_launches_say_which_permission_is_missing(stage: Stage, new_agent
 def test_a_boot_that_fails_says_why(stage: Stage, new_agent) -> None:
     """The gateway's binary is not what the plan pinned: the end of the console is in the message."""
     plan = {
-        "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "broken-artifact"},
-        "spec": {"boot": {"deadline": "20s"}, "gateway": {"artifact": {"url": "http://172.31.0.1:4566/_world/artifacts/koi-gateway", "sha256": "0" * 64}}},
+        "apiVersion": "skykoi.io/v1alpha1",
+        "kind": "KoiPlan",
+        "metadata": {"name": "broken-artifact"},
+        "spec": {
+            "boot": {"deadline": "20s"},
+            "gateway": {"artifact": {"url": "http://172.31.0.1:4566/_world/artifacts/koi-gateway", "sha256": "0" * 64}},
+        },
     }
     stage.apply(plan)
     name = new_agent(planRef={"name": "broken-artifact"})
@@ -176,7 +214,11 @@ def test_sigterm_ends_the_operator_in_order(stage: Stage, operator: Operator, ne
     assert lease and not lease["spec"].get("holderIdentity"), "the Lease is released"
     since = stage.cloud.next_call()
     second = stage.start_operator()
-    until("the second operator swept", lambda: [c for c in stage.cloud.calls(since, principal="operator") if c.action == "DescribeInstances"], 30)
+    until(
+        "the second operator swept",
+        lambda: [c for c in stage.cloud.calls(since, principal="operator") if c.action == "DescribeInstances"],
+        30,
+    )
     stage.wait_ready(name)
     assert stage.cloud.calls(since, principal="operator", mutating=True) == [], "a restart changes nothing"
     assert second.process.poll() is None

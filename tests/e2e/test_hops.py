@@ -35,7 +35,7 @@ def swap_certificate(stage: Stage, name: str, machine: Machine) -> None:
     uid = stage.agent(name)["metadata"]["uid"]
     machine.sh(
         "cp -a /run/skykoi-tls /run/kept-tls && cd /run/skykoi-tls && files=$(grep -ohE '/run/skykoi-tls/[^;]+' /etc/nginx/sites-enabled/*) && "
-        "crt=$(echo \"$files\" | grep -vi key | head -1) && key=$(echo \"$files\" | grep -i key | head -1) && "
+        'crt=$(echo "$files" | grep -vi key | head -1) && key=$(echo "$files" | grep -i key | head -1) && '
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -addext subjectAltName=DNS:{uid}.koi.internal "
         "-keyout $key -out $crt 2>/dev/null && systemctl reload nginx"
     )
@@ -46,7 +46,9 @@ def restore_certificate(stage: Stage, name: str, machine: Machine) -> None:
 
 
 def rotate_token(stage: Stage, name: str, machine: Machine) -> None:
-    machine.sh(f"cp -a /run/skykoi /run/kept && find /run/skykoi -name 'token*' -exec sh -c 'printf {secrets.token_hex(32)} > \"$1\"' _ {{}} \\; && systemctl restart skykoi-gateway")
+    machine.sh(
+        f"cp -a /run/skykoi /run/kept && find /run/skykoi -name 'token*' -exec sh -c 'printf {secrets.token_hex(32)} > \"$1\"' _ {{}} \\; && systemctl restart skykoi-gateway"
+    )
 
 
 def restore_token(stage: Stage, name: str, machine: Machine) -> None:
@@ -54,7 +56,9 @@ def restore_token(stage: Stage, name: str, machine: Machine) -> None:
 
 
 def drop_packets(stage: Stage, name: str, machine: Machine) -> None:
-    machine.sh("nft add table inet fault && nft add chain inet fault input '{ type filter hook input priority -10 ; }' && nft add rule inet fault input tcp dport 443 drop")
+    machine.sh(
+        "nft add table inet fault && nft add chain inet fault input '{ type filter hook input priority -10 ; }' && nft add rule inet fault input tcp dport 443 drop"
+    )
 
 
 def let_packets_through(stage: Stage, name: str, machine: Machine) -> None:
@@ -64,7 +68,9 @@ def let_packets_through(stage: Stage, name: str, machine: Machine) -> None:
 CASES = (
     pytest.param(stop_nginx, start_nginx, "GatewayUnreachable", ("TCP", "443", "nginx"), id="nginx stopped"),
     pytest.param(stop_gateway, start_gateway, "GatewayUnreachable", ("502", "gateway"), id="gateway stopped"),
-    pytest.param(swap_certificate, restore_certificate, "CertificateMismatch", ("certificate",), id="certificate swapped"),
+    pytest.param(
+        swap_certificate, restore_certificate, "CertificateMismatch", ("certificate",), id="certificate swapped"
+    ),
     pytest.param(rotate_token, restore_token, "GatewayUnauthorized", ("token",), id="token rotated behind our back"),
     pytest.param(drop_packets, let_packets_through, "GatewayUnreachable", ("TCP", "443"), id="packets dropped"),
 )
@@ -76,7 +82,14 @@ def settled(stage: Stage) -> str:
     if not [operator for operator in stage.operators if operator.process.poll() is None]:
         stage.start_operator()
     name = "hops"
-    stage.kube.create_agent({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": {"name": name}, "spec": {"storage": {"deletionPolicy": "Delete"}}})
+    stage.kube.create_agent(
+        {
+            "apiVersion": "skykoi.io/v1alpha1",
+            "kind": "KoiAgent",
+            "metadata": {"name": name},
+            "spec": {"storage": {"deletionPolicy": "Delete"}},
+        }
+    )
     stage.wait_ready(name)
     yield name
     stage.kube.delete_agent(name)
@@ -84,7 +97,9 @@ def settled(stage: Stage) -> str:
 
 
 @pytest.mark.parametrize(("breaking", "mending", "reason", "words"), CASES)
-def test_a_broken_hop_is_named(stage: Stage, settled: str, breaking: Break, mending: Break, reason: str, words: tuple[str, ...]) -> None:
+def test_a_broken_hop_is_named(
+    stage: Stage, settled: str, breaking: Break, mending: Break, reason: str, words: tuple[str, ...]
+) -> None:
     machine = stage.machine(settled)
     breaking(stage, settled, machine)
     try:
@@ -104,11 +119,18 @@ def test_an_edited_secret_reaches_the_gateway(stage: Stage, settled: str) -> Non
     agent = stage.agent(settled)
     secret, token = agent["status"]["gateway"]["tokenSecretName"], secrets.token_urlsafe(32)
     stage.kube.request(
-        "PATCH", f"api/v1/namespaces/default/secrets/{secret}", {"data": {"token": base64.b64encode(token.encode()).decode()}}, "application/merge-patch+json"
+        "PATCH",
+        f"api/v1/namespaces/default/secrets/{secret}",
+        {"data": {"token": base64.b64encode(token.encode()).decode()}},
+        "application/merge-patch+json",
     )
     bundle = f"/koi/demo/{agent['metadata']['uid']}/{agent['status']['instance']['id']}"
     ssm = stage.cloud.boto("ssm")
 
     from scenario.wait import until
 
-    until("the bundle holds the new token", lambda: token in ssm.get_parameter(Name=bundle, WithDecryption=True)["Parameter"]["Value"], 30)
+    until(
+        "the bundle holds the new token",
+        lambda: token in ssm.get_parameter(Name=bundle, WithDecryption=True)["Parameter"]["Value"],
+        30,
+    )

@@ -37,7 +37,13 @@ def test_conditions_are_complete_and_kubectl_can_wait_for_them(stage: Stage, age
     for kind in ("Ready", "InstanceReady"):
         stage.kubectl("wait", f"--for=condition={kind}", f"koi/{name}", "--timeout=10s")
     states = {entry["type"]: entry["status"] for entry in agent["status"]["conditions"]}
-    assert states == {"Ready": "True", "Reconciling": "False", "Stalled": "False", **dict.fromkeys(DOMAIN_CONDITIONS, "True"), "Suspended": "False"}
+    assert states == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+        **dict.fromkeys(DOMAIN_CONDITIONS, "True"),
+        "Suspended": "False",
+    }
     assert {entry["observedGeneration"] for entry in agent["status"]["conditions"]} == {agent["metadata"]["generation"]}
     columns = stage.kubectl("get", "koi", name).splitlines()
     assert columns[0].split() == ["NAME", "POWER", "READY", "REASON", "INSTANCE", "ADDRESS", "VERSION", "AGE"]
@@ -52,7 +58,9 @@ def test_the_instance_is_as_promised(stage: Stage, agent: dict) -> None:
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
     assert instance["IamInstanceProfile"]["Arn"].endswith("/skykoi-tenant-agent-profile")
     assert instance["NetworkInterfaces"][0]["PrivateIpAddress"] == agent["status"]["instance"]["privateIp"]
-    behaviour = stage.cloud.boto("ec2").describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="instanceInitiatedShutdownBehavior")
+    behaviour = stage.cloud.boto("ec2").describe_instance_attribute(
+        InstanceId=instance["InstanceId"], Attribute="instanceInitiatedShutdownBehavior"
+    )
     assert behaviour["InstanceInitiatedShutdownBehavior"]["Value"] == "stop"
 
 
@@ -72,8 +80,12 @@ def test_every_resource_carries_the_claim_from_the_creating_call(stage: Stage, a
 
 
 def test_only_443_is_open(stage: Stage, agent: dict) -> None:
-    group = stage.cloud.boto("ec2").describe_security_groups(GroupIds=[agent["status"]["securityGroupId"]])["SecurityGroups"][0]
-    assert {(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in group["IpPermissions"]} == {("tcp", 443, 443)}
+    group = stage.cloud.boto("ec2").describe_security_groups(GroupIds=[agent["status"]["securityGroupId"]])[
+        "SecurityGroups"
+    ][0]
+    assert {(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in group["IpPermissions"]} == {
+        ("tcp", 443, 443)
+    }
     address = agent["status"]["instance"]["privateIp"]
     with socket.create_connection((address, 443), timeout=5):
         pass
@@ -103,8 +115,12 @@ def test_no_secret_is_anywhere_but_in_the_secret(stage: Stage, agent: dict, oper
         "the console": machine.console(),
         "the journal": machine.sh("journalctl --no-pager"),
         "command lines": machine.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '"),
-        "the data volume": machine.sh(f"grep -rlF -e '{secret['token'].decode()}' -e '{key_line}' /home/ubuntu || true"),
-        "the root disk": machine.sh(f"grep -rlF -e '{secret['token'].decode()}' -e '{key_line}' /etc /var /usr/local /root || true"),
+        "the data volume": machine.sh(
+            f"grep -rlF -e '{secret['token'].decode()}' -e '{key_line}' /home/ubuntu || true"
+        ),
+        "the root disk": machine.sh(
+            f"grep -rlF -e '{secret['token'].decode()}' -e '{key_line}' /etc /var /usr/local /root || true"
+        ),
     }
     for where, text in places.items():
         assert secret["token"].decode() not in text and key_line not in text, where
@@ -116,7 +132,11 @@ def test_one_more_agent_costs_at_most_five_calls(stage: Stage, agent: dict, new_
     since = stage.cloud.next_call()
     second = stage.wait_ready(new_agent())
     marks = (second["metadata"]["uid"], second["status"]["instance"]["id"], second["status"]["volume"]["id"])
-    calls = [call for call in stage.cloud.calls(since, principal="operator") if any(mark in json.dumps(call.parameters) for mark in marks)]
+    calls = [
+        call
+        for call in stage.cloud.calls(since, principal="operator")
+        if any(mark in json.dumps(call.parameters) for mark in marks)
+    ]
     mutating = [call.action for call in stage.cloud.calls(since, principal="operator", mutating=True)]
     assert mutating == ["RunInstances", "PutParameter"]
     assert len(calls) <= 5, [call.action for call in calls]
@@ -126,7 +146,11 @@ def test_settled_means_silent(stage: Stage, agent: dict) -> None:
     """Two sweeps and several probes later: no changing call, no write, no Event."""
     name, since = agent["metadata"]["name"], stage.cloud.next_call()
     before, events = stage.agent(name), stage.kube.events(name)
-    until("three sweeps", lambda: len([c for c in stage.cloud.calls(since, principal="operator") if c.action == "DescribeVolumes"]) >= 3, 30)
+    until(
+        "three sweeps",
+        lambda: len([c for c in stage.cloud.calls(since, principal="operator") if c.action == "DescribeVolumes"]) >= 3,
+        30,
+    )
     assert stage.cloud.calls(since, principal="operator", mutating=True) == []
     assert stage.agent(name)["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
     assert stage.kube.events(name) == events
@@ -185,14 +209,29 @@ def test_workspace_files_of_the_spec_are_seeded_once(stage: Stage, new_agent) ->
     assert machine.sh("cat /home/ubuntu/koi/notes/first.md") == "hello\n"
     machine.sh("echo mine > /home/ubuntu/koi/AGENTS.md")
     stage.cloud.boto("ec2").reboot_instances(InstanceIds=[machine.instance_id])
-    until("the machine went through a reboot", lambda: machine.sh("cat /home/ubuntu/koi/AGENTS.md") == "mine\n" and float(machine.sh("ps -o etimes= -p 1").strip()) < 60, 60)
+    until(
+        "the machine went through a reboot",
+        lambda: (
+            machine.sh("cat /home/ubuntu/koi/AGENTS.md") == "mine\n"
+            and float(machine.sh("ps -o etimes= -p 1").strip()) < 60
+        ),
+        60,
+    )
     stage.wait_ready(name)
     assert machine.sh("cat /home/ubuntu/koi/AGENTS.md") == "mine\n"
 
 
 def test_events_tell_the_changes_of_verdict(stage: Stage, agent: dict) -> None:
     name = agent["metadata"]["name"]
-    reasons = until("the Ready event", lambda: [r for r in (e["reason"] for e in stage.kube.events(name))] if any(e["reason"] == "Ready" for e in stage.kube.events(name)) else None, 10)
+    reasons = until(
+        "the Ready event",
+        lambda: (
+            [r for r in (e["reason"] for e in stage.kube.events(name))]
+            if any(e["reason"] == "Ready" for e in stage.kube.events(name))
+            else None
+        ),
+        10,
+    )
     assert reasons.count("Ready") == 1
     assert all(event["regarding"]["uid"] == agent["metadata"]["uid"] for event in stage.kube.events(name))
 
@@ -202,10 +241,22 @@ def test_metrics_and_probes_of_the_operator(stage: Stage, agent: dict) -> None:
     assert requests.get(f"{base}/healthz", timeout=5).status_code == 200
     assert requests.get(f"{base}/readyz", timeout=5).status_code == 200
     text = requests.get(f"{base}/metrics", timeout=5).text
-    for metric in ("koi_aws_requests_total", "koi_reconcile_duration_seconds", "koi_agents", "koi_agent_ready", "koi_probe_duration_seconds", "koi_fleet_sweep_age_seconds", "koi_orphans", "koi_build_info"):
+    for metric in (
+        "koi_aws_requests_total",
+        "koi_reconcile_duration_seconds",
+        "koi_agents",
+        "koi_agent_ready",
+        "koi_probe_duration_seconds",
+        "koi_fleet_sweep_age_seconds",
+        "koi_orphans",
+        "koi_build_info",
+    ):
         assert f"\n{metric}" in text, metric
     name = agent["metadata"]["name"]
-    assert any(line.startswith("koi_agent_ready{") and f'name="{name}"' in line and line.endswith(" 1") for line in text.splitlines())
+    assert any(
+        line.startswith("koi_agent_ready{") and f'name="{name}"' in line and line.endswith(" 1")
+        for line in text.splitlines()
+    )
 
 
 def test_apply_to_ready_is_quick_enough(stage: Stage, new_agent) -> None:

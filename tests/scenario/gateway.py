@@ -13,20 +13,35 @@ from websockets.sync.client import ClientConnection, connect
 class Gateway:
     """An authenticated connection to the gateway of one agent."""
 
-    def __init__(self, address: str, token: str, certificate_pem: str, tls_name: str, seconds: float = 10.0, port: int = 443) -> None:
+    def __init__(
+        self, address: str, token: str, certificate_pem: str, tls_name: str, seconds: float = 10.0, port: int = 443
+    ) -> None:
         context = ssl.create_default_context(cadata=certificate_pem)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.seconds = seconds
         self.socket: ClientConnection = connect(
-            f"wss://{tls_name}:{port}/", host=address, port=port, ssl=context, server_hostname=tls_name,
-            open_timeout=seconds, compression=None, proxy=None, max_size=26_214_400,
+            f"wss://{tls_name}:{port}/",
+            host=address,
+            port=port,
+            ssl=context,
+            server_hostname=tls_name,
+            open_timeout=seconds,
+            compression=None,
+            proxy=None,
+            max_size=26_214_400,
         )
         self.challenge = self._receive()
-        self.hello = self.call("connect", {
-            "minProtocol": 3, "maxProtocol": 4,
-            "client": {"id": "gateway-client", "version": "0.1.0", "platform": "linux", "mode": "backend"},
-            "role": "operator", "scopes": ["operator.read", "operator.write"], "auth": {"token": token},
-        })
+        self.hello = self.call(
+            "connect",
+            {
+                "minProtocol": 3,
+                "maxProtocol": 4,
+                "client": {"id": "gateway-client", "version": "0.1.0", "platform": "linux", "mode": "backend"},
+                "role": "operator",
+                "scopes": ["operator.read", "operator.write"],
+                "auth": {"token": token},
+            },
+        )
 
     def _receive(self) -> dict:
         return json.loads(self.socket.recv(timeout=self.seconds))
@@ -49,7 +64,9 @@ class Gateway:
     def __enter__(self) -> Gateway:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

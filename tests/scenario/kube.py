@@ -29,7 +29,10 @@ class Kube:
         if "token" in user:
             self.session.headers["Authorization"] = f"Bearer {user['token']}"
         else:
-            self.session.cert = (self._file("tls.crt", user, "client-certificate"), self._file("tls.key", user, "client-key"))
+            self.session.cert = (
+                self._file("tls.crt", user, "client-certificate"),
+                self._file("tls.key", user, "client-key"),
+            )
 
     def _file(self, name: str, section: dict, key: str) -> str:
         if path := section.get(key):
@@ -38,10 +41,14 @@ class Kube:
         target.write_bytes(base64.b64decode(section[f"{key}-data"]))
         return str(target)
 
-    def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: str) -> dict:
+    def request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: str
+    ) -> dict:
         """One call; raises with the server's own message."""
         data = None if body is None else json.dumps(body)
-        answer = self.session.request(method, f"{self.base}/{path}", data=data, params=query, headers={"Content-Type": content_type}, timeout=30)
+        answer = self.session.request(
+            method, f"{self.base}/{path}", data=data, params=query, headers={"Content-Type": content_type}, timeout=30
+        )
         if answer.status_code >= 400:
             raise KubeError(answer.status_code, f"{method} {path}: {answer.json().get('message', answer.text)}")
         return answer.json()
@@ -61,7 +68,9 @@ class Kube:
 
     def patch_agent(self, name: str, patch: dict, namespace: str = "default") -> dict:
         """A merge patch of a KoiAgent, as a user makes it."""
-        return self.request("PATCH", f"{GROUP}/namespaces/{namespace}/koiagents/{name}", patch, "application/merge-patch+json")
+        return self.request(
+            "PATCH", f"{GROUP}/namespaces/{namespace}/koiagents/{name}", patch, "application/merge-patch+json"
+        )
 
     def create_agent(self, manifest: dict, namespace: str = "default") -> dict:
         """Creates a KoiAgent."""
@@ -85,7 +94,9 @@ class Kube:
     def watch_agents(self, namespace: str = "default", timeout: int = 600) -> Iterator[dict]:
         """KoiAgents as they change; each item is {type, object}."""
         path = f"{self.base}/{GROUP}/namespaces/{namespace}/koiagents"
-        with self.session.get(path, params={"watch": "true", "timeoutSeconds": str(timeout)}, stream=True, timeout=timeout + 30) as answer:
+        with self.session.get(
+            path, params={"watch": "true", "timeoutSeconds": str(timeout)}, stream=True, timeout=timeout + 30
+        ) as answer:
             for line in answer.iter_lines():
                 if line:
                     yield json.loads(line)

@@ -26,13 +26,17 @@ class Machine:
                         return pid
         raise AssertionError(f"{self.instance_id} does not run")
 
-    def run(self, *command: str, check: bool = True, seconds: float = 30, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, seconds: float = 30, user: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a command inside; its output is kept. `user` steps down from root first."""
         inner = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--", *command) if user else command
         line = ("nsenter", "-t", str(self.leader()), "-m", "-u", "-i", "-n", "-p", "-C", "--", *inner)
         done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
         if check and done.returncode:
-            raise AssertionError(f"{self.instance_id}: {' '.join(command)}: exit {done.returncode}: {done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"{self.instance_id}: {' '.join(command)}: exit {done.returncode}: {done.stdout}{done.stderr}"
+            )
         return done
 
     def sh(self, script: str, check: bool = True, seconds: float = 30, user: str | None = None) -> str:

@@ -52,7 +52,9 @@ class Operator:
 class Stage:
     """Owns a world and what runs in it; a context manager."""
 
-    def __init__(self, name: str, driver: str = "nspawn", progress: Callable[[str], None] = lambda _text: None, **timing: str) -> None:
+    def __init__(
+        self, name: str, driver: str = "nspawn", progress: Callable[[str], None] = lambda _text: None, **timing: str
+    ) -> None:
         self.driver, self.progress = driver, progress
         # Quicker than the defaults, so that scenarios take seconds; intervals are the operator's own flags.
         self.timing = {"KOI_SWEEP_INTERVAL": "2s", "KOI_PROBE_INTERVAL": "2s", **timing}
@@ -87,7 +89,16 @@ class Stage:
             "gateway.artifact.sha256": digest,
         }
         sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-        self.helm("install", "koi", str(ROOT / "charts" / "koi-operator"), "--namespace", NAMESPACE, "--create-namespace", *sets, *settings)
+        self.helm(
+            "install",
+            "koi",
+            str(ROOT / "charts" / "koi-operator"),
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            *sets,
+            *settings,
+        )
 
     def helm(self, *arguments: str) -> str:
         """Runs Helm inside the world as its administrator."""
@@ -99,7 +110,9 @@ class Stage:
 
     def _tool(self, name: str, *arguments: str, stdin: str | None = None) -> str:
         env = {"HOME": self.scratch.name, "PATH": os.environ["PATH"], "KUBECONFIG": str(self.world.kubeconfig)}
-        done = subprocess.run([kube_program(name), *arguments], env=env, input=stdin or "", capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [kube_program(name), *arguments], env=env, input=stdin or "", capture_output=True, text=True, timeout=120
+        )
         if done.returncode:
             raise AssertionError(f"{name} {' '.join(arguments[:4])}: {done.stderr.strip()}")
         return done.stdout
@@ -117,14 +130,26 @@ class Stage:
         kubeconfig = self.world.control_plane.kubeconfig_for_service_account(NAMESPACE, "koi-operator")
         keys = self.world.credentials("operator")
         variables = {
-            **self.deployment_env(), **self.timing,
-            "KUBECONFIG": str(kubeconfig), "PATH": os.environ["PATH"], "KOI_LOG_FORMAT": "text",
-            "AWS_ACCESS_KEY_ID": keys["accessKeyId"], "AWS_SECRET_ACCESS_KEY": keys["secretAccessKey"], "AWS_EC2_METADATA_DISABLED": "true",
+            **self.deployment_env(),
+            **self.timing,
+            "KUBECONFIG": str(kubeconfig),
+            "PATH": os.environ["PATH"],
+            "KOI_LOG_FORMAT": "text",
+            "AWS_ACCESS_KEY_ID": keys["accessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": keys["secretAccessKey"],
+            "AWS_EC2_METADATA_DISABLED": "true",
             **(env or {}),
         }
         log = self.world.state_dir / "logs" / f"operator-{len(self.operators)}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen([OPERATOR, "run", *arguments], env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            process = subprocess.Popen(
+                [OPERATOR, "run", *arguments],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
         operator = Operator(process, log)
         self.operators.append(operator)
         return operator
@@ -145,7 +170,15 @@ class Stage:
         assert found, f"koi/{name} is not there"
         return found
 
-    def wait_condition(self, name: str, kind: str, status: str = "True", seconds: float = 60, reason: str | None = None, namespace: str = "default") -> dict:
+    def wait_condition(
+        self,
+        name: str,
+        kind: str,
+        status: str = "True",
+        seconds: float = 60,
+        reason: str | None = None,
+        namespace: str = "default",
+    ) -> dict:
         """Waits for a condition (absent counts as status `Absent`) and returns the agent."""
 
         def look() -> dict | None:
@@ -164,7 +197,12 @@ class Stage:
 
     def wait_gone(self, name: str, seconds: float = 60, namespace: str = "default") -> None:
         """Waits until the object is gone."""
-        until(f"koi/{name} is gone", lambda: self.kube.agent(name, namespace) is None, seconds, seen=lambda: summary(self.kube.agent(name, namespace)))
+        until(
+            f"koi/{name} is gone",
+            lambda: self.kube.agent(name, namespace) is None,
+            seconds,
+            seen=lambda: summary(self.kube.agent(name, namespace)),
+        )
 
     def machine(self, name: str, namespace: str = "default") -> Machine:
         """The machine of an agent."""
@@ -177,7 +215,9 @@ class Stage:
         assert secret, "the agent's Secret is not there"
         address, _, port = agent["status"]["gateway"]["endpoint"].removeprefix("wss://").rstrip("/").partition(":")
         uid = agent["metadata"]["uid"]
-        return Gateway(address, secret["token"].decode(), secret["tls.crt"].decode(), f"{uid}.koi.internal", port=int(port or 443))
+        return Gateway(
+            address, secret["token"].decode(), secret["tls.crt"].decode(), f"{uid}.koi.internal", port=int(port or 443)
+        )
 
 
 def summary(agent: dict | None) -> str:
@@ -185,7 +225,10 @@ def summary(agent: dict | None) -> str:
     if agent is None:
         return "gone"
     entries = ((agent.get("status") or {}).get("conditions")) or []
-    return "; ".join(f"{entry['type']}={entry['status']} {entry['reason']}: {entry['message']}" for entry in entries) or "no conditions yet"
+    return (
+        "; ".join(f"{entry['type']}={entry['status']} {entry['reason']}: {entry['message']}" for entry in entries)
+        or "no conditions yet"
+    )
 
 
 __all__ = ["CLUSTER_ID", "NAMESPACE", "Operator", "Stage", "condition", "is_true", "summary"]

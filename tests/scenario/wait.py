@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def until(what: str, look: Callable[[], T], seconds: float = 60.0, every: float = 0.1, seen: Callable[[], Any] | None = None) -> T:
+def until(
+    what: str, look: Callable[[], T], seconds: float = 60.0, every: float = 0.1, seen: Callable[[], Any] | None = None
+) -> T:
     """Looks until the look is truthy and returns it. An exception of the look counts as not yet."""
     deadline = time.monotonic() + seconds
     last: Any = None
