@@ -38,8 +38,10 @@ use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::probe::rounds::Rounds;
 
+pub(crate) use effects::shared as shared_effect;
 pub use gate::Gate;
 pub use memory::Memories;
+pub(crate) use observe::shared_identity;
 pub use streams::{Stores, Wiring, run};
 pub use validate::Catalogue;
 

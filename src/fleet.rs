@@ -23,6 +23,9 @@ use index::{Index, View};
 pub use sweep::sweep_forever;
 pub use transit::follow_forever;
 
+/// The tag of an instance that is not the recorded one of its agent.
+pub const TAG_ORPHAN: &str = "skykoi:orphan";
+
 /// The view and what happens when it changes.
 #[derive(Clone)]
 pub struct Fleet {
@@ -96,6 +99,18 @@ impl Fleet {
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
         self.index().agents()
+    }
+
+    /// Ids of security groups and names of instance profiles that living instances have.
+    #[must_use]
+    pub fn used(&self) -> BTreeSet<String> {
+        self.index().used()
+    }
+
+    /// How many living instances are marked as not the recorded one of their agent.
+    #[must_use]
+    pub fn marked_orphans(&self) -> usize {
+        self.index().marked_orphans()
     }
 
     /// When the last whole sweep began.

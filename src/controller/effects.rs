@@ -16,10 +16,8 @@ use kube::api::{Api, PatchParams, PostParams};
 
 use super::apply::{Effect, rejection};
 use super::{Context, Decision, Round, RoundError, at, finalizer, secret};
+use crate::fleet::TAG_ORPHAN;
 use crate::cloud::{Answer, Bundle, Cloud, CloudError, Launch, Role, Tagged};
-
-/// The tag of an instance that is not the recorded one.
-const TAG_ORPHAN: &str = "skykoi:orphan";
 
 impl<C: Cloud> Round<'_, C> {
     fn agents(&self) -> Api<KoiAgent> {

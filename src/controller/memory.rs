@@ -1,6 +1,6 @@
 //! What this process remembers of each agent: all of it may be lost at any time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,13 +29,14 @@ struct Entry {
     namespace: String,
     name: String,
     memory: Arc<tokio::sync::Mutex<Memory>>,
+    uses: Option<BTreeSet<String>>,
 }
 
 impl Memories {
     /// That of one agent; made when there is none.
     pub(super) fn of(&self, uid: &str, namespace: &str, name: &str) -> Arc<tokio::sync::Mutex<Memory>> {
         let mut entries = self.entries();
-        let fresh = || Entry { namespace: namespace.to_owned(), name: name.to_owned(), memory: Arc::default() };
+        let fresh = || Entry { namespace: namespace.to_owned(), name: name.to_owned(), memory: Arc::default(), uses: None };
         Arc::clone(&entries.entry(uid.to_owned()).or_insert_with(fresh).memory)
     }
 
@@ -48,6 +49,24 @@ impl Memories {
     /// The agent is gone.
     pub fn forget(&self, uid: &str) {
         self.entries().remove(uid);
+    }
+
+    /// What an agent shares with others, by id or name.
+    pub(super) fn note_uses(&self, uid: &str, uses: BTreeSet<String>) {
+        if let Some(entry) = self.entries().get_mut(uid) {
+            entry.uses = Some(uses);
+        }
+    }
+
+    /// What all these agents share; `None` while one of them was not looked at.
+    #[must_use]
+    pub fn users(&self, agents: &BTreeSet<String>) -> Option<BTreeSet<String>> {
+        let entries = self.entries();
+        let mut users = BTreeSet::new();
+        for uid in agents {
+            users.extend(entries.get(uid)?.uses.as_ref()?.iter().cloned());
+        }
+        Some(users)
     }
 
     /// All that are remembered: UID, namespace, name.

@@ -16,6 +16,7 @@ use kube::ResourceExt as _;
 use super::secret::{self, GatewaySecret};
 use super::{FIRST_WORD, Round};
 use crate::cloud::{Answer, Cloud, CloudError};
+use crate::janitor;
 use crate::lookups::Profile;
 use crate::probe::{HTTPS, Target};
 
@@ -42,6 +43,7 @@ impl<C: Cloud> Round<'_, C> {
         }
         self.secret_and_bundle(desired, &mut observed);
         self.aim(desired, &observed);
+        self.note_uses(desired, &observed);
         observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
         observed
     }
@@ -197,6 +199,18 @@ impl<C: Cloud> Round<'_, C> {
         self.memory.bundle.as_ref()?.sha256.clone()
     }
 
+    /// Tells the janitor what this agent shares with others.
+    fn note_uses(&self, desired: &Desired, observed: &Observed) {
+        let uses = match desired {
+            Desired::Present(agent) => {
+                let group = observed.security_group.present().map(|group| group.id.as_str());
+                janitor::uses(group, &agent.identity.profile)
+            }
+            Desired::Absent(_) => std::collections::BTreeSet::new(),
+        };
+        self.context.memories.note_uses(&desired.claim().agent_uid, uses);
+    }
+
     /// Tells the probes whom to ask.
     fn aim(&mut self, desired: &Desired, observed: &Observed) {
         let uid = desired.claim().agent_uid.clone();
@@ -242,8 +256,13 @@ fn foreign_secret() -> SecretFacts {
     }
 }
 
+/// The same for what nobody wishes any more: which policy it has does not matter.
+pub(crate) fn shared_identity(profile: &Profile, cluster_id: &str) -> Identity {
+    as_identity(profile, cluster_id, true)
+}
+
 /// IAM's facts as the planner knows them.
-pub(crate) fn as_identity(profile: &Profile, cluster_id: &str, policy_current: bool) -> Identity {
+fn as_identity(profile: &Profile, cluster_id: &str, policy_current: bool) -> Identity {
     let facts = &profile.facts;
     let claimed = |thing: &crate::cloud::Tagged| thing.tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == cluster_id);
     // A profile decides; without one a role that is not ours would be a stranger's, too.

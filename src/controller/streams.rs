@@ -1,6 +1,6 @@
 //! The wiring: what is watched, what is kept of it, and what wakes which agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use koi_core::api::{KoiAgent, KoiPlan};
+use koi_core::api::{KoiAgent, KoiPlan, Reason};
 use koi_core::names::LABEL_AGENT;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
@@ -260,15 +260,29 @@ impl Stores {
         futures::stream::iter(agents)
     }
 
+    /// The UIDs of all agents, those that do not parse included.
+    #[must_use]
+    pub fn agent_uids(&self) -> BTreeSet<String> {
+        self.agents.state().iter().filter_map(|guarded| guarded.meta().uid.clone()).collect()
+    }
+
+    /// Whether there is an agent of this name.
+    #[must_use]
+    pub fn has_agent(&self, namespace: &str, name: &str) -> bool {
+        self.agents.get(&ObjectRef::new(name).within(namespace)).is_some()
+    }
+
     /// How many agents have which Ready reason.
     #[must_use]
-    pub fn reasons(&self) -> BTreeMap<String, i64> {
+    pub fn reasons(&self) -> BTreeMap<&'static str, i64> {
         let mut reasons = BTreeMap::new();
         for guarded in self.agents.state() {
             let Ok(agent) = &guarded.0 else { continue };
             let conditions = agent.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            let told = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.clone());
-            *reasons.entry(told("Ready").or_else(|| told("Suspended")).unwrap_or_else(|| "Pending".to_owned())).or_default() += 1;
+            let told = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.as_str());
+            let reason = told("Ready").or_else(|| told("Suspended"));
+            let known = Reason::ALL.iter().copied().find(|known| Some(known.as_str()) == reason).unwrap_or(Reason::Pending);
+            *reasons.entry(known.as_str()).or_default() += 1;
         }
         reasons
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState, Known, Rule, Unseen, Volume, VolumeState};
 
-use super::Sighting;
+use super::{Sighting, TAG_ORPHAN};
 use crate::clock::after;
 use crate::cloud::Group;
 
@@ -176,6 +176,28 @@ impl Index {
     pub fn agents(&self) -> Vec<String> {
         let there = self.agents.iter().filter(|(_, agent)| !agent.instances.is_empty() || !agent.volumes.is_empty());
         there.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// See [`super::Fleet::used`].
+    #[must_use]
+    pub fn used(&self) -> BTreeSet<String> {
+        let name = |arn: &String| arn.rsplit('/').next().map(ToOwned::to_owned);
+        let of = |instance: &Instance| {
+            let profile = instance.profile_arn.as_ref().and_then(name);
+            instance.security_group_ids.iter().cloned().chain(profile).collect::<Vec<_>>()
+        };
+        self.living().flat_map(of).collect()
+    }
+
+    /// See [`super::Fleet::marked_orphans`].
+    #[must_use]
+    pub fn marked_orphans(&self) -> usize {
+        self.living().filter(|instance| instance.tags.contains_key(TAG_ORPHAN)).count()
+    }
+
+    fn living(&self) -> impl Iterator<Item = &Instance> {
+        let all = self.agents.values().flat_map(|agent| things(&agent.instances));
+        all.filter(|instance| instance.state != InstanceState::Terminated)
     }
 
     /// See [`super::Fleet::swept_at`].

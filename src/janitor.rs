@@ -1,0 +1,105 @@
+//! The janitor: after each sweep, what is shared and unused, what has our claim and no agent, and the gauges that count agents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use koi_core::names::TAG_AGENT_UID;
+use koi_core::observed::{InstanceState, OwnerRecord, VolumeState};
+use koi_core::plan::{SharedGroup, SharedIdentity, count_unused, plan_shared};
+use tokio::sync::watch;
+
+use crate::cloud::{Cloud, ProfileFacts};
+use crate::controller::{Context, shared_effect, shared_identity};
+
+/// How many sweeps in a row a shared thing had no user.
+type Unused = BTreeMap<String, u32>;
+
+/// Works after each sweep until the task is dropped.
+pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>) {
+    context.stores.listed().await;
+    let mut unused = Unused::new();
+    while swept.changed().await.is_ok() {
+        forget_the_gone(&context);
+        count_orphans(&context);
+        context.metrics.set_agents(&context.stores.reasons());
+        unused = tidy(&context, &unused).await;
+    }
+}
+
+/// Agents that the cluster no longer has.
+fn forget_the_gone<C: Cloud>(context: &Context<C>) {
+    let there = context.stores.agent_uids();
+    for (uid, namespace, name) in context.memories.all() {
+        if there.contains(&uid) {
+            continue;
+        }
+        context.memories.forget(&uid);
+        context.rounds.forget(&uid);
+        if !context.stores.has_agent(&namespace, &name) {
+            context.metrics.forget_agent(&namespace, &name);
+        }
+    }
+}
+
+/// Things with our claim whose agent the cluster does not have, and live instances that are not the recorded one of theirs.
+fn count_orphans<C: Cloud>(context: &Context<C>) {
+    let there = context.stores.agent_uids();
+    let (mut instances, mut volumes) = (context.fleet.marked_orphans(), 0);
+    for uid in context.fleet.agents().into_iter().filter(|uid| !there.contains(uid)) {
+        let view = context.fleet.view(&uid, &[]);
+        let live = view.instances.present().into_iter().flatten().filter(|instance| instance.state != InstanceState::Terminated);
+        let left = view.volumes.present().into_iter().flatten().filter(|volume| volume.state != VolumeState::Deleted);
+        instances += live.count();
+        volumes += left.count();
+    }
+    context.metrics.set_orphans("instance", instances);
+    context.metrics.set_orphans("volume", volumes);
+}
+
+/// Removes shared things that nobody used for two sweeps.
+async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
+    let Some(groups) = context.fleet.groups() else {
+        return before.clone();
+    };
+    // An agent that was not looked at yet may use any of them.
+    let Some(mut users) = context.memories.users(&context.stores.agent_uids()) else {
+        return Unused::new();
+    };
+    users.extend(context.fleet.used());
+    let groups: Vec<SharedGroup> = groups
+        .into_iter()
+        .filter(|group| !group.tags.contains_key(TAG_AGENT_UID))
+        .map(|group| SharedGroup { id: group.facts.id, name: group.name })
+        .collect();
+    let identities = identities(context);
+    let keys = groups.iter().map(|group| group.id.as_str()).chain(identities.iter().map(|identity| identity.name.as_str()));
+    let unused = count_unused(before, keys, &users);
+    let steps = plan_shared(&groups, &identities, &unused);
+    if !steps.is_empty() && context.gate.is_open() && context.lookups.owner().await == Ok(OwnerRecord::Ours) {
+        for step in steps {
+            match shared_effect(context, None, &step).await {
+                Ok(()) => tracing::info!(step = step.name(), ?step, "removed what nobody uses"),
+                Err(error) => tracing::info!(step = step.name(), %error, "what nobody uses could not be removed yet"),
+            }
+        }
+    }
+    unused
+}
+
+/// Shared roles and profiles with our claim, as far as this process has met them.
+fn identities<C: Cloud>(context: &Context<C>) -> Vec<SharedIdentity> {
+    let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
+    let profiles = context.lookups.profiles().into_iter().filter(|(_, profile)| is_shared(&profile.facts));
+    profiles.map(|(name, profile)| SharedIdentity { identity: shared_identity(&profile, &cluster_id), name }).collect()
+}
+
+fn is_shared(facts: &ProfileFacts) -> bool {
+    let thing = facts.profile.as_ref().or(facts.role.as_ref());
+    thing.is_some_and(|thing| !thing.tags.contains_key(TAG_AGENT_UID))
+}
+
+/// The ids and names of an agent's shared things.
+#[must_use]
+pub fn uses(group: Option<&str>, profile: &str) -> BTreeSet<String> {
+    group.into_iter().chain([profile]).map(ToOwned::to_owned).collect()
+}

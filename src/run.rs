@@ -1,0 +1,257 @@
+//! The running operator: what is started in which order, what a term of leadership consists of, how it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use koi_core::api::{KoiAgent, KoiPlan};
+use koi_core::names::MANAGER;
+use koi_core::observed::OwnerRecord;
+use kube::api::{Api, ListParams};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, ResourceExt as _};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::RunArgs;
+use crate::aws::Aws;
+use crate::clock::Clock;
+use crate::cloud::Cloud;
+use crate::controller::{self, Catalogue, Context, Gate, Memories, Wiring};
+use crate::device::DeviceKey;
+use crate::fleet::{self, Fleet};
+use crate::janitor;
+use crate::lease::{Candidate, Leadership};
+use crate::lookups::Lookups;
+use crate::metrics::Metrics;
+use crate::probe::rounds::Rounds;
+use crate::serve::{self, Pages, Readiness};
+
+const CRDS: &str = "crds";
+const LEADER: &str = "leader";
+const LISTS: &str = "lists";
+const SWEEP: &str = "sweep";
+const OWNER: &str = "cluster-id";
+
+/// What `main` found out about the process: nothing below it reads the environment.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The namespace of the pod, if it is one.
+    pub pod_namespace: Option<String>,
+    /// A name for this process among others: the pod's.
+    pub identity: String,
+}
+
+/// What lives as long as the process.
+struct House {
+    args: RunArgs,
+    client: Client,
+    cloud: Arc<Aws>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    identity: String,
+    namespace: String,
+    stop: CancellationToken,
+}
+
+/// Runs until `stop` is told.
+///
+/// # Errors
+/// When the operator cannot start: no cluster, no port, no randomness.
+pub async fn run(args: RunArgs, surroundings: Surroundings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).context("the metrics cannot be set up")?);
+    let readiness = Readiness::awaiting(&[
+        (CRDS, "not looked for yet"),
+        (LEADER, "waiting for the Lease"),
+        (LISTS, "the cluster was not listed yet"),
+        (SWEEP, "the cloud was not swept yet"),
+    ]);
+    let (fleet, woken) = Fleet::new(&args.cluster_id, clock.clone());
+    let pages = Pages { metrics: Arc::clone(&metrics), readiness: readiness.clone(), fleet: fleet.clone(), clock: clock.clone() };
+    let listener = serve::bind(args.metrics_addr)
+        .await
+        .with_context(|| format!("--metrics-addr {}: the port cannot be taken; name a free one", args.metrics_addr))?;
+    let serving = tokio::spawn(serve::serve(listener, pages, stop.clone().cancelled_owned()));
+    let client = Client::try_default()
+        .await
+        .context("no way to a Kubernetes API server: set KUBECONFIG, or run in a cluster with a ServiceAccount")?;
+    let namespace = args.namespace().map(ToOwned::to_owned).or(surroundings.pod_namespace);
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let cloud = Arc::new(Aws::from_standard_chain(&metrics).await);
+    let house =
+        House { args, client, cloud, clock, metrics, readiness, identity: surroundings.identity, namespace, stop: stop.clone() };
+    house.reign(fleet, woken).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    Ok(())
+}
+
+impl House {
+    /// Terms of leadership until told to stop. Each term begins with nothing in memory: what was known may be old.
+    async fn reign(&self, fleet: Fleet, woken: tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let (mut leadership, candidacy) = self.stand();
+        let mut first = Some((fleet, woken));
+        loop {
+            tokio::select! {
+                () = leadership.acquired() => {}
+                () = self.stop.cancelled() => break,
+            }
+            tracing::info!(identity = self.identity, "leading");
+            self.metrics.set_leader(true);
+            self.readiness.settle(LEADER);
+            let (fleet, woken) = first.take().unwrap_or_else(|| Fleet::new(&self.args.cluster_id, self.clock.clone()));
+            let gate = Gate::new(leadership.clone(), self.stop.clone());
+            tokio::select! {
+                () = self.term(fleet, woken, gate) => {}
+                () = leadership.lost() => tracing::warn!("the Lease is lost: everything in flight is abandoned; standing for it again"),
+            }
+            self.metrics.set_leader(false);
+            self.readiness.hold(LEADER, "waiting for the Lease");
+            if self.stop.is_cancelled() {
+                break;
+            }
+        }
+        if let Some((task, end)) = candidacy {
+            end.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(3), task).await;
+        }
+    }
+
+    /// Stands for the Lease, if there is an election.
+    fn stand(&self) -> (Leadership, Option<(tokio::task::JoinHandle<()>, CancellationToken)>) {
+        if !self.args.leader_election {
+            return (Leadership::always(), None);
+        }
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let (candidate, leadership) = Candidate::new(api, self.identity.clone(), self.clock.clone());
+        // The Lease is held until the rounds in flight have ended, so it has an end of its own.
+        let end = CancellationToken::new();
+        let task = tokio::spawn(candidate.run(end.clone().cancelled_owned()));
+        (leadership, Some((task, end)))
+    }
+
+    /// One term: everything that only the leader does.
+    async fn term(&self, fleet: Fleet, woken: tokio::sync::mpsc::UnboundedReceiver<String>, gate: Gate) {
+        let started = tokio::select! {
+            started = self.prepare(&fleet) => started,
+            () = self.stop.cancelled() => return,
+        };
+        let (kube_system_uid, device) = started;
+        let (wiring, stores) = Wiring::new(self.args.watch_namespace());
+        let settings = controller::base_settings(&self.args.cluster_id, &device, self.args.artifact());
+        let rounds =
+            Rounds::new(device.clone(), self.clock.clone(), Arc::clone(&self.metrics), fleet.clone(), self.args.probe_interval);
+        let context = Arc::new(Context {
+            cloud: Arc::clone(&self.cloud),
+            client: self.client.clone(),
+            fleet: fleet.clone(),
+            lookups: Lookups::new(Arc::clone(&self.cloud), self.clock.clone(), &self.args.cluster_id, &kube_system_uid),
+            rounds: rounds.clone(),
+            gate,
+            stores,
+            memories: Memories::default(),
+            catalogue: Catalogue::new(settings),
+            recorder: Recorder::new(
+                self.client.clone(),
+                Reporter { controller: MANAGER.to_owned(), instance: Some(self.identity.clone()) },
+            ),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.clock.clone(),
+            device,
+        });
+        let (sweeps, swept) = watch::channel(0);
+        let cloud = Arc::clone(&self.cloud);
+        tokio::select! {
+            () = controller::run(Arc::clone(&context), wiring, woken) => {}
+            () = fleet::sweep_forever(
+                fleet.clone(), Arc::clone(&cloud), self.args.cluster_id.clone(), self.args.sweep_interval, Arc::clone(&self.metrics), sweeps,
+            ) => {}
+            () = fleet::follow_forever(fleet, cloud) => {}
+            () = rounds.run() => {}
+            () = janitor::tidy_forever(Arc::clone(&context), swept) => {}
+            () = self.tell_readiness(context) => {}
+        }
+    }
+
+    /// What must be known before the first agent is looked at. Tries until it is, and says what is missing.
+    async fn prepare(&self, _fleet: &Fleet) -> (String, DeviceKey) {
+        self.await_crds().await;
+        loop {
+            match self.introduce().await {
+                Ok(known) => return known,
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "not ready");
+                    self.readiness.hold(LISTS, format!("{error:#}"));
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+            }
+        }
+    }
+
+    async fn await_crds(&self) {
+        loop {
+            let agents: Api<KoiAgent> = Api::all(self.client.clone());
+            let agents = match self.args.watch_namespace() {
+                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+                None => agents,
+            };
+            let plans: Api<KoiPlan> = Api::all(self.client.clone());
+            let one = ListParams::default().limit(1);
+            let looked = async {
+                agents.list_metadata(&one).await?;
+                plans.list_metadata(&one).await.map(drop)
+            };
+            match looked.await {
+                Ok(()) => return self.readiness.settle(CRDS),
+                Err(kube::Error::Api(refused)) if refused.is_not_found() => {
+                    let told = "the kinds KoiAgent and KoiPlan are not installed: `koi-operator crds | kubectl apply -f -`";
+                    tracing::error!("{told}; looked for again every 2 s");
+                    self.readiness.hold(CRDS, told);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the API server cannot be asked for KoiAgents");
+                    self.readiness.hold(CRDS, error.to_string());
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Whose cluster this is, and the key by which gateways know us.
+    async fn introduce(&self) -> anyhow::Result<(String, DeviceKey)> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let kube_system = namespaces.get_metadata("kube-system").await.context("the namespace kube-system cannot be read")?;
+        let uid = kube_system.uid().context("the namespace kube-system has no UID")?;
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let device = DeviceKey::load_or_create(&secrets).await.with_context(|| format!("namespace {:?}", self.namespace))?;
+        Ok((uid, device))
+    }
+
+    /// Keeps readiness true to what the sweeps and the owner record say.
+    async fn tell_readiness<C: Cloud>(&self, context: Arc<Context<C>>) {
+        context.stores.listed().await;
+        self.readiness.settle(LISTS);
+        let mut health = context.fleet.health();
+        loop {
+            let seen = health.borrow_and_update().clone();
+            match (&seen.problem, seen.done) {
+                (Some(error), _) => self.readiness.hold(SWEEP, format!("the cloud cannot be asked: {error}")),
+                (None, 0) => {}
+                (None, _) => self.readiness.settle(SWEEP),
+            }
+            match context.lookups.owner().await {
+                Ok(OwnerRecord::Foreign { kube_system_uid }) => self.readiness.hold(
+                    OWNER,
+                    format!("{:?} is bound to another cluster (kube-system UID {kube_system_uid}); nothing is changed", self.args.cluster_id),
+                ),
+                Ok(_) => self.readiness.settle(OWNER),
+                Err(error) => tracing::debug!(%error, "the owner record cannot be read"),
+            }
+            if health.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
