@@ -106,8 +106,12 @@ def run_logged(title: str, command: list[str], log: Path, describe: Callable[[in
 @contextlib.contextmanager
 def only_one() -> Iterator[None]:
     """Two setups at once wait for each other."""
-    paths.CACHE.mkdir(exist_ok=True)
-    with (paths.CACHE / "setup.lock").open("w") as lock:
+    try:
+        paths.CACHE.mkdir(exist_ok=True)
+        lock = (paths.CACHE / "setup.lock").open("w")
+    except PermissionError as error:
+        raise Missing(f"{error.filename} belongs to another user (was setup run with sudo?): use one user for this folder") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -295,6 +299,23 @@ def machines_where_possible() -> None:
         say("not root on Linux: machines will be plain processes, not booted ones")
 
 
+def demo() -> None:
+    """Everything as root; else what a world whose machines are plain processes needs."""
+    if os.geteuid() == 0:
+        steps: tuple[Callable[[], None], ...] = (check, debs, venv, rootfs, kube)
+    else:
+        say("not root: machines will be plain processes, not booted ones")
+        steps = (commands_without_root, venv, kube)
+    for step in steps:
+        step()
+
+
+def commands_without_root() -> None:
+    absent = [COMMANDS[command] for command in ("ip", "nft", "nsenter") if not has(command)]
+    if absent:
+        raise Missing(f"these packages are missing and only root can install them; install: {' '.join(absent)}")
+
+
 PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "demo": (venv, kube, machines_where_possible),
     "check": (check,),
@@ -302,6 +323,7 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "venv": (venv,),
     "kube": (kube,),
     "rootfs": (rootfs,),
+    "demo": (demo,),
     "all": (check, debs, venv, rootfs, kube),
 }
 

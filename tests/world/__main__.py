@@ -14,14 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import worlds
+from . import private, worlds
 from .paths import ROOT, NotSetUp, rootfs_dir
 from .relay import Relay
 from .shell import TimedOut, wait_for
 from .world import World
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-EXPLAIN_PROCESS = "machines are plain processes here, not booted ones: {why}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,16 +59,31 @@ def say(text: str) -> None:
 
 
 def choose_driver(asked: str) -> str:
-    """`auto` takes booted machines where they are possible, and says so where they are not."""
-    if asked != "auto":
-        return asked
+    """`auto` takes booted machines where they are possible, and says so where they are not.
+
+    A world of plain processes has network namespaces too: without root, this starts the program anew where it is root over
+    namespaces of its own, and does not return here.
+    """
+    if private.inside():
+        private.enter()
+        return "process"
+    driver, why = asked, ""
+    if asked == "auto":
+        driver, why = likely_driver()
+        if why:
+            say(f"machines are plain processes here, not booted ones: {why}")
+    if driver == "process" and os.geteuid() != 0:
+        private.enter()
+    return driver
+
+
+def likely_driver() -> tuple[str, str]:
+    """What `auto` means here, and why it is less than it could be."""
     if os.geteuid() != 0:
-        say(EXPLAIN_PROCESS.format(why="booting needs root"))
-        return "process"
+        return "process", "booting needs root"
     if not (rootfs_dir() / "complete").exists():
-        say(EXPLAIN_PROCESS.format(why="there are no root file systems; `tools/setup.py rootfs` makes them"))
-        return "process"
-    return "nspawn"
+        return "process", "there are no root file systems; `tools/setup.py rootfs` makes them"
+    return "nspawn", ""
 
 
 # commands
@@ -81,7 +95,7 @@ def up(options: argparse.Namespace) -> int:
     if pid := worlds.holder(name):
         say(f"{name} is up already (process {pid})")
         return print_exports(worlds.description(name))
-    command = [sys.executable, "-m", "world", "keep", "--name", name, "--driver", choose_driver(options.driver)]
+    command = [sys.executable, "-m", "world", "keep", "--name", name, "--driver", options.driver]
     for artifact in options.artifact:
         command += ["--artifact", str(artifact.resolve())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
@@ -106,10 +120,11 @@ def keep(options: argparse.Namespace) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, end)
     began = time.monotonic()
+    driver = choose_driver(options.driver)
     with World(options.name, progress=say) as world:
         artifacts = {artifact.name: artifact for artifact in options.artifact}
-        world.start(driver=choose_driver(options.driver), artifacts=artifacts)
-        description = {**world.describe(), "keeper": os.getpid(), "outside": outside(world)}
+        world.start(driver=driver, artifacts=artifacts)
+        description = {**world.describe(), "keeper": os.getpid(), "private": private.inside(), "outside": outside(world)}
         (world.state_dir / "world.json").write_text(json.dumps(description))
         say(f"{world.name} is up after {time.monotonic() - began:.1f} s; logs: {world.state_dir / 'logs'}")
         print(json.dumps(description), flush=True)
@@ -130,10 +145,10 @@ def outside(world: World) -> dict[str, str]:
     variables = world.env()
     if world.network.name is None:
         return variables
-    cloud = Relay(world.network, world.cloud_port)
+    cloud = Relay(world.network, world.cloud_port, private.door(0))
     variables["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{cloud.port}"
     if world.control_plane:
-        api = Relay(world.network, world.control_plane.api_port)
+        api = Relay(world.network, world.control_plane.api_port, private.door(1))
         variables["KUBECONFIG"] = str(world.control_plane.kubeconfig_through(f"https://127.0.0.1:{api.port}"))
     return variables
 
@@ -175,8 +190,18 @@ def execute(options: argparse.Namespace) -> int:
     if not description or worlds.holder(name) is None:
         say(f"{name} is not running")
         return 1
-    prefix = ["nsenter", f"--net=/run/netns/{description['netns']}", "--"] if description["netns"] else []
-    os.execvpe((prefix + words)[0], prefix + words, {**os.environ, **description["env"]})
+    command = [*way_into(description), *words]
+    os.execvpe(command[0], command, {**os.environ, **description["env"]})
+
+
+def way_into(description: dict) -> list[str]:
+    """What to put before a command that shall run in the world."""
+    prefix = []
+    if description.get("private"):
+        prefix += ["nsenter", f"--target={description['keeper']}", "--user", "--preserve-credentials", "--mount", "--"]
+    if description["netns"]:
+        prefix += ["nsenter", f"--net=/run/netns/{description['netns']}", "--"]
+    return prefix
 
 
 def reap(_options: argparse.Namespace) -> int:

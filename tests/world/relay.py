@@ -20,9 +20,9 @@ CHUNK = 1 << 16
 class Relay:
     """One door: a free port of 127.0.0.1 that leads to `port` of the world's own 127.0.0.1."""
 
-    def __init__(self, network: Namespace | HostNetwork, port: int) -> None:
+    def __init__(self, network: Namespace | HostNetwork, port: int, listener: socket.socket | None = None) -> None:
         self._network, self._target = network, port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, name=f"relay-{port}", daemon=True).start()
 
@@ -45,15 +45,15 @@ class Relay:
         inside.settimeout(None)
         for end in (inside, outside):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        back = threading.Thread(target=_pump, args=(inside, outside), daemon=True)
+        back = threading.Thread(target=pump, args=(inside, outside), daemon=True)
         back.start()
-        _pump(outside, inside)
+        pump(outside, inside)
         back.join()
         inside.close()
         outside.close()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def pump(source: socket.socket, target: socket.socket) -> None:
     """Copies until the source ends, then tells the target so; the other direction may go on."""
     with contextlib.suppress(OSError):
         while data := source.recv(CHUNK):

@@ -175,6 +175,8 @@ class World:
                 raise NotSetUp("booted machines need root: run as root, or ask for the driver `process`")
             if not (rootfs_dir() / "complete").exists():
                 raise NotSetUp("the root file systems of machines are not there: run `tools/setup.py rootfs`")
+        if cloud and self.driver == "process" and os.geteuid() != 0:
+            raise NotSetUp("machines that are processes need network namespaces: call world.private.enter() first")
         if control_plane:
             for program in ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"):
                 kube_program(program)

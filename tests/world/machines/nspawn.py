@@ -14,12 +14,13 @@ import subprocess
 import threading
 from pathlib import Path
 
-from ..network import MachineLink, Namespace, WorldNetwork
+from ..network import MachineLink, Namespace
 from ..paths import NotSetUp, rootfs_dir, system_program
 from ..shell import run, wait_for
 from . import cgroups
-from .base import BAKED_IMAGE, Attachment, Driver, DriverError, IngressRule, MachineSpec, VolumeBusy
+from .base import BAKED_IMAGE, Attachment, DriverError, MachineSpec, VolumeBusy
 from .volumes import VolumeStore, free_loops_below
+from .wires import WiredDriver
 
 log = logging.getLogger("world.machines")
 
@@ -72,20 +73,17 @@ class Machine:
         return Path(f"/proc/{self.leader}/root")
 
 
-class NspawnDriver(Driver):
+class NspawnDriver(WiredDriver):
     """Runs the machines of one world; lives in the cloud's process, inside the world's network namespace."""
 
     def __init__(self, name: str, state_dir: Path, endpoint_for_machines: str) -> None:
-        self.world, self.state_dir, self.endpoint = name, state_dir, endpoint_for_machines
+        super().__init__(name)
+        self.state_dir, self.endpoint = state_dir, endpoint_for_machines
         self.images = rootfs_dir()
         if not (self.images / "complete").exists():
             raise NotSetUp("the root file systems of machines are not there: run `tools/setup.py rootfs`")
         self.store = VolumeStore(state_dir)
-        self.network = WorldNetwork(name)
         self._machines: dict[str, Machine] = {}
-        self._ingress: dict[str, tuple[IngressRule, ...]] = {}
-        self._public: dict[str, str | None] = {}
-        self._lock = threading.RLock()
 
     # volumes
 
@@ -119,8 +117,6 @@ class NspawnDriver(Driver):
         with machine.lock:
             prepare_root(machine, self.images, self.endpoint, self.state_dir / "artifacts")
             self._boot(machine)
-        if address := self._public.get(spec.instance_id):
-            self.network.set_public_ip(None, address, spec.private_ip)
 
     def start(self, instance_id: str) -> None:
         machine = self._machine(instance_id)
@@ -147,17 +143,14 @@ class NspawnDriver(Driver):
     def terminate(self, instance_id: str) -> None:
         with self._lock:
             machine = self._machines.get(instance_id)
-            self._ingress.pop(instance_id, None)
         if not machine:
             return
-        self.set_public_ip(instance_id, None)
         with machine.lock:
             self._shut_down(machine, None)
             remove_machine(machine.directory)
-            self.network.forget(machine.link.port)
+        self.drop_link(instance_id)
         with self._lock:
             del self._machines[instance_id]
-            self._public.pop(instance_id, None)
 
     # devices
 
@@ -176,26 +169,6 @@ class NspawnDriver(Driver):
                 self.store.close(volume_id)
                 remove_node(machine, volume_id)
             machine.attachments.pop(volume_id, None)
-
-    # network
-
-    def set_ingress(self, instance_id: str, rules: tuple[IngressRule, ...]) -> None:
-        with self._lock:
-            self._ingress[instance_id] = rules
-            machine = self._machines.get(instance_id)
-        if machine:
-            self.network.set_ingress(machine.link.port, rules)
-
-    def set_public_ip(self, instance_id: str, address: str | None) -> None:
-        with self._lock:
-            old = self._public.get(instance_id)
-            self._public[instance_id] = address
-            machine = self._machines.get(instance_id)
-        if machine and old != address:
-            self.network.set_public_ip(old, address, machine.spec.private_ip)
-
-    def set_network_cut(self, instance_id: str, cut: bool) -> None:
-        self.network.cut(self._machine(instance_id).link.port, cut)
 
     # reports and end
 
@@ -231,18 +204,17 @@ class NspawnDriver(Driver):
             log.exception("%s: not cleaned up", instance_id)
 
     def _new_machine(self, spec: MachineSpec) -> Machine:
-        machine = Machine(
-            spec=spec,
-            directory=self.state_dir / "machines" / spec.instance_id,
-            link=MachineLink(self.world, spec.instance_id, spec.private_ip),
-            groups=cgroups.groups_below_ours(f"koi-{self.world}.{spec.instance_id}"),
-            attachments={attachment.volume_id: attachment for attachment in spec.attachments},
-        )
         with self._lock:
             if spec.instance_id in self._machines:
                 raise DriverError(f"{spec.instance_id} exists already")
-            self._machines[spec.instance_id] = machine
-        return machine
+            machine = self._machines[spec.instance_id] = Machine(
+                spec=spec,
+                directory=self.state_dir / "machines" / spec.instance_id,
+                link=self.add_link(spec.instance_id, spec.private_ip),
+                groups=cgroups.groups_below_ours(f"koi-{self.world}.{spec.instance_id}"),
+                attachments={attachment.volume_id: attachment for attachment in spec.attachments},
+            )
+            return machine
 
     def _machine(self, instance_id: str) -> Machine:
         with self._lock:
@@ -254,7 +226,6 @@ class NspawnDriver(Driver):
         """The caller holds the machine's lock and nothing of the machine runs."""
         machine.going_down = False
         cgroups.create(machine.groups)
-        self.network.set_ingress(machine.link.port, self._ingress.get(machine.spec.instance_id, ()))
         self.network.plug(machine.link)
         try:
             machine.process = start_nspawn(machine)
