@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-
 from world.cloud.client import CloudClient, wait_for
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]

@@ -322,3 +322,13 @@ def test_assume_role_in_another_account(world, op_sts, fresh):
     keys = op_sts.assume_role(RoleArn=role["Arn"], RoleSessionName="koi")["Credentials"]
     client = world.boto_with("ec2", keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
     assert client.describe_vpcs()["Vpcs"][0]["OwnerId"] == "210987654321"
+
+
+def test_public_parameters_belong_to_no_account(world, op_ssm):
+    canonical = "arn:aws:ssm:*::parameter/aws/service/canonical/ubuntu/*"
+    statement = {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": canonical}
+    world.operator_policy({"Version": "2012-10-17", "Statement": [statement]})
+    name = world.ready().ssm_parameters[0]
+    assert op_ssm.get_parameter(Name=name)["Parameter"]["Value"] == world.ready().ubuntu
+    with refused("AccessDeniedException"):
+        op_ssm.get_parameter(Name="/koi/demo/owner")

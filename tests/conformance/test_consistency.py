@@ -7,7 +7,6 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 from conftest import EC2_TRUST, refused
-
 from world.cloud.client import wait_for
 
 
@@ -42,7 +41,9 @@ def test_new_volume_and_group_lag_too(op_ec2, subnets, fresh):
     with refused("InvalidGroup.NotFound"):
         op_ec2.authorize_security_group_ingress(
             GroupId=group,
-            IpPermissions=[{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}],
+            IpPermissions=[
+                {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}
+            ],
         )
 
 

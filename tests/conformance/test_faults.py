@@ -9,7 +9,6 @@ import time
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from conftest import refused
-
 from world.cloud.client import ControlError
 
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from conftest import EC2_TRUST, refused
-
 from world.cloud.client import wait_for
 
 ALLOW = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}]}
@@ -47,7 +46,10 @@ def test_role_policies(iam, fresh):
     iam.create_role(RoleName=name, AssumeRolePolicyDocument=EC2_TRUST)
     with refused("MalformedPolicyDocument"):
         iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument="{")
-    large = {**ALLOW, "Statement": [{**ALLOW["Statement"][0], "Resource": [f"arn:aws:s3:::{i:050}" for i in range(200)]}]}
+    large = {
+        **ALLOW,
+        "Statement": [{**ALLOW["Statement"][0], "Resource": [f"arn:aws:s3:::{i:050}" for i in range(200)]}],
+    }
     with refused("LimitExceeded", 409):
         iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=json.dumps(large))
     iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=json.dumps(ALLOW))
@@ -100,7 +102,9 @@ def test_one_role_in_a_profile(iam, fresh):
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=other)
     with refused("NoSuchEntity", 404):
         iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=other)
-    assert [r["RoleName"] for r in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]] == [name]
+    assert [r["RoleName"] for r in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]] == [
+        name
+    ]
 
 
 def test_tags_and_boundary(iam, fresh):

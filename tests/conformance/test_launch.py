@@ -7,7 +7,6 @@ import base64
 import pytest
 from botocore.exceptions import ClientError
 from conftest import refused
-
 from world.cloud.client import wait_for
 
 
@@ -46,6 +45,8 @@ def test_bad_base64(launch, ec2):
         ({"KeyName": "nobody"}, "InvalidKeyPair.NotFound"),
         ({"IamInstanceProfile": {"Name": "nobody"}}, "InvalidParameterValue"),
         ({"IamInstanceProfile": {"Arn": "arn:aws:iam::123456789012:instance-profile/nobody"}}, "InvalidParameterValue"),
+        ({"LaunchTemplate": {"LaunchTemplateName": "x"}}, "Unsupported"),
+        ({"InstanceMarketOptions": {"MarketType": "spot"}}, "Unsupported"),
         ({"MinCount": 0}, "InvalidParameterValue"),
         ({"MinCount": 2, "MaxCount": 1}, "InvalidParameterValue"),
         ({"MetadataOptions": {"HttpTokens": "banana"}}, "InvalidParameterValue"),
@@ -204,6 +205,14 @@ def test_all_that_is_asked_for_arrives(launch, ec2, subnets, group, profile, fre
     assert {v["Attachments"][0]["Device"]: v["Encrypted"] for v in tagged} == {"/dev/sda1": False, "/dev/sdf": True}
     nics = ec2.describe_network_interfaces(Filters=[{"Name": "tag:skykoi:agent-uid", "Values": [key]}])
     assert [n["Attachment"]["InstanceId"] for n in nics["NetworkInterfaces"]] == [instance_id]
+
+
+def test_speed_of_a_volume(launch, ec2):
+    ebs = {"VolumeSize": 4, "VolumeType": "gp3", "Iops": 4000, "Throughput": 250}
+    instance_id = launch(BlockDeviceMappings=[{"DeviceName": "/dev/sdf", "Ebs": ebs}])
+    filters = [{"Name": "attachment.instance-id", "Values": [instance_id]}, {"Name": "volume-type", "Values": ["gp3"]}]
+    (volume,) = ec2.describe_volumes(Filters=filters)["Volumes"]
+    assert (volume["Iops"], volume["Throughput"], volume["Size"]) == (4000, 250, 4)
 
 
 def test_data_volume_survives_termination_as_asked(launch, ec2):

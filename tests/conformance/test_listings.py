@@ -6,7 +6,6 @@ import time
 
 import pytest
 from conftest import refused
-
 from world.cloud.client import wait_for
 
 
@@ -45,14 +44,18 @@ def test_filters(launch, ec2, tagged, profile):
     assert len(_ids(ec2.describe_instances(Filters=running))) == 7
     codes = [{"Name": "instance-state-code", "Values": ["80", "48"]}, *_tag(value)]
     assert _ids(ec2.describe_instances(Filters=codes)) == []
-    assert sorted(_ids(ec2.describe_instances(Filters=[*_tag(value), {"Name": "tag-key", "Values": ["fl*"]}]))) == sorted(made)
+    assert sorted(
+        _ids(ec2.describe_instances(Filters=[*_tag(value), {"Name": "tag-key", "Values": ["fl*"]}]))
+    ) == sorted(made)
 
 
 def test_filter_by_profile(launch, ec2, profile):
     name = profile()
     instance_id = launch.running(IamInstanceProfile={"Name": name})
     arn = launch.look(instance_id)["IamInstanceProfile"]["Arn"]
-    assert _ids(ec2.describe_instances(Filters=[{"Name": "iam-instance-profile.arn", "Values": [arn]}])) == [instance_id]
+    assert _ids(ec2.describe_instances(Filters=[{"Name": "iam-instance-profile.arn", "Values": [arn]}])) == [
+        instance_id
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from world.cloud.policy import Effect, Request, decide, evaluate, lower_keys, trusts
 
 ALLOW, DENY, SILENT = Effect.ALLOW, Effect.EXPLICIT_DENY, Effect.IMPLICIT_DENY
@@ -21,7 +20,13 @@ def _ask(document, action="ssm:GetParameter", resource=ARN, **context):
 
 @pytest.mark.parametrize(
     ("pattern", "verdict"),
-    [("ssm:GetParameter", ALLOW), ("SSM:getparameter", ALLOW), ("ssm:Get*", ALLOW), ("ssm:GetParameter?", SILENT), ("ec2:*", SILENT)],
+    [
+        ("ssm:GetParameter", ALLOW),
+        ("SSM:getparameter", ALLOW),
+        ("ssm:Get*", ALLOW),
+        ("ssm:GetParameter?", SILENT),
+        ("ec2:*", SILENT),
+    ],
 )
 def test_actions(pattern, verdict):
     assert _ask(_policy(Action=pattern)) is verdict

@@ -48,7 +48,9 @@ def test_tags_come_and_go(ssm, fresh):
     name = f"/koi/{fresh()}"
     _put(ssm, name)
     ssm.add_tags_to_resource(ResourceType="Parameter", ResourceId=name, Tags=[{"Key": "a", "Value": "b"}])
-    assert ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId=name)["TagList"] == [{"Key": "a", "Value": "b"}]
+    assert ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId=name)["TagList"] == [
+        {"Key": "a", "Value": "b"}
+    ]
     ssm.delete_parameter(Name=name)
     with refused("InvalidResourceId"):
         ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId=name)
@@ -57,7 +59,17 @@ def test_tags_come_and_go(ssm, fresh):
 
 
 @pytest.mark.parametrize(
-    "name", ["/koi/with space", "koi/relative", "/koi//double", "/koi/end/", "/ssm/x/y", "ssmthing", "/" + "a/" * 16 + "a", "x" * 1012]
+    "name",
+    [
+        "/koi/with space",
+        "koi/relative",
+        "/koi//double",
+        "/koi/end/",
+        "/ssm/x/y",
+        "ssmthing",
+        "/" + "a/" * 16 + "a",
+        "x" * 1012,
+    ],
 )
 def test_names(ssm, name):
     with pytest.raises(ssm.exceptions.ClientError) as caught:
@@ -85,7 +97,9 @@ def test_several(ssm, fresh):
     assert ([p["Name"] for p in answer["Parameters"]], answer["InvalidParameters"]) == ([f"{path}/a"], [f"{path}/z"])
     flat = ssm.get_parameters_by_path(Path=path)["Parameters"]
     assert [p["Name"] for p in flat] == [f"{path}/a", f"{path}/b"]
-    pages = ssm.get_paginator("get_parameters_by_path").paginate(Path=path, Recursive=True, PaginationConfig={"PageSize": 2})
+    pages = ssm.get_paginator("get_parameters_by_path").paginate(
+        Path=path, Recursive=True, PaginationConfig={"PageSize": 2}
+    )
     assert [p["Name"] for page in pages for p in page["Parameters"]] == [f"{path}/a", f"{path}/b", f"{path}/c/d"]
     with refused("ValidationException"):
         ssm.get_parameters_by_path(Path=path, MaxResults=11)

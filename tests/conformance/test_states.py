@@ -6,7 +6,6 @@ import base64
 
 import pytest
 from conftest import refused
-
 from world.cloud.client import wait_for
 
 
@@ -194,6 +193,17 @@ def test_type_and_user_data_change_only_when_stopped(launch, ec2):
         ec2.modify_instance_attribute(InstanceId=instance_id, UserData={"Value": b"x" * 16385})
     with refused("InvalidParameterValue"):
         ec2.modify_instance_attribute(InstanceId=instance_id, InstanceType={"Value": "t3.gigantic"})
+
+
+def test_one_attribute_for_each_call(launch, ec2):
+    instance_id = launch.stopped()
+    with refused("InvalidParameterCombination"):
+        ec2.modify_instance_attribute(InstanceId=instance_id)
+    with refused("InvalidParameterCombination"):
+        ec2.modify_instance_attribute(
+            InstanceId=instance_id, InstanceType={"Value": "t3.large"}, DisableApiStop={"Value": True}
+        )
+    assert launch.look(instance_id)["InstanceType"] == "t3.small"
 
 
 def test_console_output(launch, ec2):

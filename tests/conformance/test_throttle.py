@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 from conftest import EC2_TRUST, refused
-
 from world.cloud.client import wait_for
 
 

@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 
 import pytest
-
 from world.cloud.client import CloudClient, ControlError, wait_for
 
 
@@ -58,7 +57,9 @@ def test_metadata(world, launch, profile, group, ec2, fresh):
         Filters=[{"Name": "instance-id", "Values": [instance_id]}]
     )["IamInstanceProfileAssociations"][0]["AssociationId"]
     ec2.disassociate_iam_instance_profile(AssociationId=association)
-    ec2.modify_instance_metadata_options(InstanceId=instance_id, InstanceMetadataTags="disabled", HttpEndpoint="disabled")
+    ec2.modify_instance_metadata_options(
+        InstanceId=instance_id, InstanceMetadataTags="disabled", HttpEndpoint="disabled"
+    )
     later = world.metadata(instance_id)
     assert "iam" not in later["tree"] and "tags" not in later["tree"] and later["http_endpoint"] is False
 

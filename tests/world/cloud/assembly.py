@@ -10,7 +10,8 @@ from world.machines.base import Driver
 from . import iam, instances, launch, metadata, power, profiles, security_groups, ssm, sts, tags, volumes
 from .accounts import HOME_ACCOUNT, HOME_REGION
 from .cloud import Cloud
-from .server import Server, Shell, start as start_server
+from .server import Server, Shell
+from .server import start as start_server
 from .settings import Settings
 
 log = logging.getLogger("world.cloud")

@@ -215,7 +215,9 @@ def _run_instances_requests(cloud: Cloud, call: Call, common: Context) -> list[R
         }
     )
     requests = [
-        Request(action, _ec2_arn(call, "instance", "*"), {**common, **instance, **_request_tags(specs.get("instance", {}))})
+        Request(
+            action, _ec2_arn(call, "instance", "*"), {**common, **instance, **_request_tags(specs.get("instance", {}))}
+        )
     ]
     for kind in ("volume", "network-interface"):
         context = {**common, **_request_tags(specs.get(kind, {}))}
@@ -223,6 +225,8 @@ def _run_instances_requests(cloud: Cloud, call: Call, common: Context) -> list[R
     interface = (params.get("NetworkInterfaces") or [{}])[0]
     named = [(ids.IMAGE, params.get("ImageId")), (ids.SUBNET, params.get("SubnetId") or interface.get("SubnetId"))]
     named += [(ids.GROUP, g) for g in params.get("SecurityGroupIds") or interface.get("Groups") or []]
+    devices = [item.get("Ebs") or {} for item in params.get("BlockDeviceMappings") or []]
+    named += [(ids.SNAPSHOT, ebs.get("SnapshotId")) for ebs in devices]
     for kind, value in named:
         if value:
             arn, context = _ec2_existing(cloud, call, kind, value)
@@ -321,7 +325,8 @@ def _iam_tags(entity: Any) -> dict[str, str]:
 def parameter_arn(call: Call, name: str) -> str:
     if name.startswith("arn:"):
         return name
-    return f"arn:aws:ssm:{call.region}:{call.account}:parameter/{name.lstrip('/')}"
+    owner = "" if name.startswith("/aws/") else call.account  # public parameters belong to no account
+    return f"arn:aws:ssm:{call.region}:{owner}:parameter/{name.lstrip('/')}"
 
 
 def parameter_tags(cloud: Cloud, call: Call, name: str) -> dict[str, str]:

@@ -9,7 +9,15 @@ from typing import Any
 
 from .call import Call
 
-SECRET_PARAMETERS = {"Value", "UserData", "SecretAccessKey", "SessionToken", "WebIdentityToken", "Plaintext", "ExternalId"}
+SECRET_PARAMETERS = {
+    "Value",
+    "UserData",
+    "SecretAccessKey",
+    "SessionToken",
+    "WebIdentityToken",
+    "Plaintext",
+    "ExternalId",
+}
 MASKED_SERVICES = {"Value": {"ssm"}}  # elsewhere a parameter called Value is a tag's or an attribute's
 
 

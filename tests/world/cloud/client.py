@@ -175,7 +175,9 @@ class CloudClient:
 
     def wait_hold(self, action: str, seconds: float = 10.0) -> Hold:
         """Waits until a call of this action is held."""
-        return wait_for(f"{action} is held", lambda: next((h for h in self.holds() if h.action == action), None), seconds)
+        return wait_for(
+            f"{action} is held", lambda: next((h for h in self.holds() if h.action == action), None), seconds
+        )
 
     def release(self, hold_id: str, drop: bool = False) -> None:
         self._call("POST", f"holds/{hold_id}/release", {"drop": drop})

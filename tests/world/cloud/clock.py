@@ -28,7 +28,7 @@ class Clock:
         return time.time() + self._offset
 
     def utc(self) -> datetime.datetime:
-        return datetime.datetime.fromtimestamp(self.now(), datetime.timezone.utc)
+        return datetime.datetime.fromtimestamp(self.now(), datetime.UTC)
 
     def advance(self, seconds: float) -> None:
         """Skips time; jobs that became due run at once."""

@@ -22,6 +22,7 @@ from .settings import Settings
 
 log = logging.getLogger("world.cloud")
 
+
 @dataclasses.dataclass
 class Machine:
     """What we know of an instance beyond moto's own record of it."""
@@ -52,6 +53,7 @@ class Machine:
     @property
     def arn(self) -> str:
         return f"arn:aws:ec2:{self.region}:{self.account}:instance/{self.id}"
+
 
 class Cloud:
     def __init__(self, name: str, state_dir: pathlib.Path, driver: Driver, settings: Settings) -> None:

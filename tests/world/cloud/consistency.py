@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import ids
 from .call import Call, Principal
-from .cloud import Cloud
+from .cloud import Cloud, Machine
 
 
 def remember_birth(cloud: Cloud, key: str) -> None:
@@ -18,6 +19,23 @@ def visible(cloud: Cloud, principal: Principal, key: str) -> bool:
         return True
     born = cloud.born.get(key)
     return born is None or cloud.clock.now() - born >= cloud.settings.read_lag
+
+
+def seen_machine(cloud: Cloud, call: Call, instance_id: str) -> Machine | None:
+    """The machine, if it is in the caller's account and region and old enough to be seen."""
+    machine = cloud.machines.get(instance_id)
+    if machine is None or (machine.account, machine.region) != (call.account, call.region):
+        return None
+    return machine if visible(cloud, call.principal, instance_id) else None
+
+
+def named_machine(cloud: Cloud, call: Call) -> Machine:
+    """The machine that the parameter InstanceId names."""
+    instance_id = call.params.get("InstanceId") or ""
+    machine = seen_machine(cloud, call, instance_id)
+    if machine is None:
+        raise ids.INSTANCE.missing_error([instance_id])
+    return machine
 
 
 def record_tag_change(cloud: Cloud, resource_id: str, before: dict[str, str]) -> None:

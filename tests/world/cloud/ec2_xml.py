@@ -27,7 +27,7 @@ def render(action: str, value: dict[str, Any], request_id: str) -> bytes:
     return "".join(out).encode()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _writer(action: str) -> Writer:
     return _structure(service_model("ec2").operation_model(action).output_shape, {})
 

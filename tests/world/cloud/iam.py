@@ -27,8 +27,8 @@ def _check_names(call: Call) -> None:
         if len(value) > limit:
             raise ApiError(
                 "ValidationError",
-                f"1 validation error detected: Value '{value}' at '{field}' failed to satisfy constraint: Member must have "
-                f"length less than or equal to {limit}",
+                f"1 validation error detected: Value '{value}' at '{field}' failed to satisfy constraint: Member "
+                f"must have length less than or equal to {limit}",
             )
         if not NAME.fullmatch(value):
             raise ApiError(

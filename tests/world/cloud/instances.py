@@ -25,10 +25,8 @@ def find_all(cloud: Cloud, call: Call, wanted: list[str]) -> list[Machine]:
     cloud.forget_old_terminated()
     missing, found = [], []
     for instance_id in dict.fromkeys(wanted):
-        machine = cloud.machines.get(instance_id)
-        if machine is None or (machine.account, machine.region) != (call.account, call.region):
-            missing.append(instance_id)
-        elif not consistency.visible(cloud, call.principal, instance_id):
+        machine = consistency.seen_machine(cloud, call, instance_id)
+        if machine is None:
             missing.append(instance_id)
         else:
             found.append(machine)
@@ -128,7 +126,7 @@ def _check(cloud: Cloud, machine: Machine, which: str) -> dict[str, Any]:
         return {"Status": "not-applicable"}
     since = machine.impaired.get(which)
     if since is not None:
-        moment = datetime.datetime.fromtimestamp(since, datetime.timezone.utc)
+        moment = datetime.datetime.fromtimestamp(since, datetime.UTC)
         details = {"Name": "reachability", "Status": "failed", "ImpairedSince": moment}
         return {"Status": "impaired", "Details": [details]}
     if cloud.clock.now() - machine.running_since < cloud.settings.status_checks:
@@ -155,9 +153,7 @@ def _status_filters(cloud: Cloud) -> dict[str, paging.Values]:
 @handles("ec2", "DescribeInstanceStatus")
 def describe_instance_status(cloud: Cloud, call: Call) -> Any:
     paging.refuse_ids_with_size(call, "InstanceIds", "instancesSet")
-    machines = paging.keep(
-        _listed(cloud, call), paging.parse_filters(call), _status_filters(cloud), _tags(cloud, call)
-    )
+    machines = paging.keep(_listed(cloud, call), paging.parse_filters(call), _status_filters(cloud), _tags(cloud, call))
     if not call.params.get("IncludeAllInstances"):
         machines = [m for m in machines if m.state == "running"]
     machines, token = paging.page(call, machines, _order)
@@ -211,9 +207,13 @@ def start_instances(cloud: Cloud, call: Call) -> Any:
 @handles("ec2", "StopInstances")
 def stop_instances(cloud: Cloud, call: Call) -> Any:
     machines = _named(cloud, call)
+    if call.params.get("Hibernate"):
+        raise ApiError(
+            "UnsupportedHibernationConfiguration", "The instances were not launched with hibernation enabled."
+        )
     for machine in machines:
         if machine.state not in ("running", "stopping", "stopped"):
-            power.stop(cloud, machine)
+            power.stop(cloud, machine)  # refuses before anything has changed
     before = [power.stop(cloud, machine, bool(call.params.get("Force"))) for machine in machines]
     return _changes("StoppingInstances", machines, before)
 
@@ -259,16 +259,30 @@ def modify_instance_attribute(cloud: Cloud, call: Call) -> Any:
     machine = find(cloud, call, call.params.get("InstanceId", ""))
     if machine.state in ("shutting-down", "terminated"):
         raise ApiError("IncorrectInstanceState", f"The instance '{machine.id}' is not in a valid state for this call.")
-    changed = _modify_stopped(call, machine) + _modify_flags(call, machine)
-    changed += _modify_groups(cloud, call, machine) + _modify_devices(call, machine)
-    if changed == 0:
+    attributes = [name for name in ATTRIBUTES if _value(call, name) is not None]
+    attributes += [name for name in ("Groups", "BlockDeviceMappings") if call.params.get(name)]
+    if not attributes:
         raise ApiError("InvalidParameterCombination", "No attributes specified.")
-    if changed > 1:
+    if len(attributes) > 1:
         raise ApiError("InvalidParameterCombination", "Fields for multiple attribute types specified")
+    _modify_stopped(call, machine)
+    _modify_flags(call, machine)
+    _modify_devices(call, machine)
+    if call.params.get("Groups"):
+        set_groups(cloud, call, machine, call.params["Groups"])
     return None
 
 
-def _modify_stopped(call: Call, machine: Machine) -> int:
+FLAGS = {
+    "disableApiTermination": "disable_api_termination",
+    "disableApiStop": "disable_api_stop",
+    "sourceDestCheck": "source_dest_check",
+    "ebsOptimized": "ebs_optimized",
+}
+ATTRIBUTES = ("instanceType", "userData", "instanceInitiatedShutdownBehavior", *FLAGS)
+
+
+def _modify_stopped(call: Call, machine: Machine) -> None:
     kind, data = _value(call, "instanceType"), _value(call, "userData")
     if kind is not None:
         _must_be_stopped(machine)
@@ -279,36 +293,20 @@ def _modify_stopped(call: Call, machine: Machine) -> int:
         launch.check_user_data(raw)
         _must_be_stopped(machine)
         machine.user_data = raw or None
-    return (kind is not None) + (data is not None)
 
 
-def _modify_flags(call: Call, machine: Machine) -> int:
-    changed = 0
-    for name, field in (
-        ("disableApiTermination", "disable_api_termination"),
-        ("disableApiStop", "disable_api_stop"),
-        ("sourceDestCheck", "source_dest_check"),
-        ("ebsOptimized", "ebs_optimized"),
-    ):
+def _modify_flags(call: Call, machine: Machine) -> None:
+    for name, field in FLAGS.items():
         if (value := _value(call, name)) is not None:
             if name == "ebsOptimized":
                 _must_be_stopped(machine)
             setattr(machine.instance, field, _flag(value))
-            changed += 1
     if (behavior := _value(call, "instanceInitiatedShutdownBehavior")) is not None:
         if behavior not in ("stop", "terminate"):
-            raise ApiError("InvalidParameterValue", f"Invalid value '{behavior}' for instanceInitiatedShutdownBehavior.")
+            raise ApiError(
+                "InvalidParameterValue", f"Invalid value '{behavior}' for instanceInitiatedShutdownBehavior."
+            )
         machine.instance.instance_initiated_shutdown_behavior = behavior
-        changed += 1
-    return changed
-
-
-def _modify_groups(cloud: Cloud, call: Call, machine: Machine) -> int:
-    wanted = call.params.get("Groups")
-    if wanted is None:
-        return 0
-    set_groups(cloud, call, machine, wanted)
-    return 1
 
 
 def set_groups(cloud: Cloud, call: Call, machine: Machine, wanted: list[str]) -> None:
@@ -326,9 +324,8 @@ def set_groups(cloud: Cloud, call: Call, machine: Machine, wanted: list[str]) ->
     ingress.refresh(cloud, call.account, call.region)
 
 
-def _modify_devices(call: Call, machine: Machine) -> int:
-    mappings = call.params.get("BlockDeviceMappings") or []
-    for item in mappings:
+def _modify_devices(call: Call, machine: Machine) -> None:
+    for item in call.params.get("BlockDeviceMappings") or []:
         block = machine.instance.block_device_mapping.get(item.get("DeviceName"))
         if block is None:
             raise ApiError(
@@ -336,7 +333,6 @@ def _modify_devices(call: Call, machine: Machine) -> int:
             )
         keep = (item.get("Ebs") or {}).get("DeleteOnTermination")
         block.delete_on_termination = keep is not False
-    return 1 if mappings else 0
 
 
 @handles("ec2", "DescribeInstanceAttribute")

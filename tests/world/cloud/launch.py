@@ -40,6 +40,7 @@ class Placement:
 @handles("ec2", "RunInstances")
 def run_instances(cloud: Cloud, call: Call) -> Any:
     count = _count(call)
+    _unsupported(call)
     user_data = decode_user_data(call.params.get("UserData"))
     options = check_metadata_options(call.params.get("MetadataOptions") or {})
     named = tags.specifications(call)
@@ -61,6 +62,7 @@ def run_instances(cloud: Cloud, call: Call) -> Any:
     reservation = backend_run(backend, call, count, user_data, placement, mappings, named)
     machines = []
     for instance in reservation.instances:
+        _set_performance(backend, instance, mappings)
         machines.append(_record(cloud, call, backend, instance, reservation.id, user_data, placement, named))
         if profile:
             profiles.associate(cloud, backend, machines[-1], profile)
@@ -95,6 +97,13 @@ def _count(call: Call) -> int:
     if int(high) < int(low):
         raise ApiError("InvalidParameterValue", f"The MaxCount {high} is lower than the MinCount {low}")
     return int(high)
+
+
+def _unsupported(call: Call) -> None:
+    """What this world does not model is refused rather than ignored."""
+    for name in ("LaunchTemplate", "InstanceMarketOptions", "HibernationOptions", "LicenseSpecifications"):
+        if call.params.get(name):
+            raise ApiError("Unsupported", f"This world does not model {name} in RunInstances.")
 
 
 def decode_user_data(encoded: str | None) -> bytes | None:
@@ -174,7 +183,8 @@ def _interface(call: Call) -> dict[str, Any]:
     if call.params.get("SubnetId") or call.params.get("SecurityGroupIds") or call.params.get("SecurityGroups"):
         raise ApiError(
             "InvalidParameterCombination",
-            "Network interfaces and an instance-level subnet ID or security groups may not be specified on the same request",
+            "Network interfaces and an instance-level subnet ID or security groups may not be specified on the same "
+            "request",
         )
     if len(interfaces) > 1 or interfaces[0].get("NetworkInterfaceId"):
         raise ApiError("Unsupported", "This world supports one new network interface in RunInstances")
@@ -217,12 +227,15 @@ def _subnet(backend: Any, subnet_id: str | None, zone: str | None) -> Any:
             raise ids.SUBNET.missing_error([subnet_id])
         if zone and subnet.availability_zone != zone:
             raise ApiError(
-                "InvalidParameterValue", f"Value ({zone}) for parameter availabilityZone is invalid. Subnet is elsewhere."
+                "InvalidParameterValue",
+                f"Value ({zone}) for parameter availabilityZone is invalid. Subnet is elsewhere.",
             )
         return subnet
     defaults = {s.availability_zone: s for s in subnets.values() if s.default_for_az}
     if not defaults:
-        raise ApiError("VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for default VPC.")
+        raise ApiError(
+            "VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for default VPC."
+        )
     if zone and zone not in defaults:
         raise ApiError("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
     return defaults[zone or min(defaults)]
@@ -276,7 +289,9 @@ def _mapping(cloud: Cloud, call: Call, backend: Any, item: dict[str, Any], root:
         )
     volumes.check_specification(size, ebs.get("VolumeType") or "gp2", ebs.get("Iops"), ebs.get("Throughput"))
     if ebs.get("KmsKeyId") and not ebs.get("Encrypted"):
-        raise ApiError("InvalidParameterDependency", "The parameter KmsKeyId requires the parameter Encrypted to be set.")
+        raise ApiError(
+            "InvalidParameterDependency", "The parameter KmsKeyId requires the parameter Encrypted to be set."
+        )
     return {
         "DeviceName": item["DeviceName"],
         "NoDevice": None,
@@ -284,6 +299,8 @@ def _mapping(cloud: Cloud, call: Call, backend: Any, item: dict[str, Any], root:
             "SnapshotId": snapshot_id,
             "VolumeSize": size,
             "VolumeType": ebs.get("VolumeType") or "gp2",
+            "Iops": ebs.get("Iops"),
+            "Throughput": ebs.get("Throughput"),
             "Encrypted": bool(ebs.get("Encrypted")),
             "KmsKeyId": volumes.key_arn(call, ebs["KmsKeyId"]) if ebs.get("KmsKeyId") else None,
             "DeleteOnTermination": ebs.get("DeleteOnTermination") is not False,
@@ -297,8 +314,8 @@ def _limits(cloud: Cloud, call: Call, count: int, devices: int) -> None:
     if limit and len(live) + count > limit:
         raise ApiError(
             "VcpuLimitExceeded",
-            f"You have requested more vCPU capacity than your current vCPU limit of {limit * 2} allows for the instance "
-            "bucket that the specified instance type belongs to.",
+            f"You have requested more vCPU capacity than your current vCPU limit of {limit * 2} allows for the "
+            "instance bucket that the specified instance type belongs to.",
         )
     volumes.check_limit(cloud, call, count * devices)
 
@@ -322,7 +339,9 @@ def backend_run(
         "DeviceIndex": 0,
         "SubnetId": placement.subnet.id,
         "Groups": [group.id for group in placement.groups],
-        "AssociatePublicIpAddress": placement.subnet.map_public_ip_on_launch is True if public_ip is None else public_ip,
+        "AssociatePublicIpAddress": placement.subnet.map_public_ip_on_launch is True
+        if public_ip is None
+        else public_ip,
     }
     if placement.private_ip:
         nic["PrivateIpAddress"] = placement.private_ip
@@ -350,6 +369,14 @@ def backend_run(
         client_token=params.get("ClientToken"),
         block_device_mappings=mappings,
     )
+
+
+def _set_performance(backend: Any, instance: Any, mappings: list[dict[str, Any]]) -> None:
+    """moto's launch forgets how fast a volume is to be."""
+    for item in mappings:
+        volume = backend.volumes[instance.block_device_mapping[item["DeviceName"]].volume_id]
+        volume.iops = item["Ebs"]["Iops"] or volume.iops
+        volume.throughput = item["Ebs"]["Throughput"]
 
 
 def _record(

@@ -17,7 +17,7 @@ def _json(**values: Any) -> dict[str, Any]:
 
 
 def _stamp(moment: float) -> str:
-    return datetime.datetime.fromtimestamp(moment, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def credentials_document(session: Session) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def parse_filters(call: Call) -> list[tuple[str, list[str]]]:
             raise ApiError("InvalidParameterValue", "The filter 'null' is invalid")
         values = [str(value) for value in item.get("Values") or []]
         if len(values) > 200:
-            raise ApiError("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
+            raise ApiError(
+                "FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200"
+            )
         filters.append((name, values))
     return filters
 
@@ -127,7 +129,7 @@ def _partial_page(
         return [], _encode(call, position)
     hidden = partial.get("hide")
     if isinstance(hidden, (int, float)) and not isinstance(hidden, bool):
-        items = items[int(round(len(items) * float(hidden))) :]
+        items = items[round(len(items) * float(hidden)) :]
     elif isinstance(hidden, list):
         items = [item for item in items if not any(str(h) in key(item) for h in hidden)]
     call.partial = None

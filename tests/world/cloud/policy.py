@@ -127,7 +127,7 @@ VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
 def _parts(pattern: str, context: Context) -> list[tuple[str, bool]] | None:
-    """The pattern cut into (text, literal) pieces; what a variable stands for is literal. None: a variable has no value."""
+    """The pattern cut into (text, literal) pieces, a variable's value being literal; None when one has no value."""
     pieces: list[tuple[str, bool]] = []
     position = 0
     for found in VARIABLE.finditer(pattern):
@@ -179,7 +179,7 @@ def _number(test: Callable[[float, float], bool]) -> Test:
 
 def _moment(text: str) -> datetime.datetime:
     moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 def _date(test: Callable[[datetime.datetime, datetime.datetime], bool]) -> Test:
@@ -242,7 +242,9 @@ NEGATED = {
 
 def _conditions_hold(conditions: dict[str, Any], context: Context) -> bool:
     return all(
-        _condition_holds(operator, key, [str(v) if not isinstance(v, bool) else str(v).lower() for v in _list(values)], context)
+        _condition_holds(
+            operator, key, [str(v) if not isinstance(v, bool) else str(v).lower() for v in _list(values)], context
+        )
         for operator, keys in conditions.items()
         for key, values in keys.items()
     )

@@ -165,7 +165,8 @@ def stop(cloud: Cloud, machine: Machine, force: bool = False) -> InstanceState:
     if machine.instance.disable_api_stop:
         raise ApiError(
             "OperationNotPermitted",
-            f"The instance '{machine.id}' may not be stopped. Modify its 'disableApiStop' instance attribute and try again.",
+            f"The instance '{machine.id}' may not be stopped. Modify its 'disableApiStop' instance attribute and "
+            "try again.",
         )
     _stopping(cloud, machine, USER_STOP, force)
     return before

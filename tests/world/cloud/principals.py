@@ -13,8 +13,8 @@ import string
 from typing import Any
 
 from . import sigv4
-from .call import Principal
 from .accounts import HOME_ACCOUNT, OTHER_ACCOUNT
+from .call import Principal
 from .cloud import Cloud, Machine
 from .errors import ApiError
 
@@ -122,13 +122,15 @@ class Principals:
             raise missing(service)
         signed = sigv4.read(authorization)
         if signed is None:
-            raise ApiError("IncompleteSignature", "The Authorization header is not a complete AWS4-HMAC-SHA256 signature.")
+            raise ApiError(
+                "IncompleteSignature", "The Authorization header is not a complete AWS4-HMAC-SHA256 signature."
+            )
         principal, secret = self._look_up(service, signed.access_key, headers.get("x-amz-security-token"))
         right = sigv4.signature(signed, secret, method, path, query, headers, body)
         honest = sigv4.payload_is_honest(headers, body)
         if not hmac.compare_digest(right, signed.signature) or not honest or "host" not in signed.headers:
             raise wrong_signature(service)
-        if not sigv4.is_timely(headers, datetime.datetime.now(datetime.timezone.utc)):
+        if not sigv4.is_timely(headers, datetime.datetime.now(datetime.UTC)):
             raise expired_request(service)
         return principal, signed
 
@@ -188,8 +190,8 @@ def wrong_signature(service: str) -> ApiError:
     code = "SignatureDoesNotMatch" if service in ("iam", "sts") else "InvalidSignatureException"
     return ApiError(
         code,
-        "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
-        "and signing method.",
+        "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access "
+        "Key and signing method.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import consistency, ids, paging
+from . import consistency, paging
 from .call import Call
 from .cloud import Cloud, Machine
 from .errors import ApiError
@@ -36,9 +36,7 @@ def usable_profile(cloud: Cloud, call: Call, wanted: dict[str, Any] | None) -> A
     if changed is not None and cloud.clock.now() - changed < cloud.settings.iam_lag:
         raise unknown
     if not found.roles:
-        raise ApiError(
-            "InvalidParameterValue", f"IAM Instance Profile \"{found.arn}\" has no associated IAM Roles"
-        )
+        raise ApiError("InvalidParameterValue", f'IAM Instance Profile "{found.arn}" has no associated IAM Roles')
     return found
 
 
@@ -73,25 +71,16 @@ def _by_id(backend: Any, association_id: str | None) -> Any:
     for association in backend.iam_instance_profile_associations.values():
         if association.association_id == association_id:
             return association
-    raise ApiError(
-        "InvalidAssociationID.NotFound", f"An invalid association-id of '{association_id}' was given"
-    )
-
-
-def _machine(cloud: Cloud, call: Call, instance_id: str) -> Machine:
-    machine = cloud.machines.get(instance_id)
-    if machine is None or (machine.account, machine.region) != (call.account, call.region):
-        raise ids.INSTANCE.missing_error([instance_id])
-    if not consistency.visible(cloud, call.principal, instance_id):
-        raise ids.INSTANCE.missing_error([instance_id])
-    return machine
+    raise ApiError("InvalidAssociationID.NotFound", f"An invalid association-id of '{association_id}' was given")
 
 
 @handles("ec2", "AssociateIamInstanceProfile")
 def associate_profile(cloud: Cloud, call: Call) -> Any:
-    machine = _machine(cloud, call, call.params.get("InstanceId", ""))
+    machine = consistency.named_machine(cloud, call)
     if machine.state not in ("running", "stopped"):
-        raise ApiError("IncorrectInstanceState", f"The instance '{machine.id}' is not in the 'running' or 'stopped' states.")
+        raise ApiError(
+            "IncorrectInstanceState", f"The instance '{machine.id}' is not in the 'running' or 'stopped' states."
+        )
     profile = usable_profile(cloud, call, call.params.get("IamInstanceProfile"))
     if profile is None:
         raise ApiError("MissingParameter", "The request must contain the parameter IamInstanceProfile")

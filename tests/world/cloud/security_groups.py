@@ -54,7 +54,8 @@ def _check_text(parameter: str, value: str) -> None:
     if len(value) > 255 or not all(c.isascii() and (c.isalnum() or c in allowed) for c in value):
         raise ApiError(
             "InvalidParameterValue",
-            f"Value ({value}) for parameter {parameter} is invalid. Up to 255 characters of a-zA-Z0-9. _-:/()#,@[]+=&;{{}}!$*",
+            f"Value ({value}) for parameter {parameter} is invalid. Up to 255 characters of "
+            "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*",
         )
 
 
@@ -80,13 +81,16 @@ def delete_group(cloud: Cloud, call: Call) -> Any:
 def _holder(backend: Any, group: Any) -> str | None:
     """What still needs the group: an interface that wears it, or a rule of another group that names it."""
     for eni in backend.enis.values():
-        worn = {g.id for g in eni._group_set} | ({g.id for g in eni.instance.security_groups} if eni.instance else set())
+        worn = {g.id for g in eni._group_set} | (
+            {g.id for g in eni.instance.security_groups} if eni.instance else set()
+        )
         if group.id in worn:
             return eni.id
     for groups in backend.groups.values():
         for other in groups.values():
             if other.id != group.id and any(
-                (rule.source_group or {}).get("GroupId") == group.id for rule in other.ingress_rules + other.egress_rules
+                (rule.source_group or {}).get("GroupId") == group.id
+                for rule in other.ingress_rules + other.egress_rules
             ):
                 return other.id
     return None
@@ -123,7 +127,10 @@ def describe_groups(cloud: Cloud, call: Call) -> Any:
             if name not in known:
                 raise ids.GROUP.missing_error([name])
         groups = [g for g in groups if g.name in names and g.vpc_id == backend.default_vpc.id]
-    tag_values: paging.Values = lambda g: consistency.visible_tags(cloud, call.principal, backend, g.id).items()
+
+    def tag_values(group: Any) -> Any:
+        return consistency.visible_tags(cloud, call.principal, backend, group.id).items()
+
     groups = paging.keep(groups, paging.parse_filters(call), FILTERS, tag_values)
     groups, token = paging.page(call, groups, lambda g: g.id)
     return {"SecurityGroups": groups, "NextToken": token}
@@ -174,7 +181,8 @@ def _check_permissions(call: Call) -> None:
         if protocol in ("tcp", "udp", "6", "17"):
             if low is None or high is None:
                 raise ApiError(
-                    "InvalidParameterValue", "Invalid value 'Must specify both from and to ports with TCP/UDP.' for portRange."
+                    "InvalidParameterValue",
+                    "Invalid value 'Must specify both from and to ports with TCP/UDP.' for portRange.",
                 )
             if not 0 <= int(low) <= int(high) <= 65535:
                 raise ApiError("InvalidParameterValue", f"Invalid TCP/UDP port range ({low}:{high})")
@@ -203,3 +211,12 @@ def modify_interface(cloud: Cloud, call: Call) -> Any:
         return None
     instances.set_groups(cloud, call, cloud.machines[eni.instance.id], wanted)
     return None
+
+
+@handles("ec2", "ReleaseAddress")
+def release_address(cloud: Cloud, call: Call) -> Any:
+    wanted = call.params.get("AllocationId")
+    for address in cloud.ec2_of(call).addresses:
+        if address.allocation_id == wanted and (address.instance or address.eni):
+            raise ApiError("InvalidIPAddress.InUse", f"Address {address.public_ip} is in use.")
+    return invoke(call)

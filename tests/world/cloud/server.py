@@ -61,7 +61,16 @@ class Shell:
         request_id, began = secrets.token_hex(16), time.time()
         service = _service(incoming)
         call = Call(
-            service, _action(incoming), {}, NOBODY, "", "", incoming.body, incoming.headers, incoming.source_ip, request_id
+            service,
+            _action(incoming),
+            {},
+            NOBODY,
+            "",
+            "",
+            incoming.body,
+            incoming.headers,
+            incoming.source_ip,
+            request_id,
         )
         fault: Fault | None = None
         try:

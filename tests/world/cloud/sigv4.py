@@ -79,4 +79,4 @@ def is_timely(headers: dict[str, str], now: datetime.datetime) -> bool:
         moment = datetime.datetime.strptime(headers.get("x-amz-date", ""), "%Y%m%dT%H%M%SZ")
     except ValueError:
         return False
-    return abs(now - moment.replace(tzinfo=datetime.timezone.utc)) <= MAX_SKEW
+    return abs(now - moment.replace(tzinfo=datetime.UTC)) <= MAX_SKEW

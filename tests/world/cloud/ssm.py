@@ -22,9 +22,9 @@ def _invalid(message: str) -> ApiError:
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise _invalid(
-            "Parameter name: can't be prefixed with \"ssm\" (case-insensitive). If formed as a path, it can consist of "
-            "sub-paths divided by slash symbol; each sub-path can be formed as a mix of letters, numbers and the following 3 "
-            "symbols .-_"
+            'Parameter name: can\'t be prefixed with "ssm" (case-insensitive). If formed as a path, it can '
+            "consist of sub-paths divided by slash symbol; each sub-path can be formed as a mix of letters, numbers and the "
+            "following 3 symbols .-_"
         )
     if len(name) > 1011:
         raise _invalid("Parameter name must not be longer than 1011 characters.")
@@ -33,9 +33,7 @@ def _check_name(name: str) -> None:
     if name.endswith("/") or "//" in name:
         raise _invalid(f"Parameter name has an empty part: {name}")
     if name.strip("/").count("/") >= 15:
-        raise ApiError(
-            "HierarchyLevelLimitExceededException", "A hierarchy can have a maximum of 15 levels."
-        )
+        raise ApiError("HierarchyLevelLimitExceededException", "A hierarchy can have a maximum of 15 levels.")
 
 
 @handles("ssm", "PutParameter")
@@ -44,8 +42,8 @@ def put_parameter(cloud: Cloud, call: Call) -> Any:
     _check_name(params.get("Name") or "")
     if params.get("Overwrite") and params.get("Tags"):
         raise _invalid(
-            "Invalid request: tags and overwrite can't be used together. To create a parameter with tags, please remove "
-            "overwrite flag. To update tags for an existing parameter, please use AddTagsToResource or "
+            "Invalid request: tags and overwrite can't be used together. To create a parameter with tags, please "
+            "remove overwrite flag. To update tags for an existing parameter, please use AddTagsToResource or "
             "RemoveTagsFromResource."
         )
     tier = params.get("Tier") or "Standard"

@@ -49,7 +49,7 @@ def assume_role(cloud: Cloud, call: Call) -> Any:
     seconds = _duration(call, role)
     policies = (json.loads(call.params["Policy"]),) if call.params.get("Policy") else ()
     session = _principals[id(cloud)].new_session(found[1], role, name, seconds, policies=policies)
-    expires = datetime.datetime.fromtimestamp(session.expires, datetime.timezone.utc)
+    expires = datetime.datetime.fromtimestamp(session.expires, datetime.UTC)
     return {
         "Credentials": {
             "AccessKeyId": session.access_key,

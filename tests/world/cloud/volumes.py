@@ -100,7 +100,9 @@ def create_volume(cloud: Cloud, call: Call) -> Any:
     check_limit(cloud, call, 1)
     encrypted = bool(params.get("Encrypted"))
     if params.get("KmsKeyId") and not encrypted:
-        raise ApiError("InvalidParameterDependency", "The parameter KmsKeyId requires the parameter Encrypted to be set.")
+        raise ApiError(
+            "InvalidParameterDependency", "The parameter KmsKeyId requires the parameter Encrypted to be set."
+        )
     volume = translated(
         backend.create_volume,
         size,
@@ -237,15 +239,6 @@ def describe_volumes(cloud: Cloud, call: Call) -> Any:
 # attach and detach
 
 
-def _machine(cloud: Cloud, call: Call, instance_id: str) -> Machine:
-    machine = cloud.machines.get(instance_id)
-    if machine is None or (machine.account, machine.region) != (call.account, call.region):
-        raise ids.INSTANCE.missing_error([instance_id])
-    if not consistency.visible(cloud, call.principal, instance_id):
-        raise ids.INSTANCE.missing_error([instance_id])
-    return machine
-
-
 @handles("ec2", "AttachVolume")
 def attach_volume(cloud: Cloud, call: Call) -> Any:
     params = call.params
@@ -253,7 +246,7 @@ def attach_volume(cloud: Cloud, call: Call) -> Any:
     if not device:
         raise ApiError("MissingParameter", "The request must contain the parameter device")
     volume = find(cloud, call, params.get("VolumeId", ""))
-    machine = _machine(cloud, call, params.get("InstanceId", ""))
+    machine = consistency.named_machine(cloud, call)
     if volume.attachment:
         raise ApiError("VolumeInUse", f"{volume.id} is already attached to an instance")
     if machine.state not in ("running", "stopped"):
@@ -312,7 +305,9 @@ def detach_volume(cloud: Cloud, call: Call) -> Any:
         raise ApiError("InvalidAttachment.NotFound", f"The volume '{volume.id}' is not attached at {params['Device']}")
     machine = cloud.machines[attachment.instance.id]
     if power.is_root(machine, attachment.device) and machine.state != "stopped":
-        raise ApiError("OperationNotPermitted", f"Unable to detach root volume '{volume.id}' from instance '{machine.id}'")
+        raise ApiError(
+            "OperationNotPermitted", f"Unable to detach root volume '{volume.id}' from instance '{machine.id}'"
+        )
     if attachment.status not in ("detaching", "busy") or params.get("Force"):
         _detach(cloud, machine, volume, attachment, bool(params.get("Force")))
     return _attachment_view(volume, attachment)
@@ -386,8 +381,8 @@ def _check_cooldown(cloud: Cloud, volume: Any) -> None:
     if cloud.clock.now() - last < cloud.settings.volume_cooldown:
         raise ApiError(
             "VolumeModificationRateExceeded",
-            "You've reached the maximum modification rate per volume limit. Wait at least 6 hours between modifications "
-            "per EBS volume.",
+            "You've reached the maximum modification rate per volume limit. Wait at least 6 hours between "
+            "modifications per EBS volume.",
         )
 
 
@@ -531,5 +526,3 @@ def delete_snapshot(cloud: Cloud, call: Call) -> Any:
     backend.tags.pop(snapshot.id, None)
     cloud.lanes.submit(snapshot.volume.id, lambda: cloud.driver.delete_snapshot(snapshot.id))
     return None
-
-
