@@ -141,7 +141,7 @@ pub enum LogFormat {
 pub fn advice(error: &clap::Error) -> String {
     let text = error.to_string();
     let what: Vec<&str> =
-        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).filter(|line| !line.is_empty()).collect();
+        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information")).filter(|line| !line.is_empty()).collect();
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what).trim_end_matches('.');
     format!("koi-operator: {what}; `koi-operator run --help` lists every flag and its environment variable")

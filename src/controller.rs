@@ -118,7 +118,7 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) ->
         Err(invalid) => return malformed::tell(&context, invalid).await,
     };
     let (uid, namespace, name) = (agent.uid().unwrap_or_default(), agent.namespace().unwrap_or_default(), agent.name_any());
-    let span = tracing::info_span!("reconcile", namespace, name, uid);
+    let span = tracing::info_span!("reconcile", namespace, agent = name, uid);
     let began = tokio::time::Instant::now();
     let memory = context.memories.of(&uid, &namespace, &name);
     let result = async {

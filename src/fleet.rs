@@ -166,7 +166,12 @@ impl Fleet {
         self.index().note_rules(group_id, added, removed, self.inner.clock.now());
     }
 
-    /// A group was deleted, or is not there.
+    /// EC2 says that there is no such group: forgotten, unless we made it so recently that EC2 may only be late.
+    pub fn note_missing_group(&self, group_id: &str) {
+        self.index().note_missing_group(group_id, self.inner.clock.now());
+    }
+
+    /// A group was deleted.
     pub fn note_deleted_group(&self, group_id: &str) {
         self.index().note_deleted_group(group_id);
     }

@@ -78,7 +78,7 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
     if !steps.is_empty() && context.gate.is_open() && context.lookups.owner().await == Ok(OwnerRecord::Ours) {
         for step in steps {
             match shared_effect(context, None, &step).await {
-                Ok(()) => tracing::info!(step = step.name(), ?step, "removed what nobody uses"),
+                Ok(()) => tracing::info!(step = step.name(), detail = ?step, "removed what nobody uses"),
                 Err(error) => tracing::info!(step = step.name(), %error, "what nobody uses could not be removed yet"),
             }
         }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use koi_core::names;
 use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
 
-use crate::clock::{Clock, after};
+use crate::clock::{Clock, after, since};
 use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts};
 
 const PLACE: Duration = Duration::from_secs(300);
@@ -19,6 +19,8 @@ const OWNER: Duration = Duration::from_secs(300);
 const IMAGE: Duration = Duration::from_secs(900);
 const SUBNET: Duration = Duration::from_secs(900);
 const PROFILE: Duration = Duration::from_secs(900);
+/// So long IAM may not show what we made.
+const IAM_LAG: Duration = Duration::from_secs(30);
 /// For a thing that is not there: people may be about to make it.
 const ABSENT: Duration = Duration::from_secs(30);
 /// After a failed question the next one waits this long, so that a thousand agents do not repeat it in one breath.
@@ -153,6 +155,14 @@ impl<C: Cloud> Lookups<C> {
     /// What is remembered of a profile cannot be right: it is asked for again.
     pub fn forget_profile(&self, name: &str) {
         self.profiles.forget(name);
+    }
+
+    /// The same, unless we changed it so recently that IAM may only be late.
+    pub fn forget_older_profile(&self, name: &str) {
+        let changed_at = self.profiles.peek(name).and_then(|profile| profile.changed_at);
+        if changed_at.is_none_or(|changed_at| since(changed_at, self.clock.now()) > IAM_LAG) {
+            self.forget_profile(name);
+        }
     }
 
     /// Profiles that are remembered as there.

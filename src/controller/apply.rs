@@ -65,7 +65,8 @@ impl<C: Cloud> Round<'_, C> {
 
     async fn succeeded(&mut self, step: &Step, live: bool) {
         self.context.metrics.count_step(step.name(), true);
-        tracing::info!(step = step.name(), ?step, "done");
+        tracing::info!(step = step.name(), "done");
+        tracing::debug!(detail = ?step, "done");
         self.memory.succeed(step.name());
         if let Some(event) = event_for_step(step, live) {
             self.publish(&event).await;

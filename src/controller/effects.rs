@@ -290,7 +290,7 @@ async fn group<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
 fn noted_group<C>(context: &Context<C>, group_id: &str, done: Answer<()>, note: impl FnOnce()) -> Answer<()> {
     match &done {
         Ok(()) => note(),
-        Err(error) if error.is("InvalidGroup.NotFound") => context.fleet.note_deleted_group(group_id),
+        Err(error) if error.is("InvalidGroup.NotFound") => context.fleet.note_missing_group(group_id),
         Err(_) => {}
     }
     done
@@ -370,7 +370,8 @@ async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
     };
     match &done {
         Ok(()) => lookups.note_profile(name, |facts| note_identity(facts, step)),
-        // There already, or not there: what is remembered is wrong.
+        // Not there: IAM is late with what we made just now. Anything else says that what is remembered is wrong.
+        Err(error) if error.code.starts_with("NoSuchEntity") => lookups.forget_older_profile(name),
         Err(_) => lookups.forget_profile(name),
     }
     done

@@ -351,6 +351,12 @@ impl Index {
         }
     }
 
+    /// See [`super::Fleet::note_missing_group`].
+    pub fn note_missing_group(&mut self, group_id: &str, now: Timestamp) {
+        let late = |held: &HeldGroup| held.noted_until.is_some_and(|until| now < until);
+        self.groups.retain(|_, held| held.group.facts.id != group_id || late(held));
+    }
+
     /// See [`super::Fleet::note_deleted_group`].
     pub fn note_deleted_group(&mut self, group_id: &str) {
         self.groups.retain(|_, held| held.group.facts.id != group_id);
