@@ -25,13 +25,14 @@ pub use parts::{
 };
 pub use pattern::allows;
 pub use plan::{
-    AwsSpec, BootSpec, DisruptionSpec, GatewayArtifact, IdentityMode, IdentitySpec, KoiPlan, KoiPlanSpec, KoiPlanStatus,
-    OperatorAccess, PlanDefaults, PlanGateway, PlanLimits, PlanNetwork, PlanTools, ProbeAddress, ResolvedImage, ToolLimits,
+    AwsSpec, BootSpec, DisruptionSpec, GatewayArtifact, IdentityMode, IdentitySpec, KoiPlan, KoiPlanSpec,
+    KoiPlanStatus, OperatorAccess, PlanDefaults, PlanGateway, PlanLimits, PlanNetwork, PlanTools, ProbeAddress,
+    ResolvedImage, ToolLimits,
 };
 pub use reason::{Reason, ReasonClass};
 pub use status::{
-    ActionKind, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchArtifact, LaunchDataVolume,
-    LaunchStatus, PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus,
+    ActionKind, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchArtifact,
+    LaunchDataVolume, LaunchStatus, PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus,
 };
 
 /// Group of all kinds.
@@ -61,7 +62,8 @@ pub mod builtin {
     /// `spec.instance.type`.
     pub const INSTANCE_TYPE: &str = "t3.small";
     /// `spec.instance.image.ssmParameter`: Canonical's public parameter for Ubuntu 22.04, amd64.
-    pub const IMAGE_SSM_PARAMETER: &str = "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id";
+    pub const IMAGE_SSM_PARAMETER: &str =
+        "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id";
     /// `spec.storage.dataVolumeGiB`.
     pub const DATA_VOLUME_GIB: i32 = 20;
     /// `KoiPlan.spec.identity.sharedProfile`.

@@ -212,7 +212,10 @@ pub struct Farewell {
 
 /// Short for building a reason.
 pub(crate) fn why(reason: Reason, message: impl Into<String>) -> Why {
-    Why { reason, message: message.into() }
+    Why {
+        reason,
+        message: message.into(),
+    }
 }
 
 impl Desired {
@@ -234,7 +237,12 @@ impl Desired {
         admit(agent, plan, namespace)?;
         let plan_name = plan.map(ResourceExt::name_any);
         let spec = plan.map(|plan| plan.spec.clone()).unwrap_or_default();
-        let asked = Asked { agent, plan: &spec, plan_name: plan_name.as_deref(), defaults: spec.defaults.clone().unwrap_or_default() };
+        let asked = Asked {
+            agent,
+            plan: &spec,
+            plan_name: plan_name.as_deref(),
+            defaults: spec.defaults.clone().unwrap_or_default(),
+        };
         let mut desired = settle(&asked, claim, settings)?;
         desired.plan = plan.map(|plan| (plan.name_any(), plan.metadata.generation.unwrap_or_default()));
         Ok(Self::Present(Box::new(desired)))
@@ -276,7 +284,12 @@ pub fn default_plan(plans: &[KoiPlan]) -> Option<&KoiPlan> {
     plans
         .iter()
         .filter(|plan| plan.spec.default == Some(true) && plan.metadata.deletion_timestamp.is_none())
-        .min_by_key(|plan| (plan.metadata.creation_timestamp.as_ref().map(|time| time.0), plan.name_any()))
+        .min_by_key(|plan| {
+            (
+                plan.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                plan.name_any(),
+            )
+        })
 }
 
 /// The models that each shared profile has to allow: what all plans that use it allow together. A plan without a limit, and agents
@@ -284,12 +297,20 @@ pub fn default_plan(plans: &[KoiPlan]) -> Option<&KoiPlan> {
 #[must_use]
 pub fn shared_models(plans: &[KoiPlan], agents_without_plan: bool) -> BTreeMap<String, BTreeSet<String>> {
     let mut models: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let shared = plans.iter().filter(|plan| identity_mode(&plan.spec) == IdentityMode::Shared);
+    let shared = plans
+        .iter()
+        .filter(|plan| identity_mode(&plan.spec) == IdentityMode::Shared);
     for plan in shared {
-        models.entry(shared_profile(&plan.spec)).or_default().extend(plan_models(&plan.spec));
+        models
+            .entry(shared_profile(&plan.spec))
+            .or_default()
+            .extend(plan_models(&plan.spec));
     }
     if agents_without_plan {
-        models.entry(builtin::SHARED_PROFILE.into()).or_default().insert(ANY_MODEL.into());
+        models
+            .entry(builtin::SHARED_PROFILE.into())
+            .or_default()
+            .insert(ANY_MODEL.into());
     }
     models
 }
@@ -302,11 +323,17 @@ fn plan_models(plan: &KoiPlanSpec) -> BTreeSet<String> {
 }
 
 fn identity_mode(plan: &KoiPlanSpec) -> IdentityMode {
-    plan.identity.as_ref().and_then(|identity| identity.mode).unwrap_or_default()
+    plan.identity
+        .as_ref()
+        .and_then(|identity| identity.mode)
+        .unwrap_or_default()
 }
 
 fn shared_profile(plan: &KoiPlanSpec) -> String {
-    let named = plan.identity.as_ref().and_then(|identity| identity.shared_profile.clone());
+    let named = plan
+        .identity
+        .as_ref()
+        .and_then(|identity| identity.shared_profile.clone());
     named.unwrap_or_else(|| builtin::SHARED_PROFILE.into())
 }
 
@@ -325,7 +352,11 @@ fn admit(agent: &KoiAgent, plan: Option<&KoiPlan>, namespace: &NamespaceFacts) -
             ))
         });
     };
-    let admitted = plan.spec.allowed_namespaces.as_ref().is_none_or(|wanted| selector::admits(wanted, &namespace.labels));
+    let admitted = plan
+        .spec
+        .allowed_namespaces
+        .as_ref()
+        .is_none_or(|wanted| selector::admits(wanted, &namespace.labels));
     if admitted {
         return Ok(());
     }
@@ -341,7 +372,11 @@ fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, settings: &S
     let status = agent.status.as_ref();
     let own = names::agent_role(&settings.cluster_id, &claim.agent_uid);
     let recorded_profile = status.and_then(|status| {
-        status.launch.as_ref().map(|launch| &launch.profile).or(status.instance_profile.as_ref())
+        status
+            .launch
+            .as_ref()
+            .map(|launch| &launch.profile)
+            .or(status.instance_profile.as_ref())
     });
     let may_own = match (recorded_profile, plan, &agent.spec.plan_ref) {
         (Some(profile), _, _) if *profile == own => true,
@@ -367,7 +402,11 @@ fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, settings: &S
 
 fn cloud(plan: &KoiPlanSpec) -> CloudWish {
     let aws = plan.aws.clone().unwrap_or_default();
-    CloudWish { region: aws.region, role_arn: aws.role_arn, external_id: aws.external_id }
+    CloudWish {
+        region: aws.region,
+        role_arn: aws.role_arn,
+        external_id: aws.external_id,
+    }
 }
 
 /// Both sides of a wish, for precedence: agent before plan.
@@ -390,7 +429,11 @@ impl Asked<'_> {
     }
 
     fn instance<T>(&self, field: impl Fn(&InstanceSpec) -> Option<T>) -> Option<Chosen<T>> {
-        choose(self.agent.spec.instance.as_ref(), self.defaults.instance.as_ref(), field)
+        choose(
+            self.agent.spec.instance.as_ref(),
+            self.defaults.instance.as_ref(),
+            field,
+        )
     }
 
     fn storage<T>(&self, field: impl Fn(&StorageSpec) -> Option<T>) -> Option<Chosen<T>> {
@@ -418,17 +461,9 @@ impl<T> Chosen<T> {
 }
 
 fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<DesiredAgent, Why> {
-    let model = asked.model(|model| model.id.clone()).unwrap_or_else(|| Chosen::builtin(builtin::MODEL.into()));
-    let fallbacks = asked.model(|model| model.fallbacks.clone()).unwrap_or_else(|| Chosen::builtin(Vec::new()));
-    let instance_type =
-        asked.instance(|instance| instance.instance_type.clone()).unwrap_or_else(|| Chosen::builtin(builtin::INSTANCE_TYPE.into()));
-    limits::models(asked, &model, &fallbacks)?;
-    limits::instance_type(asked, &instance_type)?;
+    let (model, fallbacks) = models(asked)?;
     let owner = owner(asked.agent);
-    let overrides = asked.gateway(|gateway| gateway.config.clone()).unwrap_or_else(|| Chosen::builtin(Map::new()));
-    limits::config(asked, &overrides)?;
-    let wish = config::Wish { model: &model.value, fallbacks: &fallbacks.value, time_zone: owner.time_zone.as_deref(), tools: asked.plan.limits.as_ref().and_then(|limits| limits.tools.as_ref()) };
-    let config = config::document(&wish, &overrides.value).map_err(|refused| limits::config_refused(&overrides, &refused))?;
+    let config = gateway_config(asked, &model, &fallbacks, owner.time_zone.as_deref())?;
     let (files, config_map) = workspace(asked)?;
     let identity = identity(asked.plan, &claim);
     Ok(DesiredAgent {
@@ -437,14 +472,21 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         paused: annotated(asked.agent, annotations::PAUSED),
         power: asked.agent.spec.power,
         cloud: cloud(asked.plan),
-        role_models: role_models(asked.plan, &identity, &model.value, &fallbacks.value, settings),
-        instance_type: instance_type.value,
+        role_models: role_models(asked.plan, &identity, &model, &fallbacks, settings),
+        instance_type: instance_type(asked)?,
         image: image(asked),
         subnet_ids: subnets(asked),
         storage: storage(asked)?,
         ingress: ingress(asked)?,
-        public_address: asked.network(|network| network.public_address).map(|chosen| chosen.value),
-        probe_address: asked.plan.network.as_ref().and_then(|network| network.probe_address).unwrap_or_default(),
+        public_address: asked
+            .network(|network| network.public_address)
+            .map(|chosen| chosen.value),
+        probe_address: asked
+            .plan
+            .network
+            .as_ref()
+            .and_then(|network| network.probe_address)
+            .unwrap_or_default(),
         identity,
         artifact: artifact(asked.plan, settings),
         gateway_version: gateway_version(asked)?,
@@ -453,19 +495,61 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         owner,
         workspace_files: files,
         workspace_config_map: config_map,
-        tools_sudo: asked.plan.tools.as_ref().and_then(|tools| tools.sudo).unwrap_or_default(),
+        tools_sudo: asked
+            .plan
+            .tools
+            .as_ref()
+            .and_then(|tools| tools.sudo)
+            .unwrap_or_default(),
         boot_deadline: boot_deadline(asked)?,
         tags: asked.plan.tags.clone().unwrap_or_default(),
         devices: devices(settings),
-        model: model.value,
-        fallbacks: fallbacks.value,
+        model,
+        fallbacks,
         claim,
     })
 }
 
+fn models(asked: &Asked<'_>) -> Result<(String, Vec<String>), Why> {
+    let model = asked
+        .model(|model| model.id.clone())
+        .unwrap_or_else(|| Chosen::builtin(builtin::MODEL.into()));
+    let fallbacks = asked
+        .model(|model| model.fallbacks.clone())
+        .unwrap_or_else(|| Chosen::builtin(Vec::new()));
+    limits::models(asked, &model, &fallbacks)?;
+    Ok((model.value, fallbacks.value))
+}
+
+fn instance_type(asked: &Asked<'_>) -> Result<String, Why> {
+    let chosen = asked.instance(|instance| instance.instance_type.clone());
+    let chosen = chosen.unwrap_or_else(|| Chosen::builtin(builtin::INSTANCE_TYPE.into()));
+    limits::instance_type(asked, &chosen)?;
+    Ok(chosen.value)
+}
+
+fn gateway_config(asked: &Asked<'_>, model: &str, fallbacks: &[String], time_zone: Option<&str>) -> Result<Value, Why> {
+    let overrides = asked
+        .gateway(|gateway| gateway.config.clone())
+        .unwrap_or_else(|| Chosen::builtin(Map::new()));
+    limits::config(asked, &overrides)?;
+    let tools = asked.plan.limits.as_ref().and_then(|limits| limits.tools.as_ref());
+    let wish = config::Wish {
+        model,
+        fallbacks,
+        time_zone,
+        tools,
+    };
+    config::document(&wish, &overrides.value).map_err(|refused| limits::config_refused(&overrides, &refused))
+}
+
 fn owner(agent: &KoiAgent) -> Owner {
     let owner = agent.spec.owner.clone().unwrap_or_default();
-    Owner { display_name: owner.display_name, email: owner.email, time_zone: owner.time_zone }
+    Owner {
+        display_name: owner.display_name,
+        email: owner.email,
+        time_zone: owner.time_zone,
+    }
 }
 
 fn role_models(
@@ -478,7 +562,11 @@ fn role_models(
     if identity.is_own() {
         return fallbacks.iter().cloned().chain([model.to_owned()]).collect();
     }
-    settings.shared_models.get(&identity.profile).cloned().unwrap_or_else(|| plan_models(plan))
+    settings
+        .shared_models
+        .get(&identity.profile)
+        .cloned()
+        .unwrap_or_else(|| plan_models(plan))
 }
 
 fn image(asked: &Asked<'_>) -> ImageWish {
@@ -488,22 +576,34 @@ fn image(asked: &Asked<'_>) -> ImageWish {
         (None, None) => None,
     };
     let chosen = asked.instance(|instance| instance.image.as_ref().and_then(wish));
-    chosen.map_or_else(|| ImageWish::Parameter(builtin::IMAGE_SSM_PARAMETER.into()), |chosen| chosen.value)
+    chosen.map_or_else(
+        || ImageWish::Parameter(builtin::IMAGE_SSM_PARAMETER.into()),
+        |chosen| chosen.value,
+    )
 }
 
 fn subnets(asked: &Asked<'_>) -> Vec<String> {
     match asked.instance(|instance| instance.subnet_id.clone()) {
         Some(chosen) => vec![chosen.value],
-        None => asked.plan.network.as_ref().and_then(|network| network.subnet_ids.clone()).unwrap_or_default(),
+        None => asked
+            .plan
+            .network
+            .as_ref()
+            .and_then(|network| network.subnet_ids.clone())
+            .unwrap_or_default(),
     }
 }
 
 fn storage(asked: &Asked<'_>) -> Result<StorageWish, Why> {
-    let size = asked.storage(|storage| storage.data_volume_gib).unwrap_or_else(|| Chosen::builtin(builtin::DATA_VOLUME_GIB));
+    let size = asked
+        .storage(|storage| storage.data_volume_gib)
+        .unwrap_or_else(|| Chosen::builtin(builtin::DATA_VOLUME_GIB));
     limits::volume(asked, &size)?;
     Ok(StorageWish {
         size_gib: size.value,
-        kms_key_id: asked.storage(|storage| storage.kms_key_id.clone()).map(|chosen| chosen.value),
+        kms_key_id: asked
+            .storage(|storage| storage.kms_key_id.clone())
+            .map(|chosen| chosen.value),
         deletion_policy: asked
             .storage(|storage| storage.deletion_policy)
             .map_or(DeletionPolicy::Snapshot, |chosen| chosen.value),
@@ -516,22 +616,41 @@ fn storage(asked: &Asked<'_>) -> Result<StorageWish, Why> {
 fn ingress(asked: &Asked<'_>) -> Result<IngressWish, Why> {
     let chosen = asked.network(|network| network.ingress_cidrs.clone());
     let cidrs = chosen.map(|chosen| limits::ingress(asked, &chosen)).transpose()?;
-    let access = asked.plan.network.as_ref().and_then(|network| network.operator_access.clone()).unwrap_or_default();
-    let mut operator: BTreeSet<Source> = access.security_group_ids.into_iter().flatten().map(Source::Group).collect();
+    let access = asked
+        .plan
+        .network
+        .as_ref()
+        .and_then(|network| network.operator_access.clone())
+        .unwrap_or_default();
+    let mut operator: BTreeSet<Source> = access
+        .security_group_ids
+        .into_iter()
+        .flatten()
+        .map(Source::Group)
+        .collect();
     for text in access.cidrs.iter().flatten() {
-        let cidr = Cidr::parse(text)
-            .map_err(|error| why(Reason::PlanInvalid, format!("network.operatorAccess.cidrs of the plan: {error}.")))?;
+        let cidr = Cidr::parse(text).map_err(|error| {
+            why(
+                Reason::PlanInvalid,
+                format!("network.operatorAccess.cidrs of the plan: {error}."),
+            )
+        })?;
         operator.insert(Source::Cidr(cidr.to_string()));
     }
     Ok(IngressWish { cidrs, operator })
 }
 
 fn identity(plan: &KoiPlanSpec, claim: &Claim) -> IdentityWish {
-    let boundary_arn = plan.identity.as_ref().and_then(|identity| identity.permissions_boundary_arn.clone());
+    let boundary_arn = plan
+        .identity
+        .as_ref()
+        .and_then(|identity| identity.permissions_boundary_arn.clone());
     match identity_mode(plan) {
-        IdentityMode::Shared => {
-            IdentityWish { profile: shared_profile(plan), scope: BundleScope::SharedByInstance, boundary_arn }
-        }
+        IdentityMode::Shared => IdentityWish {
+            profile: shared_profile(plan),
+            scope: BundleScope::SharedByInstance,
+            boundary_arn,
+        },
         IdentityMode::PerAgent => IdentityWish {
             profile: names::agent_role(&claim.cluster_id, &claim.agent_uid),
             scope: BundleScope::Agent(claim.agent_uid.clone()),
@@ -542,14 +661,23 @@ fn identity(plan: &KoiPlanSpec, claim: &Claim) -> IdentityWish {
 
 fn artifact(plan: &KoiPlanSpec, settings: &Settings) -> Option<Artifact> {
     let planned = plan.gateway.as_ref().and_then(|gateway| gateway.artifact.as_ref());
-    planned.map(|artifact| Artifact { url: artifact.url.clone(), sha256: artifact.sha256.clone() }).or_else(|| settings.default_artifact.clone())
+    planned
+        .map(|artifact| Artifact {
+            url: artifact.url.clone(),
+            sha256: artifact.sha256.clone(),
+        })
+        .or_else(|| settings.default_artifact.clone())
 }
 
 fn gateway_version(asked: &Asked<'_>) -> Result<Option<String>, Why> {
     let planned = asked.plan.gateway.as_ref().and_then(|gateway| gateway.version.clone());
     match (asked.gateway(|gateway| gateway.version.clone()), planned) {
         (Some(chosen), Some(planned)) if chosen.value != planned => {
-            let reason = if chosen.by_agent { Reason::InvalidSpec } else { Reason::PlanInvalid };
+            let reason = if chosen.by_agent {
+                Reason::InvalidSpec
+            } else {
+                Reason::PlanInvalid
+            };
             let message = format!(
                 "gateway.version: {} is asked for, the plan's artifact is {planned}. Ask for {planned}, or leave the field out.",
                 chosen.value
@@ -569,7 +697,12 @@ fn workspace(asked: &Asked<'_>) -> Result<(BTreeMap<String, String>, Option<Stri
         koi_wire::seed::check_path(path)
             .map_err(|error| why(Reason::InvalidSpec, format!("workspace.files: {error}.")))?;
     }
-    let config_map = asked.agent.spec.workspace.as_ref().and_then(|workspace| workspace.config_map_ref.as_ref());
+    let config_map = asked
+        .agent
+        .spec
+        .workspace
+        .as_ref()
+        .and_then(|workspace| workspace.config_map_ref.as_ref());
     Ok((files, config_map.map(|reference| reference.name.clone())))
 }
 
@@ -577,7 +710,10 @@ fn boot_deadline(asked: &Asked<'_>) -> Result<Duration, Why> {
     let planned = asked.plan.boot.as_ref().and_then(|boot| boot.deadline.as_deref());
     let text = planned.unwrap_or(builtin::BOOT_DEADLINE);
     span::parse(text).ok_or_else(|| {
-        why(Reason::PlanInvalid, format!("boot.deadline of the plan: {text:?} is not a duration such as 10m or 90s."))
+        why(
+            Reason::PlanInvalid,
+            format!("boot.deadline of the plan: {text:?} is not a duration such as 10m or 90s."),
+        )
     })
 }
 

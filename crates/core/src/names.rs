@@ -47,10 +47,19 @@ impl Claim {
     #[must_use]
     pub fn tags(&self, plan_tags: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut tags = shared_tags(&self.cluster_id, plan_tags);
-        let agent: String = format!("{}/{}", self.namespace, self.name).chars().take(TAG_VALUE_MAX).collect();
+        let agent: String = format!("{}/{}", self.namespace, self.name)
+            .chars()
+            .take(TAG_VALUE_MAX)
+            .collect();
         tags.insert(TAG_AGENT_UID.into(), self.agent_uid.clone());
         tags.insert(TAG_AGENT.into(), agent);
-        tags.insert("Name".into(), format!("koi-{}-{}", self.namespace, self.name).chars().take(TAG_VALUE_MAX).collect());
+        tags.insert(
+            "Name".into(),
+            format!("koi-{}-{}", self.namespace, self.name)
+                .chars()
+                .take(TAG_VALUE_MAX)
+                .collect(),
+        );
         tags
     }
 

@@ -140,16 +140,24 @@ impl Recorded {
         let gateway = status.gateway.as_ref();
         Self {
             launch: status.launch.clone(),
-            place: status.cloud.as_ref().map(|cloud| Place { account: cloud.account.clone(), region: cloud.region.clone() }),
+            place: status.cloud.as_ref().map(|cloud| Place {
+                account: cloud.account.clone(),
+                region: cloud.region.clone(),
+            }),
             instance_id: instance.map(|instance| instance.id.clone()),
-            booting_since: instance.and_then(|instance| instance.booting_since.as_ref()).map(|time| time.0),
+            booting_since: instance
+                .and_then(|instance| instance.booting_since.as_ref())
+                .map(|time| time.0),
             volume_id: status.volume.as_ref().map(|volume| volume.id.clone()),
             bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
                 instance_id: bundle.instance_id.clone(),
                 sha256: bundle.sha256.clone(),
             }),
             was_healthy: gateway.is_some_and(|gateway| gateway.healthy_since.is_some()),
-            workspace_seeded: status.workspace.as_ref().is_some_and(|workspace| workspace.seeded_at.is_some()),
+            workspace_seeded: status
+                .workspace
+                .as_ref()
+                .is_some_and(|workspace| workspace.seeded_at.is_some()),
             suspended: status.conditions.iter().any(|condition| {
                 condition.type_ == ConditionType::Suspended.as_str()
                     && (condition.status == "True" || condition.reason == Reason::Suspending.as_str())
@@ -231,7 +239,14 @@ impl Identity {
     /// Nothing is there yet; all of it is ours to make.
     #[must_use]
     pub fn absent() -> Self {
-        Self { profile_arn: None, ours: true, role_exists: false, policy_current: false, role_in_profile: false, changed_at: None }
+        Self {
+            profile_arn: None,
+            ours: true,
+            role_exists: false,
+            policy_current: false,
+            role_in_profile: false,
+            changed_at: None,
+        }
     }
 }
 
@@ -263,7 +278,12 @@ impl Rule {
     /// TLS from somewhere: the only kind of rule that we make.
     #[must_use]
     pub fn https(source: Source) -> Self {
-        Self { protocol: "tcp".into(), from_port: 443, to_port: 443, source }
+        Self {
+            protocol: "tcp".into(),
+            from_port: 443,
+            to_port: 443,
+            source,
+        }
     }
 }
 

@@ -337,7 +337,11 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
 /// The plan of an agent whose wish cannot be settled: nothing is changed, what runs goes on running.
 #[must_use]
 pub fn blocked(why: Why) -> Plan {
-    Plan { steps: Vec::new(), verdict: Verdict::Blocked(why), check_again: AT_REST }
+    Plan {
+        steps: Vec::new(),
+        verdict: Verdict::Blocked(why),
+        check_again: AT_REST,
+    }
 }
 
 /// The instance whose gateway can be asked now; none while it cannot answer yet.
@@ -364,11 +368,23 @@ struct Halt {
 
 impl Halt {
     fn converging(reason: Reason, message: impl Into<String>, check_again: Duration) -> Self {
-        Self { verdict: Verdict::Converging(Why { reason, message: message.into() }), check_again }
+        Self {
+            verdict: Verdict::Converging(Why {
+                reason,
+                message: message.into(),
+            }),
+            check_again,
+        }
     }
 
     fn blocked(reason: Reason, message: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Blocked(Why { reason, message: message.into() }), check_again: AT_REST }
+        Self {
+            verdict: Verdict::Blocked(Why {
+                reason,
+                message: message.into(),
+            }),
+            check_again: AT_REST,
+        }
     }
 }
 
@@ -376,9 +392,21 @@ impl Plan {
     fn conclude(steps: Vec<Step>, outcome: Result<(), Halt>) -> Self {
         match outcome {
             // What is repaired in passing is looked at once more.
-            Ok(()) if !steps.is_empty() => Self { steps, verdict: Verdict::Settled, check_again: SHORTLY },
-            Ok(()) => Self { steps, verdict: Verdict::Settled, check_again: AT_REST },
-            Err(Halt { verdict, check_again }) => Self { steps, verdict, check_again },
+            Ok(()) if !steps.is_empty() => Self {
+                steps,
+                verdict: Verdict::Settled,
+                check_again: SHORTLY,
+            },
+            Ok(()) => Self {
+                steps,
+                verdict: Verdict::Settled,
+                check_again: AT_REST,
+            },
+            Err(Halt { verdict, check_again }) => Self {
+                steps,
+                verdict,
+                check_again,
+            },
         }
     }
 }
@@ -386,10 +414,21 @@ impl Plan {
 /// Something that we have to know first, and do not.
 fn unknown(observed: &Observed, what: &str) -> Halt {
     // A read that was refused explains more than that we do not know.
-    if let Some(refused) = observed.refusal.as_ref().filter(|refused| refused.step.starts_with("Describe") || refused.step.starts_with("Get")) {
-        return Halt { verdict: gate::verdict_of(refused), check_again: SHORTLY };
+    if let Some(refused) = observed
+        .refusal
+        .as_ref()
+        .filter(|refused| refused.step.starts_with("Describe") || refused.step.starts_with("Get"))
+    {
+        return Halt {
+            verdict: gate::verdict_of(refused),
+            check_again: SHORTLY,
+        };
     }
-    Halt::converging(Reason::CloudUnreachable, format!("{what} is not known yet; nothing is concluded until the cloud has answered."), SHORTLY)
+    Halt::converging(
+        Reason::CloudUnreachable,
+        format!("{what} is not known yet; nothing is concluded until the cloud has answered."),
+        SHORTLY,
+    )
 }
 
 #[cfg(test)]

@@ -70,7 +70,11 @@ impl Refusal {
     /// The reason to show after `count` refusals in a row: waiting for a profile ends as a profile that is not there.
     #[must_use]
     pub fn reason_after(&self, count: u32) -> Reason {
-        if self.reason == Reason::WaitingForIdentity && self.stalls(count) { Reason::ProfileNotFound } else { self.reason }
+        if self.reason == Reason::WaitingForIdentity && self.stalls(count) {
+            Reason::ProfileNotFound
+        } else {
+            self.reason
+        }
     }
 }
 
@@ -117,7 +121,14 @@ struct Row {
 }
 
 const fn row(codes: &'static [&'static str], reason: Reason, retry: Retry, advice: &'static str) -> Row {
-    Row { codes, pattern: "", reason, retry, definite: true, advice }
+    Row {
+        codes,
+        pattern: "",
+        reason,
+        retry,
+        definite: true,
+        advice,
+    }
 }
 
 const fn when(
@@ -127,27 +138,60 @@ const fn when(
     retry: Retry,
     advice: &'static str,
 ) -> Row {
-    Row { codes, pattern, reason, retry, definite: true, advice }
+    Row {
+        codes,
+        pattern,
+        reason,
+        retry,
+        definite: true,
+        advice,
+    }
 }
 
 const fn unsure(codes: &'static [&'static str], reason: Reason, retry: Retry, advice: &'static str) -> Row {
-    Row { codes, pattern: "", reason, retry, definite: false, advice }
+    Row {
+        codes,
+        pattern: "",
+        reason,
+        retry,
+        definite: false,
+        advice,
+    }
 }
 
 /// First match wins: rows with a pattern stand before the row of the same code without one.
 const TABLE: &[Row] = &[
     // The launch and its token.
-    unsure(&[TOKEN_MISMATCH], Reason::Launching, Retry::Soon, "the recorded launch is looked up and, if it never happened, recorded anew"),
-    unsure(&[TOKEN_TERMINATED], Reason::Replacing, Retry::Soon, "the instance of this launch is gone; the next launch replaces it"),
+    unsure(
+        &[TOKEN_MISMATCH],
+        Reason::Launching,
+        Retry::Soon,
+        "the recorded launch is looked up and, if it never happened, recorded anew",
+    ),
+    unsure(
+        &[TOKEN_TERMINATED],
+        Reason::Replacing,
+        Retry::Soon,
+        "the instance of this launch is gone; the next launch replaces it",
+    ),
     row(
         &["InvalidInstanceID.NotFound"],
         Reason::Launching,
         Retry::Soon,
         "EC2 does not show the instance yet; it is asked again",
     ),
-    row(&["InvalidInstanceID.Malformed"], Reason::InvalidSpec, Retry::Never, "the recorded instance id is not one; restore status"),
+    row(
+        &["InvalidInstanceID.Malformed"],
+        Reason::InvalidSpec,
+        Retry::Never,
+        "the recorded instance id is not one; restore status",
+    ),
     when(
-        &["InvalidParameterValue", "InvalidParameterCombination", "InvalidIamInstanceProfileArn.Malformed"],
+        &[
+            "InvalidParameterValue",
+            "InvalidParameterCombination",
+            "InvalidIamInstanceProfileArn.Malformed",
+        ],
         "iam instance profile",
         Reason::WaitingForIdentity,
         Retry::Soon,
@@ -167,7 +211,12 @@ const TABLE: &[Row] = &[
         Retry::Never,
         "user data may have at most 16384 bytes; shorten the artifact URL or bake the image",
     ),
-    row(&["InvalidUserData.Malformed"], Reason::UserDataTooLarge, Retry::Never, "EC2 does not take the user data"),
+    row(
+        &["InvalidUserData.Malformed"],
+        Reason::UserDataTooLarge,
+        Retry::Never,
+        "EC2 does not take the user data",
+    ),
     row(
         &[
             "InsufficientInstanceCapacity",
@@ -210,7 +259,13 @@ const TABLE: &[Row] = &[
         "ask AWS for a higher quota, or free something",
     ),
     row(
-        &["PendingVerification", "OptInRequired", "Blocked", "AccountDisabled", "SubscriptionRequiredException"],
+        &[
+            "PendingVerification",
+            "OptInRequired",
+            "Blocked",
+            "AccountDisabled",
+            "SubscriptionRequiredException",
+        ],
         Reason::QuotaExceeded,
         Retry::Slow,
         "the account may not do this yet; finish its verification with AWS",
@@ -223,20 +278,41 @@ const TABLE: &[Row] = &[
         "the account has no right to launch this image; share it, or name another one",
     ),
     row(
-        &["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable", "InvalidAMIID.Malformed", "InvalidAMIName.NotFound"],
+        &[
+            "InvalidAMIID.NotFound",
+            "InvalidAMIID.Unavailable",
+            "InvalidAMIID.Malformed",
+            "InvalidAMIName.NotFound",
+        ],
         Reason::ImageNotFound,
         Retry::Slow,
         "name an image that exists in this region in spec.instance.image",
     ),
     row(
-        &["InvalidSubnetID.NotFound", "InvalidSubnetID.Malformed", "InvalidSubnet", "VPCIdNotSpecified", "DefaultVpcDoesNotExist", "MissingInput"],
+        &[
+            "InvalidSubnetID.NotFound",
+            "InvalidSubnetID.Malformed",
+            "InvalidSubnet",
+            "VPCIdNotSpecified",
+            "DefaultVpcDoesNotExist",
+            "MissingInput",
+        ],
         Reason::SubnetNotFound,
         Retry::Slow,
         "name a subnet of this region in the plan's network.subnetIds or in spec.instance.subnetId",
     ),
-    row(&["InvalidVpcID.NotFound"], Reason::SubnetNotFound, Retry::Slow, "the subnet's VPC is not there; name another subnet"),
     row(
-        &["InvalidGroup.NotFound", "InvalidGroupId.Malformed", "InvalidSecurityGroupID.NotFound"],
+        &["InvalidVpcID.NotFound"],
+        Reason::SubnetNotFound,
+        Retry::Slow,
+        "the subnet's VPC is not there; name another subnet",
+    ),
+    row(
+        &[
+            "InvalidGroup.NotFound",
+            "InvalidGroupId.Malformed",
+            "InvalidSecurityGroupID.NotFound",
+        ],
         Reason::Repairing,
         Retry::Soon,
         "the security group is not visible (yet); it is looked up, and made again if it is gone",
@@ -247,9 +323,19 @@ const TABLE: &[Row] = &[
         Retry::Soon,
         "a group of this name is there already; its claim is read and, if it is ours, it is used",
     ),
-    row(&["InvalidPermission.Duplicate", "InvalidPermission.NotFound"], Reason::Repairing, Retry::Soon, "the rules are read again"),
     row(
-        &["DependencyViolation", "DeleteConflict", "InvalidGroup.InUse", "CannotDelete"],
+        &["InvalidPermission.Duplicate", "InvalidPermission.NotFound"],
+        Reason::Repairing,
+        Retry::Soon,
+        "the rules are read again",
+    ),
+    row(
+        &[
+            "DependencyViolation",
+            "DeleteConflict",
+            "InvalidGroup.InUse",
+            "CannotDelete",
+        ],
         Reason::DependencyViolation,
         Retry::BackOff,
         "something still uses it; it is tried again until the holder is gone",
@@ -268,20 +354,35 @@ const TABLE: &[Row] = &[
         "choose an instance type that exists in this region in spec.instance.type",
     ),
     row(
-        &["InvalidSnapshot.NotFound", "InvalidSnapshotID.Malformed", "InvalidSnapshotID.NotFound"],
+        &[
+            "InvalidSnapshot.NotFound",
+            "InvalidSnapshotID.Malformed",
+            "InvalidSnapshotID.NotFound",
+        ],
         Reason::SnapshotNotFound,
         Retry::Slow,
         "name a snapshot of this region in spec.storage.restoreFrom",
     ),
     row(
-        &["InvalidKMSKey.InvalidState", "InvalidKmsKey.InvalidState", "KMSKeyNotAccessibleFault", "KMSInvalidStateException"],
+        &[
+            "InvalidKMSKey.InvalidState",
+            "InvalidKmsKey.InvalidState",
+            "KMSKeyNotAccessibleFault",
+            "KMSInvalidStateException",
+        ],
         Reason::InvalidSpec,
         Retry::Slow,
         "the KMS key of spec.storage.kmsKeyId cannot be used; enable it and allow EC2 to use it",
     ),
     // States in transit.
     row(
-        &["IncorrectInstanceState", "IncorrectState", "VolumeInUse", "InvalidVolume.NotFound", "InvalidState"],
+        &[
+            "IncorrectInstanceState",
+            "IncorrectState",
+            "VolumeInUse",
+            "InvalidVolume.NotFound",
+            "InvalidState",
+        ],
         Reason::Repairing,
         Retry::Soon,
         "it is in transit; the state is read again",
@@ -293,7 +394,10 @@ const TABLE: &[Row] = &[
         "the data volume never leaves its zone; give the plan a subnet in the volume's zone",
     ),
     row(
-        &["SnapshotCreationPerVolumeRateExceeded", "ConcurrentSnapshotLimitExceeded"],
+        &[
+            "SnapshotCreationPerVolumeRateExceeded",
+            "ConcurrentSnapshotLimitExceeded",
+        ],
         Reason::Throttled,
         Retry::BackOff,
         "tried again when the running snapshots are done",
@@ -305,7 +409,12 @@ const TABLE: &[Row] = &[
         "the instance is protected against it; take the protection off",
     ),
     // IAM.
-    row(&["EntityAlreadyExists", "EntityAlreadyExistsException"], Reason::WaitingForIdentity, Retry::Soon, "it is there already and is read again"),
+    row(
+        &["EntityAlreadyExists", "EntityAlreadyExistsException"],
+        Reason::WaitingForIdentity,
+        Retry::Soon,
+        "it is there already and is read again",
+    ),
     row(
         &["NoSuchEntity", "NoSuchEntityException"],
         Reason::WaitingForIdentity,
@@ -313,21 +422,45 @@ const TABLE: &[Row] = &[
         "IAM does not show it yet; it is asked again",
     ),
     row(
-        &["MalformedPolicyDocument", "MalformedPolicyDocumentException", "InvalidInput", "InvalidInputException"],
+        &[
+            "MalformedPolicyDocument",
+            "MalformedPolicyDocumentException",
+            "InvalidInput",
+            "InvalidInputException",
+        ],
         Reason::InvalidSpec,
         Retry::Slow,
         "IAM does not take the document; check the model ids and the permissions boundary of the plan",
     ),
     row(
-        &["ConcurrentModification", "ConcurrentModificationException", "UnmodifiableEntity"],
+        &[
+            "ConcurrentModification",
+            "ConcurrentModificationException",
+            "UnmodifiableEntity",
+        ],
         Reason::Throttled,
         Retry::BackOff,
         "somebody else changes it at the same time; tried again",
     ),
     // SSM.
-    row(&["ParameterAlreadyExists"], Reason::Repairing, Retry::Soon, "the parameter is there already and is read again"),
-    row(&["ParameterNotFound"], Reason::Repairing, Retry::Soon, "the parameter is not there (yet)"),
-    row(&["TooManyUpdates"], Reason::Throttled, Retry::BackOff, "tried again with pauses"),
+    row(
+        &["ParameterAlreadyExists"],
+        Reason::Repairing,
+        Retry::Soon,
+        "the parameter is there already and is read again",
+    ),
+    row(
+        &["ParameterNotFound"],
+        Reason::Repairing,
+        Retry::Soon,
+        "the parameter is not there (yet)",
+    ),
+    row(
+        &["TooManyUpdates"],
+        Reason::Throttled,
+        Retry::BackOff,
+        "tried again with pauses",
+    ),
     row(
         &["ParameterMaxVersionLimitExceeded", "ValidationException"],
         Reason::ConfigRejected,
@@ -343,7 +476,13 @@ const TABLE: &[Row] = &[
         "allow the operator iam:PassRole on the role of the instance profile",
     ),
     row(
-        &["UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "UnauthorizedSSMAccess", "NotAuthorized"],
+        &[
+            "UnauthorizedOperation",
+            "AccessDenied",
+            "AccessDeniedException",
+            "UnauthorizedSSMAccess",
+            "NotAuthorized",
+        ],
         Reason::Unauthorized,
         Retry::Slow,
         "allow the operator's role this action",
@@ -414,12 +553,20 @@ const TABLE: &[Row] = &[
 #[must_use]
 pub fn classify(operation: &str, code: &str, message: &str) -> Refusal {
     let lower = message.to_lowercase();
-    let row = TABLE.iter().find(|row| row.codes.contains(&code) && lower.contains(row.pattern));
+    let row = TABLE
+        .iter()
+        .find(|row| row.codes.contains(&code) && lower.contains(row.pattern));
     let (reason, retry, definite, advice) = match row {
         Some(row) => (row.reason, row.retry, row.definite, row.advice),
         None => family(code),
     };
-    Refusal { reason, retry, message: sentence(operation, code, message, advice), code: code.into(), definite }
+    Refusal {
+        reason,
+        retry,
+        message: sentence(operation, code, message, advice),
+        code: code.into(),
+        definite,
+    }
 }
 
 /// What the form of an unknown code tells.
@@ -428,15 +575,36 @@ fn family(code: &str) -> (Reason, Retry, bool, &'static str) {
     if code.ends_with("LimitExceeded") || code.ends_with("QuotaExceeded") {
         slow(Reason::QuotaExceeded, "ask AWS for a higher quota, or free something")
     } else if code.contains("Throttl") {
-        (Reason::Throttled, Retry::BackOff, true, "AWS asks for fewer calls; tried again with pauses")
+        (
+            Reason::Throttled,
+            Retry::BackOff,
+            true,
+            "AWS asks for fewer calls; tried again with pauses",
+        )
     } else if code.starts_with("Unauthorized") || code.starts_with("AccessDenied") {
         slow(Reason::Unauthorized, "allow the operator's role this action")
     } else if code.starts_with("Insufficient") {
-        (Reason::InsufficientCapacity, Retry::BackOff, true, "tried again with pauses; another type or subnet may help")
-    } else if ["Invalid", "Missing", "Malformed", "Validation"].iter().any(|prefix| code.starts_with(prefix)) {
-        slow(Reason::InvalidSpec, "AWS does not take the request; check the spec and the plan")
+        (
+            Reason::InsufficientCapacity,
+            Retry::BackOff,
+            true,
+            "tried again with pauses; another type or subnet may help",
+        )
+    } else if ["Invalid", "Missing", "Malformed", "Validation"]
+        .iter()
+        .any(|prefix| code.starts_with(prefix))
+    {
+        slow(
+            Reason::InvalidSpec,
+            "AWS does not take the request; check the spec and the plan",
+        )
     } else {
-        (Reason::CloudUnreachable, Retry::BackOff, false, "tried again with pauses; what it did is read back first")
+        (
+            Reason::CloudUnreachable,
+            Retry::BackOff,
+            false,
+            "tried again with pauses; what it did is read back first",
+        )
     }
 }
 

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
-    BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus, RefusalStatus, ResolvedStatus,
-    VolumeStatus, WorkspaceStatus,
+    BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus, RefusalStatus,
+    ResolvedStatus, VolumeStatus, WorkspaceStatus,
 };
 use crate::desired::{Desired, DesiredAgent, ImageWish};
 use crate::names;
@@ -60,7 +60,8 @@ impl<'a> Report<'a> {
     }
 
     fn probe(&self) -> Option<&'a Probe> {
-        self.instance().and_then(|instance| valid_probe(self.observed, instance))
+        self.instance()
+            .and_then(|instance| valid_probe(self.observed, instance))
     }
 }
 
@@ -102,11 +103,16 @@ pub fn time(at: Timestamp) -> Time {
 #[must_use]
 pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> KoiAgentStatus {
     let mut status = report(round);
-    status.cloud = Some(CloudStatus { account: place.account.clone(), region: place.region.clone() });
+    status.cloud = Some(CloudStatus {
+        account: place.account.clone(),
+        region: place.region.clone(),
+    });
     status.launch = Some(launch.clone());
     let predecessor = status.instance.take();
     // Its bundle was deleted in the same round, before this write.
-    status.bundle = status.bundle.filter(|bundle| predecessor.is_none_or(|instance| instance.id != bundle.instance_id));
+    status.bundle = status
+        .bundle
+        .filter(|bundle| predecessor.is_none_or(|instance| instance.id != bundle.instance_id));
     if let Some(gateway) = &mut status.gateway {
         gateway.endpoint = None;
         gateway.healthy_since = None;
@@ -118,25 +124,36 @@ pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> 
 /// The call answered with its instance, which may not be visible for a while.
 pub fn note_instance(status: &mut KoiAgentStatus, instance: &Instance, now: Timestamp) {
     if status.instance.as_ref().is_none_or(|before| before.id != instance.id) {
-        status.instance = Some(InstanceStatus { booting_since: Some(time(now)), ..instance_status(instance) });
+        status.instance = Some(InstanceStatus {
+            booting_since: Some(time(now)),
+            ..instance_status(instance)
+        });
     }
 }
 
 /// A bundle was written.
 pub fn note_bundle(status: &mut KoiAgentStatus, instance_id: &str, sha256: &str) {
-    status.bundle = Some(BundleStatus { instance_id: instance_id.into(), sha256: sha256.into() });
+    status.bundle = Some(BundleStatus {
+        instance_id: instance_id.into(),
+        sha256: sha256.into(),
+    });
 }
 
 /// The workspace files were handed over.
 pub fn note_seeded(status: &mut KoiAgentStatus, now: Timestamp) {
-    status.workspace = Some(WorkspaceStatus { seeded_at: Some(time(now)) });
+    status.workspace = Some(WorkspaceStatus {
+        seeded_at: Some(time(now)),
+    });
 }
 
 /// The pace of retries that an earlier operator kept. It holds back the step, and says nothing about which launch was refused.
 #[must_use]
 pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp) -> Option<Refused> {
     let told = status.refusal.as_ref()?;
-    let step = crate::plan::STEP_NAMES.iter().copied().find(|name| *name == told.operation)?;
+    let step = crate::plan::STEP_NAMES
+        .iter()
+        .copied()
+        .find(|name| *name == told.operation)?;
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let message = ready.map(|condition| condition.message.clone()).unwrap_or_default();
     let mut refusal = classify(&told.operation, &told.code, &message);
@@ -144,8 +161,18 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
     if !message.is_empty() {
         refusal.message = message;
     }
-    let retry_at = if told.generation < generation { Some(now) } else { told.retry_at.as_ref().map(|time| time.0) };
-    Some(Refused { refusal, step, launch: None, count: u32::try_from(told.count).unwrap_or(1), retry_at })
+    let retry_at = if told.generation < generation {
+        Some(now)
+    } else {
+        told.retry_at.as_ref().map(|time| time.0)
+    };
+    Some(Refused {
+        refusal,
+        step,
+        launch: None,
+        count: u32::try_from(told.count).unwrap_or(1),
+        retry_at,
+    })
 }
 
 fn cloud(report: &Report<'_>) -> Option<CloudStatus> {
@@ -153,7 +180,10 @@ fn cloud(report: &Report<'_>) -> Option<CloudStatus> {
     recorded.or_else(|| {
         report.instance()?;
         let place = report.observed.place.present()?;
-        Some(CloudStatus { account: place.account.clone(), region: place.region.clone() })
+        Some(CloudStatus {
+            account: place.account.clone(),
+            region: place.region.clone(),
+        })
     })
 }
 
@@ -175,7 +205,9 @@ fn resolved(report: &Report<'_>) -> Option<ResolvedStatus> {
         instance_type: Some(agent.instance_type.clone()),
         image_id: id.or_else(|| before.and_then(|before| before.image_id.clone())),
         image_parameter: parameter,
-        subnet_id: subnet.map(|subnet| subnet.id.clone()).or_else(|| before.and_then(|before| before.subnet_id.clone())),
+        subnet_id: subnet
+            .map(|subnet| subnet.id.clone())
+            .or_else(|| before.and_then(|before| before.subnet_id.clone())),
         data_volume_gib: Some(agent.storage.size_gib),
         kms_key_id: agent.storage.kms_key_id.clone(),
         deletion_policy: Some(agent.storage.deletion_policy),
@@ -199,7 +231,10 @@ fn instance(report: &Report<'_>) -> Option<InstanceStatus> {
     let Some(instance) = report.instance() else {
         return before.cloned();
     };
-    Some(InstanceStatus { booting_since: booting_since(report, instance), ..instance_status(instance) })
+    Some(InstanceStatus {
+        booting_since: booting_since(report, instance),
+        ..instance_status(instance)
+    })
 }
 
 fn instance_status(instance: &Instance) -> InstanceStatus {
@@ -232,11 +267,19 @@ pub fn state_word(state: InstanceState) -> &'static str {
 
 /// The boot that counts: the same while the instance is up without a break that we or EC2's launch time saw.
 fn booting_since(report: &Report<'_>, instance: &Instance) -> Option<Time> {
-    let before = report.previous.instance.as_ref().filter(|before| before.id == instance.id);
+    let before = report
+        .previous
+        .instance
+        .as_ref()
+        .filter(|before| before.id == instance.id);
     let same_start = before.is_some_and(|before| {
-        before.launch_time.is_none() || instance.launch_time.is_none() || before.launch_time == instance.launch_time.map(time)
+        before.launch_time.is_none()
+            || instance.launch_time.is_none()
+            || before.launch_time == instance.launch_time.map(time)
     });
-    let kept = before.and_then(|before| before.booting_since.clone()).filter(|_| same_start);
+    let kept = before
+        .and_then(|before| before.booting_since.clone())
+        .filter(|_| same_start);
     match instance.state {
         InstanceState::Pending | InstanceState::Running => kept.or(Some(time(report.now))),
         InstanceState::Stopping | InstanceState::Stopped => None,
@@ -253,10 +296,17 @@ fn volume(report: &Report<'_>) -> Option<VolumeStatus> {
     let Some(id) = id else {
         return before;
     };
-    let seen = report.observed.volumes.present().and_then(|volumes| volumes.iter().find(|volume| volume.id == id));
+    let seen = report
+        .observed
+        .volumes
+        .present()
+        .and_then(|volumes| volumes.iter().find(|volume| volume.id == id));
     match seen {
         Some(volume) => Some(volume_status(volume)),
-        None => before.filter(|before| before.id == id).or(Some(VolumeStatus { id, ..VolumeStatus::default() })),
+        None => before.filter(|before| before.id == id).or(Some(VolumeStatus {
+            id,
+            ..VolumeStatus::default()
+        })),
     }
 }
 
@@ -279,12 +329,21 @@ fn volume_status(volume: &Volume) -> VolumeStatus {
 
 fn security_group(report: &Report<'_>) -> Option<String> {
     let group = report.observed.security_group.present().filter(|group| group.ours);
-    group.map(|group| group.id.clone()).or_else(|| report.previous.security_group_id.clone())
+    group
+        .map(|group| group.id.clone())
+        .or_else(|| report.previous.security_group_id.clone())
 }
 
 fn profile(report: &Report<'_>) -> Option<String> {
-    let there = report.observed.identity.present().is_some_and(|identity| identity.profile_arn.is_some());
-    let wished = report.agent().filter(|_| there).map(|agent| agent.identity.profile.clone());
+    let there = report
+        .observed
+        .identity
+        .present()
+        .is_some_and(|identity| identity.profile_arn.is_some());
+    let wished = report
+        .agent()
+        .filter(|_| there)
+        .map(|agent| agent.identity.profile.clone());
     wished.or_else(|| report.previous.instance_profile.clone())
 }
 
@@ -292,13 +351,22 @@ fn workspace(report: &Report<'_>) -> Option<WorkspaceStatus> {
     let before = report.previous.workspace.clone();
     let seeded = matches!(report.probe().map(|probe| &probe.outcome), Some(Ok(health)) if health.workspace_seeded);
     let wished = report.agent().is_some_and(DesiredAgent::seeds_workspace);
-    if seeded && wished { before.or(Some(WorkspaceStatus { seeded_at: Some(time(report.now)) })) } else { before }
+    if seeded && wished {
+        before.or(Some(WorkspaceStatus {
+            seeded_at: Some(time(report.now)),
+        }))
+    } else {
+        before
+    }
 }
 
 /// Refusals whose pace is worth a write: those that are tried minutes apart.
 fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
     let refused = report.observed.refusal.as_ref()?;
-    let slow = refused.refusal.pause(refused.count).is_none_or(|pause| pause.as_secs() >= 30);
+    let slow = refused
+        .refusal
+        .pause(refused.count)
+        .is_none_or(|pause| pause.as_secs() >= 30);
     if !slow {
         return None;
     }
@@ -306,7 +374,9 @@ fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
     let same = before.filter(|before| before.operation == refused.step && before.code == refused.refusal.code);
     Some(RefusalStatus {
         operation: refused.step.into(),
-        code: Some(refused.refusal.code.clone()).filter(|code| !code.is_empty()).unwrap_or_else(|| "NoAnswer".into()),
+        code: Some(refused.refusal.code.clone())
+            .filter(|code| !code.is_empty())
+            .unwrap_or_else(|| "NoAnswer".into()),
         generation: report.generation,
         count: i32::try_from(refused.count).unwrap_or(i32::MAX).max(1),
         since: same.map_or(time(report.now), |before| before.since.clone()),
@@ -316,19 +386,34 @@ fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
 
 fn snapshot(report: &Report<'_>) -> Option<String> {
     let snapshots = report.observed.snapshots.present().into_iter().flatten();
-    snapshots.map(|snapshot| snapshot.id.clone()).max().or_else(|| report.previous.final_snapshot_id.clone())
+    snapshots
+        .map(|snapshot| snapshot.id.clone())
+        .max()
+        .or_else(|| report.previous.final_snapshot_id.clone())
 }
 
 fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus> {
     let before = report.previous.gateway.clone().unwrap_or_default();
     let secret = report.observed.secret.present();
-    let health = report.probe().and_then(|probe| probe.outcome.as_ref().ok().map(|health| (probe.at, health)));
+    let health = report
+        .probe()
+        .and_then(|probe| probe.outcome.as_ref().ok().map(|health| (probe.at, health)));
     let gateway = GatewayStatus {
         endpoint: endpoint(report),
-        version: health.map(|(_, health)| health.version.clone()).filter(|version| !version.is_empty()).or(before.version),
-        tls_sha256: secret.map(|secret| secret.tls_sha256.clone()).filter(|digest| !digest.is_empty()).or(before.tls_sha256),
-        token_secret_name: before.token_secret_name.or_else(|| secret.map(|_| names::token_secret(report.name))),
-        config_sha256: health.and_then(|(_, health)| health.config_sha256.clone()).or(before.config_sha256),
+        version: health
+            .map(|(_, health)| health.version.clone())
+            .filter(|version| !version.is_empty())
+            .or(before.version),
+        tls_sha256: secret
+            .map(|secret| secret.tls_sha256.clone())
+            .filter(|digest| !digest.is_empty())
+            .or(before.tls_sha256),
+        token_secret_name: before
+            .token_secret_name
+            .or_else(|| secret.map(|_| names::token_secret(report.name))),
+        config_sha256: health
+            .and_then(|(_, health)| health.config_sha256.clone())
+            .or(before.config_sha256),
         healthy_since: healthy_since(report, status),
         last_probe_time: before.last_probe_time,
         observed_token_rotation: before.observed_token_rotation,
@@ -339,9 +424,11 @@ fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus
 /// Addresses are worth showing while the instance has them.
 fn endpoint(report: &Report<'_>) -> Option<String> {
     match report.instance() {
-        None if report.observed.instances == Known::Unknown => {
-            report.previous.gateway.as_ref().and_then(|gateway| gateway.endpoint.clone())
-        }
+        None if report.observed.instances == Known::Unknown => report
+            .previous
+            .gateway
+            .as_ref()
+            .and_then(|gateway| gateway.endpoint.clone()),
         None => None,
         Some(instance) if instance.state.is_dying() => None,
         Some(instance) => {
@@ -351,15 +438,30 @@ fn endpoint(report: &Report<'_>) -> Option<String> {
     }
 }
 
+/// Since when the gateway has been well in the present boot; forgotten when the machine stops or boots anew.
 fn healthy_since(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Time> {
-    let before = report.previous.gateway.as_ref().and_then(|gateway| gateway.healthy_since.clone());
-    let boot = |status: &KoiAgentStatus| status.instance.as_ref().and_then(|instance| instance.booting_since.clone());
-    let stopped = report.instance().is_some_and(|instance| {
-        matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
-    });
-    let same_boot = boot(report.previous) == boot(status) && !stopped;
-    let well = report.probe().filter(|probe| probe.outcome.as_ref().is_ok_and(|health| health.ok));
-    before.filter(|_| same_boot).or_else(|| well.map(|probe| time(probe.at)))
+    let before = report
+        .previous
+        .gateway
+        .as_ref()
+        .and_then(|gateway| gateway.healthy_since.clone());
+    let boot = |status: &KoiAgentStatus| {
+        status
+            .instance
+            .as_ref()
+            .and_then(|instance| instance.booting_since.clone())
+    };
+    let state = report.instance().map(|instance| instance.state);
+    if matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped)) {
+        return None;
+    }
+    let well = report
+        .probe()
+        .filter(|probe| probe.outcome.as_ref().is_ok_and(|health| health.ok));
+    before.filter(|_| boot(report.previous) == boot(status)).or_else(|| {
+        well.filter(|_| state == Some(InstanceState::Running))
+            .map(|probe| time(probe.at))
+    })
 }
 
 #[cfg(test)]

@@ -33,11 +33,17 @@ impl Cidr {
     /// When it is not a network; the message names the right one where host bits are set.
     pub fn parse(text: &str) -> Result<Self, CidrError> {
         let network = Self::lenient(text).ok_or_else(|| CidrError::Form(text.into()))?;
-        let given = text.split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
+        let given = text
+            .split('/')
+            .next()
+            .and_then(|address| address.parse::<IpAddr>().ok());
         if given == Some(network.network) {
             Ok(network)
         } else {
-            Err(CidrError::HostBits { given: text.into(), network })
+            Err(CidrError::HostBits {
+                given: text.into(),
+                network,
+            })
         }
     }
 
@@ -48,7 +54,10 @@ impl Cidr {
         let address: IpAddr = address.parse().ok()?;
         let prefix: u8 = prefix.parse().ok()?;
         let width = if address.is_ipv4() { 32 } else { 128 };
-        (prefix <= width).then(|| Self { network: masked(address, prefix), prefix })
+        (prefix <= width).then(|| Self {
+            network: masked(address, prefix),
+            prefix,
+        })
     }
 
     /// Whether all addresses of `other` lie in here.
@@ -88,14 +97,25 @@ mod tests {
         for good in ["0.0.0.0/0", "10.1.0.0/16", "203.0.113.7/32", "::/0", "2001:db8::/32"] {
             assert_eq!(Cidr::parse(good).map(|cidr| cidr.to_string()), Ok(good.to_owned()));
         }
-        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/-1", "a/8"] {
+        for bad in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "::/129",
+            "10.0.0.0/-1",
+            "a/8",
+        ] {
             assert!(Cidr::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(
             Cidr::parse("10.1.2.3/16").map_err(|error| error.to_string()),
             Err("10.1.2.3/16 has host bits set: the network is 10.1.0.0/16".to_owned())
         );
-        assert_eq!(Cidr::lenient("2001:DB8:0::1/32").map(|cidr| cidr.to_string()), Some("2001:db8::/32".to_owned()));
+        assert_eq!(
+            Cidr::lenient("2001:DB8:0::1/32").map(|cidr| cidr.to_string()),
+            Some("2001:db8::/32".to_owned())
+        );
     }
 
     #[test]

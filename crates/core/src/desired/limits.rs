@@ -19,7 +19,9 @@ impl Asked<'_> {
     fn exceeds(&self, by_agent: bool, field: &str, told: &str) -> Why {
         let plan = self.plan_name.unwrap_or_default();
         if by_agent {
-            let message = format!("spec.{field}: {told} (limits of KoiPlan {plan:?}). Ask for something else, or use another plan.");
+            let message = format!(
+                "spec.{field}: {told} (limits of KoiPlan {plan:?}). Ask for something else, or use another plan."
+            );
             return why(Reason::NotAllowedByPlan, message);
         }
         let message = format!(
@@ -31,7 +33,11 @@ impl Asked<'_> {
 }
 
 fn listed(list: &[String]) -> String {
-    if list.is_empty() { "none is allowed".into() } else { format!("allowed: {}", list.join(", ")) }
+    if list.is_empty() {
+        "none is allowed".into()
+    } else {
+        format!("allowed: {}", list.join(", "))
+    }
 }
 
 pub(super) fn models(asked: &Asked<'_>, model: &Chosen<String>, fallbacks: &Chosen<Vec<String>>) -> Result<(), Why> {
@@ -39,10 +45,17 @@ pub(super) fn models(asked: &Asked<'_>, model: &Chosen<String>, fallbacks: &Chos
         return Ok(());
     };
     let one = std::iter::once((&model.value, model.by_agent, "model.id"));
-    let more = fallbacks.value.iter().map(|id| (id, fallbacks.by_agent, "model.fallbacks"));
+    let more = fallbacks
+        .value
+        .iter()
+        .map(|id| (id, fallbacks.by_agent, "model.fallbacks"));
     for (id, by_agent, field) in one.chain(more) {
         if !allows(Some(limit), id) {
-            return Err(asked.exceeds(by_agent, field, &format!("model {id:?} is not allowed, {}", listed(limit))));
+            return Err(asked.exceeds(
+                by_agent,
+                field,
+                &format!("model {id:?} is not allowed, {}", listed(limit)),
+            ));
         }
     }
     Ok(())
@@ -53,12 +66,19 @@ pub(super) fn instance_type(asked: &Asked<'_>, chosen: &Chosen<String>) -> Resul
     if allows(limit, &chosen.value) {
         return Ok(());
     }
-    let told = format!("type {:?} is not allowed, {}", chosen.value, listed(limit.unwrap_or_default()));
+    let told = format!(
+        "type {:?} is not allowed, {}",
+        chosen.value,
+        listed(limit.unwrap_or_default())
+    );
     Err(asked.exceeds(chosen.by_agent, "instance.type", &told))
 }
 
 pub(super) fn volume(asked: &Asked<'_>, chosen: &Chosen<i32>) -> Result<(), Why> {
-    let limit = asked.limits().and_then(|limits| limits.max_data_volume_gib).unwrap_or(i32::MAX);
+    let limit = asked
+        .limits()
+        .and_then(|limits| limits.max_data_volume_gib)
+        .unwrap_or(i32::MAX);
     if chosen.value <= limit {
         return Ok(());
     }
@@ -67,16 +87,27 @@ pub(super) fn volume(asked: &Asked<'_>, chosen: &Chosen<i32>) -> Result<(), Why>
 }
 
 pub(super) fn ingress(asked: &Asked<'_>, chosen: &Chosen<Vec<String>>) -> Result<BTreeSet<Cidr>, Why> {
-    let invalid = if chosen.by_agent { Reason::InvalidSpec } else { Reason::PlanInvalid };
+    let invalid = if chosen.by_agent {
+        Reason::InvalidSpec
+    } else {
+        Reason::PlanInvalid
+    };
     let limit = match asked.limits().and_then(|limits| limits.ingress_cidrs.as_deref()) {
         Some(texts) => Some(parse_all(texts, Reason::PlanInvalid, "limits.ingressCidrs")?),
         None => None,
     };
     let wanted = parse_all(&chosen.value, invalid, "network.ingressCidrs")?;
     for cidr in &wanted {
-        if limit.as_ref().is_some_and(|limit| !limit.iter().any(|outer| outer.contains(cidr))) {
+        if limit
+            .as_ref()
+            .is_some_and(|limit| !limit.iter().any(|outer| outer.contains(cidr)))
+        {
             let names: Vec<String> = limit.iter().flatten().map(Cidr::to_string).collect();
-            return Err(asked.exceeds(chosen.by_agent, "network.ingressCidrs", &format!("{cidr} is not allowed, {}", listed(&names))));
+            return Err(asked.exceeds(
+                chosen.by_agent,
+                "network.ingressCidrs",
+                &format!("{cidr} is not allowed, {}", listed(&names)),
+            ));
         }
     }
     Ok(wanted)
@@ -94,9 +125,15 @@ pub(super) fn config(asked: &Asked<'_>, chosen: &Chosen<Map<String, Value>>) -> 
         return Ok(());
     };
     if let Some(keys) = &limits.config_keys
-        && let Some(path) = paths.iter().find(|path| !keys.iter().any(|key| config::is_below(path, key)))
+        && let Some(path) = paths
+            .iter()
+            .find(|path| !keys.iter().any(|key| config::is_below(path, key)))
     {
-        return Err(asked.exceeds(true, &format!("gateway.config.{path}"), &format!("the key is not allowed, {}", listed(keys))));
+        return Err(asked.exceeds(
+            true,
+            &format!("gateway.config.{path}"),
+            &format!("the key is not allowed, {}", listed(keys)),
+        ));
     }
     let Some(tools) = &limits.tools else {
         return Ok(());
@@ -105,13 +142,21 @@ pub(super) fn config(asked: &Asked<'_>, chosen: &Chosen<Map<String, Value>>) -> 
         !allows(tools.allow.as_deref(), tool) || tools.deny.as_ref().is_some_and(|deny| allows(Some(deny), tool))
     });
     refused.map_or(Ok(()), |tool| {
-        Err(asked.exceeds(true, "gateway.config.tools", &format!("tool {tool:?} is not allowed by limits.tools")))
+        Err(asked.exceeds(
+            true,
+            "gateway.config.tools",
+            &format!("tool {tool:?} is not allowed by limits.tools"),
+        ))
     })
 }
 
 /// The merged document is not one that the gateway would take.
 pub(super) fn config_refused(chosen: &Chosen<Map<String, Value>>, refused: &config::Refused) -> Why {
-    let place = if chosen.by_agent { "spec.gateway.config" } else { "spec.defaults.gateway.config of the plan" };
+    let place = if chosen.by_agent {
+        "spec.gateway.config"
+    } else {
+        "spec.defaults.gateway.config of the plan"
+    };
     let reason = match (refused, chosen.by_agent) {
         (config::Refused::Owned(_), true) => Reason::InvalidSpec,
         (config::Refused::Owned(_), false) => Reason::PlanInvalid,

@@ -11,7 +11,12 @@ use crate::desired::Farewell;
 use crate::observed::{Instance, InstanceState, Known, Observed, SnapshotState, Volume, VolumeState};
 
 pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> Plan {
-    let mut round = Round { farewell, observed, now, steps: Vec::new() };
+    let mut round = Round {
+        farewell,
+        observed,
+        now,
+        steps: Vec::new(),
+    };
     let outcome = round.walk();
     Plan::conclude(round.steps, outcome)
 }
@@ -34,7 +39,10 @@ impl<'a> Round<'a> {
         }
         if self.farewell.force {
             self.steps.push(Step::RemoveFinalizer);
-            return Err(deleting(format!("Let go by annotation. Left behind: {}.", self.left_behind())));
+            return Err(deleting(format!(
+                "Let go by annotation. Left behind: {}.",
+                self.left_behind()
+            )));
         }
         self.place()?;
         self.instances()?;
@@ -47,7 +55,11 @@ impl<'a> Round<'a> {
     }
 
     fn place(&self) -> Result<(), Halt> {
-        let here = self.observed.place.present().ok_or_else(|| unknown(self.observed, "The AWS account that the credentials belong to"))?;
+        let here = self
+            .observed
+            .place
+            .present()
+            .ok_or_else(|| unknown(self.observed, "The AWS account that the credentials belong to"))?;
         match &self.observed.recorded.place {
             Some(recorded) if recorded != here => Err(present::account_changed(recorded, here)),
             _ => Ok(()),
@@ -63,7 +75,9 @@ impl<'a> Round<'a> {
                 InstanceState::Terminated => {}
                 InstanceState::ShuttingDown => waiting.push(format!("instance {} is terminating", instance.id)),
                 _ => {
-                    self.steps.push(Step::TerminateInstance { instance_id: instance.id.clone() });
+                    self.steps.push(Step::TerminateInstance {
+                        instance_id: instance.id.clone(),
+                    });
                     waiting.push(format!("instance {} is being terminated", instance.id));
                 }
             }
@@ -89,18 +103,24 @@ impl<'a> Round<'a> {
             return Ok(());
         };
         let seen = instances.iter().any(|instance| {
-            recorded.instance_id.as_ref() == Some(&instance.id) || instance.launch == Some((launch.epoch, launch.attempt))
+            recorded.instance_id.as_ref() == Some(&instance.id)
+                || instance.launch == Some((launch.epoch, launch.attempt))
         });
         if seen {
             return Ok(());
         }
         if let Some(id) = &recorded.instance_id {
-            let age = launch.recorded_at.as_ref().map_or(VISIBILITY, |time| self.now.duration_since(time.0));
+            let age = launch
+                .recorded_at
+                .as_ref()
+                .map_or(VISIBILITY, |time| self.now.duration_since(time.0));
             let reads = self.observed.unseen.get(id).map_or(0, |unseen| unseen.reads);
             if reads >= 2 && age >= VISIBILITY {
                 return Ok(());
             }
-            return Err(deleting(format!("EC2 does not show instance {id}; looked for until that is certain.")));
+            return Err(deleting(format!(
+                "EC2 does not show instance {id}; looked for until that is certain."
+            )));
         }
         launch::certain_of_absence(self.observed, launch, self.now)
     }
@@ -112,7 +132,13 @@ impl<'a> Round<'a> {
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        if stale { Err(deleting("Waiting for a view of the cloud that is newer than the last change.")) } else { Ok(()) }
+        if stale {
+            Err(deleting(
+                "Waiting for a view of the cloud that is newer than the last change.",
+            ))
+        } else {
+            Ok(())
+        }
     }
 
     fn volumes(&mut self) -> Result<(), Halt> {
@@ -128,7 +154,11 @@ impl<'a> Round<'a> {
         for volume in volumes.iter().filter(|volume| volume.state != VolumeState::Deleted) {
             waiting.push(self.volume(volume)?);
         }
-        if waiting.is_empty() { Ok(()) } else { Err(deleting(format!("Still there: {}.", waiting.join(", ")))) }
+        if waiting.is_empty() {
+            Ok(())
+        } else {
+            Err(deleting(format!("Still there: {}.", waiting.join(", "))))
+        }
     }
 
     fn volume(&mut self, volume: &Volume) -> Result<String, Halt> {
@@ -159,10 +189,16 @@ impl<'a> Round<'a> {
             return Ok(None);
         }
         if let Some(pending) = mine().find(|snapshot| snapshot.state == SnapshotState::Pending) {
-            return Ok(Some(format!("volume {volume_id}, of which snapshot {} is being taken", pending.id)));
+            return Ok(Some(format!(
+                "volume {volume_id}, of which snapshot {} is being taken",
+                pending.id
+            )));
         }
         let tags = self.farewell.claim.tags(&self.farewell.tags);
-        self.steps.push(Step::CreateSnapshot { volume_id: volume_id.into(), tags });
+        self.steps.push(Step::CreateSnapshot {
+            volume_id: volume_id.into(),
+            tags,
+        });
         Ok(Some(format!("volume {volume_id}, of which a snapshot is being taken")))
     }
 
@@ -171,10 +207,14 @@ impl<'a> Round<'a> {
         let recorded = &self.observed.recorded;
         let launch = recorded.launch.as_ref().map(|launch| (launch.epoch, launch.attempt));
         let instances = self.observed.instances.present().into_iter().flatten();
-        let launched = instances.filter(|instance| launch.is_none() || instance.launch == launch).map(|instance| &instance.id);
+        let launched = instances
+            .filter(|instance| launch.is_none() || instance.launch == launch)
+            .map(|instance| &instance.id);
         let written = recorded.bundle.as_ref().map(|bundle| &bundle.instance_id);
         let ids: BTreeSet<&String> = launched.chain(written).chain(&recorded.instance_id).collect();
-        self.steps.extend(ids.into_iter().map(|id| Step::DeleteBundle { instance_id: id.clone() }));
+        self.steps.extend(ids.into_iter().map(|id| Step::DeleteBundle {
+            instance_id: id.clone(),
+        }));
     }
 
     fn identity(&mut self) -> Result<(), Halt> {
@@ -196,10 +236,26 @@ impl<'a> Round<'a> {
     fn left_behind(&self) -> String {
         let recorded = &self.observed.recorded;
         let instances = self.observed.instances.present().into_iter().flatten();
-        let instances = instances.filter(|instance| instance.state != InstanceState::Terminated).map(|instance| instance.id.clone());
-        let volumes = self.observed.volumes.present().into_iter().flatten().map(|volume| volume.id.clone());
-        let known: BTreeSet<String> =
-            instances.chain(volumes).chain(recorded.instance_id.clone()).chain(recorded.volume_id.clone()).chain(self.farewell.own_role.clone()).collect();
-        if known.is_empty() { "nothing that is known".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") }
+        let instances = instances
+            .filter(|instance| instance.state != InstanceState::Terminated)
+            .map(|instance| instance.id.clone());
+        let volumes = self
+            .observed
+            .volumes
+            .present()
+            .into_iter()
+            .flatten()
+            .map(|volume| volume.id.clone());
+        let known: BTreeSet<String> = instances
+            .chain(volumes)
+            .chain(recorded.instance_id.clone())
+            .chain(recorded.volume_id.clone())
+            .chain(self.farewell.own_role.clone())
+            .collect();
+        if known.is_empty() {
+            "nothing that is known".into()
+        } else {
+            known.into_iter().collect::<Vec<_>>().join(", ")
+        }
     }
 }

@@ -69,8 +69,15 @@ pub(super) fn refusal(plan: &mut Plan, observed: &Observed, now: Timestamp) {
 /// What a standing refusal means for the agent.
 pub(super) fn verdict_of(refused: &Refused) -> Verdict {
     let reason = refused.refusal.reason_after(refused.count);
-    let why = Why { reason, message: refused.refusal.message.clone() };
-    if refused.refusal.stalls(refused.count) { Verdict::Blocked(why) } else { Verdict::Converging(why) }
+    let why = Why {
+        reason,
+        message: refused.refusal.message.clone(),
+    };
+    if refused.refusal.stalls(refused.count) {
+        Verdict::Blocked(why)
+    } else {
+        Verdict::Converging(why)
+    }
 }
 
 /// From now to then, at least a moment.
@@ -86,7 +93,10 @@ pub(super) fn pause(plan: &mut Plan, desired: &Desired) {
     if matches!(desired, Desired::Absent(_)) {
         plan.verdict = Verdict::Converging(Why {
             reason: Reason::Paused,
-            message: format!("Deletion waits: the annotation {} is set. Remove it to go on.", annotations::PAUSED),
+            message: format!(
+                "Deletion waits: the annotation {} is set. Remove it to go on.",
+                annotations::PAUSED
+            ),
         });
     }
 }

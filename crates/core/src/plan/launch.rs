@@ -1,6 +1,5 @@
 //! The launch: what is recorded before the call, and when the record may change.
 
-use jiff::{SignedDuration, Timestamp};
 use super::{Halt, SHORTLY, Step, gate, unknown};
 use crate::api::{LaunchArtifact, LaunchDataVolume, LaunchStatus, Reason};
 use crate::desired::DesiredAgent;
@@ -8,6 +7,7 @@ use crate::names;
 use crate::observed::{Known, Observed, Place, Refused, Subnet, Volume, VolumeState};
 use crate::refusal::{TOKEN_MISMATCH, TOKEN_TERMINATED};
 use crate::render::user_data::{self, Home};
+use jiff::{SignedDuration, Timestamp};
 
 /// IAM takes seconds to show a fresh profile to EC2; waiting costs less than refused launches.
 const IDENTITY_PROPAGATION: SignedDuration = SignedDuration::from_secs(6);
@@ -26,11 +26,21 @@ pub(super) struct Parts<'a> {
 }
 
 /// The record of a launch.
-pub(super) fn record(agent: &DesiredAgent, parts: &Parts<'_>, epoch: i64, attempt: i64, now: Timestamp) -> Result<LaunchStatus, Halt> {
+pub(super) fn record(
+    agent: &DesiredAgent,
+    parts: &Parts<'_>,
+    epoch: i64,
+    attempt: i64,
+    now: Timestamp,
+) -> Result<LaunchStatus, Halt> {
     let claim = &agent.claim;
     let mut tags = claim.tags(&agent.tags);
     tags.insert(names::TAG_LAUNCH.into(), names::launch_tag(epoch, attempt));
-    let home = Home { cluster_id: &claim.cluster_id, agent_uid: &claim.agent_uid, region: &parts.place.region };
+    let home = Home {
+        cluster_id: &claim.cluster_id,
+        agent_uid: &claim.agent_uid,
+        region: &parts.place.region,
+    };
     let script = user_data::script(agent.artifact.as_ref(), home)
         .map_err(|error| Halt::blocked(Reason::UserDataTooLarge, format!("{error}.")))?;
     let data_volume = LaunchDataVolume {
@@ -51,10 +61,10 @@ pub(super) fn record(agent: &DesiredAgent, parts: &Parts<'_>, epoch: i64, attemp
         data_volume: parts.kept.is_none().then_some(data_volume),
         kept_volume_id: parts.kept.map(|volume| volume.id.clone()),
         tags,
-        artifact: agent
-            .artifact
-            .as_ref()
-            .map(|artifact| LaunchArtifact { url: artifact.url.clone(), sha256: artifact.sha256.clone() }),
+        artifact: agent.artifact.as_ref().map(|artifact| LaunchArtifact {
+            url: artifact.url.clone(),
+            sha256: artifact.sha256.clone(),
+        }),
         renderer: user_data::RENDERER,
         user_data_sha256: user_data::sha256(&script),
         recorded_at: Some(crate::status::time(now)),
@@ -64,7 +74,13 @@ pub(super) fn record(agent: &DesiredAgent, parts: &Parts<'_>, epoch: i64, attemp
 /// Whether two records ask EC2 for the same, their tokens and times aside.
 fn same_parameters(left: &LaunchStatus, right: &LaunchStatus) -> bool {
     let bare = |launch: &LaunchStatus| {
-        let mut bare = LaunchStatus { epoch: 0, attempt: 0, client_token: String::new(), recorded_at: None, ..launch.clone() };
+        let mut bare = LaunchStatus {
+            epoch: 0,
+            attempt: 0,
+            client_token: String::new(),
+            recorded_at: None,
+            ..launch.clone()
+        };
         bare.tags.remove(names::TAG_LAUNCH);
         bare
     };
@@ -72,19 +88,32 @@ fn same_parameters(left: &LaunchStatus, right: &LaunchStatus) -> bool {
 }
 
 /// What to do about a record of which no instance is seen: call with it (again), or write a new one.
-pub(super) fn pursue(agent: &DesiredAgent, observed: &Observed, parts: &Parts<'_>, launch: &LaunchStatus, now: Timestamp) -> Result<Step, Halt> {
+pub(super) fn pursue(
+    agent: &DesiredAgent,
+    observed: &Observed,
+    parts: &Parts<'_>,
+    launch: &LaunchStatus,
+    now: Timestamp,
+) -> Result<Step, Halt> {
     let refused = refused_launch(observed, launch);
     let code = refused.map(|refused| refused.refusal.code.as_str());
     let place = parts.place.clone();
     let renew = |epoch, attempt| {
         let launch = Box::new(record(agent, parts, epoch, attempt, now)?);
-        Ok(Step::RecordLaunch { launch, place: place.clone() })
+        Ok(Step::RecordLaunch {
+            launch,
+            place: place.clone(),
+        })
     };
     if token_was_used(observed, launch) {
         // There was an instance, which is not visible yet or no more: it is looked for first, and so is its volume.
         certain_of_absence(observed, launch, now)?;
         let gone = code == Some(TOKEN_TERMINATED);
-        return if gone { renew(launch.epoch + 1, 1) } else { renew(launch.epoch, launch.attempt + 1) };
+        return if gone {
+            renew(launch.epoch + 1, 1)
+        } else {
+            renew(launch.epoch, launch.attempt + 1)
+        };
     }
     if refused.is_some_and(|refused| refused.refusal.definite) {
         let fresh = record(agent, parts, launch.epoch, launch.attempt, now)?;
@@ -93,12 +122,17 @@ pub(super) fn pursue(agent: &DesiredAgent, observed: &Observed, parts: &Parts<'_
             return renew(launch.epoch, launch.attempt + 1);
         }
     }
-    Ok(Step::RunInstances { launch: Box::new(launch.clone()) })
+    Ok(Step::RunInstances {
+        launch: Box::new(launch.clone()),
+    })
 }
 
 /// The refusal of exactly this launch.
 pub(super) fn refused_launch<'a>(observed: &'a Observed, launch: &LaunchStatus) -> Option<&'a Refused> {
-    observed.refusal.as_ref().filter(|refused| refused.launch == Some((launch.epoch, launch.attempt)))
+    observed
+        .refusal
+        .as_ref()
+        .filter(|refused| refused.launch == Some((launch.epoch, launch.attempt)))
 }
 
 /// A view that began long enough after the last call that may have had an effect shows its instance, if there is one.
@@ -110,8 +144,15 @@ pub(super) fn certain_of_absence(observed: &Observed, launch: &LaunchStatus, now
     if observed.seen_at.is_some_and(|seen| seen >= certain_at) {
         return Ok(());
     }
-    let message = format!("EC2 may not show the instance of launch {}-{} yet; looked for until that is certain.", launch.epoch, launch.attempt);
-    Err(Halt::converging(Reason::Launching, message, gate::until(certain_at, now).max(SHORTLY)))
+    let message = format!(
+        "EC2 may not show the instance of launch {}-{} yet; looked for until that is certain.",
+        launch.epoch, launch.attempt
+    );
+    Err(Halt::converging(
+        Reason::Launching,
+        message,
+        gate::until(certain_at, now).max(SHORTLY),
+    ))
 }
 
 /// The refusal of this launch says that an earlier call with its token had an effect.
@@ -122,14 +163,22 @@ pub(super) fn token_was_used(observed: &Observed, launch: &LaunchStatus) -> bool
 
 /// A launch waits until EC2 can have heard of what we changed in IAM.
 pub(super) fn propagated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Result<(), Halt> {
-    let changed_at = observed.identity.present().filter(|identity| identity.ours).and_then(|identity| identity.changed_at);
+    let changed_at = observed
+        .identity
+        .present()
+        .filter(|identity| identity.ours)
+        .and_then(|identity| identity.changed_at);
     let Some(ready_at) = changed_at.and_then(|at| at.checked_add(IDENTITY_PROPAGATION).ok()) else {
         return Ok(());
     };
     if ready_at <= now {
         return Ok(());
     }
-    Err(Halt::converging(Reason::WaitingForIdentity, fresh_profile(&agent.identity.profile), gate::until(ready_at, now)))
+    Err(Halt::converging(
+        Reason::WaitingForIdentity,
+        fresh_profile(&agent.identity.profile),
+        gate::until(ready_at, now),
+    ))
 }
 
 /// One sentence for the whole time, so that status is written once.
@@ -147,7 +196,10 @@ pub(super) fn kept_volume(observed: &Observed, now: Timestamp) -> Result<Option<
     };
     let usable = |volume: &&Volume| !matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted);
     let Some(recorded) = &observed.recorded.volume_id else {
-        return Ok(volumes.iter().filter(|volume| volume.state == VolumeState::Available).min_by_key(|volume| &volume.id));
+        return Ok(volumes
+            .iter()
+            .filter(|volume| volume.state == VolumeState::Available)
+            .min_by_key(|volume| &volume.id));
     };
     if let Some(volume) = volumes.iter().filter(usable).find(|volume| volume.id == *recorded) {
         return Ok(Some(volume));
@@ -159,10 +211,17 @@ pub(super) fn kept_volume(observed: &Observed, now: Timestamp) -> Result<Option<
         );
         return Err(Halt::blocked(Reason::VolumeNotFound, message));
     }
-    Err(Halt::converging(Reason::Replacing, format!("EC2 does not show the data volume {recorded}; looked for again."), SHORTLY * 5))
+    Err(Halt::converging(
+        Reason::Replacing,
+        format!("EC2 does not show the data volume {recorded}; looked for again."),
+        SHORTLY * 5,
+    ))
 }
 
 /// Whole reads, at least two, over the time that EC2 may hide things, did not show it.
 pub(super) fn is_lost(observed: &Observed, id: &str, now: Timestamp) -> bool {
-    observed.unseen.get(id).is_some_and(|unseen| unseen.reads >= 2 && now.duration_since(unseen.since) >= VISIBILITY)
+    observed
+        .unseen
+        .get(id)
+        .is_some_and(|unseen| unseen.reads >= 2 && now.duration_since(unseen.since) >= VISIBILITY)
 }

@@ -36,7 +36,9 @@ pub fn count_unused<'a>(
     users: &BTreeSet<String>,
 ) -> BTreeMap<String, u32> {
     let unused = there.into_iter().filter(|key| !users.contains(*key));
-    unused.map(|key| (key.to_owned(), before.get(key).copied().unwrap_or_default() + 1)).collect()
+    unused
+        .map(|key| (key.to_owned(), before.get(key).copied().unwrap_or_default() + 1))
+        .collect()
 }
 
 /// Removes what had no user for two sweeps. `unused` counts groups by id and identities by name.
@@ -44,8 +46,15 @@ pub fn count_unused<'a>(
 pub fn plan_shared(groups: &[SharedGroup], identities: &[SharedIdentity], unused: &BTreeMap<String, u32>) -> Vec<Step> {
     let idle = |key: &str| unused.get(key).is_some_and(|count| *count >= UNUSED_SWEEPS);
     let groups = groups.iter().filter(|group| idle(&group.id));
-    let mut steps: Vec<Step> = groups.map(|group| Step::DeleteSecurityGroup { group_id: group.id.clone() }).collect();
-    for shared in identities.iter().filter(|shared| idle(&shared.name) && shared.identity.ours) {
+    let mut steps: Vec<Step> = groups
+        .map(|group| Step::DeleteSecurityGroup {
+            group_id: group.id.clone(),
+        })
+        .collect();
+    for shared in identities
+        .iter()
+        .filter(|shared| idle(&shared.name) && shared.identity.ours)
+    {
         steps.extend(teardown(&shared.name, &shared.identity));
     }
     steps

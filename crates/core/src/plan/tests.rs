@@ -1,0 +1,1158 @@
+//! Decisions, one by one. What they come to together is shown by the simulation in `tests/`.
+
+#![allow(
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value,
+    clippy::semicolon_if_nothing_returned,
+    reason = "tables are long and read from top to bottom"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Plan, Step, Verdict, plan};
+use crate::api::{KoiAgent, KoiPlan, LaunchStatus, Reason};
+use crate::desired::{Desired, NamespaceFacts, Settings};
+use crate::names;
+use crate::observed::{
+    BundleRecord, GatewayHealth, Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Place, Probe,
+    ProbeFailure, Recorded, Refused, Rule, SecretFacts, SecurityGroup, Source, Subnet, Unseen, Volume, VolumeState,
+};
+use crate::refusal::classify;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now().saturating_sub(SignedDuration::from_secs(seconds)).unwrap()
+}
+
+fn wish_of(spec: Value, planned: Value, deleted: bool, annotations: Value) -> Desired {
+    let mut metadata = json!({"name": "ada", "namespace": "team", "uid": "uid-1", "annotations": annotations});
+    if deleted {
+        metadata["deletionTimestamp"] = json!("2023-11-14T00:00:00Z");
+    }
+    let agent: KoiAgent = serde_json::from_value(
+        json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": metadata, "spec": spec}),
+    )
+    .unwrap();
+    let planned: KoiPlan = serde_json::from_value(
+        json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "p"}, "spec": planned}),
+    )
+    .unwrap();
+    let settings = Settings {
+        cluster_id: "demo".into(),
+        ..Settings::default()
+    };
+    Desired::resolve(&agent, Some(&planned), &NamespaceFacts::default(), &settings).unwrap()
+}
+
+fn wish(spec: Value) -> Desired {
+    wish_of(spec, json!({}), false, json!({}))
+}
+
+fn gone(spec: Value) -> Desired {
+    wish_of(spec, json!({}), true, json!({}))
+}
+
+fn place() -> Place {
+    Place {
+        account: "123456789012".into(),
+        region: "us-east-1".into(),
+    }
+}
+
+fn launch(epoch: i64, attempt: i64) -> LaunchStatus {
+    let mut observed = bare();
+    observed.recorded.launch = None;
+    let plan = plan(&wish(json!({})), &observed, ago(600));
+    let Some(Step::RecordLaunch { launch, .. }) = plan.steps.last().cloned() else {
+        panic!("{plan:?}")
+    };
+    let mut launch = *launch;
+    launch
+        .tags
+        .insert(names::TAG_LAUNCH.into(), names::launch_tag(epoch, attempt));
+    LaunchStatus {
+        epoch,
+        attempt,
+        client_token: names::client_token("uid-1", epoch, attempt),
+        ..launch
+    }
+}
+
+fn instance(id: &str, state: InstanceState) -> Instance {
+    Instance {
+        id: id.into(),
+        state,
+        state_reason: None,
+        launch: Some((1, 1)),
+        private_ip: Some("172.31.0.4".into()),
+        public_ip: None,
+        zone: "a".into(),
+        subnet_id: None,
+        image_id: "ami-1".into(),
+        instance_type: "t3.small".into(),
+        launch_time: None,
+        profile_arn: None,
+        security_group_ids: vec!["sg-1".into()],
+        block_devices: BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-1".to_owned())]),
+        impaired: None,
+        tags: BTreeMap::new(),
+    }
+}
+
+fn volume(state: VolumeState, attached_to: Option<&str>) -> Volume {
+    Volume {
+        id: "vol-1".into(),
+        state,
+        size_gib: 20,
+        zone: "a".into(),
+        attached_to: attached_to.map(Into::into),
+        tags: BTreeMap::new(),
+    }
+}
+
+/// Everything around an agent is there; the agent itself was never launched.
+fn bare() -> Observed {
+    Observed {
+        has_finalizer: true,
+        place: Known::Present(place()),
+        owner: OwnerRecord::Ours,
+        secret: Known::Present(SecretFacts {
+            problem: None,
+            tls_sha256: "t".into(),
+            not_after: now(),
+            bundle_sha256: Some("b".into()),
+        }),
+        image: Known::Present("ami-1".into()),
+        subnet: Known::Present(Subnet {
+            id: "subnet-1".into(),
+            vpc_id: "vpc-1".into(),
+            zone: "a".into(),
+            vpc_cidrs: vec!["172.31.0.0/16".into()],
+        }),
+        identity: Known::Present(Identity {
+            profile_arn: Some("arn".into()),
+            ours: true,
+            role_exists: true,
+            policy_current: true,
+            role_in_profile: true,
+            changed_at: None,
+        }),
+        security_group: Known::Present(SecurityGroup {
+            id: "sg-1".into(),
+            ours: true,
+            ingress: BTreeSet::from([https("172.31.0.0/16")]),
+        }),
+        instances: Known::Present(Vec::new()),
+        volumes: Known::Present(Vec::new()),
+        seen_at: Some(now()),
+        ..Observed::default()
+    }
+}
+
+fn https(cidr: &str) -> Rule {
+    Rule::https(Source::Cidr(cidr.into()))
+}
+
+fn probe(outcome: Result<(), Hop>) -> Probe {
+    let well = GatewayHealth {
+        ok: true,
+        version: "1".into(),
+        config_sha256: None,
+        workspace_seeded: false,
+        detail: None,
+    };
+    let outcome = outcome.map(|()| well).map_err(|hop| ProbeFailure {
+        hop,
+        message: "broken".into(),
+    });
+    Probe {
+        at: now(),
+        instance_id: "i-1".into(),
+        outcome,
+    }
+}
+
+/// A settled agent.
+fn ready() -> Observed {
+    Observed {
+        recorded: Recorded {
+            launch: Some(launch(1, 1)),
+            place: Some(place()),
+            instance_id: Some("i-1".into()),
+            booting_since: Some(ago(500)),
+            volume_id: Some("vol-1".into()),
+            bundle: Some(BundleRecord {
+                instance_id: "i-1".into(),
+                sha256: "b".into(),
+            }),
+            was_healthy: true,
+            workspace_seeded: false,
+            suspended: false,
+        },
+        instances: Known::Present(vec![instance("i-1", InstanceState::Running)]),
+        volumes: Known::Present(vec![volume(VolumeState::InUse, Some("i-1"))]),
+        probe: Some(probe(Ok(()))),
+        ..bare()
+    }
+}
+
+fn names_of(plan: &Plan) -> Vec<&'static str> {
+    plan.steps.iter().map(Step::name).collect()
+}
+
+fn reason(plan: &Plan) -> Option<Reason> {
+    match &plan.verdict {
+        Verdict::Settled => None,
+        Verdict::Converging(why) | Verdict::Blocked(why) => Some(why.reason),
+    }
+}
+
+/// Steps, reason (none: settled), and whether it is stalled.
+fn decided(desired: &Desired, observed: &Observed) -> (Vec<&'static str>, Option<Reason>, bool) {
+    let plan = plan(desired, observed, now());
+    (
+        names_of(&plan),
+        reason(&plan),
+        matches!(plan.verdict, Verdict::Blocked(_)),
+    )
+}
+
+fn change(base: Observed, edit: impl FnOnce(&mut Observed)) -> Observed {
+    let mut observed = base;
+    edit(&mut observed);
+    observed
+}
+
+fn refused(step: &'static str, code: &str, retry_in: i64) -> Refused {
+    let refusal = classify(step, code, "");
+    let retry_at = now().saturating_add(SignedDuration::from_secs(retry_in)).ok();
+    Refused {
+        refusal,
+        step,
+        launch: (step == "RunInstances").then_some((1, 1)),
+        count: 1,
+        retry_at,
+    }
+}
+
+fn unseen(id: &str, reads: u32, since: i64) -> BTreeMap<String, Unseen> {
+    BTreeMap::from([(
+        id.to_owned(),
+        Unseen {
+            since: ago(since),
+            reads,
+        },
+    )])
+}
+
+#[test]
+fn a_settled_agent_needs_nothing() {
+    assert_eq!(
+        plan(&wish(json!({})), &ready(), now()),
+        Plan {
+            steps: Vec::new(),
+            verdict: Verdict::Settled,
+            check_again: Duration::from_secs(600)
+        }
+    );
+}
+
+#[test]
+fn the_way_up_one_thing_after_the_other() {
+    let recorded = |observed: &mut Observed| observed.recorded.launch = Some(launch(1, 1));
+    let cases: [(Observed, Vec<&str>, Option<Reason>); 12] = [
+        (bare(), vec!["RecordLaunch"], Some(Reason::Launching)),
+        (
+            change(bare(), |o| o.has_finalizer = false),
+            vec!["AddFinalizer", "RecordLaunch"],
+            Some(Reason::Launching),
+        ),
+        (
+            change(bare(), |o| o.secret = Known::Absent),
+            vec!["CreateSecret", "RecordLaunch"],
+            Some(Reason::Launching),
+        ),
+        (
+            change(bare(), |o| o.owner = OwnerRecord::Unbound),
+            vec!["RecordLaunch"],
+            Some(Reason::Launching),
+        ),
+        (change(bare(), recorded), vec!["RunInstances"], Some(Reason::Launching)),
+        (
+            change(change(bare(), recorded), |o| o.owner = OwnerRecord::Unbound),
+            vec!["BindCluster", "RunInstances"],
+            Some(Reason::Launching),
+        ),
+        (
+            change(change(bare(), recorded), |o| o.owner = OwnerRecord::Unknown),
+            vec![],
+            Some(Reason::CloudUnreachable),
+        ),
+        (
+            change(bare(), |o| o.security_group = Known::Absent),
+            vec!["CreateSecurityGroup"],
+            Some(Reason::Launching),
+        ),
+        (change(ready(), |o| o.recorded.bundle = None), vec!["PutBundle"], None),
+        (
+            change(ready(), |o| {
+                o.recorded.was_healthy = false;
+                o.probe = None;
+            }),
+            vec![],
+            Some(Reason::Booting),
+        ),
+        (
+            change(ready(), |o| {
+                o.instances = Known::Present(vec![instance("i-1", InstanceState::Pending)])
+            }),
+            vec![],
+            Some(Reason::Launching),
+        ),
+        (
+            change(bare(), |o| o.instances = Known::Unknown),
+            vec![],
+            Some(Reason::CloudUnreachable),
+        ),
+    ];
+    for (number, (observed, steps, why)) in cases.into_iter().enumerate() {
+        assert_eq!(
+            decided(&wish(json!({})), &observed),
+            (steps, why, false),
+            "case {number}"
+        );
+    }
+}
+
+#[test]
+fn identity_is_made_whole_or_used_as_it_is() {
+    let made = [
+        "CreateRole",
+        "PutRolePolicy",
+        "CreateInstanceProfile",
+        "AddRoleToInstanceProfile",
+    ];
+    let absent = change(bare(), |o| o.identity = Known::Present(Identity::absent()));
+    assert_eq!(
+        decided(&wish(json!({})), &absent),
+        (made.to_vec(), Some(Reason::WaitingForIdentity), false)
+    );
+    let foreign = Identity {
+        ours: false,
+        profile_arn: Some("arn".into()),
+        ..Identity::absent()
+    };
+    let foreign = change(bare(), |o| o.identity = Known::Present(foreign));
+    assert_eq!(
+        decided(&wish(json!({})), &foreign),
+        (vec!["RecordLaunch"], Some(Reason::Launching), false)
+    );
+    let fresh = |seconds| {
+        change(bare(), |o| {
+            let Known::Present(identity) = &mut o.identity else {
+                panic!()
+            };
+            identity.changed_at = Some(ago(seconds));
+        })
+    };
+    assert_eq!(
+        decided(&wish(json!({})), &fresh(2)),
+        (vec![], Some(Reason::WaitingForIdentity), false)
+    );
+    assert_eq!(
+        decided(&wish(json!({})), &fresh(6)),
+        (vec!["RecordLaunch"], Some(Reason::Launching), false)
+    );
+    let waits = plan(&wish(json!({})), &fresh(2), now()).check_again;
+    assert_eq!(waits, Duration::from_secs(4));
+}
+
+#[test]
+fn what_only_people_can_mend_blocks() {
+    let cases: [(Observed, Reason); 8] = [
+        (
+            change(ready(), |o| {
+                o.place = Known::Present(Place {
+                    account: "2".into(),
+                    region: "us-east-1".into(),
+                })
+            }),
+            Reason::AccountChanged,
+        ),
+        (
+            change(bare(), |o| {
+                o.owner = OwnerRecord::Foreign {
+                    kube_system_uid: "k".into(),
+                }
+            }),
+            Reason::ClusterIdTaken,
+        ),
+        (change(bare(), |o| o.image = Known::Absent), Reason::ImageNotFound),
+        (change(bare(), |o| o.subnet = Known::Absent), Reason::SubnetNotFound),
+        (
+            change(bare(), |o| {
+                let Known::Present(group) = &mut o.security_group else {
+                    panic!()
+                };
+                group.ours = false;
+            }),
+            Reason::NameConflict,
+        ),
+        (
+            change(bare(), |o| {
+                let Known::Present(secret) = &mut o.secret else {
+                    panic!()
+                };
+                secret.problem = Some("no tls.key".into());
+            }),
+            Reason::InvalidSpec,
+        ),
+        (
+            change(ready(), |o| {
+                o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+                o.volumes = Known::Present(vec![]);
+                o.unseen = unseen("vol-1", 2, 301);
+            }),
+            Reason::VolumeNotFound,
+        ),
+        (
+            change(ready(), |o| {
+                o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+                o.volumes = Known::Present(vec![Volume {
+                    zone: "b".into(),
+                    ..volume(VolumeState::Available, None)
+                }]);
+            }),
+            Reason::SubnetNotFound,
+        ),
+    ];
+    for (number, (observed, why)) in cases.into_iter().enumerate() {
+        assert_eq!(
+            decided(&wish(json!({})), &observed),
+            (vec![], Some(why), true),
+            "case {number}"
+        );
+    }
+}
+
+#[test]
+fn what_was_changed_from_outside_is_put_right() {
+    let state = |state| change(ready(), |o| o.instances = Known::Present(vec![instance("i-1", state)]));
+    let rules = |cidrs: &[&str]| {
+        let ingress = cidrs.iter().map(|cidr| https(cidr)).collect();
+        change(ready(), |o| {
+            o.security_group = Known::Present(SecurityGroup {
+                id: "sg-1".into(),
+                ours: true,
+                ingress,
+            })
+        })
+    };
+    let detached = change(ready(), |o| {
+        o.instances = Known::Present(vec![Instance {
+            block_devices: BTreeMap::new(),
+            ..instance("i-1", InstanceState::Running)
+        }]);
+        o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+    });
+    let second = change(ready(), |o| {
+        o.instances = Known::Present(vec![
+            instance("i-0", InstanceState::Running),
+            instance("i-1", InstanceState::Running),
+        ])
+    });
+    let terminated = change(state(InstanceState::Terminated), |o| {
+        o.volumes = Known::Present(vec![volume(VolumeState::Available, None)])
+    });
+    let dressed = change(ready(), |o| {
+        o.instances = Known::Present(vec![Instance {
+            security_group_ids: vec!["sg-9".into()],
+            ..instance("i-1", InstanceState::Running)
+        }])
+    });
+    let edited = change(ready(), |o| {
+        let Known::Present(secret) = &mut o.secret else {
+            panic!()
+        };
+        secret.bundle_sha256 = Some("other".into());
+    });
+    let cases: [(Observed, Vec<&str>, Option<Reason>); 11] = [
+        (
+            state(InstanceState::Stopped),
+            vec!["StartInstance"],
+            Some(Reason::Repairing),
+        ),
+        (state(InstanceState::Stopping), vec![], Some(Reason::Repairing)),
+        (state(InstanceState::ShuttingDown), vec![], Some(Reason::Replacing)),
+        (
+            terminated,
+            vec!["DeleteBundle", "RecordLaunch"],
+            Some(Reason::Replacing),
+        ),
+        (rules(&[]), vec!["AuthorizeIngress"], None),
+        (rules(&["172.31.0.0/16", "0.0.0.0/0"]), vec!["RevokeIngress"], None),
+        (detached, vec!["AttachVolume"], None),
+        (second, vec!["StopOrphan"], None),
+        (dressed, vec!["ModifyInstanceAttribute"], None),
+        (edited, vec!["PutBundle"], None),
+        (
+            change(ready(), |o| o.secret = Known::Absent),
+            vec!["CreateSecret"],
+            None,
+        ),
+    ];
+    for (number, (observed, steps, why)) in cases.into_iter().enumerate() {
+        assert_eq!(
+            decided(&wish(json!({})), &observed),
+            (steps, why, false),
+            "case {number}"
+        );
+    }
+}
+
+#[test]
+fn a_replacement_keeps_the_volume_and_counts_on() {
+    let observed = change(ready(), |o| {
+        o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+        o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+    });
+    let plan = plan(&wish(json!({})), &observed, now());
+    let Some(Step::RecordLaunch { launch, .. }) = plan.steps.last() else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(
+        (launch.epoch, launch.attempt, launch.kept_volume_id.as_deref()),
+        (2, 1, Some("vol-1"))
+    );
+    assert_eq!(
+        (launch.data_volume.as_ref(), launch.client_token.as_str()),
+        (None, names::client_token("uid-1", 2, 1).as_str())
+    );
+}
+
+#[test]
+fn nothing_is_launched_on_one_empty_read() {
+    let vanished = |reads, since| {
+        change(ready(), |o| {
+            o.instances = Known::Present(Vec::new());
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+            o.unseen = unseen("i-1", reads, since);
+        })
+    };
+    for (reads, since, steps) in [
+        (0, 0, vec![]),
+        (1, 900, vec![]),
+        (5, 100, vec![]),
+        (2, 300, vec!["DeleteBundle", "RecordLaunch"]),
+    ] {
+        assert_eq!(
+            decided(&wish(json!({})), &vanished(reads, since)).0,
+            steps,
+            "{reads} reads over {since} s"
+        );
+    }
+}
+
+#[test]
+fn an_instance_that_nobody_recorded_is_adopted() {
+    let found = change(ready(), |o| {
+        o.recorded = Recorded {
+            launch: Some(launch(1, 1)),
+            ..Recorded::default()
+        };
+        o.probe = None;
+    });
+    assert_eq!(
+        decided(&wish(json!({})), &found),
+        (vec!["PutBundle"], Some(Reason::Booting), false)
+    );
+}
+
+#[test]
+fn a_refused_launch_waits_is_renewed_or_looked_for() {
+    let recorded = || change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
+    let wished = || wish(json!({}));
+    let other = || wish(json!({"instance": {"type": "t3.large"}}));
+    let with = |code: &str, retry_in| {
+        change(recorded(), |o| {
+            o.refusal = Some(refused("RunInstances", code, retry_in))
+        })
+    };
+    let unclear = |base: Observed, seconds| change(base, |o| o.launch_unclear_at = Some(ago(seconds)));
+    let cases: [(Desired, Observed, Vec<&str>, Reason, bool); 10] = [
+        (
+            wished(),
+            with("VcpuLimitExceeded", 60),
+            vec![],
+            Reason::QuotaExceeded,
+            true,
+        ),
+        (
+            wished(),
+            with("VcpuLimitExceeded", 0),
+            vec!["RunInstances"],
+            Reason::QuotaExceeded,
+            true,
+        ),
+        (
+            wished(),
+            with("InsufficientInstanceCapacity", 60),
+            vec![],
+            Reason::InsufficientCapacity,
+            false,
+        ),
+        (
+            other(),
+            with("InsufficientInstanceCapacity", 60),
+            vec!["RecordLaunch"],
+            Reason::Launching,
+            false,
+        ),
+        (
+            other(),
+            unclear(with("InsufficientInstanceCapacity", 60), 10),
+            vec![],
+            Reason::Launching,
+            false,
+        ),
+        (
+            other(),
+            unclear(with("InsufficientInstanceCapacity", 60), 61),
+            vec!["RecordLaunch"],
+            Reason::Launching,
+            false,
+        ),
+        (
+            other(),
+            with("InternalError", 0),
+            vec!["RunInstances"],
+            Reason::CloudUnreachable,
+            false,
+        ),
+        (
+            wished(),
+            unclear(with("IdempotentParameterMismatch", 0), 1),
+            vec![],
+            Reason::Launching,
+            false,
+        ),
+        (
+            wished(),
+            unclear(with("IdempotentParameterMismatch", 0), 61),
+            vec!["RecordLaunch"],
+            Reason::Launching,
+            false,
+        ),
+        (
+            wished(),
+            unclear(with("IdempotentInstanceTerminated", 0), 61),
+            vec!["RecordLaunch"],
+            Reason::Launching,
+            false,
+        ),
+    ];
+    for (number, (desired, observed, steps, why, stalled)) in cases.into_iter().enumerate() {
+        assert_eq!(
+            decided(&desired, &observed),
+            (steps, Some(why), stalled),
+            "case {number}"
+        );
+    }
+    let renewed = |desired: &Desired, observed: &Observed| match plan(desired, observed, now()).steps.last() {
+        Some(Step::RecordLaunch { launch, .. }) => (launch.epoch, launch.attempt),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(renewed(&other(), &with("InsufficientInstanceCapacity", 60)), (1, 2));
+    assert_eq!(
+        renewed(&wished(), &unclear(with("IdempotentInstanceTerminated", 0), 61)),
+        (2, 1)
+    );
+}
+
+#[test]
+fn a_launch_that_dies_by_itself_is_not_repeated_in_a_loop() {
+    let died = |told: &str, recorded: i64| {
+        change(ready(), |o| {
+            o.recorded.was_healthy = false;
+            if let Some(launch) = &mut o.recorded.launch {
+                launch.recorded_at = Some(crate::status::time(ago(recorded)));
+            }
+            o.instances = Known::Present(vec![Instance {
+                state_reason: Some(told.into()),
+                ..instance("i-1", InstanceState::Terminated)
+            }]);
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+        })
+    };
+    let cases = [
+        (
+            "Server.InsufficientInstanceCapacity: none",
+            10,
+            vec![],
+            Reason::InsufficientCapacity,
+            false,
+        ),
+        (
+            "Client.VolumeLimitExceeded: too many",
+            10,
+            vec![],
+            Reason::QuotaExceeded,
+            true,
+        ),
+        (
+            "Client.InvalidSnapshot.NotFound: none",
+            10,
+            vec![],
+            Reason::SnapshotNotFound,
+            true,
+        ),
+        (
+            "Client.UserInitiatedShutdown: by hand",
+            10,
+            vec!["DeleteBundle", "RecordLaunch"],
+            Reason::Replacing,
+            false,
+        ),
+        (
+            "Server.InternalError: oops",
+            301,
+            vec!["DeleteBundle", "RecordLaunch"],
+            Reason::Replacing,
+            false,
+        ),
+    ];
+    for (told, recorded, steps, why, stalled) in cases {
+        assert_eq!(
+            decided(&wish(json!({})), &died(told, recorded)),
+            (steps, Some(why), stalled),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_gateway_that_does_not_answer_is_booting_late_or_broken() {
+    let silent = |healthy: bool, since: i64, hop: Hop| {
+        change(ready(), |o| {
+            o.recorded.was_healthy = healthy;
+            o.recorded.booting_since = Some(ago(since));
+            o.probe = Some(probe(Err(hop)));
+        })
+    };
+    let cases = [
+        (silent(false, 30, Hop::Connect), vec![], Reason::Booting),
+        (
+            silent(false, 601, Hop::Connect),
+            vec!["FetchConsole"],
+            Reason::BootTimeout,
+        ),
+        (
+            change(silent(false, 601, Hop::Upgrade), |o| {
+                o.console = Some("step=binary".into())
+            }),
+            vec![],
+            Reason::BootTimeout,
+        ),
+        (silent(true, 30, Hop::Connect), vec![], Reason::GatewayUnreachable),
+        (silent(true, 30, Hop::Tls), vec![], Reason::CertificateMismatch),
+        (silent(true, 30, Hop::Upgrade), vec![], Reason::GatewayUnreachable),
+        (silent(true, 30, Hop::Handshake), vec![], Reason::GatewayUnauthorized),
+        (silent(true, 30, Hop::Health), vec![], Reason::GatewayUnhealthy),
+    ];
+    for (observed, steps, why) in cases {
+        assert_eq!(decided(&wish(json!({})), &observed), (steps, Some(why), false), "{why}");
+    }
+    let late = plan(
+        &wish(json!({})),
+        &change(silent(false, 601, Hop::Upgrade), |o| {
+            o.console = Some("koi-userdata: step=binary".into())
+        }),
+        now(),
+    );
+    let Verdict::Converging(why) = late.verdict else {
+        panic!()
+    };
+    assert!(
+        why.message.contains("did not answer within 10m") && why.message.contains("koi-userdata: step=binary"),
+        "{}",
+        why.message
+    );
+}
+
+#[test]
+fn files_are_handed_over_once_by_a_gateway_that_is_well() {
+    let files = wish(json!({"workspace": {"files": {"SOUL.md": "x"}}}));
+    assert_eq!(
+        decided(&files, &ready()),
+        (vec!["SeedWorkspace"], Some(Reason::Pushing), false)
+    );
+    assert_eq!(
+        decided(&files, &change(ready(), |o| o.recorded.workspace_seeded = true)),
+        (vec![], None, false)
+    );
+}
+
+#[test]
+fn suspended_agents_rest() {
+    let rest = wish(json!({"power": "Suspended"}));
+    let state = |state| change(ready(), |o| o.instances = Known::Present(vec![instance("i-1", state)]));
+    assert_eq!(decided(&rest, &bare()), (vec![], None, false));
+    assert_eq!(
+        decided(&rest, &ready()),
+        (vec!["StopInstance"], Some(Reason::Suspending), false)
+    );
+    assert_eq!(
+        decided(&rest, &state(InstanceState::Pending)),
+        (vec![], Some(Reason::Suspending), false)
+    );
+    assert_eq!(decided(&rest, &state(InstanceState::Stopped)), (vec![], None, false));
+    let waking = change(state(InstanceState::Stopped), |o| o.recorded.suspended = true);
+    assert_eq!(
+        decided(&wish(json!({})), &waking),
+        (vec!["StartInstance"], Some(Reason::Resuming), false)
+    );
+}
+
+#[test]
+fn paused_agents_are_observed_only() {
+    let paused = |deleted| wish_of(json!({}), json!({}), deleted, json!({"skykoi.io/paused": "true"}));
+    assert_eq!(
+        decided(&paused(false), &bare()),
+        (vec![], Some(Reason::Launching), false)
+    );
+    assert_eq!(decided(&paused(false), &ready()), (vec![], None, false));
+    assert_eq!(decided(&paused(true), &ready()), (vec![], Some(Reason::Paused), false));
+}
+
+#[test]
+fn the_way_out_one_thing_after_the_other() {
+    let terminated = || {
+        change(ready(), |o| {
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+        })
+    };
+    let delete = || gone(json!({"storage": {"deletionPolicy": "Delete"}}));
+    let snapshot = || gone(json!({"storage": {"deletionPolicy": "Snapshot"}}));
+    let retain = || gone(json!({"storage": {"deletionPolicy": "Retain"}}));
+    let taken = |state| {
+        change(terminated(), |o| {
+            o.snapshots = Known::Present(vec![crate::observed::Snapshot {
+                id: "snap-1".into(),
+                volume_id: "vol-1".into(),
+                state,
+            }]);
+        })
+    };
+    use crate::observed::SnapshotState::{Completed, Pending};
+    let empty = || change(terminated(), |o| o.volumes = Known::Present(Vec::new()));
+    let never = || change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
+    let cases: [(Desired, Observed, Vec<&str>); 13] = [
+        (delete(), ready(), vec!["TerminateInstance"]),
+        (
+            delete(),
+            change(ready(), |o| {
+                o.instances = Known::Present(vec![instance("i-1", InstanceState::ShuttingDown)])
+            }),
+            vec![],
+        ),
+        (delete(), terminated(), vec!["DeleteVolume"]),
+        (delete(), empty(), vec!["DeleteBundle", "RemoveFinalizer"]),
+        (delete(), change(empty(), |o| o.changed_at = Some(now())), vec![]),
+        (retain(), terminated(), vec!["DeleteBundle", "RemoveFinalizer"]),
+        (snapshot(), taken(Pending), vec![]),
+        (
+            snapshot(),
+            change(terminated(), |o| o.snapshots = Known::Present(vec![])),
+            vec!["CreateSnapshot"],
+        ),
+        (snapshot(), taken(Completed), vec!["DeleteVolume"]),
+        (delete(), bare(), vec!["RemoveFinalizer"]),
+        (delete(), never(), vec!["RemoveFinalizer"]),
+        (
+            delete(),
+            change(never(), |o| o.launch_unclear_at = Some(ago(10))),
+            vec![],
+        ),
+        (delete(), change(bare(), |o| o.has_finalizer = false), vec![]),
+    ];
+    for (number, (desired, observed, steps)) in cases.into_iter().enumerate() {
+        assert_eq!(decided(&desired, &observed).0, steps, "case {number}");
+    }
+}
+
+#[test]
+fn an_own_identity_goes_last_and_in_the_order_that_iam_takes() {
+    let desired = wish_of(json!({}), json!({"identity": {"mode": "PerAgent"}}), true, json!({}));
+    let steps = [
+        "RemoveRoleFromInstanceProfile",
+        "DeleteInstanceProfile",
+        "DeleteRolePolicy",
+        "DeleteRole",
+        "RemoveFinalizer",
+    ];
+    assert_eq!(decided(&desired, &bare()).0, steps);
+    assert_eq!(
+        decided(&desired, &change(bare(), |o| o.identity = Known::Unknown)).0,
+        Vec::<&str>::new()
+    );
+    assert_eq!(
+        decided(&desired, &change(bare(), |o| o.identity = Known::Absent)).0,
+        ["RemoveFinalizer"]
+    );
+}
+
+#[test]
+fn deletion_touches_nothing_where_it_must_not_and_can_be_forced() {
+    let delete = gone(json!({}));
+    let moved = change(ready(), |o| {
+        o.place = Known::Present(Place {
+            account: "2".into(),
+            region: "r".into(),
+        })
+    });
+    assert_eq!(decided(&delete, &moved), (vec![], Some(Reason::AccountChanged), true));
+    let taken = change(ready(), |o| {
+        o.owner = OwnerRecord::Foreign {
+            kube_system_uid: "k".into(),
+        }
+    });
+    assert_eq!(decided(&delete, &taken), (vec![], Some(Reason::ClusterIdTaken), true));
+    let forced = wish_of(json!({}), json!({}), true, json!({"skykoi.io/force-delete": "true"}));
+    let plan = plan(&forced, &moved, now());
+    assert_eq!(names_of(&plan), ["RemoveFinalizer"]);
+    let Verdict::Converging(why) = plan.verdict else {
+        panic!()
+    };
+    assert!(
+        why.message.contains("i-1") && why.message.contains("vol-1"),
+        "{}",
+        why.message
+    );
+}
+
+#[test]
+fn shared_things_go_when_two_sweeps_saw_no_user() {
+    let groups = [
+        super::SharedGroup {
+            id: "sg-1".into(),
+            name: "a".into(),
+        },
+        super::SharedGroup {
+            id: "sg-2".into(),
+            name: "b".into(),
+        },
+    ];
+    let users = BTreeSet::from(["sg-2".to_owned()]);
+    let count = |before: &BTreeMap<String, u32>| {
+        super::count_unused(before, groups.iter().map(|group| group.id.as_str()), &users)
+    };
+    let once = count(&BTreeMap::new());
+    assert_eq!(super::plan_shared(&groups, &[], &once), []);
+    let twice = count(&once);
+    assert_eq!(
+        super::plan_shared(&groups, &[], &twice),
+        [Step::DeleteSecurityGroup {
+            group_id: "sg-1".into()
+        }]
+    );
+}
+
+// Any world at all: no panic, and what must never happen does not.
+
+fn state() -> impl Strategy<Value = InstanceState> {
+    use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated, Unrecognized};
+    proptest::sample::select(vec![
+        Pending,
+        Running,
+        Stopping,
+        Stopped,
+        ShuttingDown,
+        Terminated,
+        Unrecognized,
+    ])
+}
+
+fn instances() -> impl Strategy<Value = Known<Vec<Instance>>> {
+    let one = (
+        0_u8..4,
+        state(),
+        proptest::option::of((1_i64..4, 1_i64..3)),
+        any::<bool>(),
+    )
+        .prop_map(|(id, state, launch, carries)| Instance {
+            launch,
+            block_devices: if carries {
+                BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-1".to_owned())])
+            } else {
+                BTreeMap::new()
+            },
+            ..instance(&format!("i-{id}"), state)
+        });
+    prop_oneof![1 => Just(Known::Unknown), 1 => Just(Known::Absent), 6 => proptest::collection::vec(one, 0..4).prop_map(Known::Present)]
+}
+
+fn volumes() -> impl Strategy<Value = Known<Vec<Volume>>> {
+    use VolumeState::{Available, Creating, Deleted, Deleting, InUse, Unrecognized};
+    let states = proptest::sample::select(vec![Creating, Available, InUse, Deleting, Deleted, Unrecognized]);
+    let one = (states, proptest::option::of(0_u8..3))
+        .prop_map(|(state, holder)| volume(state, holder.map(|id| format!("i-{id}")).as_deref()));
+    prop_oneof![1 => Just(Known::Unknown), 4 => proptest::collection::vec(one, 0..3).prop_map(Known::Present)]
+}
+
+fn recorded() -> impl Strategy<Value = Recorded> {
+    let launched = proptest::option::of((1_i64..4, 1_i64..3).prop_map(|(epoch, attempt)| launch(epoch, attempt)));
+    (
+        launched,
+        proptest::option::of(0_u8..4),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        0_i64..2_000,
+    )
+        .prop_map(|(launch, id, volume, healthy, elsewhere, since)| Recorded {
+            launch,
+            place: elsewhere
+                .then(|| Place {
+                    account: "2".into(),
+                    region: "r".into(),
+                })
+                .filter(|_| since % 7 == 0),
+            instance_id: id.map(|id| format!("i-{id}")),
+            booting_since: Some(ago(since)),
+            volume_id: volume.then(|| "vol-1".into()),
+            bundle: None,
+            was_healthy: healthy,
+            workspace_seeded: false,
+            suspended: elsewhere,
+        })
+}
+
+fn owners() -> impl Strategy<Value = OwnerRecord> {
+    let foreign = OwnerRecord::Foreign {
+        kube_system_uid: "k".into(),
+    };
+    proptest::sample::select(vec![
+        OwnerRecord::Unknown,
+        OwnerRecord::Unbound,
+        OwnerRecord::Ours,
+        OwnerRecord::Ours,
+        foreign,
+    ])
+}
+
+fn refusals() -> impl Strategy<Value = Option<Refused>> {
+    let steps = proptest::sample::select(super::STEP_NAMES.to_vec());
+    let codes = proptest::sample::select(vec![
+        "IdempotentParameterMismatch",
+        "IdempotentInstanceTerminated",
+        "VcpuLimitExceeded",
+        "InternalError",
+        "Throttling",
+    ]);
+    proptest::option::of((steps, codes, -50_i64..50).prop_map(|(step, code, retry)| refused(step, code, retry)))
+}
+
+fn worlds() -> impl Strategy<Value = Observed> {
+    (
+        recorded(),
+        instances(),
+        volumes(),
+        owners(),
+        refusals(),
+        any::<u8>(),
+        0_u32..4,
+    )
+        .prop_map(|(recorded, instances, volumes, owner, refusal, bits, reads)| {
+            let bit = |position: u8| bits & (1 << position) != 0;
+            let unseen = (0..4)
+                .map(|id| {
+                    (
+                        format!("i-{id}"),
+                        Unseen {
+                            since: ago(i64::from(bits) * 3),
+                            reads,
+                        },
+                    )
+                })
+                .collect();
+            Observed {
+                recorded,
+                instances,
+                volumes,
+                owner,
+                refusal,
+                has_finalizer: bit(0),
+                secret: if bit(1) { Known::Absent } else { bare().secret },
+                image: if bit(2) { Known::Unknown } else { bare().image },
+                identity: if bit(3) {
+                    Known::Present(Identity::absent())
+                } else {
+                    bare().identity
+                },
+                security_group: if bit(4) { Known::Absent } else { bare().security_group },
+                probe: bit(5).then(|| probe(if bit(6) { Ok(()) } else { Err(Hop::Connect) })),
+                launch_unclear_at: bit(7).then(|| ago(i64::from(bits))),
+                unseen,
+                ..bare()
+            }
+        })
+}
+
+fn wishes() -> impl Strategy<Value = Desired> {
+    let specs = vec![
+        json!({}),
+        json!({"power": "Suspended"}),
+        json!({"workspace": {"files": {"A.md": "a"}}}),
+        json!({"instance": {"type": "t3.large"}}),
+    ];
+    (proptest::sample::select(specs), any::<bool>(), any::<bool>()).prop_map(|(spec, deleted, paused)| {
+        let annotations = if paused {
+            json!({"skykoi.io/paused": "true"})
+        } else {
+            json!({})
+        };
+        wish_of(spec, json!({}), deleted, annotations)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_world_is_planned_for(desired in wishes(), observed in worlds()) {
+        let first = plan(&desired, &observed, now());
+        prop_assert_eq!(&first, &plan(&desired, &observed, now()));
+        prop_assert!(first.check_again > Duration::ZERO);
+        let live: Vec<&Instance> = observed.instances.present().into_iter().flatten().filter(|instance| !instance.state.is_dying()).collect();
+        for (position, step) in first.steps.iter().enumerate() {
+            match step {
+                Step::RunInstances { launch } => {
+                    prop_assert_eq!(Some(&**launch), observed.recorded.launch.as_ref());
+                    prop_assert!(live.is_empty(), "launched beside {:?}", live);
+                }
+                Step::RecordLaunch { launch, .. } => {
+                    prop_assert_eq!(position + 1, first.steps.len(), "a record ends the round");
+                    prop_assert!(observed.recorded.launch.as_ref().is_none_or(|old| (old.epoch, old.attempt) < (launch.epoch, launch.attempt)));
+                    prop_assert!(live.is_empty(), "recorded beside {:?}", live);
+                }
+                Step::TerminateInstance { .. } | Step::DeleteVolume { .. } | Step::RemoveFinalizer => {
+                    prop_assert!(matches!(desired, Desired::Absent(_)));
+                }
+                _ => {}
+            }
+            let bound = matches!(observed.owner, OwnerRecord::Ours | OwnerRecord::Unbound);
+            prop_assert!(bound || !step.changes_cloud(), "{:?} under {:?}", step, observed.owner);
+            prop_assert!(super::STEP_NAMES.contains(&step.name()));
+        }
+        prop_assert!(!desired.paused() || first.steps.is_empty());
+    }
+}

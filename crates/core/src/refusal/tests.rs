@@ -1,0 +1,255 @@
+#![allow(clippy::too_many_lines, reason = "a table is read from top to bottom")]
+
+use std::time::Duration;
+
+use super::{Refusal, Retry, TABLE, classify};
+use crate::api::Reason;
+
+#[test]
+fn codes_mean_what_the_table_says() {
+    let cases = [
+        ("IdempotentParameterMismatch", "", Reason::Launching, Retry::Soon, false),
+        (
+            "IdempotentInstanceTerminated",
+            "",
+            Reason::Replacing,
+            Retry::Soon,
+            false,
+        ),
+        ("InvalidInstanceID.NotFound", "", Reason::Launching, Retry::Soon, true),
+        (
+            "InvalidInstanceID.Malformed",
+            "",
+            Reason::InvalidSpec,
+            Retry::Never,
+            true,
+        ),
+        (
+            "InvalidParameterValue",
+            "Invalid IAM Instance Profile name",
+            Reason::WaitingForIdentity,
+            Retry::Soon,
+            true,
+        ),
+        (
+            "InvalidParameterValue",
+            "IAM Instance Profile has no associated IAM Roles",
+            Reason::WaitingForIdentity,
+            Retry::Soon,
+            true,
+        ),
+        (
+            "InvalidParameterValue",
+            "User data is limited to 16384 bytes",
+            Reason::UserDataTooLarge,
+            Retry::Never,
+            true,
+        ),
+        (
+            "InvalidParameterValue",
+            "Invalid instance type: t9.huge",
+            Reason::InvalidSpec,
+            Retry::Never,
+            true,
+        ),
+        (
+            "InvalidParameterValue",
+            "something new",
+            Reason::InvalidSpec,
+            Retry::Slow,
+            true,
+        ),
+        (
+            "InsufficientInstanceCapacity",
+            "",
+            Reason::InsufficientCapacity,
+            Retry::BackOff,
+            true,
+        ),
+        (
+            "InsufficientFreeAddressesInSubnet",
+            "",
+            Reason::InsufficientCapacity,
+            Retry::BackOff,
+            true,
+        ),
+        ("Unsupported", "", Reason::InsufficientCapacity, Retry::BackOff, true),
+        ("VcpuLimitExceeded", "", Reason::QuotaExceeded, Retry::Slow, true),
+        ("LimitExceeded", "", Reason::QuotaExceeded, Retry::Slow, true),
+        ("PendingVerification", "", Reason::QuotaExceeded, Retry::Slow, true),
+        ("InvalidAMIID.NotFound", "", Reason::ImageNotFound, Retry::Slow, true),
+        (
+            "AuthFailure",
+            "Not authorized for images: [ami-1]",
+            Reason::ImageNotFound,
+            Retry::Slow,
+            true,
+        ),
+        (
+            "AuthFailure",
+            "AWS was not able to validate the provided access credentials",
+            Reason::Unauthorized,
+            Retry::Slow,
+            true,
+        ),
+        (
+            "InvalidSubnetID.NotFound",
+            "",
+            Reason::SubnetNotFound,
+            Retry::Slow,
+            true,
+        ),
+        ("InvalidGroup.NotFound", "", Reason::Repairing, Retry::Soon, true),
+        ("InvalidGroup.Duplicate", "", Reason::Repairing, Retry::Soon, true),
+        ("InvalidPermission.Duplicate", "", Reason::Repairing, Retry::Soon, true),
+        (
+            "DependencyViolation",
+            "",
+            Reason::DependencyViolation,
+            Retry::BackOff,
+            true,
+        ),
+        (
+            "InvalidSnapshot.NotFound",
+            "",
+            Reason::SnapshotNotFound,
+            Retry::Slow,
+            true,
+        ),
+        ("IncorrectInstanceState", "", Reason::Repairing, Retry::Soon, true),
+        (
+            "InvalidVolume.ZoneMismatch",
+            "",
+            Reason::SubnetNotFound,
+            Retry::Slow,
+            true,
+        ),
+        (
+            "OperationNotPermitted",
+            "",
+            Reason::TerminationProtected,
+            Retry::Slow,
+            true,
+        ),
+        ("EntityAlreadyExists", "", Reason::WaitingForIdentity, Retry::Soon, true),
+        ("NoSuchEntity", "", Reason::WaitingForIdentity, Retry::Soon, true),
+        ("DeleteConflict", "", Reason::DependencyViolation, Retry::BackOff, true),
+        ("MalformedPolicyDocument", "", Reason::InvalidSpec, Retry::Slow, true),
+        ("ConcurrentModification", "", Reason::Throttled, Retry::BackOff, true),
+        ("UnauthorizedOperation", "", Reason::Unauthorized, Retry::Slow, true),
+        ("AccessDeniedException", "", Reason::Unauthorized, Retry::Slow, true),
+        ("ExpiredToken", "", Reason::Unauthorized, Retry::Slow, true),
+        ("RequestLimitExceeded", "", Reason::Throttled, Retry::BackOff, true),
+        ("ThrottlingException", "", Reason::Throttled, Retry::BackOff, true),
+        ("InternalError", "", Reason::CloudUnreachable, Retry::BackOff, false),
+        ("", "connection reset", Reason::CloudUnreachable, Retry::BackOff, false),
+    ];
+    for (code, message, reason, retry, definite) in cases {
+        let refusal = classify("RunInstances", code, message);
+        assert_eq!(
+            (refusal.reason, refusal.retry, refusal.definite),
+            (reason, retry, definite),
+            "{code} {message}"
+        );
+    }
+}
+
+#[test]
+fn unknown_codes_fall_back_safely() {
+    let cases = [
+        ("FlyingPigLimitExceeded", Reason::QuotaExceeded, Retry::Slow, true),
+        ("PigThrottledNow", Reason::Throttled, Retry::BackOff, true),
+        ("AccessDeniedForPigs", Reason::Unauthorized, Retry::Slow, true),
+        ("InsufficientPigs", Reason::InsufficientCapacity, Retry::BackOff, true),
+        ("InvalidPig.NotFound", Reason::InvalidSpec, Retry::Slow, true),
+        ("PigsMightFly", Reason::CloudUnreachable, Retry::BackOff, false),
+    ];
+    for (code, reason, retry, definite) in cases {
+        let refusal = classify("RunInstances", code, "");
+        assert_eq!(
+            (refusal.reason, refusal.retry, refusal.definite),
+            (reason, retry, definite),
+            "{code}"
+        );
+    }
+}
+
+#[test]
+fn messages_name_operation_code_and_what_to_do() {
+    let refusal = classify(
+        "RunInstances",
+        "UnauthorizedOperation",
+        "You may not do iam:PassRole on resource role/x.",
+    );
+    assert_eq!(
+        refusal.message,
+        "RunInstances: UnauthorizedOperation: You may not do iam:PassRole on resource role/x. What to do: allow the operator iam:PassRole \
+         on the role of the instance profile."
+    );
+    let long = classify("RunInstances", "UnauthorizedOperation", &"x".repeat(10_000));
+    assert!(long.message.len() < 600, "{}", long.message.len());
+    assert!(
+        classify("PutBundle", "", "")
+            .message
+            .starts_with("PutBundle: no answer. What to do: ")
+    );
+}
+
+/// Tries within a time, the first one at its beginning.
+fn tries(refusal: &Refusal, within: Duration) -> u32 {
+    let (mut at, mut count) = (Duration::ZERO, 0);
+    while at < within {
+        count += 1;
+        at += refusal.pause(count).unwrap_or(Duration::MAX / 4);
+    }
+    count
+}
+
+#[test]
+fn retries_keep_the_promised_bounds() {
+    let hour = Duration::from_secs(3_600);
+    let denied = classify("RunInstances", "UnauthorizedOperation", "");
+    assert!(tries(&denied, hour) <= 12, "{}", tries(&denied, hour));
+    assert!(tries(&denied, hour * 10) - tries(&denied, hour * 9) <= 6);
+    let capacity = classify("RunInstances", "InsufficientInstanceCapacity", "");
+    assert!(tries(&capacity, hour) <= 30, "{}", tries(&capacity, hour));
+    assert_eq!(
+        tries(&classify("RunInstances", "InvalidInstanceID.Malformed", ""), hour),
+        1
+    );
+}
+
+#[test]
+fn a_profile_that_never_shows_becomes_a_profile_that_is_not_there() {
+    let refusal = classify(
+        "RunInstances",
+        "InvalidParameterValue",
+        "Invalid IAM Instance Profile name",
+    );
+    assert_eq!(
+        (refusal.stalls(3), refusal.reason_after(3)),
+        (false, Reason::WaitingForIdentity)
+    );
+    let patience: Duration = (1..=super::SOON_LIMIT).filter_map(|count| refusal.pause(count)).sum();
+    assert!(
+        patience >= Duration::from_secs(110) && patience <= Duration::from_secs(180),
+        "{patience:?}"
+    );
+    let after = super::SOON_LIMIT + 1;
+    assert_eq!(
+        (refusal.stalls(after), refusal.reason_after(after)),
+        (true, Reason::ProfileNotFound)
+    );
+}
+
+#[test]
+fn no_row_is_hidden_by_an_earlier_one() {
+    for (position, row) in TABLE.iter().enumerate() {
+        for code in row.codes {
+            let first = TABLE.iter().position(|other| {
+                other.codes.contains(code) && (other.pattern.is_empty() || row.pattern.contains(other.pattern))
+            });
+            assert_eq!(first, Some(position), "{code} {:?}", row.pattern);
+        }
+    }
+}

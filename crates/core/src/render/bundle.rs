@@ -26,7 +26,10 @@ pub fn bundle(agent: &DesiredAgent, volume_id: &str, secret: &SecretMaterial) ->
         min_reader: 1,
         token: secret.token.clone(),
         previous_token: secret.previous_token.clone(),
-        tls: Tls { certificate: secret.certificate.clone(), key: secret.key.clone() },
+        tls: Tls {
+            certificate: secret.certificate.clone(),
+            key: secret.key.clone(),
+        },
         volume_id: volume_id.into(),
         config: agent.config.clone(),
         config_sha256: agent.config_sha256.clone(),

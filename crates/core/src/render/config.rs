@@ -110,8 +110,14 @@ fn generated(wish: &Wish<'_>) -> GatewayConfig {
     };
     GatewayConfig {
         gateway: Some(gateway),
-        agents: Some(Agents { defaults: Some(defaults) }),
-        tools: wish.tools.map(|limits| Tools { allow: limits.allow.clone(), deny: limits.deny.clone(), exec: None }),
+        agents: Some(Agents {
+            defaults: Some(defaults),
+        }),
+        tools: wish.tools.map(|limits| Tools {
+            allow: limits.allow.clone(),
+            deny: limits.deny.clone(),
+            exec: None,
+        }),
         ..GatewayConfig::default()
     }
 }
@@ -127,9 +133,10 @@ fn impose(document: &mut Value, limits: &ToolLimits) {
     if let Some(allow) = &limits.allow {
         tools.entry("allow").or_insert_with(|| json!(allow));
     }
-    if let (Some(deny), Some(denied)) =
-        (&limits.deny, tools.entry("deny").or_insert_with(|| json!([])).as_array_mut())
-    {
+    if let (Some(deny), Some(denied)) = (
+        &limits.deny,
+        tools.entry("deny").or_insert_with(|| json!([])).as_array_mut(),
+    ) {
         for tool in deny {
             if !denied.contains(&json!(tool)) {
                 denied.push(json!(tool));
@@ -148,7 +155,11 @@ pub fn leaf_paths(overrides: &Map<String, Value>) -> Vec<String> {
 
 fn collect(object: &Map<String, Value>, prefix: &str, paths: &mut Vec<String>) {
     for (key, value) in object {
-        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let path = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
         match value.as_object().filter(|object| !object.is_empty()) {
             Some(object) => collect(object, &path, paths),
             None => paths.push(path),
@@ -159,14 +170,22 @@ fn collect(object: &Map<String, Value>, prefix: &str, paths: &mut Vec<String>) {
 /// Whether a path is `key` or lies below it.
 #[must_use]
 pub fn is_below(path: &str, key: &str) -> bool {
-    path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    path.strip_prefix(key)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The tools that overrides ask for.
 #[must_use]
 pub fn switched_on_tools(overrides: &Map<String, Value>) -> Vec<String> {
-    let allow = overrides.get("tools").and_then(|tools| tools.get("allow")).and_then(Value::as_array);
-    allow.into_iter().flatten().filter_map(|tool| tool.as_str().map(Into::into)).collect()
+    let allow = overrides
+        .get("tools")
+        .and_then(|tools| tools.get("allow"))
+        .and_then(Value::as_array);
+    allow
+        .into_iter()
+        .flatten()
+        .filter_map(|tool| tool.as_str().map(Into::into))
+        .collect()
 }
 
 #[cfg(test)]

@@ -25,7 +25,11 @@ pub enum BundleScope {
 /// Who may take the role: EC2, for the instances that carry it.
 #[must_use]
 pub fn trust_policy(region: &str) -> String {
-    let service = if partition(region) == "aws-cn" { "ec2.amazonaws.com.cn" } else { "ec2.amazonaws.com" };
+    let service = if partition(region) == "aws-cn" {
+        "ec2.amazonaws.com.cn"
+    } else {
+        "ec2.amazonaws.com"
+    };
     json!({
         "Version": "2012-10-17",
         "Statement": [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}],
@@ -71,7 +75,10 @@ struct ModelArns {
 
 impl ModelArns {
     fn of(place: &Place, ids: &BTreeSet<String>) -> Self {
-        let mut arns = Self { profiles: BTreeSet::new(), models: BTreeSet::new() };
+        let mut arns = Self {
+            profiles: BTreeSet::new(),
+            models: BTreeSet::new(),
+        };
         if ids.contains(ANY_MODEL) {
             arns.add_profile(place, "*", "*");
             return arns;
@@ -86,12 +93,18 @@ impl ModelArns {
         if id.starts_with("arn:") {
             // An inference profile by ARN. What stands behind one that the account made is not in its name.
             let name = id.rsplit('/').next().unwrap_or_default();
-            let model = GEOGRAPHIES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or("*");
+            let model = GEOGRAPHIES
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix))
+                .unwrap_or("*");
             self.profiles.insert(id.into());
             self.add_model(place, "*", model);
         } else if let Some(model) = GEOGRAPHIES.iter().find_map(|prefix| id.strip_prefix(prefix)) {
             self.add_profile(place, id, model);
-        } else if id.strip_suffix('*').is_some_and(|stem| GEOGRAPHIES.iter().any(|prefix| prefix.starts_with(stem))) {
+        } else if id
+            .strip_suffix('*')
+            .is_some_and(|stem| GEOGRAPHIES.iter().any(|prefix| prefix.starts_with(stem)))
+        {
             // A pattern so wide that it takes in whole geographies.
             self.add_profile(place, id, "*");
         } else {
@@ -101,12 +114,18 @@ impl ModelArns {
 
     fn add_profile(&mut self, place: &Place, profile: &str, model: &str) {
         let Place { account, region } = place;
-        self.profiles.insert(format!("arn:{}:bedrock:{region}:{account}:inference-profile/{profile}", partition(region)));
+        self.profiles.insert(format!(
+            "arn:{}:bedrock:{region}:{account}:inference-profile/{profile}",
+            partition(region)
+        ));
         self.add_model(place, "*", model);
     }
 
     fn add_model(&mut self, place: &Place, region: &str, model: &str) {
-        self.models.insert(format!("arn:{}:bedrock:{region}::foundation-model/{model}", partition(&place.region)));
+        self.models.insert(format!(
+            "arn:{}:bedrock:{region}::foundation-model/{model}",
+            partition(&place.region)
+        ));
     }
 
     fn is_empty(&self) -> bool {
@@ -144,7 +163,10 @@ pub fn partition(region: &str) -> &'static str {
         ("us-iso-", "aws-iso"),
         ("eusc-", "aws-eusc"),
     ];
-    BY_PREFIX.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+    BY_PREFIX
+        .iter()
+        .find(|(prefix, _)| region.starts_with(prefix))
+        .map_or("aws", |(_, partition)| partition)
 }
 
 /// Whether two policy documents say the same: order of keys, statements and list members does not count, nor whether a list of one is
@@ -168,7 +190,10 @@ fn canonical(document: &str) -> Option<Value> {
 /// Lists become sorted sets and every other leaf a list of one; what stays objects are the document, statements, principals, conditions.
 fn canonical_value(value: Value) -> Value {
     match value {
-        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, canonical_member(value))).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| (key, canonical_member(value)))
+            .collect(),
         other => other,
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::cidr::Cidr;
 use crate::desired::IngressWish;
+use crate::desired::cidr::Cidr;
 use crate::names;
 use crate::observed::{Rule, Source, Subnet};
 
@@ -48,12 +48,20 @@ mod tests {
     use crate::observed::{Rule, Source, Subnet};
 
     fn subnet() -> Subnet {
-        Subnet { id: "subnet-1".into(), vpc_id: "vpc-1".into(), zone: "a".into(), vpc_cidrs: vec!["172.31.0.0/16".into()] }
+        Subnet {
+            id: "subnet-1".into(),
+            vpc_id: "vpc-1".into(),
+            zone: "a".into(),
+            vpc_cidrs: vec!["172.31.0.0/16".into()],
+        }
     }
 
     #[test]
     fn the_vpc_and_the_operator_come_in_when_nobody_says_anything() {
-        let wish = IngressWish { cidrs: None, operator: BTreeSet::from([Source::Group("sg-op".into())]) };
+        let wish = IngressWish {
+            cidrs: None,
+            operator: BTreeSet::from([Source::Group("sg-op".into())]),
+        };
         let expected = BTreeSet::from([
             Rule::https(Source::Cidr("172.31.0.0/16".into())),
             Rule::https(Source::Group("sg-op".into())),
@@ -63,9 +71,15 @@ mod tests {
 
     #[test]
     fn an_empty_list_admits_the_operator_alone_and_names_differ() {
-        let nobody = IngressWish { cidrs: Some(BTreeSet::new()), operator: BTreeSet::new() };
+        let nobody = IngressWish {
+            cidrs: Some(BTreeSet::new()),
+            operator: BTreeSet::new(),
+        };
         assert_eq!(rules(&nobody, &subnet()), BTreeSet::new());
-        let one = IngressWish { cidrs: Some(BTreeSet::from([Cidr::parse("10.0.0.0/8").unwrap()])), operator: BTreeSet::new() };
+        let one = IngressWish {
+            cidrs: Some(BTreeSet::from([Cidr::parse("10.0.0.0/8").unwrap()])),
+            operator: BTreeSet::new(),
+        };
         let (nobody, one) = (rule_set(&rules(&nobody, &subnet())), rule_set(&rules(&one, &subnet())));
         assert_ne!(nobody, one);
         assert_eq!((nobody.len(), one.len()), (12, 12));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::identity::{role_policy, trust_policy};
-use super::user_data::{LIMIT, Home, TooLarge, script};
+use super::user_data::{Home, LIMIT, TooLarge, script};
 use crate::desired::DesiredAgent;
 use crate::names;
 use crate::observed::Place;
@@ -33,7 +33,11 @@ pub struct Preview {
 /// When the user data is larger than EC2 takes.
 pub fn preview(agent: &DesiredAgent, place: &Place) -> Result<Preview, TooLarge> {
     let claim = &agent.claim;
-    let home = Home { cluster_id: &claim.cluster_id, agent_uid: &claim.agent_uid, region: &place.region };
+    let home = Home {
+        cluster_id: &claim.cluster_id,
+        agent_uid: &claim.agent_uid,
+        region: &place.region,
+    };
     let mut tags = claim.tags(&agent.tags);
     tags.insert(names::TAG_LAUNCH.into(), names::launch_tag(1, 1));
     Ok(Preview {

@@ -31,7 +31,9 @@ pub struct Home<'a> {
 
 /// The script is larger than EC2 takes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("user data has {size} bytes, EC2 takes at most {LIMIT}: shorten the artifact URL or use an image with koi-gateway in it")]
+#[error(
+    "user data has {size} bytes, EC2 takes at most {LIMIT}: shorten the artifact URL or use an image with koi-gateway in it"
+)]
 pub struct TooLarge {
     /// The size in raw bytes.
     pub size: usize,
@@ -51,8 +53,10 @@ pub struct Artifact {
 /// # Errors
 /// When it is larger than EC2 takes.
 pub fn user_data(launch: &LaunchStatus, home: Home<'_>) -> Result<String, TooLarge> {
-    let artifact =
-        launch.artifact.as_ref().map(|artifact| Artifact { url: artifact.url.clone(), sha256: artifact.sha256.clone() });
+    let artifact = launch.artifact.as_ref().map(|artifact| Artifact {
+        url: artifact.url.clone(),
+        sha256: artifact.sha256.clone(),
+    });
     script(artifact.as_ref(), home)
 }
 
@@ -65,7 +69,9 @@ pub fn script(artifact: Option<&Artifact>, home: Home<'_>) -> Result<String, Too
     let (need_curl, binary) = match artifact {
         Some(artifact) => (
             "command -v curl >/dev/null || need=\"$need curl ca-certificates\"\n",
-            DOWNLOAD.replace("@URL@", &quoted(&artifact.url)).replace("@SHA256@", &quoted(&artifact.sha256)),
+            DOWNLOAD
+                .replace("@URL@", &quoted(&artifact.url))
+                .replace("@SHA256@", &quoted(&artifact.sha256)),
         ),
         None => ("", BAKED.to_owned()),
     };
@@ -74,7 +80,11 @@ pub fn script(artifact: Option<&Artifact>, home: Home<'_>) -> Result<String, Too
         .replace("@NEED_CURL@", need_curl)
         .replace("@BOOTSTRAP@", &bootstrap.to_string())
         .replace("@BINARY@", &binary);
-    if text.len() > LIMIT { Err(TooLarge { size: text.len() }) } else { Ok(text) }
+    if text.len() > LIMIT {
+        Err(TooLarge { size: text.len() })
+    } else {
+        Ok(text)
+    }
 }
 
 /// SHA-256 of a text, hex.

@@ -22,11 +22,21 @@ struct Said {
 }
 
 fn said(kind: ConditionType, holds: bool, reason: Reason, message: impl Into<String>) -> Said {
-    Said { kind, status: if holds { "True" } else { "False" }, reason, message: message.into() }
+    Said {
+        kind,
+        status: if holds { "True" } else { "False" },
+        reason,
+        message: message.into(),
+    }
 }
 
 fn unsure(kind: ConditionType, message: impl Into<String>) -> Said {
-    Said { kind, status: "Unknown", reason: Reason::Pending, message: message.into() }
+    Said {
+        kind,
+        status: "Unknown",
+        reason: Reason::Pending,
+        message: message.into(),
+    }
 }
 
 /// Conditions fit into the API server's bounds.
@@ -50,33 +60,41 @@ pub(super) fn all(report: &Report<'_>, status: &KoiAgentStatus) -> Vec<Condition
         .iter()
         .zip(said)
         .filter_map(|(kind, said)| match said {
-            Some(said) => Some(dated(report, said)),
+            Some(said) => Some(dated(report, &said)),
             // What cannot be judged now stays as it was; Ready of an agent at rest goes.
             None if *kind == ConditionType::Ready => None,
-            None => find(report.previous, *kind).cloned().map(|before| Condition { observed_generation: Some(report.generation), ..before }),
+            None => find(report.previous, *kind).cloned().map(|before| Condition {
+                observed_generation: Some(report.generation),
+                ..before
+            }),
         })
         .collect()
 }
 
-fn dated(report: &Report<'_>, said: Said) -> Condition {
+fn dated(report: &Report<'_>, said: &Said) -> Condition {
     let before = find(report.previous, said.kind).filter(|before| before.status == said.status);
     Condition {
         type_: said.kind.as_str().into(),
         status: said.status.into(),
         reason: said.reason.as_str().into(),
         message: said.message.chars().take(MESSAGE_MAX).collect(),
-        last_transition_time: before.map_or_else(|| super::time(report.now), |before| before.last_transition_time.clone()),
+        last_transition_time: before
+            .map_or_else(|| super::time(report.now), |before| before.last_transition_time.clone()),
         observed_generation: Some(report.generation),
     }
 }
 
 fn find(status: &KoiAgentStatus, kind: ConditionType) -> Option<&Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == kind.as_str())
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind.as_str())
 }
 
 /// Whether the gateway's answer turned between two reports.
 pub(super) fn turned(previous: &KoiAgentStatus, status: &KoiAgentStatus) -> bool {
-    let word = |status: &KoiAgentStatus| find(status, ConditionType::GatewayHealthy).map(|condition| condition.status.clone());
+    let word =
+        |status: &KoiAgentStatus| find(status, ConditionType::GatewayHealthy).map(|condition| condition.status.clone());
     word(previous) != word(status)
 }
 
@@ -88,20 +106,28 @@ fn is_at_rest(report: &Report<'_>) -> bool {
 fn ready(report: &Report<'_>) -> Said {
     let kind = ConditionType::Ready;
     match &report.plan.verdict {
-        Verdict::Settled if answers(report) => {
-            said(kind, true, Reason::Ready, "The gateway answers through TLS on 443 with the pinned certificate, and is well.")
-        }
+        Verdict::Settled if answers(report) => said(
+            kind,
+            true,
+            Reason::Ready,
+            "The gateway answers through TLS on 443 with the pinned certificate, and is well.",
+        ),
         Verdict::Settled => said(kind, false, Reason::Deleting, "Nothing is left of the agent."),
-        Verdict::Converging(why) if answers(report) && leaves_ready(why.reason) => {
-            said(kind, true, Reason::Ready, format!("The gateway answers and is well. In the meantime: {}", why.message))
-        }
+        Verdict::Converging(why) if answers(report) && leaves_ready(why.reason) => said(
+            kind,
+            true,
+            Reason::Ready,
+            format!("The gateway answers and is well. In the meantime: {}", why.message),
+        ),
         Verdict::Converging(why) | Verdict::Blocked(why) => said(kind, false, why.reason, why.message.clone()),
     }
 }
 
 /// The gateway was well when it was last asked in this boot.
 fn answers(report: &Report<'_>) -> bool {
-    let running = report.instance().is_some_and(|instance| instance.state == InstanceState::Running);
+    let running = report
+        .instance()
+        .is_some_and(|instance| instance.state == InstanceState::Running);
     let well = match report.probe() {
         Some(probe) => probe.outcome.as_ref().is_ok_and(|health| health.ok),
         None => report.observed.recorded.was_healthy,
@@ -128,10 +154,17 @@ fn reconciling(report: &Report<'_>) -> Said {
         return said(kind, false, Reason::Paused, paused_message(report));
     }
     match &report.plan.verdict {
-        Verdict::Settled if report.plan.steps.is_empty() => said(kind, false, Reason::Settled, "Nothing is being changed."),
+        Verdict::Settled if report.plan.steps.is_empty() => {
+            said(kind, false, Reason::Settled, "Nothing is being changed.")
+        }
         Verdict::Settled => {
             let names: Vec<&str> = report.plan.steps.iter().map(crate::plan::Step::name).collect();
-            said(kind, true, Reason::Repairing, format!("Being put right: {}.", names.join(", ")))
+            said(
+                kind,
+                true,
+                Reason::Repairing,
+                format!("Being put right: {}.", names.join(", ")),
+            )
         }
         Verdict::Converging(why) => said(kind, true, why.reason, why.message.clone()),
         Verdict::Blocked(why) => said(kind, false, why.reason, "Waits for what the Stalled condition says."),
@@ -149,7 +182,12 @@ fn stalled(report: &Report<'_>) -> Said {
     let kind = ConditionType::Stalled;
     match &report.plan.verdict {
         Verdict::Blocked(why) => said(kind, true, why.reason, why.message.clone()),
-        Verdict::Settled | Verdict::Converging(_) => said(kind, false, Reason::Settled, "Nothing stands in the way that needs somebody to act."),
+        Verdict::Settled | Verdict::Converging(_) => said(
+            kind,
+            false,
+            Reason::Settled,
+            "Nothing stands in the way that needs somebody to act.",
+        ),
     }
 }
 
@@ -157,22 +195,58 @@ fn identity(report: &Report<'_>) -> Option<Said> {
     let kind = ConditionType::IdentityReady;
     let agent = report.agent()?;
     let profile = &agent.identity.profile;
-    let refused = report.observed.refusal.as_ref().map(|refused| refused.refusal.reason_after(refused.count));
+    let refused = report
+        .observed
+        .refusal
+        .as_ref()
+        .map(|refused| refused.refusal.reason_after(refused.count));
     if let Some(reason @ (Reason::WaitingForIdentity | Reason::ProfileNotFound)) = refused {
-        return Some(said(kind, false, reason, format!("EC2 does not take the instance profile {profile:?} yet.")));
+        return Some(said(
+            kind,
+            false,
+            reason,
+            format!("EC2 does not take the instance profile {profile:?} yet."),
+        ));
     }
     let identity = match &report.observed.identity {
-        Known::Unknown => return find(report.previous, kind).is_none().then(|| unsure(kind, "Not looked at yet.")),
-        Known::Absent => return Some(said(kind, false, Reason::WaitingForIdentity, format!("The instance profile {profile:?} is not there yet."))),
+        Known::Unknown => {
+            return find(report.previous, kind)
+                .is_none()
+                .then(|| unsure(kind, "Not looked at yet."));
+        }
+        Known::Absent => {
+            return Some(said(
+                kind,
+                false,
+                Reason::WaitingForIdentity,
+                format!("The instance profile {profile:?} is not there yet."),
+            ));
+        }
         Known::Present(identity) => identity,
     };
-    let whole = identity.profile_arn.is_some() && identity.role_exists && identity.role_in_profile && identity.policy_current;
+    let whole =
+        identity.profile_arn.is_some() && identity.role_exists && identity.role_in_profile && identity.policy_current;
     Some(if !identity.ours {
-        said(kind, true, Reason::AsWanted, format!("The instance profile {profile:?} is not ours and is used as it is."))
+        said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!("The instance profile {profile:?} is not ours and is used as it is."),
+        )
     } else if whole {
-        said(kind, true, Reason::AsWanted, format!("The instance profile {profile:?} has its role and policy."))
+        said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!("The instance profile {profile:?} has its role and policy."),
+        )
     } else {
-        said(kind, false, Reason::WaitingForIdentity, format!("The instance profile {profile:?} or its role is not complete yet."))
+        said(
+            kind,
+            false,
+            Reason::WaitingForIdentity,
+            format!("The instance profile {profile:?} or its role is not complete yet."),
+        )
     })
 }
 
@@ -180,29 +254,63 @@ fn network(report: &Report<'_>) -> Option<Said> {
     let kind = ConditionType::NetworkReady;
     let agent = report.agent()?;
     let subnet = match &report.observed.subnet {
-        Known::Unknown => return find(report.previous, kind).is_none().then(|| unsure(kind, "Not looked at yet.")),
+        Known::Unknown => {
+            return find(report.previous, kind)
+                .is_none()
+                .then(|| unsure(kind, "Not looked at yet."));
+        }
         Known::Absent => return Some(said(kind, false, Reason::SubnetNotFound, "There is no usable subnet.")),
         Known::Present(subnet) => subnet,
     };
     let rules = network::rules(&agent.ingress, subnet);
     let name = names::security_group(&agent.claim.cluster_id, &network::rule_set(&rules));
     Some(match &report.observed.security_group {
-        Known::Unknown => return find(report.previous, kind).is_none().then(|| unsure(kind, "Not looked at yet.")),
-        Known::Absent => said(kind, false, Reason::Launching, format!("Security group {name} is not there yet.")),
-        Known::Present(group) if !group.ours => said(kind, false, Reason::NameConflict, format!("Security group {name} ({}) is not ours.", group.id)),
-        Known::Present(group) if group.ingress != rules => {
-            said(kind, false, Reason::Repairing, format!("Security group {} does not have exactly the wanted rules.", group.id))
+        Known::Unknown => {
+            return find(report.previous, kind)
+                .is_none()
+                .then(|| unsure(kind, "Not looked at yet."));
         }
-        Known::Present(group) if !wears(report.instance(), &group.id) => {
-            said(kind, false, Reason::Repairing, format!("The instance does not have exactly the security group {}.", group.id))
-        }
-        Known::Present(group) => said(kind, true, Reason::AsWanted, format!("Security group {} opens 443 to the wanted sources and nothing else.", group.id)),
+        Known::Absent => said(
+            kind,
+            false,
+            Reason::Launching,
+            format!("Security group {name} is not there yet."),
+        ),
+        Known::Present(group) if !group.ours => said(
+            kind,
+            false,
+            Reason::NameConflict,
+            format!("Security group {name} ({}) is not ours.", group.id),
+        ),
+        Known::Present(group) if group.ingress != rules => said(
+            kind,
+            false,
+            Reason::Repairing,
+            format!("Security group {} does not have exactly the wanted rules.", group.id),
+        ),
+        Known::Present(group) if !wears(report.instance(), &group.id) => said(
+            kind,
+            false,
+            Reason::Repairing,
+            format!("The instance does not have exactly the security group {}.", group.id),
+        ),
+        Known::Present(group) => said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!(
+                "Security group {} opens 443 to the wanted sources and nothing else.",
+                group.id
+            ),
+        ),
     })
 }
 
 fn wears(instance: Option<&Instance>, group: &str) -> bool {
     instance.is_none_or(|instance| {
-        instance.state.is_dying() || instance.security_group_ids.is_empty() || instance.security_group_ids == [group.to_owned()]
+        instance.state.is_dying()
+            || instance.security_group_ids.is_empty()
+            || instance.security_group_ids == [group.to_owned()]
     })
 }
 
@@ -210,27 +318,48 @@ fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Said> {
     let kind = ConditionType::StorageReady;
     let agent = report.agent()?;
     let Some(volume) = &status.volume else {
-        return Some(said(kind, false, none_reason(agent), "There is no data volume yet; it is made with the instance."));
+        return Some(said(
+            kind,
+            false,
+            none_reason(agent),
+            "There is no data volume yet; it is made with the instance.",
+        ));
     };
     let id = &volume.id;
     let attached = report.instance().is_some_and(|instance| {
         instance.block_devices.get(names::DATA_DEVICE) == Some(id) || holds(report.observed, id, instance)
     });
     Some(if attached {
-        said(kind, true, Reason::AsWanted, format!("The data volume {id} is attached."))
+        said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!("The data volume {id} is attached."),
+        )
     } else {
-        said(kind, false, Reason::VolumeDetached, format!("The data volume {id} is kept and not attached."))
+        said(
+            kind,
+            false,
+            Reason::VolumeDetached,
+            format!("The data volume {id} is kept and not attached."),
+        )
     })
 }
 
 fn holds(observed: &Observed, volume_id: &str, instance: &Instance) -> bool {
     observed.volumes.present().into_iter().flatten().any(|volume| {
-        volume.id == volume_id && volume.state == VolumeState::InUse && volume.attached_to.as_ref() == Some(&instance.id)
+        volume.id == volume_id
+            && volume.state == VolumeState::InUse
+            && volume.attached_to.as_ref() == Some(&instance.id)
     })
 }
 
 fn none_reason(agent: &DesiredAgent) -> Reason {
-    if agent.power == Power::Suspended { Reason::Suspended } else { Reason::Launching }
+    if agent.power == Power::Suspended {
+        Reason::Suspended
+    } else {
+        Reason::Launching
+    }
 }
 
 fn instance(report: &Report<'_>) -> Said {
@@ -242,16 +371,30 @@ fn instance(report: &Report<'_>) -> Said {
     let id = &instance.id;
     match (instance.state, &instance.impaired) {
         (InstanceState::Running, None) => said(kind, true, Reason::AsWanted, format!("Instance {id} is running.")),
-        (InstanceState::Running, Some(told)) => said(kind, false, Reason::InstanceImpaired, format!("EC2 calls instance {id} impaired: {told}.")),
+        (InstanceState::Running, Some(told)) => said(
+            kind,
+            false,
+            Reason::InstanceImpaired,
+            format!("EC2 calls instance {id} impaired: {told}."),
+        ),
         (InstanceState::Pending, _) => said(kind, false, Reason::Launching, "No instance is running."),
         (state, _) if state.is_dying() => said(kind, false, Reason::InstanceGone, gone(instance)),
-        (state, _) => said(kind, false, Reason::InstanceNotRunning, format!("Instance {id} is {}.", super::state_word(state))),
+        (state, _) => said(
+            kind,
+            false,
+            Reason::InstanceNotRunning,
+            format!("Instance {id} is {}.", super::state_word(state)),
+        ),
     }
 }
 
 fn gone(instance: &Instance) -> String {
     let told = instance.state_reason.as_deref().unwrap_or("EC2 gives no reason");
-    format!("Instance {} is {} ({told}).", instance.id, super::state_word(instance.state))
+    format!(
+        "Instance {} is {} ({told}).",
+        instance.id,
+        super::state_word(instance.state)
+    )
 }
 
 fn config(report: &Report<'_>) -> Option<Said> {
@@ -259,38 +402,72 @@ fn config(report: &Report<'_>) -> Option<Said> {
     let agent = report.agent()?;
     let health = report.probe().and_then(|probe| probe.outcome.as_ref().ok());
     let Some(running) = health.and_then(|health| health.config_sha256.as_ref()) else {
-        return find(report.previous, kind).is_none().then(|| unsure(kind, "The gateway has not said which configuration it runs with."));
+        return find(report.previous, kind)
+            .is_none()
+            .then(|| unsure(kind, "The gateway has not said which configuration it runs with."));
     };
     Some(if *running == agent.config_sha256 {
-        said(kind, true, Reason::AsWanted, "The gateway runs with the wanted configuration.")
+        said(
+            kind,
+            true,
+            Reason::AsWanted,
+            "The gateway runs with the wanted configuration.",
+        )
     } else {
-        said(kind, false, Reason::Pushing, "The gateway runs with an older configuration; the wanted one lies ready and is read at the next boot.")
+        said(
+            kind,
+            false,
+            Reason::Pushing,
+            "The gateway runs with an older configuration; the wanted one lies ready; the instance takes it within 20 minutes or at its next boot.",
+        )
     })
 }
 
 fn gateway(report: &Report<'_>) -> Option<Said> {
     let kind = ConditionType::GatewayHealthy;
-    let running = report.instance().is_some_and(|instance| instance.state == InstanceState::Running);
+    let running = report
+        .instance()
+        .is_some_and(|instance| instance.state == InstanceState::Running);
     if !running {
         let why = verdict_why(report);
         let reason = why.map_or(Reason::InstanceNotRunning, |why| why.reason);
         return Some(said(kind, false, reason, "The instance is not running."));
     }
     match report.probe().map(|probe| &probe.outcome) {
-        Some(Ok(health)) if health.ok => Some(said(kind, true, Reason::AsWanted, "The gateway shook hands and is well.")),
+        Some(Ok(health)) if health.ok => Some(said(
+            kind,
+            true,
+            Reason::AsWanted,
+            "The gateway shook hands and is well.",
+        )),
         Some(Ok(health)) => {
             let detail = health.detail.as_deref().unwrap_or("it does not say why");
-            Some(said(kind, false, Reason::GatewayUnhealthy, format!("Health: the gateway says that it is not well: {detail}.")))
+            Some(said(
+                kind,
+                false,
+                Reason::GatewayUnhealthy,
+                format!("Health: the gateway says that it is not well: {detail}."),
+            ))
         }
         Some(Err(_)) if boots_quietly(report) => Some(booting(kind)),
-        Some(Err(failure)) => Some(said(kind, false, hop_reason(failure.hop), format!("{}.", describe_failure(failure).trim_end_matches(['.', '?'])))),
+        Some(Err(failure)) => Some(said(
+            kind,
+            false,
+            hop_reason(failure.hop),
+            format!("{}.", describe_failure(failure).trim_end_matches(['.', '?'])),
+        )),
         None if report.observed.recorded.was_healthy && find(report.previous, kind).is_some() => None,
         None => Some(booting(kind)),
     }
 }
 
 fn booting(kind: ConditionType) -> Said {
-    said(kind, false, Reason::Booting, "The gateway has not answered yet in this boot.")
+    said(
+        kind,
+        false,
+        Reason::Booting,
+        "The gateway has not answered yet in this boot.",
+    )
 }
 
 fn boots_quietly(report: &Report<'_>) -> bool {
@@ -310,7 +487,12 @@ fn suspended(report: &Report<'_>, at_rest: bool) -> Option<Said> {
     let kind = ConditionType::Suspended;
     let agent = report.agent()?;
     Some(match (agent.power, at_rest) {
-        (Power::Suspended, true) if report.instance().is_some() => said(kind, true, Reason::Suspended, "The instance is stopped, the data volume is kept."),
+        (Power::Suspended, true) if report.instance().is_some() => said(
+            kind,
+            true,
+            Reason::Suspended,
+            "The instance is stopped, the data volume is kept.",
+        ),
         (Power::Suspended, true) => said(kind, true, Reason::Suspended, "Nothing runs, as the spec asks."),
         (Power::Suspended, false) => said(kind, false, Reason::Suspending, "The agent is on its way to rest."),
         (Power::Running, _) => said(kind, false, Reason::AsWanted, "The agent is to run."),

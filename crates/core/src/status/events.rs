@@ -40,13 +40,22 @@ enum Stage {
 }
 
 fn stage(status: &KoiAgentStatus) -> (Stage, Option<(Reason, String)>) {
-    let find = |kind: ConditionType| status.conditions.iter().find(|condition| condition.type_ == kind.as_str());
+    let find = |kind: ConditionType| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == kind.as_str())
+    };
     let condition = match (find(ConditionType::Ready), find(ConditionType::Suspended)) {
         (Some(ready), _) => ready,
         (None, Some(suspended)) if suspended.status == "True" => suspended,
         _ => return (Stage::Unknown, None),
     };
-    let Some(reason) = Reason::ALL.iter().copied().find(|reason| reason.as_str() == condition.reason) else {
+    let Some(reason) = Reason::ALL
+        .iter()
+        .copied()
+        .find(|reason| reason.as_str() == condition.reason)
+    else {
         return (Stage::Unknown, None);
     };
     let coming_up = matches!(
@@ -66,7 +75,12 @@ pub fn event_for(old: &KoiAgentStatus, new: &KoiAgentStatus) -> Option<EventFact
         ReasonClass::Good | ReasonClass::Progress => EventType::Normal,
         ReasonClass::Waiting | ReasonClass::Broken | ReasonClass::Stalled => EventType::Warning,
     };
-    Some(EventFacts { type_, reason, action: action(reason), note: message.chars().take(NOTE_MAX).collect() })
+    Some(EventFacts {
+        type_,
+        reason,
+        action: action(reason),
+        note: message.chars().take(NOTE_MAX).collect(),
+    })
 }
 
 fn action(reason: Reason) -> &'static str {
@@ -85,18 +99,36 @@ fn action(reason: Reason) -> &'static str {
 /// The Event of a repair that was done, if the step is one. `live` says that the agent had been launched before.
 #[must_use]
 pub fn event_for_step(step: &Step, live: bool) -> Option<EventFacts> {
-    let repair = |note: String| Some(EventFacts { type_: EventType::Normal, reason: Reason::Repairing, action: "Repair", note });
+    let repair = |note: String| {
+        Some(EventFacts {
+            type_: EventType::Normal,
+            reason: Reason::Repairing,
+            action: "Repair",
+            note,
+        })
+    };
     match step {
         Step::StartInstance { instance_id } => repair(format!("Started instance {instance_id}.")),
-        Step::AttachVolume { volume_id, instance_id } => repair(format!("Attached data volume {volume_id} to {instance_id}.")),
-        Step::AuthorizeIngress { group_id, rules } if live => repair(format!("Restored {} rules of security group {group_id}.", rules.len())),
-        Step::RevokeIngress { group_id, rules } => repair(format!("Removed {} rules that nobody asked for from security group {group_id}.", rules.len())),
-        Step::SetSecurityGroups { instance_id, .. } => repair(format!("Gave instance {instance_id} the security group of its rule set.")),
+        Step::AttachVolume { volume_id, instance_id } => {
+            repair(format!("Attached data volume {volume_id} to {instance_id}."))
+        }
+        Step::AuthorizeIngress { group_id, rules } if live => {
+            repair(format!("Restored {} rules of security group {group_id}.", rules.len()))
+        }
+        Step::RevokeIngress { group_id, rules } => repair(format!(
+            "Removed {} rules that nobody asked for from security group {group_id}.",
+            rules.len()
+        )),
+        Step::SetSecurityGroups { instance_id, .. } => repair(format!(
+            "Gave instance {instance_id} the security group of its rule set."
+        )),
         Step::StopOrphan { instance_id } => Some(EventFacts {
             type_: EventType::Warning,
             reason: Reason::Repairing,
             action: "StopOrphan",
-            note: format!("Instance {instance_id} carries this agent's claim and is not the recorded one: it was stopped and marked, not deleted."),
+            note: format!(
+                "Instance {instance_id} carries this agent's claim and is not the recorded one: it was stopped and marked, not deleted."
+            ),
         }),
         _ => None,
     }

@@ -1,5 +1,12 @@
 //! A cloud with EC2's manners, as far as the planner can meet them: tokens, transit states, late visibility, claims.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::semicolon_if_nothing_returned,
+    reason = "a model that breaks is a failed test"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -75,7 +82,8 @@ impl Cloud {
         for id in turned {
             self.turn(&id);
         }
-        self.machines.retain(|machine| machine.purged_at.is_none_or(|at| at > now));
+        self.machines
+            .retain(|machine| machine.purged_at.is_none_or(|at| at > now));
         for (snapshot, done_at) in &mut self.snapshots {
             if *done_at <= now {
                 snapshot.state = SnapshotState::Completed;
@@ -97,7 +105,11 @@ impl Cloud {
                 machine.seen.block_devices.clear();
                 machine.data_volume = None;
                 machine.purged_at = Some(now.saturating_add(SignedDuration::from_secs(3_600)).unwrap());
-                for volume in self.volumes.iter_mut().filter(|volume| volume.attached_to.as_deref() == Some(id)) {
+                for volume in self
+                    .volumes
+                    .iter_mut()
+                    .filter(|volume| volume.attached_to.as_deref() == Some(id))
+                {
                     volume.attached_to = None;
                     volume.state = VolumeState::Available;
                 }
@@ -127,7 +139,9 @@ impl Cloud {
             Step::AddRoleToInstanceProfile { .. } => self.identity.role_in_profile = true,
             Step::CreateSecurityGroup { name, .. } => return self.create_group(name),
             Step::AuthorizeIngress { group_id, rules } => self.group(group_id).ingress.extend(rules.iter().cloned()),
-            Step::RevokeIngress { group_id, rules } => self.group(group_id).ingress.retain(|rule| !rules.contains(rule)),
+            Step::RevokeIngress { group_id, rules } => {
+                self.group(group_id).ingress.retain(|rule| !rules.contains(rule))
+            }
             Step::RunInstances { launch } => return self.run(launch),
             Step::TerminateInstance { instance_id } => self.terminate(instance_id),
             Step::StopInstance { instance_id } | Step::StopOrphan { instance_id } => return self.stop(instance_id),
@@ -151,7 +165,14 @@ impl Cloud {
             return Err(("InvalidGroup.Duplicate", "already there"));
         }
         let id = self.id("sg");
-        self.groups.insert(name.into(), SecurityGroup { id, ours: true, ingress: BTreeSet::new() });
+        self.groups.insert(
+            name.into(),
+            SecurityGroup {
+                id,
+                ours: true,
+                ingress: BTreeSet::new(),
+            },
+        );
         Ok(())
     }
 
@@ -164,15 +185,23 @@ impl Cloud {
             if used != launch {
                 return Err(("IdempotentParameterMismatch", "other parameters"));
             }
-            let live = self.machines.iter().any(|machine| machine.seen.id == *id && !machine.seen.state.is_dying());
-            return if live { Ok(()) } else { Err(("IdempotentInstanceTerminated", "terminated")) };
+            let live = self
+                .machines
+                .iter()
+                .any(|machine| machine.seen.id == *id && !machine.seen.state.is_dying());
+            return if live {
+                Ok(())
+            } else {
+                Err(("IdempotentInstanceTerminated", "terminated"))
+            };
         }
         let known = |id: &String| self.groups.values().any(|group| group.id == *id);
         if !launch.security_group_ids.iter().all(known) {
             return Err(("InvalidGroup.NotFound", "no such group"));
         }
         let id = self.id("i");
-        self.tokens.insert(launch.client_token.clone(), (launch.clone(), id.clone()));
+        self.tokens
+            .insert(launch.client_token.clone(), (launch.clone(), id.clone()));
         let data_volume = launch.data_volume.as_ref().map(|wish| {
             let volume = self.id("vol");
             self.volumes.push(Volume {
@@ -232,7 +261,10 @@ impl Cloud {
     }
 
     fn attach(&mut self, volume_id: &str, instance_id: &str) -> Result<(), Refused> {
-        if !matches!(self.machine(instance_id).seen.state, InstanceState::Running | InstanceState::Stopped) {
+        if !matches!(
+            self.machine(instance_id).seen.state,
+            InstanceState::Running | InstanceState::Stopped
+        ) {
             return Err(("IncorrectState", "not running or stopped"));
         }
         let volume = self.volumes.iter_mut().find(|volume| volume.id == volume_id).unwrap();
@@ -243,7 +275,10 @@ impl Cloud {
         volume.attached_to = Some(instance_id.into());
         let machine = self.machine(instance_id);
         machine.data_volume = Some(volume_id.into());
-        machine.seen.block_devices.insert(names::DATA_DEVICE.into(), volume_id.into());
+        machine
+            .seen
+            .block_devices
+            .insert(names::DATA_DEVICE.into(), volume_id.into());
         Ok(())
     }
 
@@ -268,7 +303,11 @@ impl Cloud {
     }
 
     fn snapshot(&mut self, volume_id: &str) {
-        let snapshot = Snapshot { id: self.id("snap"), volume_id: volume_id.into(), state: SnapshotState::Pending };
+        let snapshot = Snapshot {
+            id: self.id("snap"),
+            volume_id: volume_id.into(),
+            state: SnapshotState::Pending,
+        };
         let done = self.after(20);
         self.snapshots.push((snapshot, done));
     }
@@ -290,7 +329,10 @@ fn instance(id: String, launch: &LaunchStatus, now: Timestamp) -> Instance {
         id,
         state: InstanceState::Pending,
         state_reason: None,
-        launch: launch.tags.get(names::TAG_LAUNCH).and_then(|tag| names::parse_launch_tag(tag)),
+        launch: launch
+            .tags
+            .get(names::TAG_LAUNCH)
+            .and_then(|tag| names::parse_launch_tag(tag)),
         private_ip: Some("172.31.0.4".into()),
         public_ip: None,
         zone: "zone-a".into(),

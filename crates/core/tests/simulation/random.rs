@@ -1,5 +1,7 @@
 //! A small deterministic source of chance: the same seed gives the same schedule for ever.
 
+#![allow(clippy::unwrap_used, reason = "a model that breaks is a failed test")]
+
 /// SplitMix64.
 pub(crate) struct Random(u64);
 

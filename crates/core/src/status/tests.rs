@@ -1,0 +1,383 @@
+#![allow(
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value,
+    clippy::semicolon_if_nothing_returned,
+    reason = "tables are long and read from top to bottom"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::{EventType, Report, event_for, note_bundle, report, restored_refusal};
+use crate::api::{KoiAgent, KoiAgentStatus, Reason};
+use crate::desired::{Desired, NamespaceFacts, Settings};
+use crate::names;
+use crate::observed::{
+    GatewayHealth, Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Place, Probe, ProbeFailure,
+    Recorded, Rule, SecretFacts, SecurityGroup, Source, Subnet,
+};
+use crate::plan::{Why, blocked, plan};
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).unwrap()
+}
+
+fn later(seconds: i64) -> Timestamp {
+    now().saturating_add(SignedDuration::from_secs(seconds)).unwrap()
+}
+
+fn wish(spec: Value, annotations: Value) -> Desired {
+    let metadata =
+        json!({"name": "ada", "namespace": "team", "uid": "uid-1", "generation": 3, "annotations": annotations});
+    let agent: KoiAgent = serde_json::from_value(
+        json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": metadata, "spec": spec}),
+    )
+    .unwrap();
+    let settings = Settings {
+        cluster_id: "demo".into(),
+        ..Settings::default()
+    };
+    Desired::resolve(&agent, None, &NamespaceFacts::default(), &settings).unwrap()
+}
+
+fn instance(state: InstanceState) -> Instance {
+    Instance {
+        id: "i-1".into(),
+        state,
+        state_reason: None,
+        launch: None,
+        private_ip: Some("172.31.0.4".into()),
+        public_ip: None,
+        zone: "a".into(),
+        subnet_id: None,
+        image_id: "ami-1".into(),
+        instance_type: "t3.small".into(),
+        launch_time: Some(now()),
+        profile_arn: None,
+        security_group_ids: vec!["sg-1".into()],
+        block_devices: BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-1".to_owned())]),
+        impaired: None,
+        tags: BTreeMap::new(),
+    }
+}
+
+fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceState) -> Observed {
+    let Desired::Present(agent) = wish(json!({}), json!({})) else {
+        panic!()
+    };
+    let config_sha256 = Some(agent.config_sha256);
+    let well = GatewayHealth {
+        ok: true,
+        version: "0.3.1".into(),
+        config_sha256,
+        workspace_seeded: false,
+        detail: None,
+    };
+    let outcome = outcome.map(|()| well).map_err(|hop| ProbeFailure {
+        hop,
+        message: "172.31.0.4:443 said no".into(),
+    });
+    let rule = Rule::https(Source::Cidr("172.31.0.0/16".into()));
+    Observed {
+        recorded: Recorded::from_status(previous),
+        has_finalizer: true,
+        place: Known::Present(Place {
+            account: "1".into(),
+            region: "us-east-1".into(),
+        }),
+        owner: OwnerRecord::Ours,
+        secret: Known::Present(SecretFacts {
+            problem: None,
+            tls_sha256: "t".into(),
+            not_after: now(),
+            bundle_sha256: None,
+        }),
+        image: Known::Present("ami-1".into()),
+        subnet: Known::Present(Subnet {
+            id: "subnet-1".into(),
+            vpc_id: "v".into(),
+            zone: "a".into(),
+            vpc_cidrs: vec!["172.31.0.0/16".into()],
+        }),
+        identity: Known::Present(Identity {
+            ours: false,
+            profile_arn: Some("arn".into()),
+            ..Identity::absent()
+        }),
+        security_group: Known::Present(SecurityGroup {
+            id: "sg-1".into(),
+            ours: true,
+            ingress: BTreeSet::from([rule]),
+        }),
+        instances: Known::Present(vec![instance(state)]),
+        volumes: Known::Present(Vec::new()),
+        probe: Some(Probe {
+            at: later(300),
+            instance_id: "i-1".into(),
+            outcome,
+        }),
+        ..Observed::default()
+    }
+}
+
+fn told(previous: &KoiAgentStatus, desired: &Desired, observed: &Observed, at: Timestamp) -> KoiAgentStatus {
+    let decided = plan(desired, observed, at);
+    report(&Report {
+        previous,
+        generation: 3,
+        name: "ada",
+        desired: Ok(desired),
+        observed,
+        plan: &decided,
+        now: at,
+    })
+}
+
+/// A status whose gateway has been well for a while.
+fn well() -> KoiAgentStatus {
+    let mut status = KoiAgentStatus::default();
+    note_bundle(&mut status, "i-1", "b");
+    for _ in 0..2 {
+        status = told(
+            &status,
+            &wish(json!({}), json!({})),
+            &world(&status, Ok(()), InstanceState::Running),
+            now(),
+        );
+    }
+    status
+}
+
+fn condition<'a>(status: &'a KoiAgentStatus, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let found = status.conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some((found.status.as_str(), found.reason.as_str(), found.message.as_str()))
+}
+
+fn words<'a>(status: &'a KoiAgentStatus, kind: &str) -> Option<(&'a str, &'a str)> {
+    condition(status, kind).map(|(status, reason, _)| (status, reason))
+}
+
+#[test]
+fn a_gateway_that_is_well_is_ready_and_settled_means_silent() {
+    let status = well();
+    let expected = [
+        ("Ready", "True", "Ready"),
+        ("Reconciling", "False", "Settled"),
+        ("Stalled", "False", "Settled"),
+        ("IdentityReady", "True", "AsWanted"),
+        ("NetworkReady", "True", "AsWanted"),
+        ("StorageReady", "True", "AsWanted"),
+        ("InstanceReady", "True", "AsWanted"),
+        ("ConfigSynced", "True", "AsWanted"),
+        ("GatewayHealthy", "True", "AsWanted"),
+        ("Suspended", "False", "AsWanted"),
+    ];
+    let actual: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|condition| {
+            (
+                condition.type_.as_str(),
+                condition.status.as_str(),
+                condition.reason.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(actual, expected);
+    assert_eq!(
+        status.gateway.as_ref().and_then(|gateway| gateway.endpoint.as_deref()),
+        Some("wss://172.31.0.4")
+    );
+    let again = told(
+        &status,
+        &wish(json!({}), json!({})),
+        &world(&status, Ok(()), InstanceState::Running),
+        later(3_600),
+    );
+    assert_eq!(again, status);
+    assert_eq!(event_for(&status, &again), None);
+}
+
+#[test]
+fn each_broken_hop_is_named() {
+    let cases = [
+        (
+            Hop::Connect,
+            "GatewayUnreachable",
+            "Connect: 172.31.0.4:443 said no. Is nginx running",
+        ),
+        (Hop::Tls, "CertificateMismatch", "TLS: "),
+        (
+            Hop::Upgrade,
+            "GatewayUnreachable",
+            "Upgrade: 172.31.0.4:443 said no. nginx answers, the gateway behind it does not",
+        ),
+        (Hop::Handshake, "GatewayUnauthorized", "Handshake: "),
+        (Hop::Health, "GatewayUnhealthy", "Health: "),
+    ];
+    for (hop, reason, message) in cases {
+        let before = well();
+        let after = told(
+            &before,
+            &wish(json!({}), json!({})),
+            &world(&before, Err(hop), InstanceState::Running),
+            later(100),
+        );
+        assert_eq!(words(&after, "Ready"), Some(("False", reason)), "{hop:?}");
+        let (status, why, text) = condition(&after, "GatewayHealthy").unwrap();
+        assert_eq!((status, why), ("False", reason), "{hop:?}");
+        assert!(text.starts_with(message), "{hop:?}: {text}");
+        let event = event_for(&before, &after).unwrap();
+        assert_eq!((event.type_, event.reason.as_str()), (EventType::Warning, reason));
+        let turned = after
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "GatewayHealthy")
+            .unwrap();
+        assert_eq!(turned.last_transition_time, super::time(later(100)));
+        let kept = after
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "InstanceReady")
+            .unwrap();
+        assert_eq!(kept.last_transition_time, super::time(now()));
+    }
+}
+
+#[test]
+fn rest_has_no_ready_condition() {
+    let before = well();
+    let desired = wish(json!({"power": "Suspended"}), json!({}));
+    let going = told(
+        &before,
+        &desired,
+        &world(&before, Ok(()), InstanceState::Running),
+        later(1),
+    );
+    assert_eq!(
+        (words(&going, "Ready"), words(&going, "Suspended")),
+        (Some(("False", "Suspending")), Some(("False", "Suspending")))
+    );
+    let rest = told(
+        &going,
+        &desired,
+        &world(&going, Ok(()), InstanceState::Stopped),
+        later(5),
+    );
+    assert_eq!(
+        (words(&rest, "Ready"), words(&rest, "Suspended")),
+        (None, Some(("True", "Suspended")))
+    );
+    assert_eq!(
+        (words(&rest, "Reconciling"), words(&rest, "Stalled")),
+        (Some(("False", "Settled")), Some(("False", "Settled")))
+    );
+    assert!(Recorded::from_status(&rest).suspended && !Recorded::from_status(&rest).was_healthy);
+}
+
+#[test]
+fn a_pause_goes_on_telling_the_truth() {
+    let before = well();
+    let desired = wish(json!({}), json!({"skykoi.io/paused": "true"}));
+    let fine = told(
+        &before,
+        &desired,
+        &world(&before, Ok(()), InstanceState::Running),
+        later(1),
+    );
+    assert_eq!(
+        (words(&fine, "Ready"), words(&fine, "Reconciling")),
+        (Some(("True", "Ready")), Some(("False", "Paused")))
+    );
+    let broken = told(
+        &before,
+        &desired,
+        &world(&before, Err(Hop::Upgrade), InstanceState::Running),
+        later(1),
+    );
+    assert_eq!(
+        (words(&broken, "Ready"), words(&broken, "Reconciling")),
+        (Some(("False", "GatewayUnreachable")), Some(("False", "Paused")))
+    );
+}
+
+#[test]
+fn a_wish_that_cannot_be_settled_stalls_and_keeps_what_is_known() {
+    let before = well();
+    let why = Why {
+        reason: Reason::PlanNotFound,
+        message: "There is no plan.".into(),
+    };
+    let observed = world(&before, Ok(()), InstanceState::Running);
+    let decided = blocked(why.clone());
+    let after = report(&Report {
+        previous: &before,
+        generation: 4,
+        name: "ada",
+        desired: Err(&why),
+        observed: &observed,
+        plan: &decided,
+        now: later(9),
+    });
+    assert_eq!(
+        (words(&after, "Stalled"), words(&after, "Ready")),
+        (Some(("True", "PlanNotFound")), Some(("False", "PlanNotFound")))
+    );
+    assert_eq!(
+        (
+            words(&after, "InstanceReady"),
+            after.resolved == before.resolved,
+            after.observed_generation
+        ),
+        (Some(("True", "AsWanted")), true, 4)
+    );
+    assert!(
+        after
+            .conditions
+            .iter()
+            .all(|condition| condition.observed_generation == Some(4))
+    );
+}
+
+#[test]
+fn a_boot_is_counted_from_its_own_beginning() {
+    let before = well();
+    let boot = |status: &KoiAgentStatus| {
+        status
+            .instance
+            .as_ref()
+            .and_then(|instance| instance.booting_since.clone())
+    };
+    assert_eq!(boot(&before), Some(super::time(now())));
+    let mut restarted = world(&before, Err(Hop::Connect), InstanceState::Running);
+    let Known::Present(instances) = &mut restarted.instances else {
+        panic!()
+    };
+    instances[0].launch_time = Some(later(50));
+    let after = told(&before, &wish(json!({}), json!({})), &restarted, later(60));
+    assert_eq!(boot(&after), Some(super::time(later(60))));
+    assert_eq!(after.gateway.and_then(|gateway| gateway.healthy_since), None);
+}
+
+#[test]
+fn the_pace_of_retries_survives_the_operator() {
+    let mut status = well();
+    status.refusal = serde_json::from_value(json!({
+        "operation": "RunInstances", "code": "VcpuLimitExceeded", "generation": 3, "count": 4, "since": "2023-11-14T22:00:00Z", "retryAt": "2023-11-14T23:00:00Z",
+    }))
+    .unwrap();
+    let restored = restored_refusal(&status, 3, now()).unwrap();
+    assert_eq!(
+        (
+            restored.step,
+            restored.count,
+            restored.launch,
+            restored.refusal.definite
+        ),
+        ("RunInstances", 4, None, false)
+    );
+    assert!(restored.retry_at > Some(now()));
+    assert_eq!(restored_refusal(&status, 4, now()).unwrap().retry_at, Some(now()));
+}
