@@ -63,10 +63,8 @@ pub struct Observed {
     /// When our own last change to the cloud for this agent was answered, as far as this process remembers. A view that is older than this
     /// proves nothing about absence.
     pub changed_at: Option<Timestamp>,
-    /// When a call of the recorded launch last may have had an effect that is not seen yet: the last call that was not surely refused
-    /// ([`Refusal::definite`]), or the operator's start for a record without an instance that it found. `None` from the moment that this
-    /// process wrote the record: nothing can have come of it.
-    pub launch_unclear_at: Option<Timestamp>,
+    /// Whether something may have come of the recorded launch that is not seen yet.
+    pub launch_trace: LaunchTrace,
     /// Recorded instances and volumes, by id, that the latest whole reads did not show.
     pub unseen: BTreeMap<String, Unseen>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
@@ -76,6 +74,19 @@ pub struct Observed {
     /// What the cloud last refused to this agent, until a step of that kind succeeds. A change of the wish sets its `retry_at` to that
     /// moment and keeps the rest: which launch was refused decides whether the record may be changed.
     pub refusal: Option<Refused>,
+}
+
+/// What the calls of the recorded launch may have left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LaunchTrace {
+    /// Nobody kept count: conclusions wait for minutes.
+    #[default]
+    Unknown,
+    /// This process wrote the record, and every call since then was surely refused ([`Refusal::definite`]): nothing.
+    Clean,
+    /// Possibly an instance, since this time at the latest: of the last call that was not surely refused, or of the operator's start for
+    /// a record without an instance that it found.
+    Since(Timestamp),
 }
 
 /// A recorded thing that whole reads do not show.

@@ -421,7 +421,7 @@ fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus
     (gateway != GatewayStatus::default()).then_some(gateway)
 }
 
-/// Addresses are worth showing while the instance has them.
+/// Addresses are worth showing while somebody may answer there.
 fn endpoint(report: &Report<'_>) -> Option<String> {
     match report.instance() {
         None if report.observed.instances == Known::Unknown => report
@@ -430,7 +430,7 @@ fn endpoint(report: &Report<'_>) -> Option<String> {
             .as_ref()
             .and_then(|gateway| gateway.endpoint.clone()),
         None => None,
-        Some(instance) if instance.state.is_dying() => None,
+        Some(instance) if instance.state != InstanceState::Running => None,
         Some(instance) => {
             let address = instance.public_ip.as_ref().or(instance.private_ip.as_ref())?;
             Some(format!("wss://{address}"))

@@ -117,3 +117,22 @@ fn a_quiet_launch_takes_few_calls_and_few_writes() {
         world.trace()
     );
 }
+
+#[test]
+fn one_more_agent_costs_two_calls_and_four_status_writes() {
+    let mut random = Random::new(7);
+    let mut first = World::quiet();
+    until(&mut first, &mut random, "settled", settled);
+    let mut second = World::quiet();
+    second.cloud.identity = first.cloud.identity.clone();
+    second.cloud.groups = first.cloud.groups.clone();
+    second.cloud.bound = true;
+    until(&mut second, &mut random, "settled", settled);
+    assert_eq!(second.cloud.log, ["RunInstances", "PutBundle"], "{}", second.trace());
+    assert!(
+        second.status_writes <= 4,
+        "{} status writes\n{}",
+        second.status_writes,
+        second.trace()
+    );
+}

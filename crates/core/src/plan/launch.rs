@@ -4,7 +4,7 @@ use super::{Halt, SHORTLY, Step, gate, unknown};
 use crate::api::{LaunchArtifact, LaunchDataVolume, LaunchStatus, Reason};
 use crate::desired::DesiredAgent;
 use crate::names;
-use crate::observed::{Known, Observed, Place, Refused, Subnet, Volume, VolumeState};
+use crate::observed::{Known, LaunchTrace, Observed, Place, Refused, Subnet, Volume, VolumeState};
 use crate::refusal::{TOKEN_MISMATCH, TOKEN_TERMINATED};
 use crate::render::user_data::{self, Home};
 use jiff::{SignedDuration, Timestamp};
@@ -137,10 +137,20 @@ pub(super) fn refused_launch<'a>(observed: &'a Observed, launch: &LaunchStatus) 
 
 /// A view that began long enough after the last call that may have had an effect shows its instance, if there is one.
 pub(super) fn certain_of_absence(observed: &Observed, launch: &LaunchStatus, now: Timestamp) -> Result<(), Halt> {
-    let Some(unclear_at) = observed.launch_unclear_at else {
-        return Ok(());
+    let later = |at: Timestamp, gap| at.saturating_add(gap).unwrap_or(at);
+    let certain_at = match observed.launch_trace {
+        LaunchTrace::Clean => return Ok(()),
+        LaunchTrace::Since(at) => later(at, UNSEEN_LAUNCH),
+        LaunchTrace::Unknown => {
+            let recorded_at = launch.recorded_at.as_ref().map_or(now, |time| time.0);
+            later(
+                observed
+                    .changed_at
+                    .map_or(recorded_at, |changed| changed.max(recorded_at)),
+                VISIBILITY,
+            )
+        }
     };
-    let certain_at = unclear_at.saturating_add(UNSEEN_LAUNCH).unwrap_or(unclear_at);
     if observed.seen_at.is_some_and(|seen| seen >= certain_at) {
         return Ok(());
     }

@@ -19,8 +19,9 @@ use crate::api::{KoiAgent, KoiPlan, LaunchStatus, Reason};
 use crate::desired::{Desired, NamespaceFacts, Settings};
 use crate::names;
 use crate::observed::{
-    BundleRecord, GatewayHealth, Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Place, Probe,
-    ProbeFailure, Recorded, Refused, Rule, SecretFacts, SecurityGroup, Source, Subnet, Unseen, Volume, VolumeState,
+    BundleRecord, GatewayHealth, Hop, Identity, Instance, InstanceState, Known, LaunchTrace, Observed, OwnerRecord,
+    Place, Probe, ProbeFailure, Recorded, Refused, Rule, SecretFacts, SecurityGroup, Source, Subnet, Unseen, Volume,
+    VolumeState,
 };
 use crate::refusal::classify;
 
@@ -153,6 +154,7 @@ fn bare() -> Observed {
         instances: Known::Present(Vec::new()),
         volumes: Known::Present(Vec::new()),
         seen_at: Some(now()),
+        launch_trace: LaunchTrace::Clean,
         ..Observed::default()
     }
 }
@@ -586,7 +588,7 @@ fn a_refused_launch_waits_is_renewed_or_looked_for() {
             o.refusal = Some(refused("RunInstances", code, retry_in))
         })
     };
-    let unclear = |base: Observed, seconds| change(base, |o| o.launch_unclear_at = Some(ago(seconds)));
+    let unclear = |base: Observed, seconds| change(base, |o| o.launch_trace = LaunchTrace::Since(ago(seconds)));
     let cases: [(Desired, Observed, Vec<&str>, Reason, bool); 10] = [
         (
             wished(),
@@ -879,7 +881,7 @@ fn the_way_out_one_thing_after_the_other() {
         (delete(), never(), vec!["RemoveFinalizer"]),
         (
             delete(),
-            change(never(), |o| o.launch_unclear_at = Some(ago(10))),
+            change(never(), |o| o.launch_trace = LaunchTrace::Since(ago(10))),
             vec![],
         ),
         (delete(), change(bare(), |o| o.has_finalizer = false), vec![]),
@@ -1100,7 +1102,11 @@ fn worlds() -> impl Strategy<Value = Observed> {
                 },
                 security_group: if bit(4) { Known::Absent } else { bare().security_group },
                 probe: bit(5).then(|| probe(if bit(6) { Ok(()) } else { Err(Hop::Connect) })),
-                launch_unclear_at: bit(7).then(|| ago(i64::from(bits))),
+                launch_trace: if bit(7) {
+                    LaunchTrace::Since(ago(i64::from(bits)))
+                } else {
+                    LaunchTrace::Unknown
+                },
                 unseen,
                 ..bare()
             }

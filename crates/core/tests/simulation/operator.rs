@@ -16,8 +16,8 @@ use koi_core::api::{KoiAgent, KoiAgentStatus, LaunchStatus};
 use koi_core::desired::{Desired, DesiredAgent, NamespaceFacts, Settings};
 use koi_core::names;
 use koi_core::observed::{
-    GatewayHealth, Hop, Known, Observed, OwnerRecord, Place, Probe, ProbeFailure, Recorded, Refused, SecretFacts,
-    Subnet, Unseen,
+    GatewayHealth, Hop, Known, LaunchTrace, Observed, OwnerRecord, Place, Probe, ProbeFailure, Recorded, Refused,
+    SecretFacts, Subnet, Unseen,
 };
 use koi_core::plan::{Plan, Step, Verdict, current_instance, data_volume_id, plan, probe_target};
 use koi_core::refusal::classify;
@@ -38,7 +38,7 @@ struct Memory {
     probe: Option<Probe>,
     console: Option<String>,
     identity_changed_at: Option<Timestamp>,
-    launch_unclear_at: Option<Timestamp>,
+    launch_trace: LaunchTrace,
 }
 
 #[derive(Clone)]
@@ -249,7 +249,7 @@ impl World {
     fn crash(&mut self) {
         self.note("crash");
         self.memory = Memory {
-            launch_unclear_at: Some(self.now),
+            launch_trace: LaunchTrace::Since(self.now),
             ..Memory::default()
         };
         let generation = self.agent.metadata.generation.unwrap();
@@ -365,7 +365,7 @@ impl World {
             ),
             seen_at: view.map(|view| view.at),
             changed_at: self.memory.changed_at,
-            launch_unclear_at: self.memory.launch_unclear_at,
+            launch_trace: self.memory.launch_trace,
             unseen: self.memory.unseen.clone(),
             probe: self.memory.probe.clone(),
             console: self.memory.console.clone(),
@@ -533,7 +533,7 @@ impl World {
         let launch = match step {
             Step::RunInstances { launch } => {
                 if !refusal.definite {
-                    self.memory.launch_unclear_at = Some(self.now);
+                    self.memory.launch_trace = LaunchTrace::Since(self.now);
                 }
                 Some((launch.epoch, launch.attempt))
             }
@@ -564,7 +564,7 @@ impl World {
                 *status = status::with_launch(&self.report_of(&previous, observed, decided), launch, place);
                 self.agent.status = Some(status.clone());
                 self.status_writes += 1;
-                self.memory.launch_unclear_at = None;
+                self.memory.launch_trace = LaunchTrace::Clean;
             }
             Step::PutBundle {
                 instance_id, volume_id, ..
@@ -592,7 +592,7 @@ impl World {
             Step::RunInstances { launch } => {
                 self.check_record(launch);
                 self.cloud.apply(step)?;
-                self.memory.launch_unclear_at = Some(self.now);
+                self.memory.launch_trace = LaunchTrace::Since(self.now);
                 self.memory.probe = None;
                 self.memory.console = None;
             }
