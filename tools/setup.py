@@ -110,7 +110,9 @@ def only_one() -> Iterator[None]:
         paths.CACHE.mkdir(exist_ok=True)
         lock = (paths.CACHE / "setup.lock").open("w")
     except PermissionError as error:
-        raise Missing(f"{error.filename} belongs to another user (was setup run with sudo?): use one user for this folder") from error
+        raise Missing(
+            f"{error.filename} belongs to another user (was setup run with sudo?): use one user for this folder"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,12 +127,16 @@ def check() -> None:
     if not sys.platform.startswith("linux"):
         raise Missing("booted machines need Linux; elsewhere only `python -m world up --driver process` works")
     if os.geteuid() != 0:
-        raise Missing("booted machines need root (namespaces, mounts, loop devices): run this as root, for example with sudo")
+        raise Missing(
+            "booted machines need root (namespaces, mounts, loop devices): run this as root, for example with sudo"
+        )
     if "overlay" not in Path("/proc/filesystems").read_text():
         raise Missing("the kernel has no overlayfs: load the module (`modprobe overlay`) or use a kernel that has it")
     for node in ("/proc/self/ns/net", "/dev/loop-control"):
         if not os.path.exists(node):
-            raise Missing(f"{node} does not exist: the kernel needs network namespaces and loop devices (`modprobe loop`)")
+            raise Missing(
+                f"{node} does not exist: the kernel needs network namespaces and loop devices (`modprobe loop`)"
+            )
 
 
 def debs() -> None:
@@ -176,7 +182,9 @@ def point_venv_at(home: Path) -> None:
 
 def build_venv(home: Path) -> None:
     if sys.version_info < PYTHON_AT_LEAST:
-        raise Missing(f"Python {'.'.join(map(str, PYTHON_AT_LEAST))} or later is needed; this is {sys.version.split()[0]}")
+        raise Missing(
+            f"Python {'.'.join(map(str, PYTHON_AT_LEAST))} or later is needed; this is {sys.version.split()[0]}"
+        )
     shutil.rmtree(home, ignore_errors=True)
     if subprocess.run([sys.executable, "-m", "venv", home], capture_output=True).returncode:
         raise Missing("Python cannot make virtual environments here: install the package python3-venv")
@@ -234,7 +242,18 @@ def build_program(name: str, target: Path, title: str) -> None:
     package = paths.KUBE_PROGRAMS[name]
     packages = count_packages(package)
     unfinished = target / f"{name}.unfinished"
-    command = ["go", "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", linker_flags(), "-o", str(unfinished), package]
+    command = [
+        "go",
+        "build",
+        "-v",
+        "-trimpath",
+        "-buildvcs=false",
+        "-ldflags",
+        linker_flags(),
+        "-o",
+        str(unfinished),
+        package,
+    ]
 
     def describe(number: int, line: str) -> str:
         return f"{number} of at most {packages} packages, {line[-60:]}"
@@ -289,16 +308,6 @@ def rootfs() -> None:
     os.replace(unfinished, target)
 
 
-def machines_where_possible() -> None:
-    """What booted machines need; without root or Linux the demo runs plain processes instead, and says so."""
-    if sys.platform.startswith("linux") and os.geteuid() == 0:
-        check()
-        debs()
-        rootfs()
-    else:
-        say("not root on Linux: machines will be plain processes, not booted ones")
-
-
 def demo() -> None:
     """Everything as root; else what a world whose machines are plain processes needs."""
     if os.geteuid() == 0:
@@ -317,7 +326,6 @@ def commands_without_root() -> None:
 
 
 PARTS: dict[str, tuple[Callable[[], None], ...]] = {
-    "demo": (venv, kube, machines_where_possible),
     "check": (check,),
     "debs": (debs,),
     "venv": (venv,),

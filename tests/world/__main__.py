@@ -47,7 +47,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.set_defaults(command=function)
     for command in (up_parser, keep_parser):
         command.add_argument("--driver", default="auto", choices=("auto", "nspawn", "process", "none"))
-        command.add_argument("--artifact", action="append", default=[], type=Path, help="a file that machines can download")
+        command.add_argument(
+            "--artifact", action="append", default=[], type=Path, help="a file that machines can download"
+        )
     exec_parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     commands.add_parser("reap", help="remove what dead worlds left").set_defaults(command=reap)
     commands.add_parser("ls", help="list worlds").set_defaults(command=list_worlds)
@@ -124,7 +126,12 @@ def keep(options: argparse.Namespace) -> int:
     with World(options.name, progress=say) as world:
         artifacts = {artifact.name: artifact for artifact in options.artifact}
         world.start(driver=driver, artifacts=artifacts)
-        description = {**world.describe(), "keeper": os.getpid(), "private": private.inside(), "outside": outside(world)}
+        description = {
+            **world.describe(),
+            "keeper": os.getpid(),
+            "private": private.inside(),
+            "outside": outside(world),
+        }
         (world.state_dir / "world.json").write_text(json.dumps(description))
         say(f"{world.name} is up after {time.monotonic() - began:.1f} s; logs: {world.state_dir / 'logs'}")
         print(json.dumps(description), flush=True)

@@ -155,7 +155,19 @@ class WorldNetwork(Namespace):
         """Makes the machine's namespace and its link."""
         machine.namespace.create()
         inside, outside = ("ip", "-n", machine.namespace.name), ("ip", "-n", self.name)
-        run(*outside, "link", "add", machine.port, "type", "veth", "peer", "name", "eth0", "netns", machine.namespace.name)
+        run(
+            *outside,
+            "link",
+            "add",
+            machine.port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            machine.namespace.name,
+        )
         run(*inside, "link", "set", "eth0", "address", machine.mac)
         run(*inside, "addr", "add", f"{machine.address}/16", "dev", "eth0")
         run(*inside, "link", "set", "eth0", "up")

@@ -1,7 +1,7 @@
 """Root in a user namespace: how a world comes to network namespaces of its own where its user is not root.
 
-The program starts itself anew under `unshare`; there it is root over a network and a /run that nobody else sees. Doors from
-the user's own network are sockets that were opened before and handed over.
+The program starts itself anew under `unshare`; there it is root over a network and a /run that nobody else sees. Doors
+from the user's own network are sockets that were opened before and handed over.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def run(*command: object, stdin: str | None = None, check: bool = True, timeout:
     words[0] = system_program(words[0])
     done = subprocess.run(words, input=stdin or "", capture_output=True, text=True, timeout=timeout)
     if check and done.returncode != 0:
-        raise CommandFailed(f"{' '.join(words)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        raise CommandFailed(
+            f"{' '.join(words)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}"
+        )
     return done.stdout
 
 

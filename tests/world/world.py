@@ -119,7 +119,10 @@ class World:
         if self.control_plane:
             variables["KUBECONFIG"] = str(self.kubeconfig)
         keys = self.credentials(principal)
-        variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"] = keys["accessKeyId"], keys["secretAccessKey"]
+        variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"] = (
+            keys["accessKeyId"],
+            keys["secretAccessKey"],
+        )
         return variables
 
     def credentials(self, principal: str = "operator") -> dict[str, str]:
@@ -242,7 +245,11 @@ class World:
         return 0
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and "proxy" not in name.lower()}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("AWS_") and "proxy" not in name.lower()
+        }
         return {**clean, **self.env(), **(extra or {})}
 
 

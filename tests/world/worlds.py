@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from . import processes
@@ -14,11 +15,17 @@ from .network import WorldNetwork
 from .paths import WORLDS
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+PATIENCE = 10.0  # seconds for a lock that somebody holds only to look or to clean up
+KEPT_LOGS = 20
 NETNS_RECORD = "netns"  # file in a world's folder: this world made its network namespace
 
 
 class WorldInUse(RuntimeError):
     """Another process runs this world."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(f"world {name} is run by process {holder or '?'}")
+        self.pid = int(holder) if holder.isdigit() else 0
 
 
 class BadName(ValueError):
@@ -43,23 +50,23 @@ class Lock:
         self.file = WORLDS / f"{name}.lock"
         self._descriptor: int | None = None
 
-    def acquire(self) -> None:
+    def acquire(self, owner: bool = True) -> None:
+        """WorldInUse when a process runs the world; a lock that is held for a moment only (`owner` False) is waited for."""
         WORLDS.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + PATIENCE
         while self._descriptor is None:
             descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 20).decode() or "?"
-                os.close(descriptor)
-                raise WorldInUse(f"world {self.name} is run by process {holder}") from None
-            # Whoever held it before may have removed the file: then this is the lock of nothing.
-            if self._is_current(descriptor):
+            if self._try(descriptor):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                if owner:
+                    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
                 self._descriptor = descriptor
-            else:
-                os.close(descriptor)
+                return
+            holder = os.read(descriptor, 20).decode()
+            os.close(descriptor)
+            if holder or time.monotonic() > deadline:
+                raise WorldInUse(self.name, holder)
+            time.sleep(0.01)
 
     @property
     def held(self) -> bool:
@@ -70,6 +77,17 @@ class Lock:
             self.file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _try(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Whoever held it before may have removed the file: then this is the lock of nothing.
+        if self._is_current(descriptor):
+            return True
+        os.ftruncate(descriptor, 0)
+        return False
 
     def _is_current(self, descriptor: int) -> bool:
         try:
@@ -92,10 +110,9 @@ def holder(name: str) -> int | None:
     if not lock.file.exists():
         return None
     try:
-        lock.acquire()
-    except WorldInUse:
-        text = lock.file.read_text()
-        return int(text) if text.isdigit() else 0
+        lock.acquire(owner=False)
+    except WorldInUse as use:
+        return use.pid
     lock.release()
     return None
 
@@ -106,17 +123,25 @@ def reap() -> list[str]:
     for name in names():
         lock = Lock(name)
         try:
-            lock.acquire()
+            lock.acquire(owner=False)
         except WorldInUse:
             continue
         if remove(name):
             reaped.append(name)
         lock.release()
+    forget_old_logs()
     return reaped
 
 
+def forget_old_logs() -> None:
+    """Keeps the logs of the last few worlds that are down."""
+    ended = [folder(name) for name in names() if not Lock(name).file.exists() and folder(name).is_dir()]
+    for old in sorted(ended, key=lambda state: state.stat().st_mtime, reverse=True)[KEPT_LOGS:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def remove(name: str) -> bool:
-    """Ends everything of the world and removes all but its logs; the caller holds its lock. True if there was anything."""
+    """Ends the world and removes all but its logs; the caller holds its lock. True if there was anything."""
     state = folder(name)
     if not state.is_dir():
         return False

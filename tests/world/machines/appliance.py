@@ -1,6 +1,6 @@
-"""What stands in for the operating system of a machine that is a directory: one process that bootstraps, runs the gateway, and is its TLS front.
+"""The stand-in for the operating system of a machine that is a directory: bootstraps, runs the gateway, is its TLS front.
 
-    python -m world.machines.appliance ROOT GATEWAY      inside the machine's network namespace
+python -m world.machines.appliance ROOT GATEWAY      inside the machine's network namespace
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Appliance:
             self._stop_gateway()
 
     def _bootstrap(self) -> bool:
-        return subprocess.run([self.gateway, "bootstrap", "--root", self.root], stdin=subprocess.DEVNULL).returncode == 0
+        return (
+            subprocess.run([self.gateway, "bootstrap", "--root", self.root], stdin=subprocess.DEVNULL).returncode == 0
+        )
 
     def _start_gateway(self) -> None:
         self.daemon = subprocess.Popen([self.gateway, "run", "--root", self.root], stdin=subprocess.DEVNULL)

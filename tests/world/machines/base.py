@@ -6,7 +6,6 @@ import abc
 import dataclasses
 from collections.abc import Callable
 
-
 #: the images of the world; every other id boots the stock one
 STOCK_IMAGE = "ami-0a22040000000001f"
 BAKED_IMAGE = "ami-0a22040000000002f"

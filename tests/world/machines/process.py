@@ -1,8 +1,8 @@
-"""Machines that are plain processes: for laptops without root. Network and metadata are real, the operating system is not.
+"""Machines that are plain processes, for laptops without root: network and metadata are real, the system is not.
 
-Each machine is a directory, a network namespace, and one process (`appliance`) that does for the gateway what systemd and
-nginx do on a booted machine. User data does not run: the identity that it would write is taken out of it. A data volume is a
-directory; the first one attached is the machine's /home.
+Each machine is a directory, a network namespace, and one process (`appliance`) that does for the gateway what systemd
+and nginx do on a booted machine. User data does not run: the identity that it would write is taken out of it. A data
+volume is a directory; the first one attached is the machine's /home.
 """
 
 from __future__ import annotations
@@ -72,14 +72,23 @@ class ProcessDriver(WiredDriver):
             return
         gateway = self.state_dir / "artifacts" / "koi-gateway"
         if not gateway.exists():
-            raise DriverError(f"{gateway} does not exist: machines that are processes run the gateway that the world serves")
+            raise DriverError(
+                f"{gateway} does not exist: machines that are processes run the gateway that the world serves"
+            )
         if instance_id not in self._specs:
             raise DriverError(f"there is no machine {instance_id}")
         directory, link = self._directory(instance_id), self._links[instance_id]
         shutil.rmtree(directory / "root" / "run", ignore_errors=True)  # as a tmpfs over a boot
         self._mount_home(instance_id)
         self.network.plug(link)
-        command = [*link.namespace.prefix(), sys.executable, "-m", "world.machines.appliance", directory / "root", gateway]
+        command = [
+            *link.namespace.prefix(),
+            sys.executable,
+            "-m",
+            "world.machines.appliance",
+            directory / "root",
+            gateway,
+        ]
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory / "root/home/ubuntu"),

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from world.control_plane import ControlPlane
 from world.paths import kube_program
 from world.shell import wait_for

@@ -6,13 +6,17 @@ import http.client
 from collections.abc import Iterator
 
 import pytest
+
 from world import imds
 from world.machines.base import Metadata
 
 ONE, OTHER, STRANGER = "127.0.0.11", "127.0.0.12", "127.0.0.13"
 TREE = {
     "instance-id": "i-1",
-    "iam": {"info": {"__json__": True, "Code": "Success"}, "security-credentials": {"role": {"__json__": True, "Token": "t"}}},
+    "iam": {
+        "info": {"__json__": True, "Code": "Success"},
+        "security-credentials": {"role": {"__json__": True, "Token": "t"}},
+    },
     "placement": {"region": "us-east-1"},
 }
 Answer = tuple[int, bytes]

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from world.machines.base import BAKED_IMAGE, Attachment, DriverError, IngressRule, VolumeBusy
 from world.machines.nspawn import by_id_name
 from world.shell import wait_for
@@ -123,7 +124,9 @@ def test_a_volume_is_plugged_in_mounted_and_pulled(ground: Ground, guest: Guest)
     ground.driver.delete_volume(volume)
 
 
-def test_a_mounted_volume_comes_off_by_force_only(ground: Ground, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mounted_volume_comes_off_by_force_only(
+    ground: Ground, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("world.machines.nspawn.UNMOUNT_GRACE", 0.2)
     volume = ground.new_volume()
     ground.driver.attach(guest.id, Attachment(volume, "/dev/sdf"))
@@ -166,7 +169,10 @@ def test_a_snapshot_of_a_mounted_volume_is_a_clean_copy(ground: Ground, guest: G
     copy = ground.new_volume(2, snapshot)
     ground.driver.delete_snapshot(snapshot)
     ground.driver.attach(guest.id, Attachment(copy, "/dev/sdf"))
-    assert guest.sh("e2fsck -fp /dev/nvme1n1 >/dev/null; mount /dev/nvme1n1 /mnt && cat /mnt/file && umount /mnt") == "then"
+    assert (
+        guest.sh("e2fsck -fp /dev/nvme1n1 >/dev/null; mount /dev/nvme1n1 /mnt && cat /mnt/file && umount /mnt")
+        == "then"
+    )
     ground.driver.detach(guest.id, copy)
     with pytest.raises(DriverError):
         ground.new_volume(2, snapshot)
@@ -191,11 +197,15 @@ def test_ingress_is_enforced_where_the_guest_cannot_change_it(ground: Ground, gu
     assert open_ports() == ([443], [443]), "security groups are not the guest's to flush"
     ground.driver.set_ingress(guest.id, (IngressRule("tcp", 443, 443, f"{other.address}/32"),))
     assert open_ports() == ([], [443])
-    ground.driver.set_ingress(guest.id, (IngressRule("tcp", 18000, 19000, "172.31.0.1/32"), IngressRule("udp", 0, 65535, "::/0")))
+    ground.driver.set_ingress(
+        guest.id, (IngressRule("tcp", 18000, 19000, "172.31.0.1/32"), IngressRule("udp", 0, 65535, "::/0"))
+    )
     assert open_ports() == ([18789], [])
     ground.driver.set_ingress(guest.id, ())
     assert open_ports() == ([], [])
-    assert guest.sh(f"curl -s -o /dev/null -w '%{{http_code}}' http://169.254.169.254/latest/") == "401", "answers come back"
+    assert guest.sh("curl -s -o /dev/null -w '%{http_code}' http://169.254.169.254/latest/") == "401", (
+        "answers come back"
+    )
     ground.driver.set_ingress(guest.id, HTTPS_FROM_VPC)
     other.terminate()
 

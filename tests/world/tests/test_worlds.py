@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from world import worlds
 from world.network import NAMESPACES, Namespace
 from world.paths import ROOT, kube_program
