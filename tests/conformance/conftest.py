@@ -135,6 +135,17 @@ def op_sts(world: CloudClient) -> Any:
     return world.boto("sts", "operator")
 
 
+@pytest.fixture
+def frozen(world: CloudClient) -> Any:
+    """From its call on, what is in transit stays so until the test moves time with what the call returned."""
+
+    def freeze() -> Any:
+        world.settings(transit=600, read_lag=600, tag_lag=600, status_checks=600)
+        return lambda: world.advance_clock(601)
+
+    return freeze
+
+
 # things
 
 

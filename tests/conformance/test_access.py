@@ -322,6 +322,12 @@ def test_assume_role_in_another_account(world, op_sts, fresh):
     keys = op_sts.assume_role(RoleArn=role["Arn"], RoleSessionName="koi")["Credentials"]
     client = world.boto_with("ec2", keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
     assert client.describe_vpcs()["Vpcs"][0]["OwnerId"] == "210987654321"
+    narrow = {"Version": "2012-10-17", "Statement": [{**allow["Statement"][0], "Action": "ec2:DescribeSubnets"}]}
+    session = op_sts.assume_role(RoleArn=role["Arn"], RoleSessionName="koi", Policy=json.dumps(narrow))["Credentials"]
+    client = world.boto_with("ec2", session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"])
+    client.describe_subnets()
+    with refused("UnauthorizedOperation"):
+        client.describe_vpcs()
 
 
 def test_public_parameters_belong_to_no_account(world, op_ssm):

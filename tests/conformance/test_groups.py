@@ -71,7 +71,7 @@ def test_host_bits_are_cut(ec2, group):
     assert [r["CidrIp"] for r in seen[0]["IpRanges"]] == ["10.0.0.0/8"]
 
 
-def test_group_in_use_cannot_be_deleted(ec2, launch, group):
+def test_group_in_use_cannot_be_deleted(ec2, launch, group, frozen):
     instance_id = launch.running(SecurityGroupIds=[group])
     with refused("DependencyViolation", 400):
         ec2.delete_security_group(GroupId=group)
@@ -79,9 +79,11 @@ def test_group_in_use_cannot_be_deleted(ec2, launch, group):
     launch.wait(instance_id, "stopped")
     with refused("DependencyViolation"):
         ec2.delete_security_group(GroupId=group)
+    pass_time = frozen()
     ec2.terminate_instances(InstanceIds=[instance_id])
     with refused("DependencyViolation"):  # still shutting down
         ec2.delete_security_group(GroupId=group)
+    pass_time()
     launch.wait(instance_id, "terminated")
     ec2.delete_security_group(GroupId=group)
 

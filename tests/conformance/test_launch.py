@@ -7,7 +7,6 @@ import base64
 import pytest
 from botocore.exceptions import ClientError
 from conftest import refused
-from world.cloud.client import wait_for
 
 
 def test_user_data_limit_is_of_raw_bytes(launch, ec2):
@@ -266,10 +265,12 @@ def test_raw_errors_are_xml_that_every_sdk_reads(world, launch):
     assert len(caught.value.response["ResponseMetadata"]["RequestId"]) == 32
 
 
-def test_instance_appears_with_its_tags_for_the_operator(op_launch, op_ec2, fresh):
+def test_instance_appears_with_its_tags_for_the_operator(op_launch, op_ec2, fresh, frozen):
+    pass_time = frozen()
     value = fresh("uid")
     tags = [{"Key": "skykoi:agent-uid", "Value": value}]
     op_launch(TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
     filters = [{"Name": "tag:skykoi:agent-uid", "Values": [value]}]
     assert op_ec2.describe_instances(Filters=filters)["Reservations"] == []
-    wait_for("the tag shows", lambda: op_ec2.describe_instances(Filters=filters)["Reservations"])
+    pass_time()
+    assert len(op_ec2.describe_instances(Filters=filters)["Reservations"]) == 1

@@ -9,47 +9,59 @@ from conftest import refused
 from world.cloud.client import wait_for
 
 
-def test_launch_passes_through_pending(launch):
+def test_launch_passes_through_pending(launch, frozen):
+    pass_time = frozen()
     instance_id = launch()
     assert launch.state(instance_id) == "pending"
+    pass_time()
     launch.wait(instance_id, "running")
     assert launch.look(instance_id)["State"] == {"Code": 16, "Name": "running"}
 
 
-def test_stop_and_start_pass_through_transit_states(launch, ec2):
+def test_stop_and_start_pass_through_transit_states(launch, ec2, frozen):
     instance_id = launch.running()
+    pass_time = frozen()
     change = ec2.stop_instances(InstanceIds=[instance_id])["StoppingInstances"][0]
     assert (change["PreviousState"]["Name"], change["CurrentState"]["Name"]) == ("running", "stopping")
     assert launch.state(instance_id) == "stopping"
+    pass_time()
     launch.wait(instance_id, "stopped")
     assert launch.look(instance_id)["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
     change = ec2.start_instances(InstanceIds=[instance_id])["StartingInstances"][0]
     assert (change["PreviousState"]["Name"], change["CurrentState"]["Name"]) == ("stopped", "pending")
+    pass_time()
     launch.wait(instance_id, "running")
     assert "StateReason" not in launch.look(instance_id)
 
 
-def test_repeated_power_calls_are_harmless(launch, ec2):
+def test_repeated_power_calls_are_harmless(launch, ec2, frozen, world):
     instance_id = launch.running()
+    pass_time = frozen()
     assert ec2.start_instances(InstanceIds=[instance_id])["StartingInstances"][0]["CurrentState"]["Name"] == "running"
     ec2.stop_instances(InstanceIds=[instance_id])
     assert ec2.stop_instances(InstanceIds=[instance_id])["StoppingInstances"][0]["CurrentState"]["Name"] == "stopping"
+    pass_time()
     launch.wait(instance_id, "stopped")
+    world.settings(transit=0.1)
     launch.gone(instance_id)
     again = ec2.terminate_instances(InstanceIds=[instance_id])["TerminatingInstances"][0]
     assert again["CurrentState"]["Name"] == "terminated"
 
 
-def test_power_calls_in_wrong_states(launch, ec2):
+def test_power_calls_in_wrong_states(launch, ec2, frozen, world):
+    pass_time = frozen()
     pending = launch()
     with refused("IncorrectInstanceState", 400):
         ec2.stop_instances(InstanceIds=[pending])
     with refused("IncorrectInstanceState"):
         ec2.reboot_instances(InstanceIds=[pending])
+    pass_time()
     launch.wait(pending, "running")
     ec2.stop_instances(InstanceIds=[pending])
     with refused("IncorrectInstanceState"):
         ec2.start_instances(InstanceIds=[pending])
+    pass_time()
+    world.settings(transit=0.1)
     launch.gone(pending)
     with refused("IncorrectInstanceState"):
         ec2.start_instances(InstanceIds=[pending])
@@ -57,8 +69,10 @@ def test_power_calls_in_wrong_states(launch, ec2):
         ec2.stop_instances(InstanceIds=[pending])
 
 
-def test_one_bad_instance_stops_nothing(launch, ec2):
-    good, bad = launch.running(), launch()
+def test_one_bad_instance_stops_nothing(launch, ec2, frozen):
+    good = launch.running()
+    frozen()
+    bad = launch()
     with refused("IncorrectInstanceState"):
         ec2.stop_instances(InstanceIds=[good, bad])
     assert launch.state(good) == "running"
@@ -75,10 +89,13 @@ def test_terminated_is_bare_and_vanishes(launch, ec2, world):
         launch.look(instance_id)
 
 
-def test_terminate_while_pending(launch):
+def test_terminate_while_pending(launch, frozen):
+    pass_time = frozen()
     instance_id = launch()
-    launch.gone(instance_id)
-    assert launch.state(instance_id) == "terminated"
+    launch.client.terminate_instances(InstanceIds=[instance_id])
+    assert launch.state(instance_id) == "shutting-down"
+    pass_time()
+    launch.wait(instance_id, "terminated")
 
 
 def test_public_address_goes_at_stop_and_is_new_at_start(launch, ec2):
@@ -106,9 +123,10 @@ def _status(ec2, instance_id, **more):
 
 
 def test_status_checks(launch, ec2, world):
-    world.settings(status_checks=0.4)
+    world.settings(status_checks=600)
     instance_id = launch.running()
     assert _status(ec2, instance_id) == ("initializing", "initializing")
+    world.advance_clock(601)
     wait_for("checks pass", lambda: _status(ec2, instance_id) == ("ok", "ok"))
     world.impair(instance_id, "system")
     assert _status(ec2, instance_id) == ("ok", "impaired")

@@ -36,9 +36,11 @@ def _attach(ec2, volume, instance, device="/dev/sdf"):
     wait_for("attached", lambda: [a["State"] for a in _volume(ec2, volume)["Attachments"]] == ["attached"])
 
 
-def test_creation_passes_through_creating(ec2, zone):
+def test_creation_passes_through_creating(ec2, zone, frozen):
+    pass_time = frozen()
     made = ec2.create_volume(Size=1, AvailabilityZone=zone, VolumeType="gp3", Encrypted=True)
-    assert made["State"] == "creating"
+    assert made["State"] == _volume(ec2, made["VolumeId"])["State"] == "creating"
+    pass_time()
     seen = _volume(ec2, _wait(ec2, made["VolumeId"], "available"))
     assert (seen["Size"], seen["VolumeType"], seen["Encrypted"], seen["Iops"]) == (1, "gp3", True, 3000)
     assert seen["KmsKeyId"].startswith("arn:aws:kms:")
@@ -81,20 +83,24 @@ def test_quota(ec2, zone, world):
             ec2.create_volume(Size=1, AvailabilityZone=zone)
 
 
-def test_attach_and_detach_pass_through_transit_states(ec2, launch, volume, instance):
+def test_attach_and_detach_pass_through_transit_states(ec2, launch, volume, instance, frozen):
+    pass_time = frozen()
     assert ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device="/dev/sdf")["State"] == "attaching"
     assert _volume(ec2, volume)["State"] == "in-use"
+    pass_time()
     wait_for("attached", lambda: _volume(ec2, volume)["Attachments"][0]["State"] == "attached")
     mapping = {m["DeviceName"]: m["Ebs"] for m in launch.look(instance)["BlockDeviceMappings"]}["/dev/sdf"]
     assert (mapping["VolumeId"], mapping["DeleteOnTermination"]) == (volume, False)
     assert ec2.detach_volume(VolumeId=volume)["State"] == "detaching"
     assert _volume(ec2, volume)["State"] == "in-use"
+    pass_time()
     _wait(ec2, volume, "available")
     assert "/dev/sdf" not in [m["DeviceName"] for m in launch.look(instance)["BlockDeviceMappings"]]
 
 
-def test_attach_rules(ec2, launch, volume, instance, subnets, zone):
+def test_attach_rules(ec2, launch, volume, instance, subnets, zone, frozen):
     other_zone = launch.running(SubnetId=subnets[1]["SubnetId"])
+    pass_time = frozen()
     with refused("InvalidVolume.ZoneMismatch"):
         ec2.attach_volume(VolumeId=volume, InstanceId=other_zone, Device="/dev/sdf")
     pending = launch(SubnetId=subnets[0]["SubnetId"])
@@ -103,10 +109,11 @@ def test_attach_rules(ec2, launch, volume, instance, subnets, zone):
     creating = ec2.create_volume(Size=1, AvailabilityZone=zone)["VolumeId"]
     with refused("IncorrectState"):
         ec2.attach_volume(VolumeId=creating, InstanceId=instance, Device="/dev/sdf")
-    _attach(ec2, volume, instance)
+    pass_time()
+    _wait(ec2, creating, "available")
+    ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
     with refused("VolumeInUse"):
         ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device="/dev/sdg")
-    _wait(ec2, creating, "available")
     with refused("InvalidParameterValue", says="/dev/sdf"):
         ec2.attach_volume(VolumeId=creating, InstanceId=instance, Device="/dev/sdf")
 
@@ -129,16 +136,18 @@ def test_detach_rules(ec2, launch, volume, instance):
         ec2.detach_volume(VolumeId=root)
 
 
-def test_delete_rules(ec2, zone, volume, instance):
+def test_delete_rules(ec2, zone, volume, instance, frozen):
+    _attach(ec2, volume, instance)
+    pass_time = frozen()
     creating = ec2.create_volume(Size=1, AvailabilityZone=zone)["VolumeId"]
     with refused("IncorrectState"):
         ec2.delete_volume(VolumeId=creating)
-    _attach(ec2, volume, instance)
     with refused("VolumeInUse"):
         ec2.delete_volume(VolumeId=volume)
     ec2.detach_volume(VolumeId=volume)
     with refused("VolumeInUse"):
         ec2.delete_volume(VolumeId=volume)
+    pass_time()
     _wait(ec2, volume, "available")
     ec2.delete_volume(VolumeId=volume)
     with refused("InvalidVolume.NotFound"):
@@ -159,15 +168,18 @@ def _modification(ec2, volume):
     return ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"][0]["ModificationState"]
 
 
-def test_growth(ec2, volume, world):
+def test_growth(ec2, volume, world, frozen):
+    pass_time = frozen()
     with refused("InvalidParameterValue", says="smaller"):
         ec2.modify_volume(VolumeId=volume, Size=1)
     assert ec2.modify_volume(VolumeId=volume, Size=4)["VolumeModification"]["ModificationState"] == "modifying"
     assert _volume(ec2, volume)["Size"] == 2
     with refused("IncorrectModificationState"):
         ec2.modify_volume(VolumeId=volume, Size=5)
-    wait_for("optimizing", lambda: _modification(ec2, volume) in ("optimizing", "completed"))
+    pass_time()
+    wait_for("optimizing", lambda: _modification(ec2, volume) == "optimizing")
     assert _volume(ec2, volume)["Size"] == 4
+    pass_time()
     wait_for("completed", lambda: _modification(ec2, volume) == "completed")
     with refused("VolumeModificationRateExceeded"):
         ec2.modify_volume(VolumeId=volume, Size=5)
@@ -184,7 +196,8 @@ def _snapshot(ec2, snapshot_id):
     return ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]
 
 
-def test_snapshots(ec2, volume, zone, world, fresh):
+def test_snapshots(ec2, volume, zone, fresh, frozen):
+    pass_time = frozen()
     value = fresh("snap")
     spec = [{"ResourceType": "snapshot", "Tags": [{"Key": "made-by", "Value": value}]}]
     made = ec2.create_snapshot(VolumeId=volume, TagSpecifications=spec)
@@ -194,6 +207,7 @@ def test_snapshots(ec2, volume, zone, world, fresh):
         ec2.create_snapshot(VolumeId=volume)
     with refused("IncorrectState"):
         ec2.create_volume(AvailabilityZone=zone, SnapshotId=snapshot_id)
+    pass_time()
     wait_for("completed", lambda: _snapshot(ec2, snapshot_id)["State"] == "completed")
     ec2.modify_volume(VolumeId=volume, Size=8)
     found = ec2.describe_snapshots(OwnerIds=["self"], Filters=[{"Name": "tag:made-by", "Values": [value]}])["Snapshots"]

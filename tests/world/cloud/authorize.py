@@ -56,7 +56,8 @@ class Authorizer:
         role = next((r for r in iam.roles.values() if r.name == principal.role_name), None)
         if role is None:
             return [], None, None
-        return role_documents(self._cloud, principal.account, role), _boundary(iam, role), None
+        session = list(principal.session_policies) or None
+        return role_documents(self._cloud, principal.account, role), _boundary(iam, role), session
 
     def _read_operator_policy(self) -> Any:
         if self._operator_policy is None or not self._operator_policy.exists():

@@ -19,6 +19,7 @@ class Principal:
     user_id: str
     role_name: str | None = None
     instance_arn: str | None = None  # of a role session that IMDS gave to an instance
+    session_policies: tuple[Any, ...] = ()  # as passed to AssumeRole
 
     @property
     def exempt(self) -> bool:

@@ -51,6 +51,7 @@ class Session:
             user_id=f"{self.role_id}:{self.name}",
             role_name=self.role_name,
             instance_arn=self.instance_arn,
+            session_policies=self.policies,
         )
 
 

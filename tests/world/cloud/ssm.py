@@ -23,8 +23,8 @@ def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise _invalid(
             'Parameter name: can\'t be prefixed with "ssm" (case-insensitive). If formed as a path, it can '
-            "consist of sub-paths divided by slash symbol; each sub-path can be formed as a mix of letters, numbers and the "
-            "following 3 symbols .-_"
+            "consist of sub-paths divided by slash symbol; each sub-path can be formed as a mix of letters, numbers "
+            "and the following 3 symbols .-_"
         )
     if len(name) > 1011:
         raise _invalid("Parameter name must not be longer than 1011 characters.")
