@@ -83,7 +83,7 @@ pub async fn run(args: RunArgs, surroundings: Surroundings, clock: Clock, stop: 
     let cloud = Arc::new(Aws::from_standard_chain(&metrics).await);
     let house =
         House { args, client, cloud, clock, metrics, readiness, identity: surroundings.identity, namespace, stop: stop.clone() };
-    house.reign(fleet, woken).await;
+    Box::pin(house.reign(fleet, woken)).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     Ok(())
 }
@@ -135,7 +135,7 @@ impl House {
     /// One term: everything that only the leader does.
     async fn term(&self, fleet: Fleet, woken: tokio::sync::mpsc::UnboundedReceiver<String>, gate: Gate) {
         let started = tokio::select! {
-            started = self.prepare(&fleet) => started,
+            started = self.prepare() => started,
             () = self.stop.cancelled() => return,
         };
         let (kube_system_uid, device) = started;
@@ -176,7 +176,7 @@ impl House {
     }
 
     /// What must be known before the first agent is looked at. Tries until it is, and says what is missing.
-    async fn prepare(&self, _fleet: &Fleet) -> (String, DeviceKey) {
+    async fn prepare(&self) -> (String, DeviceKey) {
         self.await_crds().await;
         loop {
             match self.introduce().await {

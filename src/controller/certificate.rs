@@ -68,6 +68,9 @@ fn time(tag: u8, text: &str) -> Option<Timestamp> {
         GENERALIZED_TIME => text.to_owned(),
         _ => return None,
     };
+    if full.len() != 14 || !full.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let moment = DateTime::strptime("%Y%m%d%H%M%S", full).ok()?;
     moment.to_zoned(TimeZone::UTC).ok().map(|moment| moment.timestamp())
 }

@@ -112,7 +112,7 @@ impl<C: Cloud> Round<'_, C> {
         let zone = self.status.volume.as_ref().and_then(|volume| volume.zone.as_deref());
         observed.subnet = known(lookups.subnet(&agent.subnet_ids, zone).await, failed).unwrap_or_default();
         if let Some(profile) = known(lookups.profile(&agent.identity.profile).await, failed) {
-            observed.identity = Known::Present(self.identity(agent, observed, &profile));
+            observed.identity = Known::Present(wished_identity(agent, observed, &profile));
         }
         observed.security_group = self.security_group(agent, observed);
     }
@@ -129,15 +129,6 @@ impl<C: Cloud> Round<'_, C> {
             let asked = self.context.cloud.snapshots(&farewell.claim.cluster_id, &farewell.claim.agent_uid).await;
             observed.snapshots = known(asked, failed).map_or(Known::Unknown, Known::Present);
         }
-    }
-
-    fn identity(&self, agent: &DesiredAgent, observed: &Observed, profile: &Profile) -> Identity {
-        let wish = &agent.identity;
-        let current = observed.place.present().is_some_and(|place| {
-            let wanted = identity::role_policy(&agent.claim.cluster_id, place, &agent.role_models, &wish.scope);
-            profile.facts.policy.as_deref().is_some_and(|policy| identity::policy_equal(policy, &wanted))
-        });
-        as_identity(profile, &agent.claim.cluster_id, current)
     }
 
     /// The group of the wished rule set, by name; a foreign one of that name is known only once a creation met it.
@@ -254,6 +245,16 @@ fn foreign_secret() -> SecretFacts {
         not_after: Timestamp::MAX,
         bundle_sha256: None,
     }
+}
+
+/// The profile that an agent wishes.
+fn wished_identity(agent: &DesiredAgent, observed: &Observed, profile: &Profile) -> Identity {
+    let wish = &agent.identity;
+    let current = observed.place.present().is_some_and(|place| {
+        let wanted = identity::role_policy(&agent.claim.cluster_id, place, &agent.role_models, &wish.scope);
+        profile.facts.policy.as_deref().is_some_and(|policy| identity::policy_equal(policy, &wanted))
+    });
+    as_identity(profile, &agent.claim.cluster_id, current)
 }
 
 /// The same for what nobody wishes any more: which policy it has does not matter.

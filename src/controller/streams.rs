@@ -142,6 +142,7 @@ pub async fn run<C: Cloud>(context: Arc<Context<C>>, wiring: Wiring, woken: Unbo
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the applier gives it away")]
 fn on_error<C>(guarded: Arc<Guarded>, error: &RoundError, _context: Arc<Context<C>>) -> Action {
     tracing::warn!(name = guarded.name_any(), namespace = guarded.namespace(), %error, "the round is tried again");
     Action::requeue(Duration::from_secs(5))

@@ -73,7 +73,9 @@ fn tls_words(error: &io::Error) -> String {
             "another certificate than the Secret's answers".to_owned()
         }
         Some(error) => error.to_string(),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => "the connection was closed during the handshake".to_owned(),
+        None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            "the connection was closed during the handshake".to_owned()
+        }
         None => error.to_string(),
     }
 }

@@ -1,0 +1,214 @@
+use koi_core::names::{TAG_AGENT_UID, TAG_CLUSTER};
+use koi_core::observed::SecurityGroup;
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn tags(uid: &str) -> BTreeMap<String, String> {
+    [(TAG_CLUSTER.to_owned(), "c".to_owned()), (TAG_AGENT_UID.to_owned(), uid.to_owned())].into()
+}
+
+fn instance(uid: &str, id: &str, state: InstanceState) -> Instance {
+    Instance {
+        id: id.into(),
+        state,
+        state_reason: None,
+        launch: Some((1, 1)),
+        private_ip: Some("172.31.0.4".into()),
+        public_ip: None,
+        zone: "z".into(),
+        subnet_id: None,
+        image_id: "ami-1".into(),
+        instance_type: "t3.small".into(),
+        launch_time: None,
+        profile_arn: Some("arn:aws:iam::1:instance-profile/p".into()),
+        security_group_ids: vec!["sg-1".into()],
+        block_devices: BTreeMap::new(),
+        impaired: None,
+        tags: tags(uid),
+    }
+}
+
+fn volume(uid: &str, id: &str, state: VolumeState) -> Volume {
+    Volume { id: id.into(), state, size_gib: 20, zone: "z".into(), attached_to: None, tags: tags(uid) }
+}
+
+fn group(id: &str) -> Group {
+    let facts = SecurityGroup { id: id.into(), ours: true, ingress: BTreeSet::new() };
+    Group { name: "g".into(), vpc_id: "vpc-1".into(), facts, tags: BTreeMap::new() }
+}
+
+fn sighting(instances: &[Instance]) -> Sighting {
+    Sighting { instances: instances.to_vec(), ..Sighting::default() }
+}
+
+fn sweep(index: &mut Index, second: i64, seen: Sighting) -> Vec<String> {
+    index.take_sweep(at(second), at(second), seen).into_iter().collect()
+}
+
+fn states(index: &mut Index, uid: &str) -> Vec<InstanceState> {
+    index.view(uid, &[]).instances.present().unwrap().iter().map(|instance| instance.state).collect()
+}
+
+use InstanceState::{Pending, Running, ShuttingDown, Stopped, Terminated};
+
+#[test]
+fn nothing_is_known_before_the_first_sweep_and_nothing_is_there_after_an_empty_one() {
+    let mut index = Index::new("c");
+    assert_eq!((index.view("a", &[]).instances, index.group("vpc-1", "g"), index.groups()), (Known::Unknown, None, None));
+    sweep(&mut index, 0, Sighting::default());
+    assert_eq!((index.view("a", &[]).instances, index.group("vpc-1", "g")), (Known::Present(Vec::new()), Some(None)));
+}
+
+#[test]
+fn only_agents_whose_view_changed_are_woken() {
+    let mut index = Index::new("c");
+    let (one, two) = (instance("a", "i-1", Running), instance("b", "i-2", Running));
+    assert_eq!(sweep(&mut index, 0, sighting(&[one.clone(), two.clone()])), ["a", "b"], "the first sweep is news to all");
+    assert_eq!(sweep(&mut index, 30, sighting(&[one.clone(), two.clone()])), [""; 0]);
+    assert_eq!(sweep(&mut index, 60, sighting(&[one, instance("b", "i-2", Stopped)])), ["b"]);
+}
+
+#[test]
+fn a_fresh_launch_may_be_missing_from_reads_for_minutes() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, Sighting::default());
+    index.note_launched("a", instance("a", "i-1", Pending), at(10));
+    sweep(&mut index, 30, Sighting::default());
+    assert_eq!((states(&mut index, "a"), index.view("a", &["i-1"]).unseen), (vec![Pending], BTreeMap::new()));
+    sweep(&mut index, 400, Sighting::default());
+    let view = index.view("a", &["i-1"]);
+    assert_eq!(view.unseen, [("i-1".to_owned(), Unseen { since: at(400), reads: 1 })].into());
+    assert_eq!(view.instances, Known::Present(Vec::new()));
+}
+
+#[test]
+fn a_repeated_launch_does_not_turn_back_what_is_known() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[instance("a", "i-1", Running)]));
+    index.note_launched("a", instance("a", "i-1", Pending), at(1));
+    assert_eq!(states(&mut index, "a"), [Running]);
+}
+
+#[test]
+fn a_read_that_tells_the_old_story_is_late_not_news() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[instance("a", "i-1", Stopped)]));
+    index.note_state("a", "i-1", Pending, at(10));
+    sweep(&mut index, 12, sighting(&[instance("a", "i-1", Stopped)]));
+    assert_eq!(states(&mut index, "a"), [Pending], "late");
+    sweep(&mut index, 14, sighting(&[instance("a", "i-1", Running)]));
+    assert_eq!(states(&mut index, "a"), [Running], "caught up");
+    sweep(&mut index, 16, sighting(&[instance("a", "i-1", Stopped)]));
+    assert_eq!(states(&mut index, "a"), [Stopped], "stopped again");
+    index.note_state("a", "i-1", Pending, at(20));
+    sweep(&mut index, 40, sighting(&[instance("a", "i-1", Stopped)]));
+    assert_eq!(states(&mut index, "a"), [Stopped], "too old to be late");
+}
+
+#[test]
+fn absence_is_counted_over_whole_reads_and_ends_with_a_sighting() {
+    let mut index = Index::new("c");
+    let reads = |index: &mut Index| index.view("a", &["i-1"]).unseen.get("i-1").map(|unseen| (unseen.since, unseen.reads));
+    sweep(&mut index, 0, sighting(&[instance("a", "i-1", Running)]));
+    assert_eq!(reads(&mut index), None);
+    assert_eq!(sweep(&mut index, 30, Sighting::default()), ["a"]);
+    assert_eq!(reads(&mut index), Some((at(30), 1)));
+    assert_eq!(sweep(&mut index, 60, Sighting::default()), ["a"]);
+    assert_eq!(reads(&mut index), Some((at(30), 2)));
+    sweep(&mut index, 90, sighting(&[instance("a", "i-1", Running)]));
+    assert_eq!(reads(&mut index), None);
+}
+
+#[test]
+fn what_no_sweep_of_this_process_has_shown_is_unseen_since_the_first() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, Sighting::default());
+    sweep(&mut index, 30, Sighting::default());
+    let unseen = index.view("a", &["i-9", "vol-9"]).unseen;
+    assert_eq!(unseen["i-9"], Unseen { since: at(0), reads: 2 });
+    sweep(&mut index, 60, Sighting::default());
+    assert_eq!(index.view("a", &["i-9"]).unseen, [("i-9".to_owned(), Unseen { since: at(0), reads: 3 })].into(), "others are forgotten");
+}
+
+#[test]
+fn a_targeted_read_is_about_its_agents_alone() {
+    let mut index = Index::new("c");
+    let mut impaired = instance("a", "i-1", Pending);
+    impaired.impaired = Some("host".into());
+    sweep(&mut index, 0, sighting(&[impaired, instance("b", "i-2", Running)]));
+    let asked = ["a".to_owned()];
+    let changed = index.take_instances(&asked, at(5), at(5), vec![instance("a", "i-1", Running)]);
+    assert_eq!(changed, ["a".to_owned()].into());
+    assert_eq!((states(&mut index, "a"), states(&mut index, "b")), (vec![Running], vec![Running]));
+    let kept = index.view("a", &[]).instances.present().unwrap()[0].impaired.clone();
+    assert_eq!(kept.as_deref(), Some("host"), "a targeted read says nothing of status checks");
+}
+
+#[test]
+fn what_moves_is_followed_and_what_rests_is_not() {
+    let mut index = Index::new("c");
+    let mut freed = volume("d", "vol-1", VolumeState::InUse);
+    freed.attached_to = Some("i-4".into());
+    let seen = Sighting {
+        instances: vec![instance("a", "i-1", Pending), instance("b", "i-2", Running), instance("c", "i-3", Terminated), instance("d", "i-4", ShuttingDown)],
+        volumes: vec![freed, volume("b", "vol-2", VolumeState::InUse)],
+        groups: Vec::new(),
+    };
+    sweep(&mut index, 0, seen);
+    let names = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join(",");
+    let (instances, volumes) = index.in_transit();
+    assert_eq!((names(instances), names(volumes)), ("a,d".into(), "d".into()));
+}
+
+#[test]
+fn whoever_wants_a_fresh_view_gets_reads_and_is_woken_by_them() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[instance("a", "i-1", Terminated)]));
+    index.want_fresh("a");
+    index.note_state("a", "i-1", Terminated, at(10));
+    let all: BTreeSet<String> = ["a".to_owned()].into();
+    assert_eq!(index.in_transit(), (all.clone(), all.clone()));
+    let asked = ["a".to_owned()];
+    assert_eq!(index.take_instances(&asked, at(11), at(11), vec![instance("a", "i-1", Terminated)]), BTreeSet::new());
+    assert_eq!(index.take_volumes(&asked, at(12), at(12), Vec::new()), all);
+    assert_eq!((index.in_transit(), index.view("a", &[]).seen_at), (Default::default(), Some(at(11))));
+}
+
+#[test]
+fn a_volume_that_only_a_mapping_names_is_there() {
+    let mut index = Index::new("c");
+    let mut mapped = instance("a", "i-1", Pending);
+    mapped.block_devices.insert(names::DATA_DEVICE.into(), "vol-1".into());
+    sweep(&mut index, 0, sighting(&[mapped]));
+    let view = index.view("a", &["vol-1"]);
+    let volumes = view.volumes.present().unwrap();
+    assert_eq!((volumes.len(), volumes[0].attached_to.as_deref()), (1, Some("i-1")));
+}
+
+#[test]
+fn a_fresh_group_outlives_sweeps_that_do_not_show_it_yet() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, Sighting::default());
+    index.note_group(group("sg-1"), at(10));
+    let rule = Rule::https(koi_core::observed::Source::Cidr("10.0.0.0/8".into()));
+    index.note_rules("sg-1", std::slice::from_ref(&rule), &[], at(11));
+    index.note_missing_group("sg-1", at(12));
+    sweep(&mut index, 15, Sighting::default());
+    let ingress = |index: &Index| index.group("vpc-1", "g").unwrap().map(|group| group.facts.ingress);
+    assert_eq!(ingress(&index), Some([rule].into()));
+    sweep(&mut index, 40, Sighting::default());
+    assert_eq!(ingress(&index), None);
+}
+
+#[test]
+fn living_instances_use_their_groups_and_profiles() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[instance("a", "i-1", Stopped)]));
+    assert_eq!(index.used(), ["p".to_owned(), "sg-1".to_owned()].into());
+    sweep(&mut index, 30, sighting(&[instance("a", "i-1", Terminated)]));
+    assert_eq!(index.used(), BTreeSet::new());
+}
