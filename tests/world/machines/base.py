@@ -112,10 +112,10 @@ class Driver(abc.ABC):
     def set_ingress(self, instance_id: str, rules: tuple[IngressRule, ...]) -> None:
         """Enforces the security groups at the machine's interface; called before launch and at each change."""
 
-    def set_public_ip(self, instance_id: str, address: str | None) -> None:
+    def set_public_ip(self, instance_id: str, address: str | None) -> None:  # noqa: B027 (drivers may leave it)
         """Makes the address reach the machine, and the one given before no longer; may come before launch."""
 
-    def set_network_cut(self, instance_id: str, cut: bool) -> None:
+    def set_network_cut(self, instance_id: str, cut: bool) -> None:  # noqa: B027
         """Drops every packet to and from the machine while True: a fault for tests, no part of EC2."""
 
     @abc.abstractmethod

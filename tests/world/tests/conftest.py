@@ -45,7 +45,9 @@ class Ground:
     ) -> Guest:
         """Launches a machine and waits until cloud-init has ended."""
         address, instance_id = next(self._addresses), new_id("i")
-        attachments = tuple(Attachment(volume, f"/dev/sd{letter}") for letter, volume in zip("fghij", volumes))
+        attachments = tuple(
+            Attachment(volume, f"/dev/sd{letter}") for letter, volume in zip("fghij", volumes, strict=False)
+        )
         spec = MachineSpec(instance_id, image, address, user_data.encode(), attachments)
         self.metadata[address] = metadata_of(spec)
         self.driver.set_ingress(instance_id, ingress)
@@ -59,7 +61,7 @@ class Ground:
         self.driver.create_volume(volume_id, size_gib, snapshot_id)
         return volume_id
 
-    def reaches(self, address: str, port: int, timeout: float = 0.5) -> bool:
+    def reaches(self, address: str, port: int, timeout: float = 0.25) -> bool:
         """Whether a TCP connection from the router to that address comes about."""
         try:
             self.world.connect(address, port, timeout).close()
