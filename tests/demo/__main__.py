@@ -12,7 +12,8 @@ import threading
 import time
 import traceback
 
-from scenario.kube import condition
+import requests
+from scenario.kube import Kube, condition
 from scenario.stage import Stage, summary
 from scenario.wait import until
 from world.__main__ import choose_driver
@@ -52,16 +53,16 @@ class ConditionWatcher(threading.Thread):
 
     def __init__(self, stage: Stage, screen: Screen) -> None:
         super().__init__(daemon=True)
-        self.stage, self.screen = stage, screen
+        self.kube, self.screen = Kube(stage.world.kubeconfig), screen
         self.seen: dict[str, tuple[str, str]] = {}
 
     def run(self) -> None:
         try:
-            for change in self.stage.kube.watch_agents():
+            for change in self.kube.watch_agents():
                 if change["type"] in ("ADDED", "MODIFIED"):
                     self.show(change["object"])
-        except Exception:  # noqa: BLE001 - the world goes away under it at the end
-            return
+        except (requests.RequestException, OSError):
+            return  # the world goes away under it at the end
 
     def show(self, agent: dict) -> None:
         """Prints what turned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import uuid
 from types import TracebackType
@@ -21,8 +22,7 @@ class Gateway:
         self.seconds = seconds
         self.socket: ClientConnection = connect(
             f"wss://{tls_name}:{port}/",
-            host=address,
-            port=port,
+            sock=socket.create_connection((address, port), timeout=seconds),
             ssl=context,
             server_hostname=tls_name,
             open_timeout=seconds,
