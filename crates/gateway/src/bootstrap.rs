@@ -124,6 +124,7 @@ const STEPS: &[Step] = &[
     ("mount", volume::mounted),
     ("layout", workspace::layout),
     ("secrets", secrets),
+    ("tls", tls),
     ("config", write_config),
     ("devices", devices),
     ("workspace", workspace::defaults),
@@ -135,7 +136,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// Steps that make sense for a machine that is a directory.
-const FILES_ONLY: &[&str] = &["layout", "secrets", "config", "devices", "workspace"];
+const FILES_ONLY: &[&str] = &["layout", "secrets", "tls", "config", "devices", "workspace"];
 
 /// Does it all. Gives the names of the steps that changed something.
 ///
@@ -220,25 +221,42 @@ fn fetch(machine: &dyn Machine, identity: &Identity) -> Result<Bundle, Failure> 
     Bundle::decode(&text).map_err(|error| Failure::Failed(format!("{name}: {error}")))
 }
 
-/// Token and TLS key, on tmpfs.
+/// Tokens, on tmpfs. The gateway reads them anew by itself.
 fn secrets(run: &Run<'_>) -> Result<Change, Failure> {
-    if !run.options.files_only && !volume::is_tmpfs(run.options, "/run")? {
-        return Err(Failure::Failed(
-            "/run is not a tmpfs: secrets would be written to a disk".to_owned(),
-        ));
-    }
-    let bundle = &run.bundle;
+    on_tmpfs(run)?;
     let gateway = Owner::named(run, "skykoi")?;
-    let root = Owner::named(run, "root")?;
-    let put = |path: &str, content: &str, owner| files::content(run, path, content.as_bytes(), 0o600, owner);
-    let mut change = put("/run/skykoi/token", bundle.token.expose(), gateway)?;
-    change |= match &bundle.previous_token {
-        Some(token) => put("/run/skykoi/previous-token", token.expose(), gateway)?,
+    let token = run.bundle.token.expose().as_bytes();
+    let mut change = files::content(run, "/run/skykoi/token", token, 0o600, gateway)?;
+    change |= match &run.bundle.previous_token {
+        Some(token) => files::content(
+            run,
+            "/run/skykoi/previous-token",
+            token.expose().as_bytes(),
+            0o600,
+            gateway,
+        )?,
         None => files::absent(run, "/run/skykoi/previous-token")?,
     };
-    change |= put("/run/skykoi-tls/tls.crt", &bundle.tls.certificate, root)?;
-    change |= put("/run/skykoi-tls/tls.key", bundle.tls.key.expose(), root)?;
     Ok(change)
+}
+
+/// Certificate and key of nginx, on tmpfs.
+fn tls(run: &Run<'_>) -> Result<Change, Failure> {
+    on_tmpfs(run)?;
+    let root = Owner::named(run, "root")?;
+    let tls = &run.bundle.tls;
+    let mut change = files::content(run, "/run/skykoi-tls/tls.crt", tls.certificate.as_bytes(), 0o600, root)?;
+    change |= files::content(run, "/run/skykoi-tls/tls.key", tls.key.expose().as_bytes(), 0o600, root)?;
+    Ok(change)
+}
+
+fn on_tmpfs(run: &Run<'_>) -> Result<(), Failure> {
+    if run.options.files_only || volume::is_tmpfs(run.options, "/run")? {
+        return Ok(());
+    }
+    Err(Failure::Failed(
+        "/run is not a tmpfs: secrets would be written to a disk".to_owned(),
+    ))
 }
 
 /// The config document, held against this gateway's own rules before it replaces the old one.

@@ -351,10 +351,10 @@ pub struct Heartbeat {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ActiveHours {
     /// From, `HH:MM`, inclusive.
-    #[schemars(length(min = 5, max = 5))]
+    #[schemars(length(max = 16))]
     pub start: String,
     /// To, `HH:MM`, exclusive; `24:00` is the end of the day.
-    #[schemars(length(min = 5, max = 5))]
+    #[schemars(length(max = 16))]
     pub end: String,
     /// `user`, `local` or an IANA name. Default `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

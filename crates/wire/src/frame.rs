@@ -378,12 +378,15 @@ pub struct Features {
 pub struct Snapshot {
     /// Who is connected.
     pub presence: Vec<PresenceEntry>,
-    /// How the gateway is.
-    pub health: Health,
+    /// How the gateway is, in the contract's own words; `health` says more.
+    pub health: SnapshotHealth,
     /// Versions of the two.
     pub state_version: StateVersion,
     /// Milliseconds since the gateway started.
     pub uptime_ms: u64,
+    /// SHA-256 of the config document in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_config_hash: Option<String>,
     /// Where the config is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_path: Option<String>,
@@ -396,6 +399,35 @@ pub struct Snapshot {
     /// How clients authenticate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<String>,
+}
+
+/// How the gateway is, in a hello: the contract closes this object, so what is ours is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotHealth {
+    /// True, or absent: the contract knows no other value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<bool>,
+    /// When this was found out, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ts: Option<i64>,
+    /// The agent that answers when nobody names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_agent_id: Option<String>,
+    /// Seconds between heartbeats; 0 when they are off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u64>,
+}
+
+impl From<Health> for SnapshotHealth {
+    fn from(health: Health) -> Self {
+        Self {
+            ok: health.ok.then_some(true),
+            ts: Some(health.ts),
+            default_agent_id: Some(health.default_agent_id),
+            heartbeat_seconds: Some(health.heartbeat_seconds),
+        }
+    }
 }
 
 /// Defaults of sessions, in a hello.

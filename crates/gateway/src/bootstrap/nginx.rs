@@ -53,7 +53,7 @@ pub(super) fn site(run: &Run<'_>) -> Result<Change, Failure> {
 /// It runs, with the site and the certificate as they are now.
 pub(super) fn running(run: &Run<'_>) -> Result<Change, Failure> {
     let active = run.holds(&["systemctl", "is-active", "--quiet", "nginx.service"])?;
-    let outdated = run.changed.iter().any(|step| matches!(*step, "nginx-site" | "secrets"));
+    let outdated = run.changed.iter().any(|step| matches!(*step, "nginx-site" | "tls"));
     if active && !outdated {
         return Ok(Change::Unchanged);
     }

@@ -325,7 +325,7 @@ fn a_rotation_touches_only_secrets_and_a_new_config_restarts_the_gateway() {
     fake.bootstrap().unwrap();
     fake.bundle.borrow_mut().previous_token = Some("first-token-1234567890".into());
     fake.bundle.borrow_mut().token = "second-token-123456789".into();
-    assert_eq!(fake.bootstrap().unwrap(), ["secrets", "nginx"]);
+    assert_eq!(fake.bootstrap().unwrap(), ["secrets"]);
     assert_eq!(fake.read("run/skykoi/previous-token"), "first-token-1234567890");
     assert!(
         !fake.commands().iter().any(|line| line.contains("restart")),
@@ -337,7 +337,7 @@ fn a_rotation_touches_only_secrets_and_a_new_config_restarts_the_gateway() {
     fake.bundle.borrow_mut().config_sha256 = digest::sha256(&other);
     fake.bundle.borrow_mut().config = other;
     fake.bundle.borrow_mut().previous_token = None;
-    assert_eq!(fake.bootstrap().unwrap(), ["secrets", "config", "nginx", "gateway"]);
+    assert_eq!(fake.bootstrap().unwrap(), ["secrets", "config", "gateway"]);
     assert!(
         fake.commands()
             .contains(&"systemctl restart skykoi-gateway.service".to_owned())

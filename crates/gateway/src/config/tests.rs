@@ -1,1 +1,77 @@
+use koi_wire::config::merge;
+use proptest::prelude::*;
+use serde_json::json;
 
+use super::*;
+
+const PATH: &str = "/etc/skykoi.json";
+
+fn minimal() -> Value {
+    json!({"gateway": {"mode": "local", "auth": {"token": "0123456789abcdef"}}})
+}
+
+#[test]
+fn a_config_with_comments_is_read() {
+    let text = "// mine\n{ gateway: { mode: 'local', auth: { token: '0123456789abcdef' }, }, }\n";
+    let loaded = parse(Path::new(PATH), text).unwrap();
+    assert_eq!(
+        loaded.sha256,
+        digest::sha256(&minimal()),
+        "the digest is that of the content, not of the text"
+    );
+}
+
+#[test]
+fn a_missing_file_is_a_refusal() {
+    let refused = load(Path::new("/nonexistent/skykoi.json")).unwrap_err();
+    assert!(
+        refused.0[0].starts_with("/nonexistent/skykoi.json:1:1: (file): cannot be read: "),
+        "{refused}"
+    );
+}
+
+#[test]
+fn every_fault_has_a_line_of_its_own() {
+    let text = "{\n  gateway: {\n    mode: 'remote',\n    auth: {},\n    prot: 1,\n  },\n}";
+    let refused = parse(Path::new(PATH), text).unwrap_err();
+    let expected = [
+        "/etc/skykoi.json:3:5: gateway.mode: \"remote\" is not a choice; allowed: \"local\"",
+        "/etc/skykoi.json:5:5: gateway.prot: unknown key, did you mean \"port\"?; allowed: auth, bind, controlUi, mode, port, trustedProxies",
+    ];
+    assert_eq!(refused.0, expected);
+}
+
+#[test]
+fn secrets_are_redacted_and_references_are_not() {
+    let text = minimal().to_string();
+    let loaded = parse(Path::new(PATH), &text).unwrap();
+    let shown = redacted(&loaded.config).to_string();
+    assert!(
+        !shown.contains("0123456789abcdef") && shown.contains("__OPENCLAW_REDACTED__"),
+        "{shown}"
+    );
+    let reference = json!({"gateway": {"auth": {"token": {"source": "file", "path": "/run/skykoi/token"}}}});
+    let loaded = parse(Path::new(PATH), &merge(minimal(), reference.clone()).to_string()).unwrap();
+    assert_eq!(
+        redacted(&loaded.config)["gateway"]["auth"],
+        reference["gateway"]["auth"]
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_text_gets_an_answer(text in any::<String>()) {
+        prop_assert!(parse(Path::new(PATH), &text).is_err());
+    }
+
+    #[test]
+    fn a_config_with_a_foreign_key_is_refused_at_that_key(key in "[a-z]{3,12}", section in prop::sample::select(vec!["gateway", "gateway.auth"])) {
+        let document = section.rsplit('.').fold(json!({ &key: 1 }), |inner, part| json!({ part: inner }));
+        let known = koi_wire::config::check_partial(&document).is_empty();
+        prop_assume!(!known);
+        let text = serde_json::to_string_pretty(&merge(minimal(), document)).unwrap();
+        let refused = parse(Path::new(PATH), &text).unwrap_err();
+        let line = text.lines().position(|line| line.contains(&format!("\"{key}\": 1"))).unwrap() + 1;
+        prop_assert!(refused.0.iter().any(|fault| fault.starts_with(&format!("{PATH}:{line}:"))), "{}", refused);
+    }
+}

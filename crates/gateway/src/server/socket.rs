@@ -42,8 +42,11 @@ const FRAME_HEADER: usize = 14;
 /// How often a ping is sent; an answer is due before the next one.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 
-/// How long a last word may take.
+/// How long a last word may take to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the other end may take to say goodbye too.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Calls without permission that are answered before the socket is closed.
 const MAX_FORBIDDEN: u32 = 10;
@@ -174,7 +177,7 @@ impl Socket {
         }
         info!(%address, code = refusal.close.code, reason = %refusal.close.reason, "refused");
         if let Some(reply) = refusal.reply {
-            self.send(Frame::Res(reply)).await?;
+            self.send(Frame::Res(*reply)).await?;
         }
         Ok(refusal.close)
     }
@@ -201,12 +204,9 @@ impl Socket {
 
     /// A last word to one who is not let in.
     async fn close(mut self, close: &Close) {
-        let goodbye = async {
-            let _ = self.writer.send(close_message(close)).await;
-            // Until the other end has said goodbye too, or what it still sends would reset the connection under our last words.
-            while let Some(Ok(_)) = self.reader.next().await {}
-        };
-        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+        if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, self.writer.send(close_message(close))).await {
+            goodbye(&mut self.reader).await;
+        }
     }
 
     async fn admit(self, admission: Admission, key: &GateKey, stranger: Stranger) {
@@ -240,10 +240,18 @@ impl Socket {
         read(&shared, &mut reader, &outbox, &caller).await;
         drop(entry);
         outbox.close(Close::new(close::NORMAL, ""));
-        let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = reader.next().await {} }).await;
+        goodbye(&mut reader).await;
         let _ = writing.await;
         debug!(connection, "disconnected");
     }
+}
+
+/// Reads on until the other end has said goodbye too: what it still sends would reset the connection under our last words.
+async fn goodbye(reader: &mut Reader) {
+    let _ = timeout(GOODBYE_TIMEOUT, async {
+        while let Some(Ok(_)) = reader.next().await {}
+    })
+    .await;
 }
 
 /// Reads frames until the client leaves, breaks the rules, or the socket is to be closed.
@@ -396,9 +404,10 @@ fn hello(shared: &Shared, admission: &Admission, connection: &str, client: &Clie
         },
         snapshot: Snapshot {
             presence,
-            health: shared.health(),
+            health: shared.health().into(),
             state_version: shared.hub.state_version(),
             uptime_ms: shared.uptime_ms(),
+            applied_config_hash: Some(shared.settings.loaded.sha256.clone()),
             config_path: Some(shared.settings.loaded.path.display().to_string()),
             state_dir: Some(shared.settings.state_dir.display().to_string()),
             session_defaults: Some(SessionDefaults {

@@ -29,7 +29,7 @@ impl Close {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refusal {
     /// What it is told, if it said anything that can be answered.
-    pub(crate) reply: Option<Response>,
+    pub(crate) reply: Option<Box<Response>>,
     /// How the socket is closed.
     pub(crate) close: Close,
     /// Does it count as a failed attempt to get in?
@@ -131,7 +131,7 @@ impl Refusal {
     fn told(id: &str, close_code: u16, error: ErrorShape) -> Self {
         let close = Close::new(close_code, &error.message);
         Self {
-            reply: Some(Response::err(id, error)),
+            reply: Some(Box::new(Response::err(id, error))),
             close,
             failed_auth: false,
         }

@@ -87,12 +87,15 @@ fn connect(client: &str, mode: &str, changes: Value) -> Value {
         "client": {"id": client, "version": "1.0", "platform": "linux", "mode": mode}, "auth": {"token": TOKEN}
     });
     let map = params.as_object_mut().unwrap();
-    for (key, value) in changes.as_object().unwrap() {
+    let Value::Object(changes) = changes else {
+        panic!("changes are an object")
+    };
+    for (key, value) in changes {
         if value.is_null() {
-            map.remove(key)
+            map.remove(&key);
         } else {
-            map.insert(key.clone(), value.clone())
-        };
+            map.insert(key, value);
+        }
     }
     json!({"type": "req", "id": "c1", "method": "connect", "params": params})
 }

@@ -1,0 +1,312 @@
+//! A gateway process with a home of its own, and a client that records.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use super::contract;
+
+pub(crate) const TOKEN: &str = "current-token-0123456789";
+
+/// Long enough for a busy machine, short enough to notice.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for a condition, with a deadline.
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// A running gateway; it ends with this value.
+pub(crate) struct Gateway {
+    child: Child,
+    pub(crate) port: u16,
+    pub(crate) home: Home,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// A directory that goes away with this value.
+pub(crate) struct Home(pub(crate) PathBuf);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("koi-gateway-it-{}", uuid::Uuid::new_v4()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The program, with nothing of the environment of the test in it.
+pub(crate) fn program(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_koi-gateway"));
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("SKYKOI_STATE_DIR", home.join("state"))
+        .stdin(Stdio::null());
+    command
+}
+
+/// A config with the token in a file.
+pub(crate) fn config(home: &Home) -> Value {
+    json!({"gateway": {
+        "mode": "local",
+        "auth": {
+            "token": {"source": "file", "path": home.path("token")},
+            "previousToken": {"source": "file", "path": home.path("previous-token")}
+        },
+        "trustedProxies": ["127.0.0.1"]
+    }})
+}
+
+impl Gateway {
+    pub(crate) fn start() -> Self {
+        let home = Home::new();
+        let config = config(&home);
+        Self::start_with(home, &config)
+    }
+
+    pub(crate) fn start_with(home: Home, config: &Value) -> Self {
+        fs::write(home.path("token"), TOKEN).unwrap();
+        fs::write(home.path("skykoi.json"), config.to_string()).unwrap();
+        let mut command = program(&home.0);
+        command
+            .args(["run", "--port", "0", "--config"])
+            .arg(home.path("skykoi.json"));
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(line);
+            }
+        });
+        let port = wait_for("the gateway to listen", || {
+            assert_eq!(child.try_wait().unwrap(), None, "{:?}", log.lock().unwrap());
+            let log = log.lock().unwrap();
+            log.iter()
+                .find_map(|line| line.split("address=127.0.0.1:").nth(1)?.split(' ').next()?.parse().ok())
+        });
+        Self { child, port, home, log }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        wait_for("the end of the gateway", || child.try_wait().unwrap())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    pub(crate) async fn stream(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// One HTTP request, and the whole answer.
+    pub(crate) async fn http(&self, request: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = self.stream().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> String {
+        self.http(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+            .await
+    }
+
+    /// A socket that has got its challenge.
+    pub(crate) async fn socket(&self) -> Client {
+        self.socket_with(&[]).await.unwrap()
+    }
+
+    pub(crate) async fn socket_with(&self, headers: &[(&'static str, &str)]) -> Result<Client, Error> {
+        let mut request = format!("ws://127.0.0.1:{}/", self.port).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let (socket, _) = client_async(request, self.stream().await).await?;
+        let mut client = Client {
+            socket,
+            challenge: Value::Null,
+            events: Vec::new(),
+        };
+        client.challenge = client.frame().await.unwrap();
+        assert_eq!(client.challenge["event"], "connect.challenge");
+        Ok(client)
+    }
+
+    /// A client with all scopes.
+    pub(crate) async fn client(&self) -> Client {
+        let mut client = self.socket().await;
+        let hello = client.ask(connect(json!({}))).await;
+        assert_eq!(hello["ok"], true, "{hello}");
+        client
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connect request of the command line, with changes to its parameters.
+pub(crate) fn connect(changes: Value) -> Value {
+    let mut params = json!({
+        "minProtocol": 3, "maxProtocol": 4, "role": "operator", "scopes": ["operator.read", "operator.admin"],
+        "client": {"id": "cli", "version": "1.0", "platform": "linux", "mode": "cli"}, "auth": {"token": TOKEN}
+    });
+    let Value::Object(changes) = changes else {
+        return Value::Null;
+    };
+    for (key, value) in changes {
+        params[key] = value;
+    }
+    json!({"type": "req", "id": "connect-1", "method": "connect", "params": params})
+}
+
+/// How a socket ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) code: u16,
+    pub(crate) reason: String,
+}
+
+/// One socket; every frame that comes is held against the published contract.
+pub(crate) struct Client {
+    socket: WebSocketStream<TcpStream>,
+    pub(crate) challenge: Value,
+    pub(crate) events: Vec<Value>,
+}
+
+impl Client {
+    pub(crate) async fn send(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).await.unwrap();
+    }
+
+    pub(crate) async fn send_raw(&mut self, message: Message) -> Result<(), Error> {
+        self.socket.send(message).await
+    }
+
+    /// The next frame, or how the socket ended.
+    pub(crate) async fn frame(&mut self) -> Result<Value, Ended> {
+        loop {
+            let message = timeout(PATIENCE, self.socket.next())
+                .await
+                .expect("the gateway says nothing");
+            match message {
+                Some(Ok(Message::Text(text))) => {
+                    let frame: Value = serde_json::from_str(&text).unwrap();
+                    contract::holds(&frame);
+                    return Ok(frame);
+                }
+                Some(Ok(Message::Close(close))) => {
+                    let (code, reason) = close.map_or((1005, String::new()), |close| {
+                        (close.code.into(), close.reason.to_string())
+                    });
+                    return Err(Ended { code, reason });
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => {
+                    return Err(Ended {
+                        code: 1006,
+                        reason: String::new(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The next answer; events on the way are kept.
+    pub(crate) async fn response(&mut self) -> Result<Value, Ended> {
+        loop {
+            let frame = self.frame().await?;
+            if frame["type"] == "res" {
+                return Ok(frame);
+            }
+            self.events.push(frame);
+        }
+    }
+
+    pub(crate) async fn ask(&mut self, frame: Value) -> Value {
+        self.send(frame.to_string()).await;
+        self.response().await.unwrap()
+    }
+
+    pub(crate) async fn call(&mut self, method: &str, params: Value) -> Value {
+        self.ask(json!({"type": "req", "id": method, "method": method, "params": params}))
+            .await
+    }
+
+    /// The next event of this name.
+    pub(crate) async fn event(&mut self, name: &str) -> Value {
+        loop {
+            let known = self.events.iter().position(|event| event["event"] == name);
+            if let Some(position) = known {
+                return self.events.remove(position);
+            }
+            let frame = self.frame().await.unwrap();
+            self.events.push(frame);
+        }
+    }
+
+    /// How the socket ends; frames on the way are kept.
+    pub(crate) async fn end(&mut self) -> Ended {
+        loop {
+            match self.frame().await {
+                Ok(frame) => self.events.push(frame),
+                Err(ended) => return ended,
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Limits: strangers are few and brief, frames are bounded, the rest goes on.
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::harness::{Gateway, connect};
+
+#[tokio::test]
+async fn strangers_of_one_address_are_counted() {
+    let gateway = Gateway::start();
+    let mut strangers = Vec::new();
+    for _ in 0..32 {
+        strangers.push(gateway.socket().await);
+    }
+    let one_more = gateway.socket_with(&[]).await;
+    assert!(
+        matches!(&one_more, Err(Error::Http(answer)) if answer.status() == 429),
+        "{:?}",
+        one_more.err()
+    );
+    // Another address is another count, and one who is let in is no stranger any more.
+    let from_elsewhere = [("x-forwarded-for", "203.0.113.9")];
+    gateway.socket_with(&from_elsewhere).await.unwrap();
+    assert_eq!(strangers[0].ask(connect(json!({}))).await["ok"], true);
+    gateway.socket().await;
+}
+
+#[tokio::test]
+async fn a_large_frame_of_a_stranger_is_refused_before_it_is_there() {
+    let gateway = Gateway::start();
+    let before = gateway.resident();
+    for size in [65 * 1024, 20 * 1024 * 1024] {
+        let mut client = gateway.socket().await;
+        // The gateway closes in the middle of it, so sending may fail.
+        let _ = client.send_raw(Message::text("x".repeat(size))).await;
+        let ended = client.end().await;
+        assert!(matches!(ended.code, 1009 | 1006), "{ended:?}");
+    }
+    let grown = gateway.resident().saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} KiB more for a frame that was refused");
+}
+
+#[tokio::test]
+async fn a_large_frame_of_a_client_is_taken_and_a_larger_one_is_not() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let padding = "x".repeat(24 * 1024 * 1024);
+    let answer = client.call("health", json!({"padding": padding})).await;
+    assert_eq!(answer["ok"], true);
+    let _ = client.send_raw(Message::text("x".repeat(26 * 1024 * 1024))).await;
+    let ended = client.end().await;
+    assert!(matches!(ended.code, 1009 | 1006), "{ended:?}");
+}
+
+#[tokio::test]
+async fn deep_json_is_refused_and_the_socket_stays() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    client
+        .send(format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)))
+        .await;
+    client.send("not json").await;
+    client.send_raw(Message::binary(vec![0xff; 100])).await.unwrap();
+    assert_eq!(client.call("health", Value::Null).await["ok"], true);
+}
+
+#[tokio::test]
+async fn ten_guesses_from_outside_lock_out() {
+    let gateway = Gateway::start();
+    let from = [("x-forwarded-for", "203.0.113.9")];
+    let mut codes = Vec::new();
+    for _ in 0..11 {
+        let mut client = gateway.socket_with(&from).await.unwrap();
+        let answer = client.ask(connect(json!({"auth": {"token": "wrong"}}))).await;
+        codes.push(answer["error"]["details"]["code"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(codes.iter().filter(|code| *code == "AUTH_TOKEN_MISMATCH").count(), 10);
+    assert_eq!(codes[10], "AUTH_RATE_LIMITED");
+    // The right token does not help that address, and others are not affected.
+    let locked = gateway.socket_with(&from).await.unwrap().ask(connect(json!({}))).await;
+    assert_eq!(locked["error"]["details"]["code"], "AUTH_RATE_LIMITED");
+    let other = gateway
+        .socket_with(&[("x-forwarded-for", "203.0.113.10")])
+        .await
+        .unwrap()
+        .ask(connect(json!({})))
+        .await;
+    assert_eq!(other["ok"], true);
+}
+
+#[tokio::test]
+async fn calls_without_permission_are_answered_ten_times() {
+    let gateway = Gateway::start();
+    let mut client = gateway.socket().await;
+    client.ask(connect(json!({"scopes": []}))).await;
+    for _ in 0..11 {
+        let answer = client.call("health", Value::Null).await;
+        assert_eq!(answer["error"]["message"], "missing scope: operator.read");
+    }
+    let ended = client.end().await;
+    assert_eq!(
+        (ended.code, ended.reason.as_str()),
+        (1008, "repeated unauthorized calls")
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_does_not_hold_up_others() {
+    let gateway = Gateway::start();
+    let mut deaf = gateway.client().await;
+    // Far more than sockets buffer; it never reads an answer.
+    let question = json!({"type": "req", "id": "x".repeat(60_000), "method": "health"}).to_string();
+    let flood = async {
+        for _ in 0..2000 {
+            if deaf.send_raw(Message::text(question.clone())).await.is_err() {
+                break;
+            }
+        }
+    };
+    let others = async {
+        let mut client = gateway.client().await;
+        for _ in 0..50 {
+            assert_eq!(client.call("health", Value::Null).await["ok"], true);
+        }
+    };
+    let (_, ()) = tokio::join!(tokio::time::timeout(std::time::Duration::from_secs(5), flood), others);
+    assert!(gateway.resident() < 200 * 1024, "{} KiB", gateway.resident());
+}

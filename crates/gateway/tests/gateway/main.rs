@@ -1,0 +1,15 @@
+//! The real binary, started on a port of its own, spoken to over real sockets.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail like tests"
+)]
+
+mod config;
+mod contract;
+mod handshake;
+mod harness;
+mod lifecycle;
+mod limits;
+mod methods;
