@@ -216,6 +216,15 @@ fn shared_token_alone_on_loopback() {
                 cli(json!({"role": "node"})),
                 "NOT_PAIRED DEVICE_IDENTITY_REQUIRED / 1008",
             ),
+        ],
+    );
+}
+
+#[test]
+fn secrets_on_loopback() {
+    holds(
+        &World::loopback(),
+        &[
             (
                 "no auth at all",
                 cli(json!({"auth": null})),
