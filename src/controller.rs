@@ -118,6 +118,8 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) ->
         Err(invalid) => return malformed::tell(&context, invalid).await,
     };
     let (uid, namespace, name) = (agent.uid().unwrap_or_default(), agent.namespace().unwrap_or_default(), agent.name_any());
+    // Before everything was listed once, a plan or a Secret that is not shown yet would be taken for one that is not there.
+    context.stores.listed().await;
     let span = tracing::info_span!("reconcile", namespace, agent = name, uid);
     let began = tokio::time::Instant::now();
     let memory = context.memories.of(&uid, &namespace, &name);

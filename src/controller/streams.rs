@@ -17,6 +17,7 @@ use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{Context, Guarded, RoundError, reconcile};
@@ -24,9 +25,13 @@ use crate::cloud::Cloud;
 
 /// How many agents are worked on at once.
 const CONCURRENCY: u16 = 16;
+/// How many kinds are watched.
+const WATCHED: usize = 4;
 /// In-flight rounds get this long when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(6);
 
+/// The kinds that were listed once.
+type Listed = Arc<watch::Sender<BTreeSet<String>>>;
 type Meta<K> = PartialObjectMeta<K>;
 type Looks = futures::stream::Iter<std::vec::IntoIter<Result<ReconcileRequest<Guarded>, watcher::Error>>>;
 type Trigger = BoxStream<'static, Result<ReconcileRequest<Guarded>, watcher::Error>>;
@@ -40,6 +45,7 @@ pub struct Stores {
     pub plans: Store<KoiPlan>,
     secrets: Store<Secret>,
     namespaces: Store<Meta<Namespace>>,
+    listed: Listed,
 }
 
 impl Stores {
@@ -62,14 +68,12 @@ impl Stores {
     }
 
     /// Waits until everything was listed once.
+    ///
+    /// Not by the stores' own `wait_until_ready`: it remembers one waiter only, and whoever else waits, waits for ever.
     pub async fn listed(&self) {
-        let waits = [
-            self.agents.wait_until_ready().map(drop).boxed(),
-            self.plans.wait_until_ready().map(drop).boxed(),
-            self.secrets.wait_until_ready().map(drop).boxed(),
-            self.namespaces.wait_until_ready().map(drop).boxed(),
-        ];
-        futures::future::join_all(waits).await;
+        let mut listed = self.listed.subscribe();
+        // The sender lives in here: it cannot go away.
+        let _ = listed.wait_for(|listed| listed.len() == WATCHED).await;
     }
 }
 
@@ -79,6 +83,7 @@ pub struct Wiring {
     plans: Writer<KoiPlan>,
     secrets: Writer<Secret>,
     namespaces: Writer<Meta<Namespace>>,
+    listed: Listed,
     watched: Option<String>,
 }
 
@@ -88,13 +93,15 @@ impl Wiring {
     pub fn new(watched: Option<&str>) -> (Self, Stores) {
         let (agents, secrets) = (Writer::default(), Writer::default());
         let (plans, namespaces) = (Writer::default(), Writer::default());
+        let listed = Arc::new(watch::Sender::new(BTreeSet::new()));
         let stores = Stores {
+            listed: Arc::clone(&listed),
             agents: agents.as_reader(),
             plans: plans.as_reader(),
             secrets: secrets.as_reader(),
             namespaces: namespaces.as_reader(),
         };
-        (Self { agents, plans, secrets, namespaces, watched: watched.map(ToOwned::to_owned) }, stores)
+        (Self { agents, plans, secrets, namespaces, listed, watched: watched.map(ToOwned::to_owned) }, stores)
     }
 
     fn api<K>(&self, client: &Client) -> Api<K>
@@ -154,12 +161,12 @@ fn triggers<C: Cloud>(context: &Arc<Context<C>>, wiring: Wiring, woken: Unbounde
     let owned = watcher::Config::default().labels(LABEL_AGENT).any_semantic();
     let (agents, secrets) = (wiring.api::<Guarded>(client), wiring.api::<Secret>(client));
     let mut all = SelectAll::new();
-    all.push(from_agents(agents, wiring.agents));
-    all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets)));
-    let plans = watched(watcher(Api::all(client.clone()), watcher::Config::default().any_semantic()), wiring.plans);
+    all.push(from_agents(agents, wiring.agents, &wiring.listed));
+    all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets, &wiring.listed)));
+    let plans = watched(watcher(Api::all(client.clone()), watcher::Config::default().any_semantic()), wiring.plans, &wiring.listed);
     all.push(from_plans(plans, context));
     let namespaces: Api<Meta<Namespace>> = Api::all(client.clone());
-    let namespaces = watched(watcher(namespaces, watcher::Config::default().any_semantic()), wiring.namespaces);
+    let namespaces = watched(watcher(namespaces, watcher::Config::default().any_semantic()), wiring.namespaces, &wiring.listed);
     all.push(from_namespaces(namespaces, context));
     all.push(from_fleet(woken, context));
     all
@@ -169,21 +176,28 @@ fn triggers<C: Cloud>(context: &Arc<Context<C>>, wiring: Wiring, woken: Unbounde
 fn watched<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     writer: Writer<K>,
+    listed: &Listed,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
 where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
+    let listed = Arc::clone(listed);
     events
         .default_backoff()
         .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "the watch broke and begins again"))
         .modify(|object| object.meta_mut().managed_fields = None)
         .reflect(writer)
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                listed.send_if_modified(|listed| listed.insert(K::kind(&()).into_owned()));
+            }
+        })
         .touched_objects()
 }
 
-fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>) -> Trigger {
+fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, listed: &Listed) -> Trigger {
     let events = watcher(api, watcher::Config::default().any_semantic());
-    watched(events, writer)
+    watched(events, writer, listed)
         .predicate_filter(what_counts, PredicateConfig::default())
         .map_ok(|agent| ObjectRef::from_obj(&agent).into())
         .boxed()
