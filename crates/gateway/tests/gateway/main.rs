@@ -3,7 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "helpers of tests fail like tests"
+    reason = "what tests call fails like a test"
 )]
 
 mod config;
