@@ -8,6 +8,7 @@ use koi_core::observed::{InstanceState, OwnerRecord, VolumeState};
 use koi_core::plan::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 use tokio::sync::watch;
 
+use crate::args::Reap;
 use crate::cloud::{Cloud, ProfileFacts};
 use crate::controller::{Context, shared_effect, shared_identity};
 
@@ -15,12 +16,17 @@ use crate::controller::{Context, shared_effect, shared_identity};
 type Unused = BTreeMap<String, u32>;
 
 /// Works after each sweep until the task is dropped.
-pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>) {
+pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>, reap: Reap) {
+    if reap == Reap::Delete {
+        tracing::warn!("--reap=delete: this version counts and tells orphans, it does not delete them yet");
+    }
     context.stores.listed().await;
     let mut unused = Unused::new();
     while swept.changed().await.is_ok() {
         forget_the_gone(&context);
-        count_orphans(&context);
+        if reap != Reap::Off {
+            count_orphans(&context);
+        }
         context.metrics.set_agents(&context.stores.reasons());
         unused = tidy(&context, &unused).await;
     }
@@ -74,6 +80,7 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
     let identities = identities(context);
     let keys = groups.iter().map(|group| group.id.as_str()).chain(identities.iter().map(|identity| identity.name.as_str()));
     let unused = count_unused(before, keys, &users);
+    context.metrics.set_orphans("security-group", groups.iter().filter(|group| unused.contains_key(&group.id)).count());
     let steps = plan_shared(&groups, &identities, &unused);
     if !steps.is_empty() && context.gate.is_open() && context.lookups.owner().await == Ok(OwnerRecord::Ours) {
         for step in steps {

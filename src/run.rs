@@ -170,7 +170,7 @@ impl House {
             ) => {}
             () = fleet::follow_forever(fleet, cloud) => {}
             () = rounds.run() => {}
-            () = janitor::tidy_forever(Arc::clone(&context), swept) => {}
+            () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
             () = self.tell_readiness(context) => {}
         }
     }
