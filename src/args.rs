@@ -140,8 +140,12 @@ pub enum LogFormat {
 #[must_use]
 pub fn advice(error: &clap::Error) -> String {
     let text = error.to_string();
-    let what: Vec<&str> =
-        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information")).filter(|line| !line.is_empty()).collect();
+    let what: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what).trim_end_matches('.');
     format!("koi-operator: {what}; `koi-operator run --help` lists every flag and its environment variable")
@@ -149,8 +153,14 @@ pub fn advice(error: &clap::Error) -> String {
 
 fn cluster_id(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len());
-    let plain = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if fits && plain { Ok(text.to_owned()) } else { Err("must be 1 to 63 of a-z, 0-9 and -, such as prod-eu".to_owned()) }
+    let plain = text
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if fits && plain {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 63 of a-z, 0-9 and -, such as prod-eu".to_owned())
+    }
 }
 
 fn span_of_time(text: &str) -> Result<Duration, String> {
@@ -167,7 +177,11 @@ fn optional(text: &str) -> Result<Optional, String> {
 
 fn optional_sha256(text: &str) -> Result<Optional, String> {
     let fits = text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
-    if text.is_empty() || fits { optional(&text.to_lowercase()) } else { Err("must be 64 hex digits".to_owned()) }
+    if text.is_empty() || fits {
+        optional(&text.to_lowercase())
+    } else {
+        Err("must be 64 hex digits".to_owned())
+    }
 }
 
 #[cfg(test)]

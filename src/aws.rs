@@ -59,16 +59,24 @@ impl Aws {
         let meter = meter::Meter::new(Arc::clone(metrics));
         Self {
             ec2: aws_sdk_ec2::Client::from_conf(
-                aws_sdk_ec2::config::Builder::from(config).interceptor(meter.clone()).build(),
+                aws_sdk_ec2::config::Builder::from(config)
+                    .interceptor(meter.clone())
+                    .build(),
             ),
             iam: aws_sdk_iam::Client::from_conf(
-                aws_sdk_iam::config::Builder::from(config).interceptor(meter.clone()).build(),
+                aws_sdk_iam::config::Builder::from(config)
+                    .interceptor(meter.clone())
+                    .build(),
             ),
             ssm: aws_sdk_ssm::Client::from_conf(
-                aws_sdk_ssm::config::Builder::from(config).interceptor(meter.clone()).build(),
+                aws_sdk_ssm::config::Builder::from(config)
+                    .interceptor(meter.clone())
+                    .build(),
             ),
             sts: aws_sdk_sts::Client::from_conf(aws_sdk_sts::config::Builder::from(config).interceptor(meter).build()),
-            region: config.region().map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string),
+            region: config
+                .region()
+                .map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string),
         }
     }
 }
@@ -96,7 +104,10 @@ impl Cloud for Aws {
         let account = answer
             .account()
             .ok_or_else(|| CloudError::unintelligible("GetCallerIdentity", "the answer names no account"))?;
-        Ok(Place { account: account.to_owned(), region: self.region.clone() })
+        Ok(Place {
+            account: account.to_owned(),
+            region: self.region.clone(),
+        })
     }
 
     async fn parameter(&self, name: &str) -> Answer<Option<String>> {

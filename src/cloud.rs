@@ -69,7 +69,10 @@ impl CloudError {
     }
 
     fn request(&self) -> String {
-        self.request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
+        self.request_id
+            .as_ref()
+            .map(|id| format!(" (request {id})"))
+            .unwrap_or_default()
     }
 }
 
@@ -157,7 +160,11 @@ pub trait Cloud: Send + Sync + 'static {
     /// Every instance with the claim of the installation, all pages.
     fn instances(&self, cluster_id: &str) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
     /// Every instance with the claims of these agents.
-    fn instances_of(&self, cluster_id: &str, agent_uids: &[String]) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
+    fn instances_of(
+        &self,
+        cluster_id: &str,
+        agent_uids: &[String],
+    ) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
     /// Instances whose system or instance status check is impaired, with what EC2 says.
     fn impairments(&self) -> impl Future<Output = Answer<BTreeMap<String, String>>> + Send;
     /// Every volume with the claim of the installation, all pages.
@@ -185,7 +192,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// The inline policy [`koi_core::names::ROLE_POLICY`] of a role.
     fn put_role_policy(&self, role: &str, document: &str) -> impl Future<Output = Answer<()>> + Send;
     /// An empty instance profile.
-    fn create_profile(&self, profile: &str, tags: &BTreeMap<String, String>) -> impl Future<Output = Answer<()>> + Send;
+    fn create_profile(&self, profile: &str, tags: &BTreeMap<String, String>)
+    -> impl Future<Output = Answer<()>> + Send;
     /// Puts the role into the profile.
     fn add_role(&self, profile: &str, role: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Takes the role out of the profile of the same name; not there is success.
@@ -198,7 +206,12 @@ pub trait Cloud: Send + Sync + 'static {
     fn delete_role(&self, role: &str) -> impl Future<Output = Answer<()>> + Send;
 
     /// A security group without inbound rules; answers its id.
-    fn create_group(&self, name: &str, vpc_id: &str, tags: &BTreeMap<String, String>) -> impl Future<Output = Answer<String>> + Send;
+    fn create_group(
+        &self,
+        name: &str,
+        vpc_id: &str,
+        tags: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Answer<String>> + Send;
     /// Adds inbound rules.
     fn authorize(&self, group_id: &str, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
     /// Takes inbound rules away.
@@ -221,7 +234,11 @@ pub trait Cloud: Send + Sync + 'static {
     /// Attaches the data volume as [`koi_core::names::DATA_DEVICE`].
     fn attach(&self, volume_id: &str, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Begins a snapshot.
-    fn create_snapshot(&self, volume_id: &str, tags: &BTreeMap<String, String>) -> impl Future<Output = Answer<()>> + Send;
+    fn create_snapshot(
+        &self,
+        volume_id: &str,
+        tags: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
     /// Deletes a volume; not there is success.
     fn delete_volume(&self, volume_id: &str) -> impl Future<Output = Answer<()>> + Send;
 }

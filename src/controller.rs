@@ -109,7 +109,10 @@ pub enum RoundError {
 
 /// Gives an error of the cluster its place.
 fn at(what: &'static str) -> impl FnOnce(kube::Error) -> RoundError {
-    move |source| RoundError::Cluster { what, source: Box::new(source) }
+    move |source| RoundError::Cluster {
+        what,
+        source: Box::new(source),
+    }
 }
 
 async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) -> Result<Action, RoundError> {
@@ -117,7 +120,11 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) ->
         Ok(agent) => agent,
         Err(invalid) => return malformed::tell(&context, invalid).await,
     };
-    let (uid, namespace, name) = (agent.uid().unwrap_or_default(), agent.namespace().unwrap_or_default(), agent.name_any());
+    let (uid, namespace, name) = (
+        agent.uid().unwrap_or_default(),
+        agent.namespace().unwrap_or_default(),
+        agent.name_any(),
+    );
     // Before everything was listed once, a plan or a Secret that is not shown yet would be taken for one that is not there.
     context.stores.listed().await;
     let span = tracing::info_span!("reconcile", namespace, agent = name, uid);
@@ -153,7 +160,12 @@ impl<'a, C: Cloud> Round<'a, C> {
     fn begin(context: &'a Context<C>, watched: &KoiAgent, memory: &'a mut Memory) -> Self {
         let agent = memory.newest(watched, context.clock.now());
         let status = agent.status.clone().unwrap_or_default();
-        Self { context, memory, agent, status }
+        Self {
+            context,
+            memory,
+            agent,
+            status,
+        }
     }
 
     /// The sentence of the house: validate, observe, plan, apply, report.
@@ -202,7 +214,11 @@ impl<'a, C: Cloud> Round<'a, C> {
 
 /// What applies to all agents, as the parts of it become known.
 #[must_use]
-pub fn base_settings(cluster_id: &str, device: &DeviceKey, artifact: Option<koi_core::render::user_data::Artifact>) -> Settings {
+pub fn base_settings(
+    cluster_id: &str,
+    device: &DeviceKey,
+    artifact: Option<koi_core::render::user_data::Artifact>,
+) -> Settings {
     Settings {
         cluster_id: cluster_id.to_owned(),
         device_public_key: device.public_key(),

@@ -26,7 +26,9 @@ pub enum DeviceKeyError {
     #[error("Secret {SECRET}: {0}")]
     Kube(#[from] kube::Error),
     /// The Secret holds something else.
-    #[error("Secret {SECRET}: data.{FIELD} must be the base64url text of 32 bytes; delete the Secret and a new one is made")]
+    #[error(
+        "Secret {SECRET}: data.{FIELD} must be the base64url text of 32 bytes; delete the Secret and a new one is made"
+    )]
     Malformed,
     /// The system has no randomness.
     #[error("no randomness from the system: {0}")]
@@ -58,9 +60,15 @@ impl DeviceKey {
     }
 
     fn read(secret: &Secret) -> Result<Self, DeviceKeyError> {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(FIELD)).ok_or(DeviceKeyError::Malformed)?;
+        let bytes = secret
+            .data
+            .as_ref()
+            .and_then(|data| data.get(FIELD))
+            .ok_or(DeviceKeyError::Malformed)?;
         let text = std::str::from_utf8(&bytes.0).map_err(|_| DeviceKeyError::Malformed)?;
-        let seed = URL_SAFE_NO_PAD.decode(text.trim()).map_err(|_| DeviceKeyError::Malformed)?;
+        let seed = URL_SAFE_NO_PAD
+            .decode(text.trim())
+            .map_err(|_| DeviceKeyError::Malformed)?;
         let seed: [u8; 32] = seed.try_into().map_err(|_| DeviceKeyError::Malformed)?;
         Ok(Self::from_seed(&seed))
     }
@@ -106,7 +114,13 @@ mod tests {
     fn a_stored_key_is_the_same_key() {
         let key = DeviceKey::from_seed(&[7; 32]);
         let read = DeviceKey::read(&secret(&[7; 32])).unwrap();
-        assert_eq!((read.public_key(), read.id(), read.sign("x")), (key.public_key(), key.id(), key.sign("x")));
-        assert!(matches!(DeviceKey::read(&Secret::default()), Err(DeviceKeyError::Malformed)));
+        assert_eq!(
+            (read.public_key(), read.id(), read.sign("x")),
+            (key.public_key(), key.id(), key.sign("x"))
+        );
+        assert!(matches!(
+            DeviceKey::read(&Secret::default()),
+            Err(DeviceKeyError::Malformed)
+        ));
     }
 }

@@ -132,22 +132,30 @@ impl Fleet {
 
     /// A power switch was answered: the instance is on its way to `state`.
     pub fn note_state(&self, agent_uid: &str, instance_id: &str, state: InstanceState) {
-        self.note(agent_uid, |index, now| index.note_state(agent_uid, instance_id, state, now));
+        self.note(agent_uid, |index, now| {
+            index.note_state(agent_uid, instance_id, state, now)
+        });
     }
 
     /// The instance was given these security groups.
     pub fn note_groups(&self, agent_uid: &str, instance_id: &str, group_ids: &[String]) {
-        self.note(agent_uid, |index, now| index.note_groups(agent_uid, instance_id, group_ids, now));
+        self.note(agent_uid, |index, now| {
+            index.note_groups(agent_uid, instance_id, group_ids, now)
+        });
     }
 
     /// The volume is being attached.
     pub fn note_attached(&self, agent_uid: &str, volume_id: &str, instance_id: &str) {
-        self.note(agent_uid, |index, now| index.note_attached(agent_uid, volume_id, instance_id, now));
+        self.note(agent_uid, |index, now| {
+            index.note_attached(agent_uid, volume_id, instance_id, now)
+        });
     }
 
     /// The volume is being deleted.
     pub fn note_deleted_volume(&self, agent_uid: &str, volume_id: &str) {
-        self.note(agent_uid, |index, now| index.note_deleted_volume(agent_uid, volume_id, now));
+        self.note(agent_uid, |index, now| {
+            index.note_deleted_volume(agent_uid, volume_id, now)
+        });
     }
 
     /// Whoever decides about this agent needs a view that is newer than our last change: it is read without waiting for the sweep.
@@ -163,7 +171,8 @@ impl Fleet {
 
     /// A group's rules were changed.
     pub fn note_rules(&self, group_id: &str, added: &[Rule], removed: &[Rule]) {
-        self.index().note_rules(group_id, added, removed, self.inner.clock.now());
+        self.index()
+            .note_rules(group_id, added, removed, self.inner.clock.now());
     }
 
     /// EC2 says that there is no such group: forgotten, unless we made it so recently that EC2 may only be late.
@@ -207,7 +216,12 @@ impl Fleet {
 
     fn swept(&self, outcome: Result<(), &CloudError>) {
         self.inner.health.send_modify(|health| match outcome {
-            Ok(()) => *health = SweepHealth { done: health.done + 1, problem: None },
+            Ok(()) => {
+                *health = SweepHealth {
+                    done: health.done + 1,
+                    problem: None,
+                }
+            }
             Err(error) => health.problem = Some(error.clone()),
         });
     }
@@ -226,5 +240,9 @@ pub async fn sweep_once<C: Cloud>(cloud: &C, cluster_id: &str) -> Result<Sightin
     for instance in &mut instances {
         instance.impaired = impairments.get(&instance.id).cloned();
     }
-    Ok(Sighting { instances, volumes, groups })
+    Ok(Sighting {
+        instances,
+        volumes,
+        groups,
+    })
 }

@@ -53,8 +53,18 @@ fn count_orphans<C: Cloud>(context: &Context<C>) {
     let (mut instances, mut volumes) = (context.fleet.marked_orphans(), 0);
     for uid in context.fleet.agents().into_iter().filter(|uid| !there.contains(uid)) {
         let view = context.fleet.view(&uid, &[]);
-        let live = view.instances.present().into_iter().flatten().filter(|instance| instance.state != InstanceState::Terminated);
-        let left = view.volumes.present().into_iter().flatten().filter(|volume| volume.state != VolumeState::Deleted);
+        let live = view
+            .instances
+            .present()
+            .into_iter()
+            .flatten()
+            .filter(|instance| instance.state != InstanceState::Terminated);
+        let left = view
+            .volumes
+            .present()
+            .into_iter()
+            .flatten()
+            .filter(|volume| volume.state != VolumeState::Deleted);
         instances += live.count();
         volumes += left.count();
     }
@@ -75,12 +85,21 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
     let groups: Vec<SharedGroup> = groups
         .into_iter()
         .filter(|group| !group.tags.contains_key(TAG_AGENT_UID))
-        .map(|group| SharedGroup { id: group.facts.id, name: group.name })
+        .map(|group| SharedGroup {
+            id: group.facts.id,
+            name: group.name,
+        })
         .collect();
     let identities = identities(context);
-    let keys = groups.iter().map(|group| group.id.as_str()).chain(identities.iter().map(|identity| identity.name.as_str()));
+    let keys = groups
+        .iter()
+        .map(|group| group.id.as_str())
+        .chain(identities.iter().map(|identity| identity.name.as_str()));
     let unused = count_unused(before, keys, &users);
-    context.metrics.set_orphans("security-group", groups.iter().filter(|group| unused.contains_key(&group.id)).count());
+    context.metrics.set_orphans(
+        "security-group",
+        groups.iter().filter(|group| unused.contains_key(&group.id)).count(),
+    );
     let steps = plan_shared(&groups, &identities, &unused);
     if !steps.is_empty() && context.gate.is_open() && context.lookups.owner().await == Ok(OwnerRecord::Ours) {
         for step in steps {
@@ -96,8 +115,17 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
 /// Shared roles and profiles with our claim, as far as this process has met them.
 fn identities<C: Cloud>(context: &Context<C>) -> Vec<SharedIdentity> {
     let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
-    let profiles = context.lookups.profiles().into_iter().filter(|(_, profile)| is_shared(&profile.facts));
-    profiles.map(|(name, profile)| SharedIdentity { identity: shared_identity(&profile, &cluster_id), name }).collect()
+    let profiles = context
+        .lookups
+        .profiles()
+        .into_iter()
+        .filter(|(_, profile)| is_shared(&profile.facts));
+    profiles
+        .map(|(name, profile)| SharedIdentity {
+            identity: shared_identity(&profile, &cluster_id),
+            name,
+        })
+        .collect()
 }
 
 fn is_shared(facts: &ProfileFacts) -> bool {

@@ -55,7 +55,9 @@ impl Leadership {
     pub async fn lost(&mut self) {
         loop {
             let until = *self.0.borrow_and_update();
-            let Some(until) = until.filter(|until| Instant::now() < *until) else { return };
+            let Some(until) = until.filter(|until| Instant::now() < *until) else {
+                return;
+            };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 changed = self.0.changed() => {
@@ -97,7 +99,16 @@ impl Candidate {
     #[must_use]
     pub fn new(api: Api<Lease>, identity: String, clock: Clock) -> (Self, Leadership) {
         let (sender, receiver) = watch::channel(None);
-        (Self { api, identity, clock, sender, seen: None }, Leadership(receiver))
+        (
+            Self {
+                api,
+                identity,
+                clock,
+                sender,
+                seen: None,
+            },
+            Leadership(receiver),
+        )
     }
 
     /// Tries to hold the Lease until `stop`, then gives it back.
@@ -133,8 +144,19 @@ impl Candidate {
                 self.api.replace(LEASE, &PostParams::default(), &lease).await
             }
             None => {
-                let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
-                self.api.create(&PostParams::default(), &Lease { metadata, spec: Some(*spec) }).await
+                let metadata = ObjectMeta {
+                    name: Some(LEASE.to_owned()),
+                    ..ObjectMeta::default()
+                };
+                self.api
+                    .create(
+                        &PostParams::default(),
+                        &Lease {
+                            metadata,
+                            spec: Some(*spec),
+                        },
+                    )
+                    .await
             }
         };
         match written {
@@ -171,8 +193,14 @@ impl Candidate {
     }
 
     async fn released(&self) -> kube::Result<()> {
-        let Some(mut lease) = self.api.get_opt(LEASE).await? else { return Ok(()) };
-        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity)) else {
+        let Some(mut lease) = self.api.get_opt(LEASE).await? else {
+            return Ok(());
+        };
+        let Some(spec) = lease
+            .spec
+            .as_mut()
+            .filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity))
+        else {
             return Ok(());
         };
         spec.holder_identity = None;
@@ -183,9 +211,13 @@ impl Candidate {
 
 /// Pure: what to do about the Lease as it is.
 fn decide(found: Option<&LeaseSpec>, identity: &str, unchanged_for: Duration, now: Timestamp) -> Move {
-    let holder = found.and_then(|spec| spec.holder_identity.as_deref()).filter(|holder| !holder.is_empty());
+    let holder = found
+        .and_then(|spec| spec.holder_identity.as_deref())
+        .filter(|holder| !holder.is_empty());
     let ours = holder == Some(identity);
-    let promised = found.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    let promised = found
+        .and_then(|spec| spec.lease_duration_seconds)
+        .and_then(|seconds| u64::try_from(seconds).ok());
     let promised = promised.map_or(DURATION, Duration::from_secs);
     if !ours && holder.is_some() && unchanged_for < promised {
         return Move::Wait;
@@ -197,11 +229,14 @@ fn decide(found: Option<&LeaseSpec>, identity: &str, unchanged_for: Duration, no
         lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
         acquire_time: Some(acquired.unwrap_or(MicroTime(now))),
         renew_time: Some(MicroTime(now)),
-        lease_transitions: Some(if ours || found.is_none() { transitions } else { transitions.saturating_add(1) }),
+        lease_transitions: Some(if ours || found.is_none() {
+            transitions
+        } else {
+            transitions.saturating_add(1)
+        }),
         ..LeaseSpec::default()
     }))
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -235,10 +270,26 @@ mod tests {
     fn a_lease_is_taken_only_when_nobody_holds_it() {
         let wait = Duration::from_secs;
         assert_eq!(decide(None, "me", wait(0), at(5)), ours(5, 5, 0), "none there");
-        assert_eq!(decide(Some(&lease(Some("me"), 3)), "me", wait(0), at(5)), ours(0, 5, 3), "renewed");
-        assert_eq!(decide(Some(&lease(Some("you"), 3)), "me", wait(9), at(500)), Move::Wait, "held, whatever the clocks say");
-        assert_eq!(decide(Some(&lease(Some("you"), 3)), "me", wait(10), at(5)), ours(5, 5, 4), "run out");
-        assert_eq!(decide(Some(&lease(None, 3)), "me", wait(0), at(5)), ours(5, 5, 4), "given back");
+        assert_eq!(
+            decide(Some(&lease(Some("me"), 3)), "me", wait(0), at(5)),
+            ours(0, 5, 3),
+            "renewed"
+        );
+        assert_eq!(
+            decide(Some(&lease(Some("you"), 3)), "me", wait(9), at(500)),
+            Move::Wait,
+            "held, whatever the clocks say"
+        );
+        assert_eq!(
+            decide(Some(&lease(Some("you"), 3)), "me", wait(10), at(5)),
+            ours(5, 5, 4),
+            "run out"
+        );
+        assert_eq!(
+            decide(Some(&lease(None, 3)), "me", wait(0), at(5)),
+            ours(5, 5, 4),
+            "given back"
+        );
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::names;
 use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
+use koi_core::refusal::classify;
 
 use crate::clock::{Clock, after, since};
 use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts};
@@ -23,8 +24,8 @@ const PROFILE: Duration = Duration::from_secs(900);
 const IAM_LAG: Duration = Duration::from_secs(30);
 /// For a thing that is not there: people may be about to make it.
 const ABSENT: Duration = Duration::from_secs(30);
-/// After a failed question the next one waits this long, so that a thousand agents do not repeat it in one breath.
-const FAILED: Duration = Duration::from_secs(2);
+/// What only people can change is asked for again after this at the latest.
+const FAILED: Duration = Duration::from_secs(600);
 
 /// The memory of all look-ups.
 pub struct Lookups<C> {
@@ -69,7 +70,9 @@ impl<C: Cloud> Lookups<C> {
     /// # Errors
     /// When it was never known and cannot be asked.
     pub async fn place(&self) -> Answer<Place> {
-        self.place.get("", self.clock.now(), |_| PLACE, || self.cloud.place()).await
+        self.place
+            .get("", self.clock.now(), |_| PLACE, || self.cloud.place())
+            .await
     }
 
     /// Whose the cluster id is.
@@ -82,7 +85,14 @@ impl<C: Cloud> Lookups<C> {
             let text = self.cloud.parameter(&name).await?;
             Ok(read_owner(text.as_deref(), &self.kube_system_uid))
         };
-        self.owner.get("", self.clock.now(), |owner| if *owner == OwnerRecord::Ours { OWNER } else { ABSENT }, ask).await
+        self.owner
+            .get(
+                "",
+                self.clock.now(),
+                |owner| if *owner == OwnerRecord::Ours { OWNER } else { ABSENT },
+                ask,
+            )
+            .await
     }
 
     /// The text of our own owner record.
@@ -101,7 +111,15 @@ impl<C: Cloud> Lookups<C> {
     /// # Errors
     /// When it was never known and cannot be asked.
     pub async fn image(&self, parameter: &str) -> Answer<Known<String>> {
-        let found = self.images.get(parameter, self.clock.now(), |image| ttl(image.as_ref(), IMAGE), || self.cloud.parameter(parameter)).await?;
+        let found = self
+            .images
+            .get(
+                parameter,
+                self.clock.now(),
+                |image| ttl(image.as_ref(), IMAGE),
+                || self.cloud.parameter(parameter),
+            )
+            .await?;
         Ok(known(found))
     }
 
@@ -115,7 +133,9 @@ impl<C: Cloud> Lookups<C> {
         }
         let mut first = None;
         for id in ids {
-            let Some(subnet) = self.one_subnet(Some(id)).await? else { continue };
+            let Some(subnet) = self.one_subnet(Some(id)).await? else {
+                continue;
+            };
             if zone.is_none_or(|zone| subnet.zone == zone) {
                 return Ok(Known::Present(subnet));
             }
@@ -126,7 +146,14 @@ impl<C: Cloud> Lookups<C> {
 
     async fn one_subnet(&self, id: Option<&str>) -> Answer<Option<Subnet>> {
         let key = id.unwrap_or_default();
-        self.subnets.get(key, self.clock.now(), |subnet| ttl(subnet.as_ref(), SUBNET), || self.cloud.subnet(id)).await
+        self.subnets
+            .get(
+                key,
+                self.clock.now(),
+                |subnet| ttl(subnet.as_ref(), SUBNET),
+                || self.cloud.subnet(id),
+            )
+            .await
     }
 
     /// An instance profile.
@@ -188,8 +215,12 @@ fn read_owner(text: Option<&str>, kube_system_uid: &str) -> OwnerRecord {
     let parsed: Option<serde_json::Value> = serde_json::from_str(text).ok();
     match parsed.as_ref().and_then(|record| record.get("kubeSystemUid")?.as_str()) {
         Some(uid) if uid == kube_system_uid => OwnerRecord::Ours,
-        Some(uid) => OwnerRecord::Foreign { kube_system_uid: uid.to_owned() },
-        None => OwnerRecord::Foreign { kube_system_uid: "unreadable".to_owned() },
+        Some(uid) => OwnerRecord::Foreign {
+            kube_system_uid: uid.to_owned(),
+        },
+        None => OwnerRecord::Foreign {
+            kube_system_uid: "unreadable".to_owned(),
+        },
     }
 }
 
@@ -207,12 +238,15 @@ struct Slot<V> {
 struct Kept<V> {
     value: Option<V>,
     error: Option<CloudError>,
+    failures: u32,
     fresh_until: Timestamp,
 }
 
 impl<V> Default for Cache<V> {
     fn default() -> Self {
-        Self { slots: Mutex::new(HashMap::new()) }
+        Self {
+            slots: Mutex::new(HashMap::new()),
+        }
     }
 }
 
@@ -220,13 +254,27 @@ impl<V: Clone> Cache<V> {
     fn slot(&self, key: &str) -> Arc<Slot<V>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let kept = Kept { value: None, error: None, fresh_until: Timestamp::MIN };
-            Arc::new(Slot { asking: tokio::sync::Mutex::new(()), kept: Mutex::new(kept) })
+            let kept = Kept {
+                value: None,
+                error: None,
+                failures: 0,
+                fresh_until: Timestamp::MIN,
+            };
+            Arc::new(Slot {
+                asking: tokio::sync::Mutex::new(()),
+                kept: Mutex::new(kept),
+            })
         };
         Arc::clone(slots.entry(key.to_owned()).or_insert_with(fresh))
     }
 
-    async fn get<F>(&self, key: &str, now: Timestamp, ttl: impl Fn(&V) -> Duration, ask: impl FnOnce() -> F) -> Answer<V>
+    async fn get<F>(
+        &self,
+        key: &str,
+        now: Timestamp,
+        ttl: impl Fn(&V) -> Duration,
+        ask: impl FnOnce() -> F,
+    ) -> Answer<V>
     where
         F: Future<Output = Answer<V>>,
     {
@@ -247,7 +295,12 @@ impl<V: Clone> Cache<V> {
     }
 
     fn put(&self, key: &str, value: V, fresh_until: Timestamp) {
-        *self.slot(key).kept() = Kept { value: Some(value), error: None, fresh_until };
+        *self.slot(key).kept() = Kept {
+            value: Some(value),
+            error: None,
+            failures: 0,
+            fresh_until,
+        };
     }
 
     fn forget(&self, key: &str) {
@@ -256,7 +309,10 @@ impl<V: Clone> Cache<V> {
 
     fn all(&self) -> Vec<(String, V)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.kept().value.clone()?))).collect()
+        slots
+            .iter()
+            .filter_map(|(key, slot)| Some((key.clone(), slot.kept().value.clone()?)))
+            .collect()
     }
 }
 
@@ -273,15 +329,26 @@ impl<V: Clone> Slot<V> {
     fn keep(&self, answer: Answer<V>, now: Timestamp, ttl: impl Fn(&V) -> Duration) -> Answer<V> {
         let mut kept = self.kept();
         match answer {
-            Ok(value) => *kept = Kept { fresh_until: after(now, ttl(&value)), value: Some(value), error: None },
+            Ok(value) => {
+                *kept = Kept {
+                    fresh_until: after(now, ttl(&value)),
+                    value: Some(value),
+                    error: None,
+                    failures: 0,
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "a look-up failed{}", if kept.value.is_some() { "; the last answer stands" } else { "" });
+                // A thousand agents do not repeat it in one breath, and a denial is not repeated all day.
+                kept.failures = kept.failures.saturating_add(1);
+                let pause = classify(error.operation, &error.code, &error.message).pause(kept.failures);
                 kept.error = Some(error);
-                kept.fresh_until = after(now, FAILED);
+                kept.fresh_until = after(now, pause.unwrap_or(FAILED));
             }
         }
         // One of the two was just set.
-        kept.answer().unwrap_or_else(|| Err(CloudError::unintelligible("look-up", "no answer")))
+        kept.answer()
+            .unwrap_or_else(|| Err(CloudError::unintelligible("look-up", "no answer")))
     }
 }
 
@@ -325,9 +392,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_outlives_a_failure_and_is_asked_for_again_in_its_time() {
         let cache = Cache::default();
-        let get = |now, answer: Answer<u8>| cache.get("k", now, |_| Duration::from_secs(10), || std::future::ready(answer));
+        let get =
+            |now, answer: Answer<u8>| cache.get("k", now, |_| Duration::from_secs(10), || std::future::ready(answer));
         assert_eq!(get(at(0), Err(failed())).await, Err(failed()));
-        assert_eq!(get(at(1), Ok(1)).await, Err(failed()), "asked again too soon");
+        assert_eq!(get(at(0), Ok(1)).await, Err(failed()), "asked again too soon");
         assert_eq!(get(at(3), Ok(1)).await, Ok(1));
         assert_eq!(get(at(12), Ok(2)).await, Ok(1));
         assert_eq!(get(at(13), Err(failed())).await, Ok(1), "the last answer stands");
@@ -340,7 +408,17 @@ mod tests {
     fn an_owner_record_is_ours_only_when_it_says_so() {
         assert_eq!(read_owner(None, "u"), OwnerRecord::Unbound);
         assert_eq!(read_owner(Some(r#"{"kubeSystemUid":"u"}"#), "u"), OwnerRecord::Ours);
-        assert_eq!(read_owner(Some(r#"{"kubeSystemUid":"v"}"#), "u"), OwnerRecord::Foreign { kube_system_uid: "v".into() });
-        assert_eq!(read_owner(Some("nonsense"), "u"), OwnerRecord::Foreign { kube_system_uid: "unreadable".into() });
+        assert_eq!(
+            read_owner(Some(r#"{"kubeSystemUid":"v"}"#), "u"),
+            OwnerRecord::Foreign {
+                kube_system_uid: "v".into()
+            }
+        );
+        assert_eq!(
+            read_owner(Some("nonsense"), "u"),
+            OwnerRecord::Foreign {
+                kube_system_uid: "unreadable".into()
+            }
+        );
     }
 }

@@ -38,8 +38,11 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn operate(args: RunArgs) -> anyhow::Result<()> {
-    let format = args.log_format.unwrap_or(if std::io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    log::start(format, std::env::var("RUST_LOG").ok().as_deref());
+    let terminal = std::io::stdout().is_terminal();
+    let format = args
+        .log_format
+        .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    log::start(format, std::env::var("RUST_LOG").ok().as_deref(), terminal);
     let stop = CancellationToken::new();
     let told = stop.clone();
     let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
@@ -58,10 +61,18 @@ async fn operate(args: RunArgs) -> anyhow::Result<()> {
 /// What the environment says about this process.
 fn surroundings() -> Surroundings {
     let pod_namespace = std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok();
-    let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok()).unwrap_or_default();
+    let host = std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
+        .unwrap_or_default();
     // Two processes of one host are two candidates.
     let identity = format!("{}-{}", host.trim(), std::process::id());
-    Surroundings { pod_namespace: pod_namespace.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()), identity }
+    Surroundings {
+        pod_namespace: pod_namespace
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty()),
+        identity,
+    }
 }
 
 fn say(text: &str) -> ExitCode {

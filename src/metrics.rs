@@ -39,7 +39,11 @@ struct Registrar {
 }
 
 impl Registrar {
-    fn add<C: Collector + Clone + 'static>(&mut self, family: prometheus::Result<C>, kind: &'static str) -> prometheus::Result<C> {
+    fn add<C: Collector + Clone + 'static>(
+        &mut self,
+        family: prometheus::Result<C>,
+        kind: &'static str,
+    ) -> prometheus::Result<C> {
         let family = family?;
         self.registry.register(Box::new(family.clone()))?;
         for desc in family.desc() {
@@ -56,8 +60,17 @@ impl Registrar {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels), "gauge")
     }
 
-    fn histograms(&mut self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {
-        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels), "histogram")
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        self.add(
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels),
+            "histogram",
+        )
     }
 }
 
@@ -67,7 +80,10 @@ impl Metrics {
     /// # Errors
     /// When two families have one name: a mistake in this file.
     pub fn new(version: &str) -> prometheus::Result<Self> {
-        let mut make = Registrar { registry: Registry::new(), described: Vec::new() };
+        let mut make = Registrar {
+            registry: Registry::new(),
+            described: Vec::new(),
+        };
         let build = make.gauges("koi_build_info", "Always 1; the version is a label.", &["version"])?;
         build.with_label_values(&[version]).set(1);
         let requests = make.counters(
@@ -75,14 +91,35 @@ impl Metrics {
             "Requests to AWS, the SDK's own retries included.",
             &["service", "operation", "result"],
         )?;
-        let reconciles = make.histograms("koi_reconcile_duration_seconds", "Time of one round of one agent.", &["result"], RECONCILE_BUCKETS)?;
-        let steps = make.counters("koi_steps_total", "Steps of plans, by kind and result.", &["step", "result"])?;
+        let reconciles = make.histograms(
+            "koi_reconcile_duration_seconds",
+            "Time of one round of one agent.",
+            &["result"],
+            RECONCILE_BUCKETS,
+        )?;
+        let steps = make.counters(
+            "koi_steps_total",
+            "Steps of plans, by kind and result.",
+            &["step", "result"],
+        )?;
         let writes = make.counters("koi_kubernetes_writes_total", "Writes to the cluster.", &["kind"])?;
-        let agents = make.gauges("koi_agents", "Agents by the reason of their Ready condition.", &["reason"])?;
+        let agents = make.gauges(
+            "koi_agents",
+            "Agents by the reason of their Ready condition.",
+            &["reason"],
+        )?;
         let ready = make.gauges("koi_agent_ready", "1 when the agent is ready.", &["namespace", "name"])?;
-        let probes = make.histograms("koi_probe_duration_seconds", "Time of one probe of a gateway.", &["result"], PROBE_BUCKETS)?;
+        let probes = make.histograms(
+            "koi_probe_duration_seconds",
+            "Time of one probe of a gateway.",
+            &["result"],
+            PROBE_BUCKETS,
+        )?;
         let sweep_age = make.add(
-            Gauge::new("koi_fleet_sweep_age_seconds", "Age of the fleet view: time since the last whole sweep began; -1 before the first."),
+            Gauge::new(
+                "koi_fleet_sweep_age_seconds",
+                "Age of the fleet view: time since the last whole sweep began; -1 before the first.",
+            ),
             "gauge",
         )?;
         sweep_age.set(-1.0);
@@ -90,8 +127,21 @@ impl Metrics {
         let orphans = make.gauges("koi_orphans", "Resources with our claim and no agent.", &["kind"])?;
         let leader = make.add(IntGauge::new("koi_leader", "1 while this process leads."), "gauge")?;
         let Registrar { registry, described } = make;
-        let metrics =
-            Self { registry, described, requests, reconciles, steps, writes, agents, ready, probes, sweep_age, sweeps, orphans, leader };
+        let metrics = Self {
+            registry,
+            described,
+            requests,
+            reconciles,
+            steps,
+            writes,
+            agents,
+            ready,
+            probes,
+            sweep_age,
+            sweeps,
+            orphans,
+            leader,
+        };
         metrics.touch();
         Ok(metrics)
     }
@@ -116,7 +166,9 @@ impl Metrics {
 
     /// One round of one agent.
     pub fn observe_reconcile(&self, took: Duration, ok: bool) {
-        self.reconciles.with_label_values(&[word(ok)]).observe(took.as_secs_f64());
+        self.reconciles
+            .with_label_values(&[word(ok)])
+            .observe(took.as_secs_f64());
     }
 
     /// One step of a plan.
@@ -155,7 +207,9 @@ impl Metrics {
 
     /// How many things of a kind have our claim and no agent.
     pub fn set_orphans(&self, kind: &str, count: usize) {
-        self.orphans.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.orphans
+            .with_label_values(&[kind])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Whether one agent is ready.
@@ -183,7 +237,10 @@ impl Metrics {
     pub fn text(&self) -> String {
         let families = self.registry.gather();
         let mut text = TextEncoder::new().encode_to_string(&families).unwrap_or_default();
-        let empty = self.described.iter().filter(|(name, ..)| !families.iter().any(|family| family.name() == name));
+        let empty = self
+            .described
+            .iter()
+            .filter(|(name, ..)| !families.iter().any(|family| family.name() == name));
         for (name, help, kind) in empty {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -225,7 +282,11 @@ mod tests {
     fn an_agent_that_is_gone_leaves_no_series() {
         let metrics = Metrics::new("1").unwrap();
         metrics.set_ready("ns", "a", true);
-        assert!(metrics.text().contains("koi_agent_ready{name=\"a\",namespace=\"ns\"} 1"));
+        assert!(
+            metrics
+                .text()
+                .contains("koi_agent_ready{name=\"a\",namespace=\"ns\"} 1")
+        );
         metrics.forget_agent("ns", "a");
         assert!(!metrics.text().contains("name=\"a\""));
     }
@@ -237,6 +298,9 @@ mod tests {
         assert!(metrics.text().contains("koi_agents{reason=\"Booting\"} 2"));
         metrics.set_agents(&BTreeMap::from([("Ready", 2)]));
         let text = metrics.text();
-        assert!(text.contains("koi_agents{reason=\"Ready\"} 2") && !text.contains("Booting"), "{text}");
+        assert!(
+            text.contains("koi_agents{reason=\"Ready\"} 2") && !text.contains("Booting"),
+            "{text}"
+        );
     }
 }

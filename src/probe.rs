@@ -60,9 +60,15 @@ pub struct Patience {
 
 impl Patience {
     /// With a gateway that was well.
-    pub const SETTLED: Self = Self { connect: Duration::from_secs(3), hop: Duration::from_secs(5) };
+    pub const SETTLED: Self = Self {
+        connect: Duration::from_secs(3),
+        hop: Duration::from_secs(5),
+    };
     /// With one that boots: what does not answer now is asked again shortly.
-    pub const BOOTING: Self = Self { connect: Duration::from_millis(1000), hop: Duration::from_millis(2500) };
+    pub const BOOTING: Self = Self {
+        connect: Duration::from_millis(1000),
+        hop: Duration::from_millis(2500),
+    };
 }
 
 /// Asks how the gateway is.
@@ -82,7 +88,10 @@ pub async fn ask(target: &Target, device: &DeviceKey, patience: Patience) -> Res
 /// # Errors
 /// The hop that is broken, or what the gateway says against it.
 pub async fn seed(target: &Target, device: &DeviceKey, files: &SeedParams) -> Result<SeedResult, ProbeFailure> {
-    let patience = Patience { hop: Duration::from_secs(10), ..Patience::SETTLED };
+    let patience = Patience {
+        hop: Duration::from_secs(10),
+        ..Patience::SETTLED
+    };
     let mut socket = dial::reach(target, patience).await?;
     talk::greet(&mut socket, target, device, Purpose::Change, patience).await?;
     let result = talk::seed(&mut socket, files, patience).await;
@@ -92,7 +101,10 @@ pub async fn seed(target: &Target, device: &DeviceKey, files: &SeedParams) -> Re
 
 /// A failure at a hop.
 pub(crate) fn broken(hop: Hop, message: impl Into<String>) -> ProbeFailure {
-    ProbeFailure { hop, message: message.into() }
+    ProbeFailure {
+        hop,
+        message: message.into(),
+    }
 }
 
 #[cfg(test)]

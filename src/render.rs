@@ -69,9 +69,16 @@ fn document(agent: &KoiAgent, plans: &[KoiPlan], args: &RenderArgs) -> anyhow::R
     let Desired::Present(wish) = desired else {
         bail!("KoiAgent {name} is being deleted: nothing would be made");
     };
-    let place = Place { account: args.account.clone(), region: args.region.clone() };
+    let place = Place {
+        account: args.account.clone(),
+        region: args.region.clone(),
+    };
     let made = preview(&wish, &place).with_context(|| format!("KoiAgent {name}"))?;
-    Ok(format!("---\n# KoiAgent {}/{name}\n{}", agent.namespace().unwrap_or_default(), serde_yaml::to_string(&made.to_document())?))
+    Ok(format!(
+        "---\n# KoiAgent {}/{name}\n{}",
+        agent.namespace().unwrap_or_default(),
+        serde_yaml::to_string(&made.to_document())?
+    ))
 }
 
 /// The custom resource definitions as YAML documents.
@@ -79,5 +86,8 @@ fn document(agent: &KoiAgent, plans: &[KoiPlan], args: &RenderArgs) -> anyhow::R
 /// # Errors
 /// Never in practice: the documents are our own.
 pub fn crds() -> anyhow::Result<String> {
-    koi_core::api::crd_documents().iter().map(|crd| Ok(format!("---\n{}", serde_yaml::to_string(crd)?))).collect()
+    koi_core::api::crd_documents()
+        .iter()
+        .map(|crd| Ok(format!("---\n{}", serde_yaml::to_string(crd)?)))
+        .collect()
 }

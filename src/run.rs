@@ -61,7 +61,12 @@ struct House {
 ///
 /// # Errors
 /// When the operator cannot start: no cluster, no port, no randomness.
-pub async fn run(args: RunArgs, surroundings: Surroundings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    args: RunArgs,
+    surroundings: Surroundings,
+    clock: Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).context("the metrics cannot be set up")?);
     let readiness = Readiness::awaiting(&[
         (CRDS, "not looked for yet"),
@@ -70,10 +75,18 @@ pub async fn run(args: RunArgs, surroundings: Surroundings, clock: Clock, stop: 
         (SWEEP, "the cloud was not swept yet"),
     ]);
     let (fleet, woken) = Fleet::new(&args.cluster_id, clock.clone());
-    let pages = Pages { metrics: Arc::clone(&metrics), readiness: readiness.clone(), fleet: fleet.clone(), clock: clock.clone() };
-    let listener = serve::bind(args.metrics_addr)
-        .await
-        .with_context(|| format!("--metrics-addr {}: the port cannot be taken; name a free one", args.metrics_addr))?;
+    let pages = Pages {
+        metrics: Arc::clone(&metrics),
+        readiness: readiness.clone(),
+        fleet: fleet.clone(),
+        clock: clock.clone(),
+    };
+    let listener = serve::bind(args.metrics_addr).await.with_context(|| {
+        format!(
+            "--metrics-addr {}: the port cannot be taken; name a free one",
+            args.metrics_addr
+        )
+    })?;
     let serving = tokio::spawn(serve::serve(listener, pages, stop.clone().cancelled_owned()));
     let client = Client::try_default()
         .await
@@ -81,8 +94,17 @@ pub async fn run(args: RunArgs, surroundings: Surroundings, clock: Clock, stop: 
     let namespace = args.namespace().map(ToOwned::to_owned).or(surroundings.pod_namespace);
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let cloud = Arc::new(Aws::from_standard_chain(&metrics).await);
-    let house =
-        House { args, client, cloud, clock, metrics, readiness, identity: surroundings.identity, namespace, stop: stop.clone() };
+    let house = House {
+        args,
+        client,
+        cloud,
+        clock,
+        metrics,
+        readiness,
+        identity: surroundings.identity,
+        namespace,
+        stop: stop.clone(),
+    };
     Box::pin(house.reign(fleet, woken)).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     Ok(())
@@ -101,7 +123,9 @@ impl House {
             tracing::info!(identity = self.identity, "leading");
             self.metrics.set_leader(true);
             self.readiness.settle(LEADER);
-            let (fleet, woken) = first.take().unwrap_or_else(|| Fleet::new(&self.args.cluster_id, self.clock.clone()));
+            let (fleet, woken) = first
+                .take()
+                .unwrap_or_else(|| Fleet::new(&self.args.cluster_id, self.clock.clone()));
             let gate = Gate::new(leadership.clone(), self.stop.clone());
             tokio::select! {
                 () = self.term(fleet, woken, gate) => {}
@@ -141,13 +165,23 @@ impl House {
         let (kube_system_uid, device) = started;
         let (wiring, stores) = Wiring::new(self.args.watch_namespace());
         let settings = controller::base_settings(&self.args.cluster_id, &device, self.args.artifact());
-        let rounds =
-            Rounds::new(device.clone(), self.clock.clone(), Arc::clone(&self.metrics), fleet.clone(), self.args.probe_interval);
+        let rounds = Rounds::new(
+            device.clone(),
+            self.clock.clone(),
+            Arc::clone(&self.metrics),
+            fleet.clone(),
+            self.args.probe_interval,
+        );
         let context = Arc::new(Context {
             cloud: Arc::clone(&self.cloud),
             client: self.client.clone(),
             fleet: fleet.clone(),
-            lookups: Lookups::new(Arc::clone(&self.cloud), self.clock.clone(), &self.args.cluster_id, &kube_system_uid),
+            lookups: Lookups::new(
+                Arc::clone(&self.cloud),
+                self.clock.clone(),
+                &self.args.cluster_id,
+                &kube_system_uid,
+            ),
             rounds: rounds.clone(),
             gate,
             stores,
@@ -155,7 +189,10 @@ impl House {
             catalogue: Catalogue::new(settings),
             recorder: Recorder::new(
                 self.client.clone(),
-                Reporter { controller: MANAGER.to_owned(), instance: Some(self.identity.clone()) },
+                Reporter {
+                    controller: MANAGER.to_owned(),
+                    instance: Some(self.identity.clone()),
+                },
             ),
             metrics: Arc::clone(&self.metrics),
             clock: self.clock.clone(),
@@ -205,8 +242,10 @@ impl House {
             };
             match looked.await {
                 Ok(()) => return self.readiness.settle(CRDS),
-                Err(kube::Error::Api(refused)) if refused.is_not_found() => {
-                    let told = "the kinds KoiAgent and KoiPlan are not installed: `koi-operator crds | kubectl apply -f -`";
+                // An API server that has none of our kinds yet answers with a bare page, not with a Status that has a reason.
+                Err(kube::Error::Api(refused)) if refused.code == 404 => {
+                    let told =
+                        "the kinds KoiAgent and KoiPlan are not installed: `koi-operator crds | kubectl apply -f -`";
                     tracing::error!("{told}; looked for again every 2 s");
                     self.readiness.hold(CRDS, told);
                 }
@@ -222,10 +261,15 @@ impl House {
     /// Whose cluster this is, and the key by which gateways know us.
     async fn introduce(&self) -> anyhow::Result<(String, DeviceKey)> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let kube_system = namespaces.get_metadata("kube-system").await.context("the namespace kube-system cannot be read")?;
+        let kube_system = namespaces
+            .get_metadata("kube-system")
+            .await
+            .context("the namespace kube-system cannot be read")?;
         let uid = kube_system.uid().context("the namespace kube-system has no UID")?;
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let device = DeviceKey::load_or_create(&secrets).await.with_context(|| format!("namespace {:?}", self.namespace))?;
+        let device = DeviceKey::load_or_create(&secrets)
+            .await
+            .with_context(|| format!("namespace {:?}", self.namespace))?;
         Ok((uid, device))
     }
 
@@ -237,14 +281,19 @@ impl House {
         loop {
             let seen = health.borrow_and_update().clone();
             match (&seen.problem, seen.done) {
-                (Some(error), _) => self.readiness.hold(SWEEP, format!("the cloud cannot be asked: {error}")),
+                (Some(error), _) => self
+                    .readiness
+                    .hold(SWEEP, format!("the cloud cannot be asked: {error}")),
                 (None, 0) => {}
                 (None, _) => self.readiness.settle(SWEEP),
             }
             match context.lookups.owner().await {
                 Ok(OwnerRecord::Foreign { kube_system_uid }) => self.readiness.hold(
                     OWNER,
-                    format!("{:?} is bound to another cluster (kube-system UID {kube_system_uid}); nothing is changed", self.args.cluster_id),
+                    format!(
+                        "{:?} is bound to another cluster (kube-system UID {kube_system_uid}); nothing is changed",
+                        self.args.cluster_id
+                    ),
                 ),
                 Ok(_) => self.readiness.settle(OWNER),
                 Err(error) => tracing::debug!(%error, "the owner record cannot be read"),

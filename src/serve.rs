@@ -23,7 +23,10 @@ impl Readiness {
     /// Not ready in any of these respects yet.
     #[must_use]
     pub fn awaiting(respects: &[(&'static str, &str)]) -> Self {
-        let missing = respects.iter().map(|(respect, why)| (*respect, (*why).to_owned())).collect();
+        let missing = respects
+            .iter()
+            .map(|(respect, why)| (*respect, (*why).to_owned()))
+            .collect();
         Self(Arc::new(Mutex::new(missing)))
     }
 
@@ -40,7 +43,10 @@ impl Readiness {
     /// What is missing, one line each; empty when ready.
     #[must_use]
     pub fn report(&self) -> String {
-        self.missing().iter().map(|(respect, why)| format!("{respect}: {why}\n")).collect()
+        self.missing()
+            .iter()
+            .map(|(respect, why)| format!("{respect}: {why}\n"))
+            .collect()
     }
 
     fn missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
@@ -73,7 +79,11 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 ///
 /// # Errors
 /// When accepting fails for good.
-pub async fn serve(listener: TcpListener, pages: Pages, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
     axum::serve(listener, router(pages)).with_graceful_shutdown(stop).await
 }
 
@@ -88,12 +98,19 @@ fn router(pages: Pages) -> Router {
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     let age = pages.fleet.swept_at().map(|swept| since(swept, pages.clock.now()));
     pages.metrics.set_sweep_age(age);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pages.metrics.text())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        pages.metrics.text(),
+    )
 }
 
 async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
     let missing = pages.readiness.report();
-    if missing.is_empty() { (StatusCode::OK, "ok\n".to_owned()) } else { (StatusCode::SERVICE_UNAVAILABLE, missing) }
+    if missing.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, missing)
+    }
 }
 
 #[cfg(test)]

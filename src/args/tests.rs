@@ -3,7 +3,9 @@ use super::*;
 fn parse(line: &[&str]) -> Result<RunArgs, String> {
     let words = ["koi-operator", "run"].iter().chain(line);
     match Cli::try_parse_from(words) {
-        Ok(Cli { command: Command::Run(args) }) => Ok(*args),
+        Ok(Cli {
+            command: Command::Run(args),
+        }) => Ok(*args),
         Ok(other) => panic!("not run: {other:?}"),
         Err(error) => Err(advice(&error)),
     }
@@ -33,10 +35,17 @@ fn every_flag_has_its_environment_variable() {
     use clap::CommandFactory as _;
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap();
-    for arg in run.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
+    for arg in run
+        .get_arguments()
+        .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
+    {
         let flag = arg.get_long().unwrap();
         let wanted = format!("KOI_{}", flag.to_uppercase().replace('-', "_"));
-        assert_eq!(arg.get_env().map(|env| env.to_string_lossy().into_owned()), Some(wanted), "--{flag}");
+        assert_eq!(
+            arg.get_env().map(|env| env.to_string_lossy().into_owned()),
+            Some(wanted),
+            "--{flag}"
+        );
     }
 }
 
@@ -44,19 +53,31 @@ fn every_flag_has_its_environment_variable() {
 fn mistakes_are_told_in_one_line_that_says_what_to_do() {
     for (line, told) in [
         (vec!["--cluster-id", "Not_Valid"], "must be 1 to 63 of a-z, 0-9 and -"),
-        (vec!["--cluster-id", "c", "--sweep-interval", "soon"], "must be a duration above zero such as 30s"),
+        (
+            vec!["--cluster-id", "c", "--sweep-interval", "soon"],
+            "must be a duration above zero such as 30s",
+        ),
         (vec!["--cluster-id", "c", "--reap", "all"], "report, delete, off"),
         (vec!["--cluster-id", "c", "--bogus"], "--bogus"),
         (vec!["--cluster-id", "c", "--leader-election", "maybe"], "true, false"),
-        (vec!["--cluster-id", "c", "--gateway-artifact-url", "https://x/y"], "--gateway-artifact-sha256"),
+        (
+            vec!["--cluster-id", "c", "--gateway-artifact-url", "https://x/y"],
+            "--gateway-artifact-sha256",
+        ),
     ] {
         let line = parse(&line).expect_err(told);
-        assert!(line.contains(told) && line.contains("--help") && line.lines().count() == 1, "{line}");
+        assert!(
+            line.contains(told) && line.contains("--help") && line.lines().count() == 1,
+            "{line}"
+        );
     }
 }
 
 #[test]
 fn an_empty_value_is_as_good_as_none() {
     let args = parse(&["--cluster-id", "c", "--watch-namespace", "", "--namespace", "koi"]).unwrap();
-    assert_eq!((args.watch_namespace(), args.namespace(), args.artifact()), (None, Some("koi"), None));
+    assert_eq!(
+        (args.watch_namespace(), args.namespace(), args.artifact()),
+        (None, Some("koi"), None)
+    );
 }

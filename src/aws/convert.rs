@@ -15,7 +15,9 @@ use crate::cloud::Group;
 
 /// EC2's tags as a map; a tag without a key is dropped.
 pub(super) fn tags(tags: &[types::Tag]) -> BTreeMap<String, String> {
-    tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()))).collect()
+    tags.iter()
+        .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
+        .collect()
 }
 
 /// An instance; `None` without an id.
@@ -25,16 +27,29 @@ pub(super) fn instance(found: &types::Instance) -> Option<Instance> {
         id: found.instance_id()?.to_owned(),
         state: instance_state(found.state().and_then(types::InstanceState::name)),
         state_reason: state_reason(found),
-        launch: tags.get(names::TAG_LAUNCH).and_then(|value| names::parse_launch_tag(value)),
+        launch: tags
+            .get(names::TAG_LAUNCH)
+            .and_then(|value| names::parse_launch_tag(value)),
         private_ip: text(found.private_ip_address()),
         public_ip: text(found.public_ip_address()),
-        zone: found.placement().and_then(types::Placement::availability_zone).unwrap_or_default().to_owned(),
+        zone: found
+            .placement()
+            .and_then(types::Placement::availability_zone)
+            .unwrap_or_default()
+            .to_owned(),
         subnet_id: text(found.subnet_id()),
         image_id: found.image_id().unwrap_or_default().to_owned(),
-        instance_type: found.instance_type().map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
+        instance_type: found
+            .instance_type()
+            .map(|kind| kind.as_str().to_owned())
+            .unwrap_or_default(),
         launch_time: found.launch_time().and_then(timestamp),
         profile_arn: found.iam_instance_profile().and_then(|profile| text(profile.arn())),
-        security_group_ids: found.security_groups().iter().filter_map(|group| text(group.group_id())).collect(),
+        security_group_ids: found
+            .security_groups()
+            .iter()
+            .filter_map(|group| text(group.group_id()))
+            .collect(),
         block_devices: found.block_device_mappings().iter().filter_map(block_device).collect(),
         impaired: None,
         tags,
@@ -42,7 +57,10 @@ pub(super) fn instance(found: &types::Instance) -> Option<Instance> {
 }
 
 fn block_device(mapping: &types::InstanceBlockDeviceMapping) -> Option<(String, String)> {
-    Some((mapping.device_name()?.to_owned(), mapping.ebs()?.volume_id()?.to_owned()))
+    Some((
+        mapping.device_name()?.to_owned(),
+        mapping.ebs()?.volume_id()?.to_owned(),
+    ))
 }
 
 fn instance_state(name: Option<&types::InstanceStateName>) -> InstanceState {
@@ -117,7 +135,9 @@ pub(super) fn group(found: &types::SecurityGroup, cluster_id: &str) -> Option<Gr
         vpc_id: found.vpc_id().unwrap_or_default().to_owned(),
         facts: SecurityGroup {
             id: found.group_id()?.to_owned(),
-            ours: tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == cluster_id),
+            ours: tags
+                .get(names::TAG_CLUSTER)
+                .is_some_and(|cluster| cluster == cluster_id),
             ingress: found.ip_permissions().iter().flat_map(rules).collect(),
         },
         tags,
@@ -126,10 +146,26 @@ pub(super) fn group(found: &types::SecurityGroup, cluster_id: &str) -> Option<Gr
 
 /// One permission of EC2 is many rules of ours: one for each source.
 fn rules(permission: &types::IpPermission) -> BTreeSet<Rule> {
-    let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip()).map(|cidr| Source::Cidr(network(cidr)));
-    let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6()).map(|cidr| Source::Cidr(network(cidr)));
-    let groups = permission.user_id_group_pairs().iter().filter_map(|pair| text(pair.group_id())).map(Source::Group);
-    let lists = permission.prefix_list_ids().iter().filter_map(|list| text(list.prefix_list_id())).map(Source::PrefixList);
+    let v4 = permission
+        .ip_ranges()
+        .iter()
+        .filter_map(|range| range.cidr_ip())
+        .map(|cidr| Source::Cidr(network(cidr)));
+    let v6 = permission
+        .ipv6_ranges()
+        .iter()
+        .filter_map(|range| range.cidr_ipv6())
+        .map(|cidr| Source::Cidr(network(cidr)));
+    let groups = permission
+        .user_id_group_pairs()
+        .iter()
+        .filter_map(|pair| text(pair.group_id()))
+        .map(Source::Group);
+    let lists = permission
+        .prefix_list_ids()
+        .iter()
+        .filter_map(|list| text(list.prefix_list_id()))
+        .map(Source::PrefixList);
     v4.chain(v6)
         .chain(groups)
         .chain(lists)
@@ -155,7 +191,9 @@ fn protocol(told: &str) -> String {
 
 /// The canonical text of a network: host bits cleared, IPv6 in its short form. Anything else stays as it is.
 pub(super) fn network(cidr: &str) -> String {
-    let parsed = cidr.split_once('/').and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
+    let parsed = cidr
+        .split_once('/')
+        .and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
     match parsed {
         Some((IpAddr::V4(address), length @ 0..=32)) => {
             let bits = address.to_bits() & u32::MAX.checked_shl(32 - length).unwrap_or(0);
@@ -183,9 +221,20 @@ pub(super) fn subnet(found: &types::Subnet, vpc: Option<&types::Vpc>) -> Option<
 /// All blocks of a VPC, the secondary and the IPv6 ones included, sorted.
 fn vpc_networks(vpc: &types::Vpc) -> Vec<String> {
     let main = vpc.cidr_block().into_iter();
-    let more = vpc.cidr_block_association_set().iter().filter_map(|block| block.cidr_block());
-    let six = vpc.ipv6_cidr_block_association_set().iter().filter_map(|block| block.ipv6_cidr_block());
-    let networks: BTreeSet<String> = main.chain(more).chain(six).filter(|cidr| !cidr.is_empty()).map(network).collect();
+    let more = vpc
+        .cidr_block_association_set()
+        .iter()
+        .filter_map(|block| block.cidr_block());
+    let six = vpc
+        .ipv6_cidr_block_association_set()
+        .iter()
+        .filter_map(|block| block.ipv6_cidr_block());
+    let networks: BTreeSet<String> = main
+        .chain(more)
+        .chain(six)
+        .filter(|cidr| !cidr.is_empty())
+        .map(network)
+        .collect();
     networks.into_iter().collect()
 }
 

@@ -44,7 +44,10 @@ where
     let service = error.as_service_error();
     CloudError {
         operation,
-        code: service.and_then(ProvideErrorMetadata::code).unwrap_or_default().to_owned(),
+        code: service
+            .and_then(ProvideErrorMetadata::code)
+            .unwrap_or_default()
+            .to_owned(),
         message: service
             .and_then(ProvideErrorMetadata::message)
             .map_or_else(|| DisplayErrorContext(error).to_string(), ToOwned::to_owned),
@@ -72,13 +75,22 @@ mod tests {
 
     #[test]
     fn a_goal_that_is_met_already_is_success_and_nothing_else_is() {
-        assert_eq!(met::<()>(Err(refused("InvalidVolume.NotFound")), &["InvalidVolume.NotFound"]), Ok(()));
-        assert_eq!(met::<()>(Err(refused("VolumeInUse")), &["InvalidVolume.NotFound"]), Err(refused("VolumeInUse")));
+        assert_eq!(
+            met::<()>(Err(refused("InvalidVolume.NotFound")), &["InvalidVolume.NotFound"]),
+            Ok(())
+        );
+        assert_eq!(
+            met::<()>(Err(refused("VolumeInUse")), &["InvalidVolume.NotFound"]),
+            Err(refused("VolumeInUse"))
+        );
         assert_eq!(met(Ok(3), &[]), Ok(3));
     }
 
     #[test]
     fn the_text_names_operation_code_and_request() {
-        assert_eq!(refused("VolumeInUse").to_string(), "DeleteVolume: VolumeInUse: no (request r-1)");
+        assert_eq!(
+            refused("VolumeInUse").to_string(),
+            "DeleteVolume: VolumeInUse: no (request r-1)"
+        );
     }
 }

@@ -18,8 +18,10 @@ pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Gro
 
 /// The group of this name in this VPC, whoever owns it.
 pub(super) async fn by_name(ec2: &Client, cluster_id: &str, vpc_id: &str, name: &str) -> Answer<Option<Group>> {
-    let filters =
-        vec![request::filter("group-name", [name.to_owned()]), request::filter("vpc-id", [vpc_id.to_owned()])];
+    let filters = vec![
+        request::filter("group-name", [name.to_owned()]),
+        request::filter("vpc-id", [vpc_id.to_owned()]),
+    ];
     Ok(filtered(ec2, cluster_id, filters).await?.into_iter().next())
 }
 
@@ -27,10 +29,21 @@ async fn filtered(ec2: &Client, cluster_id: &str, filters: Vec<types::Filter>) -
     let mut found = Vec::new();
     let mut next = None;
     loop {
-        let call = ec2.describe_security_groups().set_filters(Some(filters.clone())).max_results(PAGE).set_next_token(next);
+        let call = ec2
+            .describe_security_groups()
+            .set_filters(Some(filters.clone()))
+            .max_results(PAGE)
+            .set_next_token(next);
         let page = ask("DescribeSecurityGroups", call.send()).await?;
-        found.extend(page.security_groups().iter().filter_map(|group| convert::group(group, cluster_id)));
-        next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+        found.extend(
+            page.security_groups()
+                .iter()
+                .filter_map(|group| convert::group(group, cluster_id)),
+        );
+        next = page
+            .next_token()
+            .filter(|token| !token.is_empty())
+            .map(ToOwned::to_owned);
         if next.is_none() {
             return Ok(found);
         }
@@ -58,7 +71,10 @@ pub(super) async fn authorize(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<
     match authorize_at_once(ec2, id, rules).await {
         Err(error) if error.is(DUPLICATE) && rules.len() > 1 => {
             for rule in rules {
-                met(authorize_at_once(ec2, id, std::slice::from_ref(rule)).await, &[DUPLICATE])?;
+                met(
+                    authorize_at_once(ec2, id, std::slice::from_ref(rule)).await,
+                    &[DUPLICATE],
+                )?;
             }
             Ok(())
         }
@@ -67,19 +83,33 @@ pub(super) async fn authorize(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<
 }
 
 async fn authorize_at_once(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<()> {
-    let call = ec2.authorize_security_group_ingress().group_id(id).set_ip_permissions(Some(request::permissions(rules)));
+    let call = ec2
+        .authorize_security_group_ingress()
+        .group_id(id)
+        .set_ip_permissions(Some(request::permissions(rules)));
     ask("AuthorizeSecurityGroupIngress", call.send()).await.map(drop)
 }
 
 /// Takes rules away.
 pub(super) async fn revoke(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<()> {
-    let call = ec2.revoke_security_group_ingress().group_id(id).set_ip_permissions(Some(request::permissions(rules)));
-    met(ask("RevokeSecurityGroupIngress", call.send()).await.map(drop), &["InvalidPermission.NotFound"])
+    let call = ec2
+        .revoke_security_group_ingress()
+        .group_id(id)
+        .set_ip_permissions(Some(request::permissions(rules)));
+    met(
+        ask("RevokeSecurityGroupIngress", call.send()).await.map(drop),
+        &["InvalidPermission.NotFound"],
+    )
 }
 
 /// Deletes.
 pub(super) async fn delete(ec2: &Client, id: &str) -> Answer<()> {
-    met(ask("DeleteSecurityGroup", ec2.delete_security_group().group_id(id).send()).await.map(drop), &["InvalidGroup.NotFound"])
+    met(
+        ask("DeleteSecurityGroup", ec2.delete_security_group().group_id(id).send())
+            .await
+            .map(drop),
+        &["InvalidGroup.NotFound"],
+    )
 }
 
 /// A subnet with the blocks of its VPC. Without an id: the default subnet that comes first by zone, so that the choice is stable.
@@ -95,6 +125,12 @@ pub(super) async fn subnet(ec2: &Client, id: Option<&str>) -> Answer<Option<Subn
     let Some(vpc_id) = found.vpc_id() else {
         return Ok(None);
     };
-    let vpcs = ask("DescribeVpcs", ec2.describe_vpcs().filters(request::filter("vpc-id", [vpc_id.to_owned()])).send()).await?;
+    let vpcs = ask(
+        "DescribeVpcs",
+        ec2.describe_vpcs()
+            .filters(request::filter("vpc-id", [vpc_id.to_owned()]))
+            .send(),
+    )
+    .await?;
     Ok(convert::subnet(found, vpcs.vpcs().first()))
 }

@@ -14,7 +14,11 @@ const NOT_THERE: &[&str] = &["NoSuchEntity", "NoSuchEntityException"];
 
 /// The profile, its role and that role's inline policy. A profile that exists and holds a role says most of it in one call.
 pub(super) async fn profile(iam: &Client, name: &str) -> Answer<ProfileFacts> {
-    let answer = ask("GetInstanceProfile", iam.get_instance_profile().instance_profile_name(name).send()).await;
+    let answer = ask(
+        "GetInstanceProfile",
+        iam.get_instance_profile().instance_profile_name(name).send(),
+    )
+    .await;
     let found = there(answer)?.and_then(|answer| answer.instance_profile);
     let held = found.as_ref().and_then(|profile| profile.roles().first());
     let role = match held {
@@ -22,13 +26,19 @@ pub(super) async fn profile(iam: &Client, name: &str) -> Answer<ProfileFacts> {
         None => role_named(iam, name).await?,
     };
     Ok(ProfileFacts {
-        profile: found.as_ref().map(|profile| Tagged { arn: profile.arn().to_owned(), tags: tags(profile.tags()) }),
+        profile: found.as_ref().map(|profile| Tagged {
+            arn: profile.arn().to_owned(),
+            tags: tags(profile.tags()),
+        }),
         role_in_profile: held.is_some(),
         policy: match &role {
             Some(role) => policy(iam, role.role_name()).await?,
             None => None,
         },
-        role: role.map(|role| Tagged { arn: role.arn().to_owned(), tags: tags(role.tags()) }),
+        role: role.map(|role| Tagged {
+            arn: role.arn().to_owned(),
+            tags: tags(role.tags()),
+        }),
     })
 }
 
@@ -39,7 +49,11 @@ async fn role_named(iam: &Client, name: &str) -> Answer<Option<Role>> {
 
 /// The inline policy's text. IAM answers with it URL-encoded.
 async fn policy(iam: &Client, role: &str) -> Answer<Option<String>> {
-    let answer = ask("GetRolePolicy", iam.get_role_policy().role_name(role).policy_name(ROLE_POLICY).send()).await;
+    let answer = ask(
+        "GetRolePolicy",
+        iam.get_role_policy().role_name(role).policy_name(ROLE_POLICY).send(),
+    )
+    .await;
     Ok(there(answer)?.map(|answer| percent_decoded(answer.policy_document())))
 }
 
@@ -65,27 +79,43 @@ pub(super) async fn create_role(iam: &Client, role: &cloud::Role<'_>) -> Answer<
 
 /// Writes the inline policy.
 pub(super) async fn put_role_policy(iam: &Client, role: &str, document: &str) -> Answer<()> {
-    let call = iam.put_role_policy().role_name(role).policy_name(ROLE_POLICY).policy_document(document);
+    let call = iam
+        .put_role_policy()
+        .role_name(role)
+        .policy_name(ROLE_POLICY)
+        .policy_document(document);
     ask("PutRolePolicy", call.send()).await.map(drop)
 }
 
 /// Creates the profile, tagged in the same call.
 pub(super) async fn create_profile(iam: &Client, profile: &str, wanted: &BTreeMap<String, String>) -> Answer<()> {
     let wanted = iam_tags("CreateInstanceProfile", wanted)?;
-    let call = iam.create_instance_profile().instance_profile_name(profile).set_tags(Some(wanted));
+    let call = iam
+        .create_instance_profile()
+        .instance_profile_name(profile)
+        .set_tags(Some(wanted));
     ask("CreateInstanceProfile", call.send()).await.map(drop)
 }
 
 /// Puts the role into the profile. `LimitExceeded` says that a role is in it already: the next read shows which.
 pub(super) async fn add_role(iam: &Client, profile: &str, role: &str) -> Answer<()> {
-    let call = iam.add_role_to_instance_profile().instance_profile_name(profile).role_name(role);
+    let call = iam
+        .add_role_to_instance_profile()
+        .instance_profile_name(profile)
+        .role_name(role);
     ask("AddRoleToInstanceProfile", call.send()).await.map(drop)
 }
 
 /// Takes the role out of the profile of the same name.
 pub(super) async fn remove_role(iam: &Client, role: &str) -> Answer<()> {
-    let call = iam.remove_role_from_instance_profile().instance_profile_name(role).role_name(role);
-    met(ask("RemoveRoleFromInstanceProfile", call.send()).await.map(drop), NOT_THERE)
+    let call = iam
+        .remove_role_from_instance_profile()
+        .instance_profile_name(role)
+        .role_name(role);
+    met(
+        ask("RemoveRoleFromInstanceProfile", call.send()).await.map(drop),
+        NOT_THERE,
+    )
 }
 
 /// Deletes the profile.
@@ -102,11 +132,19 @@ pub(super) async fn delete_role_policy(iam: &Client, role: &str) -> Answer<()> {
 
 /// Deletes the role.
 pub(super) async fn delete_role(iam: &Client, role: &str) -> Answer<()> {
-    met(ask("DeleteRole", iam.delete_role().role_name(role).send()).await.map(drop), NOT_THERE)
+    met(
+        ask("DeleteRole", iam.delete_role().role_name(role).send())
+            .await
+            .map(drop),
+        NOT_THERE,
+    )
 }
 
 fn tags(found: &[Tag]) -> BTreeMap<String, String> {
-    found.iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect()
+    found
+        .iter()
+        .map(|tag| (tag.key().to_owned(), tag.value().to_owned()))
+        .collect()
 }
 
 fn iam_tags(operation: &'static str, wanted: &BTreeMap<String, String>) -> Answer<Vec<Tag>> {
@@ -122,7 +160,10 @@ fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let escaped = (first == b'%').then(|| after.get(..2)).flatten().and_then(|digits| hex::decode(digits).ok());
+        let escaped = (first == b'%')
+            .then(|| after.get(..2))
+            .flatten()
+            .and_then(|digits| hex::decode(digits).ok());
         if let Some(decoded) = escaped {
             bytes.extend(decoded);
             rest = after.get(2..).unwrap_or_default();

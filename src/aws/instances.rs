@@ -38,11 +38,23 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Insta
     let mut found = Vec::new();
     let mut next = None;
     loop {
-        let call = ec2.describe_instances().set_filters(Some(filters.clone())).max_results(PAGE).set_next_token(next);
+        let call = ec2
+            .describe_instances()
+            .set_filters(Some(filters.clone()))
+            .max_results(PAGE)
+            .set_next_token(next);
         let page = ask(DESCRIBE, call.send()).await?;
-        found.extend(page.reservations().iter().flat_map(types::Reservation::instances).filter_map(convert::instance));
+        found.extend(
+            page.reservations()
+                .iter()
+                .flat_map(types::Reservation::instances)
+                .filter_map(convert::instance),
+        );
         // A page may be empty and still have a successor.
-        next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+        next = page
+            .next_token()
+            .filter(|token| !token.is_empty())
+            .map(ToOwned::to_owned);
         if next.is_none() {
             return Ok(found);
         }
@@ -62,7 +74,10 @@ pub(super) async fn impairments(ec2: &Client) -> Answer<BTreeMap<String, String>
                 .set_next_token(next);
             let page = ask("DescribeInstanceStatus", call.send()).await?;
             found.extend(page.instance_statuses().iter().filter_map(impairment));
-            next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+            next = page
+                .next_token()
+                .filter(|token| !token.is_empty())
+                .map(ToOwned::to_owned);
             if next.is_none() {
                 break;
             }
@@ -113,12 +128,16 @@ pub(super) async fn launch(ec2: &Client, launch: Launch<'_>) -> Answer<Instance>
 
 /// Starts.
 pub(super) async fn start(ec2: &Client, id: &str) -> Answer<()> {
-    ask("StartInstances", ec2.start_instances().instance_ids(id).send()).await.map(drop)
+    ask("StartInstances", ec2.start_instances().instance_ids(id).send())
+        .await
+        .map(drop)
 }
 
 /// Stops; the guest gets its time to shut down.
 pub(super) async fn stop(ec2: &Client, id: &str) -> Answer<()> {
-    ask("StopInstances", ec2.stop_instances().instance_ids(id).send()).await.map(drop)
+    ask("StopInstances", ec2.stop_instances().instance_ids(id).send())
+        .await
+        .map(drop)
 }
 
 /// Terminates.
@@ -135,7 +154,10 @@ pub(super) async fn tag(ec2: &Client, id: &str, tags: &BTreeMap<String, String>)
 
 /// Gives an instance these groups and no others.
 pub(super) async fn set_groups(ec2: &Client, id: &str, group_ids: &[String]) -> Answer<()> {
-    let call = ec2.modify_instance_attribute().instance_id(id).set_groups(Some(group_ids.to_vec()));
+    let call = ec2
+        .modify_instance_attribute()
+        .instance_id(id)
+        .set_groups(Some(group_ids.to_vec()));
     ask("ModifyInstanceAttribute", call.send()).await.map(drop)
 }
 
@@ -181,7 +203,10 @@ mod tests {
                 .instance_status(summary(instance))
                 .build()
         };
-        assert_eq!(impairment(&status(SummaryStatus::Ok, SummaryStatus::Initializing)), None);
+        assert_eq!(
+            impairment(&status(SummaryStatus::Ok, SummaryStatus::Initializing)),
+            None
+        );
         let seen = impairment(&status(SummaryStatus::Ok, SummaryStatus::Impaired)).map(|(id, _)| id);
         assert_eq!(seen.as_deref(), Some("i-1"));
     }

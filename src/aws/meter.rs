@@ -36,7 +36,8 @@ impl Intercept for Meter {
     ) -> Result<(), BoxError> {
         if let Some(call) = config.load::<Metadata>() {
             let status = context.response().map(|response| response.status().as_u16());
-            self.metrics.count_request(&call.service().to_lowercase(), call.name(), result(status));
+            self.metrics
+                .count_request(&call.service().to_lowercase(), call.name(), result(status));
         }
         Ok(())
     }
@@ -57,7 +58,20 @@ fn result(status: Option<u16>) -> &'static str {
 mod tests {
     #[test]
     fn each_answer_has_a_word() {
-        let words: Vec<_> = [None, Some(200), Some(400), Some(403), Some(429), Some(500), Some(503)].map(super::result).into();
-        assert_eq!(words, ["unreachable", "ok", "refused", "refused", "throttled", "failed", "throttled"]);
+        let words: Vec<_> = [None, Some(200), Some(400), Some(403), Some(429), Some(500), Some(503)]
+            .map(super::result)
+            .into();
+        assert_eq!(
+            words,
+            [
+                "unreachable",
+                "ok",
+                "refused",
+                "refused",
+                "throttled",
+                "failed",
+                "throttled"
+            ]
+        );
     }
 }

@@ -25,7 +25,11 @@ pub(super) fn run_instances(launch: Launch<'_>) -> Result<RunInstancesInput, Clo
         .client_token(&record.client_token)
         .image_id(&record.image)
         .instance_type(types::InstanceType::from(record.instance_type.as_str()))
-        .iam_instance_profile(types::IamInstanceProfileSpecification::builder().name(&record.profile).build())
+        .iam_instance_profile(
+            types::IamInstanceProfileSpecification::builder()
+                .name(&record.profile)
+                .build(),
+        )
         .instance_initiated_shutdown_behavior(types::ShutdownBehavior::Stop)
         .metadata_options(metadata_options())
         .user_data(STANDARD.encode(launch.user_data))
@@ -40,7 +44,9 @@ pub(super) fn run_instances(launch: Launch<'_>) -> Result<RunInstancesInput, Clo
 /// asked for in the description alone.
 fn placed(request: RunInstancesInputBuilder, record: &LaunchStatus) -> RunInstancesInputBuilder {
     let Some(public) = record.public_address else {
-        return request.subnet_id(&record.subnet_id).set_security_group_ids(Some(record.security_group_ids.clone()));
+        return request
+            .subnet_id(&record.subnet_id)
+            .set_security_group_ids(Some(record.security_group_ids.clone()));
     };
     request.network_interfaces(
         types::InstanceNetworkInterfaceSpecification::builder()
@@ -63,8 +69,16 @@ fn metadata_options() -> types::InstanceMetadataOptionsRequest {
 }
 
 fn block_devices(record: &LaunchStatus) -> Vec<types::BlockDeviceMapping> {
-    let root = types::EbsBlockDevice::builder().volume_type(types::VolumeType::Gp3).encrypted(true).delete_on_termination(true);
-    let mut mappings = vec![types::BlockDeviceMapping::builder().device_name(ROOT_DEVICE).ebs(root.build()).build()];
+    let root = types::EbsBlockDevice::builder()
+        .volume_type(types::VolumeType::Gp3)
+        .encrypted(true)
+        .delete_on_termination(true);
+    let mut mappings = vec![
+        types::BlockDeviceMapping::builder()
+            .device_name(ROOT_DEVICE)
+            .ebs(root.build())
+            .build(),
+    ];
     if let Some(volume) = &record.data_volume {
         let data = types::EbsBlockDevice::builder()
             .volume_type(types::VolumeType::Gp3)
@@ -73,7 +87,12 @@ fn block_devices(record: &LaunchStatus) -> Vec<types::BlockDeviceMapping> {
             .set_kms_key_id(volume.kms_key_id.clone())
             .set_snapshot_id(volume.snapshot_id.clone())
             .delete_on_termination(false);
-        mappings.push(types::BlockDeviceMapping::builder().device_name(names::DATA_DEVICE).ebs(data.build()).build());
+        mappings.push(
+            types::BlockDeviceMapping::builder()
+                .device_name(names::DATA_DEVICE)
+                .ebs(data.build())
+                .build(),
+        );
     }
     mappings
 }
@@ -83,7 +102,10 @@ fn tag_specifications(record: &LaunchStatus) -> Vec<types::TagSpecification> {
     let mut shared = record.tags.clone();
     shared.remove(names::TAG_LAUNCH);
     let mut of_instance = shared.clone();
-    of_instance.insert(names::TAG_LAUNCH.into(), names::launch_tag(record.epoch, record.attempt));
+    of_instance.insert(
+        names::TAG_LAUNCH.into(),
+        names::launch_tag(record.epoch, record.attempt),
+    );
     vec![
         tag_specification(types::ResourceType::Instance, &of_instance),
         tag_specification(types::ResourceType::Volume, &shared),
@@ -92,18 +114,30 @@ fn tag_specifications(record: &LaunchStatus) -> Vec<types::TagSpecification> {
 }
 
 /// The tags of one kind of resource in a creating call.
-pub(super) fn tag_specification(kind: types::ResourceType, wanted: &BTreeMap<String, String>) -> types::TagSpecification {
-    types::TagSpecification::builder().resource_type(kind).set_tags(Some(tags(wanted))).build()
+pub(super) fn tag_specification(
+    kind: types::ResourceType,
+    wanted: &BTreeMap<String, String>,
+) -> types::TagSpecification {
+    types::TagSpecification::builder()
+        .resource_type(kind)
+        .set_tags(Some(tags(wanted)))
+        .build()
 }
 
 /// Tags in EC2's form.
 pub(super) fn tags(wanted: &BTreeMap<String, String>) -> Vec<types::Tag> {
-    wanted.iter().map(|(key, value)| types::Tag::builder().key(key).value(value).build()).collect()
+    wanted
+        .iter()
+        .map(|(key, value)| types::Tag::builder().key(key).value(value).build())
+        .collect()
 }
 
 /// A filter on one name.
 pub(super) fn filter(name: impl Into<String>, values: impl IntoIterator<Item = String>) -> types::Filter {
-    types::Filter::builder().name(name).set_values(Some(values.into_iter().collect())).build()
+    types::Filter::builder()
+        .name(name)
+        .set_values(Some(values.into_iter().collect()))
+        .build()
 }
 
 /// The filter for our installation's claim.
@@ -113,7 +147,10 @@ pub(super) fn claimed_by(cluster_id: &str) -> types::Filter {
 
 /// The filters for the claims of some of our agents.
 pub(super) fn claimed_by_agents(cluster_id: &str, agent_uids: &[String]) -> Vec<types::Filter> {
-    vec![claimed_by(cluster_id), filter(format!("tag:{}", names::TAG_AGENT_UID), agent_uids.iter().cloned())]
+    vec![
+        claimed_by(cluster_id),
+        filter(format!("tag:{}", names::TAG_AGENT_UID), agent_uids.iter().cloned()),
+    ]
 }
 
 /// One permission for each rule.
@@ -124,9 +161,15 @@ pub(super) fn permissions(rules: &[Rule]) -> Vec<types::IpPermission> {
 fn permission(rule: &Rule) -> types::IpPermission {
     let base = types::IpPermission::builder().ip_protocol(&rule.protocol);
     // "All protocols" has no ports, and EC2 refuses a rule that names some.
-    let base = if rule.protocol == "-1" { base } else { base.from_port(rule.from_port).to_port(rule.to_port) };
+    let base = if rule.protocol == "-1" {
+        base
+    } else {
+        base.from_port(rule.from_port).to_port(rule.to_port)
+    };
     match &rule.source {
-        Source::Cidr(cidr) if cidr.contains(':') => base.ipv6_ranges(types::Ipv6Range::builder().cidr_ipv6(cidr).build()),
+        Source::Cidr(cidr) if cidr.contains(':') => {
+            base.ipv6_ranges(types::Ipv6Range::builder().cidr_ipv6(cidr).build())
+        }
         Source::Cidr(cidr) => base.ip_ranges(types::IpRange::builder().cidr_ip(cidr).build()),
         Source::Group(id) => base.user_id_group_pairs(types::UserIdGroupPair::builder().group_id(id).build()),
         Source::PrefixList(id) => base.prefix_list_ids(types::PrefixListId::builder().prefix_list_id(id).build()),

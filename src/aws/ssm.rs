@@ -22,7 +22,12 @@ pub(super) async fn parameter(ssm: &Client, name: &str) -> Answer<Option<String>
 
 /// Writes a String parameter that must not exist.
 pub(super) async fn create(ssm: &Client, name: &str, value: &str) -> Answer<()> {
-    let call = ssm.put_parameter().name(name).value(value).r#type(ParameterType::String).overwrite(false);
+    let call = ssm
+        .put_parameter()
+        .name(name)
+        .value(value)
+        .r#type(ParameterType::String)
+        .overwrite(false);
     ask("PutParameter", call.send()).await.map(drop)
 }
 
@@ -34,13 +39,22 @@ pub(super) async fn put_bundle(ssm: &Client, bundle: &Bundle<'_>) -> Answer<()> 
         .value(bundle.text)
         .r#type(ParameterType::SecureString)
         .overwrite(bundle.overwrite);
-    let call = if bundle.overwrite { call } else { call.set_tags(Some(tags(bundle.tags)?)) };
+    let call = if bundle.overwrite {
+        call
+    } else {
+        call.set_tags(Some(tags(bundle.tags)?))
+    };
     ask("PutParameter", call.send()).await.map(drop)
 }
 
 /// Deletes.
 pub(super) async fn delete(ssm: &Client, name: &str) -> Answer<()> {
-    met(ask("DeleteParameter", ssm.delete_parameter().name(name).send()).await.map(drop), NOT_THERE)
+    met(
+        ask("DeleteParameter", ssm.delete_parameter().name(name).send())
+            .await
+            .map(drop),
+        NOT_THERE,
+    )
 }
 
 fn tags(wanted: &BTreeMap<String, String>) -> Answer<Vec<Tag>> {

@@ -30,10 +30,17 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Volum
     let mut found = Vec::new();
     let mut next = None;
     loop {
-        let call = ec2.describe_volumes().set_filters(Some(filters.clone())).max_results(PAGE).set_next_token(next);
+        let call = ec2
+            .describe_volumes()
+            .set_filters(Some(filters.clone()))
+            .max_results(PAGE)
+            .set_next_token(next);
         let page = ask("DescribeVolumes", call.send()).await?;
         found.extend(page.volumes().iter().filter_map(convert::volume));
-        next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+        next = page
+            .next_token()
+            .filter(|token| !token.is_empty())
+            .map(ToOwned::to_owned);
         if next.is_none() {
             return Ok(found);
         }
@@ -53,7 +60,10 @@ pub(super) async fn snapshots(ec2: &Client, cluster_id: &str, agent_uid: &str) -
             .set_next_token(next);
         let page = ask("DescribeSnapshots", call.send()).await?;
         found.extend(page.snapshots().iter().filter_map(convert::snapshot));
-        next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+        next = page
+            .next_token()
+            .filter(|token| !token.is_empty())
+            .map(ToOwned::to_owned);
         if next.is_none() {
             return Ok(found);
         }
@@ -62,7 +72,11 @@ pub(super) async fn snapshots(ec2: &Client, cluster_id: &str, agent_uid: &str) -
 
 /// Attaches the data volume.
 pub(super) async fn attach(ec2: &Client, volume_id: &str, instance_id: &str) -> Answer<()> {
-    let call = ec2.attach_volume().volume_id(volume_id).instance_id(instance_id).device(names::DATA_DEVICE);
+    let call = ec2
+        .attach_volume()
+        .volume_id(volume_id)
+        .instance_id(instance_id)
+        .device(names::DATA_DEVICE);
     ask("AttachVolume", call.send()).await.map(drop)
 }
 

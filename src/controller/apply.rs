@@ -60,7 +60,11 @@ impl<C: Cloud> Round<'_, C> {
             }
         }
         // What was done may make the next step possible: decide again on what is known now. A plan without steps is final.
-        Ok(if decision.plan.steps.is_empty() { Progress::Done } else { Progress::GoOn })
+        Ok(if decision.plan.steps.is_empty() {
+            Progress::Done
+        } else {
+            Progress::GoOn
+        })
     }
 
     async fn succeeded(&mut self, step: &Step, live: bool) {
@@ -90,7 +94,8 @@ impl<C: Cloud> Round<'_, C> {
             Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
             _ => None,
         };
-        self.memory.refuse(step.name(), launch, refusal, self.context.clock.now());
+        self.memory
+            .refuse(step.name(), launch, refusal, self.context.clock.now());
         Progress::GoOn
     }
 
@@ -100,10 +105,14 @@ impl<C: Cloud> Round<'_, C> {
             Step::RemoveFinalizer => self.remove_finalizer().await,
             Step::CreateSecret => self.create_secret().await,
             Step::RecordLaunch { launch, place } => self.record_launch(decision, launch, place).await,
-            Step::SeedWorkspace { instance_id } => Ok(self.seed_workspace(desired, &decision.observed, instance_id).await),
-            Step::PutBundle { instance_id, volume_id, overwrite } => {
-                Ok(self.put_bundle(desired, instance_id, volume_id, *overwrite).await)
+            Step::SeedWorkspace { instance_id } => {
+                Ok(self.seed_workspace(desired, &decision.observed, instance_id).await)
             }
+            Step::PutBundle {
+                instance_id,
+                volume_id,
+                overwrite,
+            } => Ok(self.put_bundle(desired, instance_id, volume_id, *overwrite).await),
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
             _ => {
@@ -121,5 +130,11 @@ fn is_slow(step: &Step) -> bool {
 
 /// A refusal of our own.
 pub(super) fn rejection(why: Why, retry: Retry) -> Effect {
-    Effect::Rejected(Refusal { reason: why.reason, retry, message: why.message, code: String::new(), definite: true })
+    Effect::Rejected(Refusal {
+        reason: why.reason,
+        retry,
+        message: why.message,
+        code: String::new(),
+        definite: true,
+    })
 }

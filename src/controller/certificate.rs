@@ -13,7 +13,8 @@ const GENERALIZED_TIME: u8 = 0x18;
 
 /// Whether the private key (PEM) belongs to the certificate (DER).
 pub(super) fn matches_key(certificate: &[u8], key_pem: &str) -> Result<(), String> {
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| "data.tls.key holds no PEM private key".to_owned())?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+        .map_err(|_| "data.tls.key holds no PEM private key".to_owned())?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let chain = vec![CertificateDer::from(certificate.to_vec())];
     match rustls::sign::CertifiedKey::from_der(chain, key, &provider) {
@@ -51,7 +52,10 @@ fn take(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), bytes),
         0x81..=0x84 => {
             let (digits, bytes) = bytes.split_at_checked(usize::from(first & 0x7f))?;
-            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), bytes)
+            (
+                digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)),
+                bytes,
+            )
         }
         _ => return None,
     };
@@ -84,8 +88,14 @@ mod tests {
         let read = |tag, text| time(tag, text).map(|moment| moment.to_string());
         assert_eq!(read(UTC_TIME, "271121000000Z").as_deref(), Some("2027-11-21T00:00:00Z"));
         assert_eq!(read(UTC_TIME, "991231235959Z").as_deref(), Some("1999-12-31T23:59:59Z"));
-        assert_eq!(read(GENERALIZED_TIME, "20990102030405Z").as_deref(), Some("2099-01-02T03:04:05Z"));
-        assert_eq!((read(UTC_TIME, "27112100000Z"), read(0x02, "271121000000Z")), (None, None));
+        assert_eq!(
+            read(GENERALIZED_TIME, "20990102030405Z").as_deref(),
+            Some("2099-01-02T03:04:05Z")
+        );
+        assert_eq!(
+            (read(UTC_TIME, "27112100000Z"), read(0x02, "271121000000Z")),
+            (None, None)
+        );
     }
 
     proptest::proptest! {

@@ -1,23 +1,23 @@
 //! The effects: each step's one call, and what is noted of its answer.
 
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koi_core::api::{KoiAgent, LaunchStatus, Reason};
 use koi_core::desired::Desired;
 use koi_core::names::{self, MANAGER};
 use koi_core::observed::{InstanceState, Observed, Place};
 use koi_core::plan::{Step, Why, current_instance};
 use koi_core::refusal::Retry;
-use koi_core::render::user_data::{self, Home};
 use koi_core::render::bundle;
+use koi_core::render::user_data::{self, Home};
 use koi_core::status;
 use koi_wire::seed::SeedParams;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt as _;
 use kube::api::{Api, PatchParams, PostParams};
 
 use super::apply::{Effect, rejection};
 use super::{Context, Decision, Round, RoundError, at, finalizer, secret};
-use crate::fleet::TAG_ORPHAN;
 use crate::cloud::{Answer, Bundle, Cloud, CloudError, Launch, Role, Tagged};
+use crate::fleet::TAG_ORPHAN;
 
 impl<C: Cloud> Round<'_, C> {
     fn agents(&self) -> Api<KoiAgent> {
@@ -43,7 +43,10 @@ impl<C: Cloud> Round<'_, C> {
     }
 
     async fn patch_agent(&mut self, patch: &kube::api::Patch<serde_json::Value>) -> Result<Effect, RoundError> {
-        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
         match self.agents().patch(&self.agent.name_any(), &params, patch).await {
             Ok(written) => {
                 self.context.metrics.count_write("KoiAgent");
@@ -60,10 +63,27 @@ impl<C: Cloud> Round<'_, C> {
     pub(super) async fn create_secret(&mut self) -> Result<Effect, RoundError> {
         let made = match secret::make(&self.agent, self.context.clock.now()) {
             Ok(made) => made,
-            Err(error) => return Ok(rejection(Why { reason: Reason::Launching, message: error.to_string() }, Retry::BackOff)),
+            Err(error) => {
+                return Ok(rejection(
+                    Why {
+                        reason: Reason::Launching,
+                        message: error.to_string(),
+                    },
+                    Retry::BackOff,
+                ));
+            }
         };
-        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.agent.namespace().unwrap_or_default());
-        let created = api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, &made).await;
+        let api: Api<Secret> =
+            Api::namespaced(self.context.client.clone(), &self.agent.namespace().unwrap_or_default());
+        let created = api
+            .create(
+                &PostParams {
+                    field_manager: Some(MANAGER.to_owned()),
+                    ..PostParams::default()
+                },
+                &made,
+            )
+            .await;
         let found = match created {
             Ok(created) => {
                 self.context.metrics.count_write("Secret");
@@ -73,7 +93,9 @@ impl<C: Cloud> Round<'_, C> {
                 api.get(&made.name_any()).await.map_err(at("read of the Secret"))?
             }
             // The namespace is going: the agent will be, too.
-            Err(kube::Error::Api(refused)) if refused.is_forbidden() && refused.message.contains("being terminated") => {
+            Err(kube::Error::Api(refused))
+                if refused.is_forbidden() && refused.message.contains("being terminated") =>
+            {
                 return Ok(Effect::Conflict);
             }
             Err(error) => return Err(at("creation of the Secret")(error)),
@@ -81,12 +103,20 @@ impl<C: Cloud> Round<'_, C> {
         let now = self.context.clock.now();
         let owned = secret::is_owned(&found, &self.agent);
         self.memory.foreign_secret = !owned;
-        self.memory.keep_secret(owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now)), now);
+        self.memory.keep_secret(
+            owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now)),
+            now,
+        );
         Ok(Effect::Done)
     }
 
     /// The intent, in one conditional write with this round's report.
-    pub(super) async fn record_launch(&mut self, decision: &Decision, launch: &LaunchStatus, place: &Place) -> Result<Effect, RoundError> {
+    pub(super) async fn record_launch(
+        &mut self,
+        decision: &Decision,
+        launch: &LaunchStatus,
+        place: &Place,
+    ) -> Result<Effect, RoundError> {
         let recorded = {
             let report = self.report_of(decision);
             status::with_launch(&report, launch, place)
@@ -99,14 +129,39 @@ impl<C: Cloud> Round<'_, C> {
         let Some(region) = self.status.cloud.as_ref().map(|cloud| cloud.region.clone()) else {
             return Effect::Conflict;
         };
-        let home = Home { cluster_id: &claim.cluster_id, agent_uid: &claim.agent_uid, region: &region };
+        let home = Home {
+            cluster_id: &claim.cluster_id,
+            agent_uid: &claim.agent_uid,
+            region: &region,
+        };
         let script = match user_data::user_data(launch, home) {
             Ok(script) => script,
-            Err(error) => return rejection(Why { reason: Reason::UserDataTooLarge, message: error.to_string() }, Retry::Never),
+            Err(error) => {
+                return rejection(
+                    Why {
+                        reason: Reason::UserDataTooLarge,
+                        message: error.to_string(),
+                    },
+                    Retry::Never,
+                );
+            }
         };
-        match self.context.cloud.launch(Launch { record: launch, user_data: script.as_bytes() }).await {
+        match self
+            .context
+            .cloud
+            .launch(Launch {
+                record: launch,
+                user_data: script.as_bytes(),
+            })
+            .await
+        {
             Ok(instance) => {
-                tracing::info!(instance = instance.id, epoch = launch.epoch, attempt = launch.attempt, "launched");
+                tracing::info!(
+                    instance = instance.id,
+                    epoch = launch.epoch,
+                    attempt = launch.attempt,
+                    "launched"
+                );
                 status::note_instance(&mut self.status, &instance, self.context.clock.now());
                 self.context.fleet.note_launched(&claim.agent_uid, instance);
                 Effect::Done
@@ -120,7 +175,13 @@ impl<C: Cloud> Round<'_, C> {
         }
     }
 
-    pub(super) async fn put_bundle(&mut self, desired: &Desired, instance_id: &str, volume_id: &str, overwrite: bool) -> Effect {
+    pub(super) async fn put_bundle(
+        &mut self,
+        desired: &Desired,
+        instance_id: &str,
+        volume_id: &str,
+        overwrite: bool,
+    ) -> Effect {
         let Desired::Present(agent) = desired else {
             return Effect::Done;
         };
@@ -132,12 +193,25 @@ impl<C: Cloud> Round<'_, C> {
         };
         let (text, sha256) = match bundle::encoded(&bundle::bundle(agent, volume_id, &content.material)) {
             Ok(encoded) => encoded,
-            Err(error) => return rejection(Why { reason: Reason::BundleTooLarge, message: error.to_string() }, Retry::Never),
+            Err(error) => {
+                return rejection(
+                    Why {
+                        reason: Reason::BundleTooLarge,
+                        message: error.to_string(),
+                    },
+                    Retry::Never,
+                );
+            }
         };
         let name = names::bundle_parameter(&agent.claim.cluster_id, &agent.claim.agent_uid, instance_id);
         let mut tags = agent.claim.tags(&agent.tags);
         tags.insert(names::TAG_INSTANCE_ID.into(), instance_id.to_owned());
-        let mut bundle = Bundle { name: &name, text: &text, tags: &tags, overwrite };
+        let mut bundle = Bundle {
+            name: &name,
+            text: &text,
+            tags: &tags,
+            overwrite,
+        };
         let mut written = self.context.cloud.put_bundle(&bundle).await;
         if !overwrite && written.as_ref().is_err_and(|error| error.is("ParameterAlreadyExists")) {
             bundle.overwrite = true;
@@ -181,21 +255,37 @@ impl<C: Cloud> Round<'_, C> {
         files.extend(agent.workspace_files.clone());
         let files = SeedParams { files };
         if let Err(fault) = files.check() {
-            return rejection(Why { reason: Reason::InvalidSpec, message: format!("spec.workspace: {fault}.") }, Retry::Never);
+            return rejection(
+                Why {
+                    reason: Reason::InvalidSpec,
+                    message: format!("spec.workspace: {fault}."),
+                },
+                Retry::Never,
+            );
         }
         let Some(target) = self.target(agent, instance) else {
             return Effect::Conflict;
         };
         match crate::probe::seed(&target, &self.context.device, &files).await {
             Ok(result) => {
-                tracing::info!(written = result.written.len(), kept = result.kept.len(), "handed over the workspace files");
+                tracing::info!(
+                    written = result.written.len(),
+                    kept = result.kept.len(),
+                    "handed over the workspace files"
+                );
                 status::note_seeded(&mut self.status, self.context.clock.now());
                 self.context.rounds.hurry(&agent.claim.agent_uid);
                 Effect::Done
             }
             Err(failure) => {
                 let message = format!("The workspace files could not be handed over: {}.", failure.message);
-                rejection(Why { reason: Reason::Pushing, message }, Retry::BackOff)
+                rejection(
+                    Why {
+                        reason: Reason::Pushing,
+                        message,
+                    },
+                    Retry::BackOff,
+                )
             }
         }
     }
@@ -207,9 +297,14 @@ impl<C: Cloud> Round<'_, C> {
             Ok(Some(found)) => Ok(found.data.unwrap_or_default()),
             Ok(None) => Err(Why {
                 reason: Reason::ConfigMapNotFound,
-                message: format!("spec.workspace.configMapRef: there is no ConfigMap {name:?} in namespace {namespace:?}. Create it."),
+                message: format!(
+                    "spec.workspace.configMapRef: there is no ConfigMap {name:?} in namespace {namespace:?}. Create it."
+                ),
             }),
-            Err(error) => Err(Why { reason: Reason::ConfigMapNotFound, message: format!("ConfigMap {name:?} cannot be read: {error}.") }),
+            Err(error) => Err(Why {
+                reason: Reason::ConfigMapNotFound,
+                message: format!("ConfigMap {name:?} cannot be read: {error}."),
+            }),
         }
     }
 }
@@ -224,7 +319,11 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::DeleteSecurityGroup { .. } => group(context, step).await,
         Step::DeleteBundle { instance_id } => {
             let uid = uid.unwrap_or_default();
-            let name = names::bundle_parameter(&context.catalogue.settings(&context.stores).cluster_id, uid, instance_id);
+            let name = names::bundle_parameter(
+                &context.catalogue.settings(&context.stores).cluster_id,
+                uid,
+                instance_id,
+            );
             context.cloud.delete_parameter(&name).await
         }
         Step::StartInstance { .. }
@@ -251,13 +350,19 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::PutBundle { .. }
         | Step::SeedWorkspace { .. }
         | Step::FetchConsole { .. }
-        | Step::RemoveFinalizer => Err(CloudError::unintelligible(step.name(), "this step belongs to an agent's round")),
+        | Step::RemoveFinalizer => Err(CloudError::unintelligible(
+            step.name(),
+            "this step belongs to an agent's round",
+        )),
     }
 }
 
 async fn bind<C: Cloud>(context: &Context<C>) -> Answer<()> {
     let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
-    let written = context.cloud.create_parameter(&names::owner_parameter(&cluster_id), &context.lookups.owner_text()).await;
+    let written = context
+        .cloud
+        .create_parameter(&names::owner_parameter(&cluster_id), &context.lookups.owner_text())
+        .await;
     // Whoever wrote it, the next look says whose it is.
     context.lookups.forget_owner();
     match written {
@@ -296,15 +401,30 @@ fn noted_group<C>(context: &Context<C>, group_id: &str, done: Answer<()>, note: 
     done
 }
 
-async fn create_group<C: Cloud>(context: &Context<C>, name: &str, vpc_id: &str, tags: &std::collections::BTreeMap<String, String>) -> Answer<()> {
+async fn create_group<C: Cloud>(
+    context: &Context<C>,
+    name: &str,
+    vpc_id: &str,
+    tags: &std::collections::BTreeMap<String, String>,
+) -> Answer<()> {
     let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
     let group = match context.cloud.create_group(name, vpc_id, tags).await {
         Ok(id) => {
-            let facts = koi_core::observed::SecurityGroup { id, ours: true, ingress: std::collections::BTreeSet::new() };
-            crate::cloud::Group { name: name.to_owned(), vpc_id: vpc_id.to_owned(), facts, tags: tags.clone() }
+            let facts = koi_core::observed::SecurityGroup {
+                id,
+                ours: true,
+                ingress: std::collections::BTreeSet::new(),
+            };
+            crate::cloud::Group {
+                name: name.to_owned(),
+                vpc_id: vpc_id.to_owned(),
+                facts,
+                tags: tags.clone(),
+            }
         }
         // Made by a neighbour in the same moment, by us before a crash, or by a stranger: its tags tell.
-        Err(error) if error.is("InvalidGroup.Duplicate") => match context.cloud.group(&cluster_id, vpc_id, name).await? {
+        Err(error) if error.is("InvalidGroup.Duplicate") => match context.cloud.group(&cluster_id, vpc_id, name).await?
+        {
             Some(group) => group,
             None => return Err(error),
         },
@@ -326,7 +446,9 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
             fleet.note_state(uid, instance_id, InstanceState::Stopping);
         }
         Step::StopOrphan { instance_id } => {
-            cloud.tag(instance_id, &[(TAG_ORPHAN.to_owned(), "true".to_owned())].into()).await?;
+            cloud
+                .tag(instance_id, &[(TAG_ORPHAN.to_owned(), "true".to_owned())].into())
+                .await?;
             cloud.stop(instance_id).await?;
             fleet.note_state(uid, instance_id, InstanceState::Stopping);
         }
@@ -355,8 +477,18 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
 async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
     let (cloud, lookups) = (&context.cloud, &context.lookups);
     let (name, done) = match step {
-        Step::CreateRole { role, trust, boundary_arn, tags } => {
-            let wanted = Role { name: role, trust, boundary_arn: boundary_arn.as_deref(), tags };
+        Step::CreateRole {
+            role,
+            trust,
+            boundary_arn,
+            tags,
+        } => {
+            let wanted = Role {
+                name: role,
+                trust,
+                boundary_arn: boundary_arn.as_deref(),
+                tags,
+            };
             (role, cloud.create_role(&wanted).await)
         }
         Step::PutRolePolicy { role, document } => (role, cloud.put_role_policy(role, document).await),
@@ -379,7 +511,12 @@ async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
 
 /// The same change to what is remembered.
 fn note_identity(facts: &mut crate::cloud::ProfileFacts, step: &Step) {
-    let made = |tags: &std::collections::BTreeMap<String, String>| Some(Tagged { arn: "made just now".to_owned(), tags: tags.clone() });
+    let made = |tags: &std::collections::BTreeMap<String, String>| {
+        Some(Tagged {
+            arn: "made just now".to_owned(),
+            tags: tags.clone(),
+        })
+    };
     match step {
         Step::CreateRole { tags, .. } => facts.role = made(tags),
         Step::PutRolePolicy { document, .. } => facts.policy = Some(document.clone()),

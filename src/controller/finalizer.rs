@@ -48,10 +48,19 @@ mod tests {
     #[test]
     fn it_joins_those_that_are_there() {
         let alone = operations(&add(None));
-        assert_eq!(alone[1], json!({ "op": "add", "path": "/metadata/finalizers", "value": [FINALIZER] }));
+        assert_eq!(
+            alone[1],
+            json!({ "op": "add", "path": "/metadata/finalizers", "value": [FINALIZER] })
+        );
         let joined = operations(&add(Some(&["other/one".to_owned()])));
-        assert_eq!(joined[0], json!({ "op": "test", "path": "/metadata/finalizers", "value": ["other/one"] }));
-        assert_eq!(joined[1], json!({ "op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER }));
+        assert_eq!(
+            joined[0],
+            json!({ "op": "test", "path": "/metadata/finalizers", "value": ["other/one"] })
+        );
+        assert_eq!(
+            joined[1],
+            json!({ "op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER })
+        );
     }
 
     #[test]

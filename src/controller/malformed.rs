@@ -16,8 +16,16 @@ use crate::cloud::Cloud;
 /// Says what is wrong. A merge patch of the conditions alone: whatever else status holds, such as a recorded launch, is kept.
 pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject) -> Result<Action, RoundError> {
     let metadata = &invalid.metadata;
-    let (name, namespace) = (metadata.name.clone().unwrap_or_default(), metadata.namespace.clone().unwrap_or_default());
-    tracing::warn!(namespace, name, error = invalid.error, "the object does not parse as a KoiAgent");
+    let (name, namespace) = (
+        metadata.name.clone().unwrap_or_default(),
+        metadata.namespace.clone().unwrap_or_default(),
+    );
+    tracing::warn!(
+        namespace,
+        name,
+        error = invalid.error,
+        "the object does not parse as a KoiAgent"
+    );
     if !context.gate.is_open() {
         return Ok(Action::await_change());
     }
@@ -25,7 +33,10 @@ pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject
     let patch = json!({ "status": { "conditions": status.conditions } });
     let kind = ApiResource::erase::<KoiAgent>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
-    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     match api.patch_status(&name, &params, &Patch::Merge(patch)).await {
         Err(kube::Error::Api(refused)) if refused.is_not_found() => {}
         other => drop(other.map_err(at("report of a malformed object"))?),
@@ -35,8 +46,12 @@ pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject
 }
 
 fn status<C>(generation: i64, name: &str, error: &str, context: &Context<C>) -> KoiAgentStatus {
-    let message = format!("The object is not a valid KoiAgent: {error}. Write it anew with the installed version of the API.");
-    let why = Why { reason: Reason::InvalidSpec, message };
+    let message =
+        format!("The object is not a valid KoiAgent: {error}. Write it anew with the installed version of the API.");
+    let why = Why {
+        reason: Reason::InvalidSpec,
+        message,
+    };
     report(&Report {
         previous: &KoiAgentStatus::default(),
         generation,

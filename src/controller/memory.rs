@@ -36,14 +36,21 @@ impl Memories {
     /// That of one agent; made when there is none.
     pub(super) fn of(&self, uid: &str, namespace: &str, name: &str) -> Arc<tokio::sync::Mutex<Memory>> {
         let mut entries = self.entries();
-        let fresh = || Entry { namespace: namespace.to_owned(), name: name.to_owned(), memory: Arc::default(), uses: None };
+        let fresh = || Entry {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            memory: Arc::default(),
+            uses: None,
+        };
         Arc::clone(&entries.entry(uid.to_owned()).or_insert_with(fresh).memory)
     }
 
     /// Namespace and name of an agent that was seen.
     #[must_use]
     pub fn whereabouts(&self, uid: &str) -> Option<(String, String)> {
-        self.entries().get(uid).map(|entry| (entry.namespace.clone(), entry.name.clone()))
+        self.entries()
+            .get(uid)
+            .map(|entry| (entry.namespace.clone(), entry.name.clone()))
     }
 
     /// The agent is gone.
@@ -72,7 +79,10 @@ impl Memories {
     /// All that are remembered: UID, namespace, name.
     #[must_use]
     pub fn all(&self) -> Vec<(String, String, String)> {
-        self.entries().iter().map(|(uid, entry)| (uid.clone(), entry.namespace.clone(), entry.name.clone())).collect()
+        self.entries()
+            .iter()
+            .map(|(uid, entry)| (uid.clone(), entry.namespace.clone(), entry.name.clone()))
+            .collect()
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -127,7 +137,12 @@ impl Memory {
     fn meet(&mut self, agent: &KoiAgent, now: Timestamp) {
         let generation = agent.metadata.generation.unwrap_or_default();
         match self.generation {
-            None => self.refused = agent.status.as_ref().and_then(|status| status::restored_refusal(status, generation, now)),
+            None => {
+                self.refused = agent
+                    .status
+                    .as_ref()
+                    .and_then(|status| status::restored_refusal(status, generation, now))
+            }
             Some(before) if before != generation => {
                 if let Some(refused) = &mut self.refused {
                     refused.retry_at = Some(now);
@@ -140,10 +155,19 @@ impl Memory {
 
     /// A step was refused.
     pub(super) fn refuse(&mut self, step: &'static str, launch: Option<(i64, i64)>, refusal: Refusal, now: Timestamp) {
-        let same = self.refused.as_ref().filter(|refused| refused.step == step && refused.refusal.code == refusal.code);
+        let same = self
+            .refused
+            .as_ref()
+            .filter(|refused| refused.step == step && refused.refusal.code == refusal.code);
         let count = same.map_or(0, |refused| refused.count).saturating_add(1);
         let retry_at = refusal.pause(count).map(|pause| after(now, pause));
-        self.refused = Some(Refused { refusal, step, launch, count, retry_at });
+        self.refused = Some(Refused {
+            refusal,
+            step,
+            launch,
+            count,
+            retry_at,
+        });
     }
 
     /// A step succeeded.
@@ -166,7 +190,10 @@ impl Memory {
 
     /// The console of an instance, while it is fresh.
     pub(super) fn console(&self, instance_id: &str, now: Timestamp) -> Option<String> {
-        let (_, _, text) = self.console.as_ref().filter(|(id, at, _)| id == instance_id && since(*at, now) < CONSOLE)?;
+        let (_, _, text) = self
+            .console
+            .as_ref()
+            .filter(|(id, at, _)| id == instance_id && since(*at, now) < CONSOLE)?;
         Some(text.clone())
     }
 
@@ -208,7 +235,10 @@ mod tests {
         memory.newest(&agent("9", 1), at(0));
         memory.wrote(Arc::new(agent("10", 1)));
         let seen = |memory: &mut Memory, version| memory.newest(&agent(version, 1), at(0)).resource_version().unwrap();
-        assert_eq!([seen(&mut memory, "9"), seen(&mut memory, "10"), seen(&mut memory, "9")], ["10", "10", "9"]);
+        assert_eq!(
+            [seen(&mut memory, "9"), seen(&mut memory, "10"), seen(&mut memory, "9")],
+            ["10", "10", "9"]
+        );
     }
 
     #[test]
@@ -219,9 +249,15 @@ mod tests {
         memory.refuse("RunInstances", Some((1, 1)), refusal.clone(), at(0));
         memory.refuse("RunInstances", Some((1, 1)), refusal.clone(), at(60));
         let refused = memory.refused.clone().unwrap();
-        assert_eq!((refused.count, refused.retry_at), (2, refusal.pause(2).map(|pause| after(at(60), pause))));
+        assert_eq!(
+            (refused.count, refused.retry_at),
+            (2, refusal.pause(2).map(|pause| after(at(60), pause)))
+        );
         memory.newest(&agent("2", 2), at(70));
-        assert_eq!(memory.refused.as_ref().map(|refused| (refused.count, refused.retry_at)), Some((2, Some(at(70)))));
+        assert_eq!(
+            memory.refused.as_ref().map(|refused| (refused.count, refused.retry_at)),
+            Some((2, Some(at(70))))
+        );
         memory.succeed("PutParameter");
         assert!(memory.refused.is_some());
         memory.succeed("RunInstances");
@@ -233,6 +269,9 @@ mod tests {
         let mut memory = Memory::default();
         memory.keep_console("i-1", "text".into(), at(0));
         assert_eq!(memory.console("i-1", at(10)).as_deref(), Some("text"));
-        assert_eq!((memory.console("i-2", at(10)), memory.console("i-1", at(300))), (None, None));
+        assert_eq!(
+            (memory.console("i-2", at(10)), memory.console("i-1", at(300))),
+            (None, None)
+        );
     }
 }

@@ -55,7 +55,11 @@ impl<C: Cloud> Round<'_, C> {
         if matches!(wish.as_deref(), Ok(Desired::Absent(_))) {
             self.context.fleet.want_fresh(&uid);
         }
-        let ids: Vec<&str> = [&recorded.instance_id, &recorded.volume_id].into_iter().flatten().map(String::as_str).collect();
+        let ids: Vec<&str> = [&recorded.instance_id, &recorded.volume_id]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         let mut view = self.context.fleet.view(&uid, &ids);
         complete_sizes(&mut view.volumes, &self.status);
         let mut observed = Observed {
@@ -87,7 +91,11 @@ impl<C: Cloud> Round<'_, C> {
             Desired::Absent(farewell) => self.look_up_absent(farewell, observed, &mut failed).await,
             Desired::Present(agent) => self.look_up_present(agent, observed, &mut failed).await,
         }
-        self.memory.failed_reads = if failed.is_some() { self.memory.failed_reads.saturating_add(1) } else { 0 };
+        self.memory.failed_reads = if failed.is_some() {
+            self.memory.failed_reads.saturating_add(1)
+        } else {
+            0
+        };
         if let Some(error) = failed {
             let told = failed_read(&error, self.memory.failed_reads, self.context.clock.now());
             observed.refusal.get_or_insert(told);
@@ -126,7 +134,11 @@ impl<C: Cloud> Round<'_, C> {
         }
         let volumes = observed.volumes.present().is_some_and(|volumes| !volumes.is_empty());
         if farewell.deletion_policy == DeletionPolicy::Snapshot && volumes {
-            let asked = self.context.cloud.snapshots(&farewell.claim.cluster_id, &farewell.claim.agent_uid).await;
+            let asked = self
+                .context
+                .cloud
+                .snapshots(&farewell.claim.cluster_id, &farewell.claim.agent_uid)
+                .await;
             observed.snapshots = known(asked, failed).map_or(Known::Unknown, Known::Present);
         }
     }
@@ -151,32 +163,61 @@ impl<C: Cloud> Round<'_, C> {
             return;
         };
         let Some(secret) = self.secret() else {
-            observed.secret = if self.memory.foreign_secret { Known::Present(foreign_secret()) } else { Known::Absent };
+            observed.secret = if self.memory.foreign_secret {
+                Known::Present(foreign_secret())
+            } else {
+                Known::Absent
+            };
             return;
         };
         let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
         let bundle_sha256 = volume_id.and_then(|volume_id| self.bundle_digest(desired, agent, &secret, volume_id));
-        observed.secret = Known::Present(SecretFacts { bundle_sha256, ..secret.facts.clone() });
+        observed.secret = Known::Present(SecretFacts {
+            bundle_sha256,
+            ..secret.facts.clone()
+        });
     }
 
     /// The Secret as the watch shows it, read once for each change.
     pub(super) fn secret(&mut self) -> Option<Arc<GatewaySecret>> {
         let namespace = self.agent.namespace().unwrap_or_default();
-        let found = self.context.stores.secret(&namespace, &names::token_secret(&self.agent.name_any()));
+        let found = self
+            .context
+            .stores
+            .secret(&namespace, &names::token_secret(&self.agent.name_any()));
         let Some(found) = found.filter(|secret| secret::is_owned(secret, &self.agent)) else {
-            self.memory.secret = self.memory.secret.take().filter(|_| self.memory.secret_is_fresh(self.context.clock.now()));
+            self.memory.secret = self
+                .memory
+                .secret
+                .take()
+                .filter(|_| self.memory.secret_is_fresh(self.context.clock.now()));
             return self.memory.secret.clone();
         };
         self.memory.foreign_secret = false;
-        if let Some(known) = self.memory.secret.as_ref().filter(|known| known.version == found.resource_version()) {
+        if let Some(known) = self
+            .memory
+            .secret
+            .as_ref()
+            .filter(|known| known.version == found.resource_version())
+        {
             return Some(Arc::clone(known));
         }
-        let read = Arc::new(secret::read(&found, &self.agent.uid().unwrap_or_default(), self.context.clock.now()));
+        let read = Arc::new(secret::read(
+            &found,
+            &self.agent.uid().unwrap_or_default(),
+            self.context.clock.now(),
+        ));
         self.memory.secret = Some(Arc::clone(&read));
         Some(read)
     }
 
-    fn bundle_digest(&mut self, desired: &Arc<Desired>, agent: &DesiredAgent, secret: &GatewaySecret, volume_id: String) -> Option<String> {
+    fn bundle_digest(
+        &mut self,
+        desired: &Arc<Desired>,
+        agent: &DesiredAgent,
+        secret: &GatewaySecret,
+        volume_id: String,
+    ) -> Option<String> {
         let known = self.memory.bundle.as_ref().filter(|known| {
             Arc::ptr_eq(&known.wish, desired) && known.secret == secret.version && known.volume_id == volume_id
         });
@@ -184,8 +225,15 @@ impl<C: Cloud> Round<'_, C> {
             return known.sha256.clone();
         }
         let content = secret.content.as_ref()?;
-        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &content.material)).ok().map(|(_, sha256)| sha256);
-        let digest = BundleDigest { wish: Arc::clone(desired), secret: secret.version.clone(), volume_id, sha256 };
+        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &content.material))
+            .ok()
+            .map(|(_, sha256)| sha256);
+        let digest = BundleDigest {
+            wish: Arc::clone(desired),
+            secret: secret.version.clone(),
+            volume_id,
+            sha256,
+        };
         self.memory.bundle = Some(digest);
         self.memory.bundle.as_ref()?.sha256.clone()
     }
@@ -207,7 +255,9 @@ impl<C: Cloud> Round<'_, C> {
         let uid = desired.claim().agent_uid.clone();
         let was_healthy = observed.recorded.was_healthy;
         let target = match desired {
-            Desired::Present(agent) => probe_target(desired, observed).and_then(|instance| self.target(agent, instance)),
+            Desired::Present(agent) => {
+                probe_target(desired, observed).and_then(|instance| self.target(agent, instance))
+            }
             Desired::Absent(_) => None,
         };
         self.context.rounds.aim(&uid, target, was_healthy);
@@ -235,7 +285,13 @@ fn known<T>(answer: Answer<T>, failed: &mut Option<CloudError>) -> Option<T> {
 /// A failed read as the planner knows refusals.
 fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
     let refusal = classify(error.operation, &error.code, &error.message);
-    Refused { refusal, step: error.operation, launch: None, count, retry_at: Some(now) }
+    Refused {
+        refusal,
+        step: error.operation,
+        launch: None,
+        count,
+        retry_at: Some(now),
+    }
 }
 
 fn foreign_secret() -> SecretFacts {
@@ -252,7 +308,11 @@ fn wished_identity(agent: &DesiredAgent, observed: &Observed, profile: &Profile)
     let wish = &agent.identity;
     let current = observed.place.present().is_some_and(|place| {
         let wanted = identity::role_policy(&agent.claim.cluster_id, place, &agent.role_models, &wish.scope);
-        profile.facts.policy.as_deref().is_some_and(|policy| identity::policy_equal(policy, &wanted))
+        profile
+            .facts
+            .policy
+            .as_deref()
+            .is_some_and(|policy| identity::policy_equal(policy, &wanted))
     });
     as_identity(profile, &agent.claim.cluster_id, current)
 }
@@ -265,7 +325,12 @@ pub(crate) fn shared_identity(profile: &Profile, cluster_id: &str) -> Identity {
 /// IAM's facts as the planner knows them.
 fn as_identity(profile: &Profile, cluster_id: &str, policy_current: bool) -> Identity {
     let facts = &profile.facts;
-    let claimed = |thing: &crate::cloud::Tagged| thing.tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == cluster_id);
+    let claimed = |thing: &crate::cloud::Tagged| {
+        thing
+            .tags
+            .get(names::TAG_CLUSTER)
+            .is_some_and(|cluster| cluster == cluster_id)
+    };
     // A profile decides; without one a role that is not ours would be a stranger's, too.
     let ours = facts.profile.as_ref().or(facts.role.as_ref()).is_none_or(claimed);
     Identity {
@@ -282,7 +347,11 @@ fn as_identity(profile: &Profile, cluster_id: &str, policy_current: bool) -> Ide
 fn complete_sizes(volumes: &mut Known<Vec<koi_core::observed::Volume>>, status: &KoiAgentStatus) {
     let Known::Present(volumes) = volumes else { return };
     let recorded = status.volume.as_ref().and_then(|volume| volume.size_gib);
-    let launched = status.launch.as_ref().and_then(|launch| launch.data_volume.as_ref()).map(|volume| volume.size_gib);
+    let launched = status
+        .launch
+        .as_ref()
+        .and_then(|launch| launch.data_volume.as_ref())
+        .map(|volume| volume.size_gib);
     for volume in volumes.iter_mut().filter(|volume| volume.size_gib == 0) {
         volume.size_gib = recorded.or(launched).unwrap_or(1).into();
     }
@@ -298,4 +367,3 @@ fn addresses(wanted: ProbeAddress, instance: &Instance) -> Vec<IpAddr> {
         ProbeAddress::Public => public.into_iter().collect(),
     }
 }
-

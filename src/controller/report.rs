@@ -35,7 +35,11 @@ impl<C: Cloud> Round<'_, C> {
     }
 
     /// Writes status by server-side apply: what we no longer say is removed. `conditional`: only on the object as we know it.
-    pub(super) async fn write_status(&mut self, status: KoiAgentStatus, conditional: bool) -> Result<Effect, RoundError> {
+    pub(super) async fn write_status(
+        &mut self,
+        status: KoiAgentStatus,
+        conditional: bool,
+    ) -> Result<Effect, RoundError> {
         self.count(&status);
         let before = self.agent.status.clone().unwrap_or_default();
         if before == status || !self.context.gate.is_open() {
@@ -50,7 +54,10 @@ impl<C: Cloud> Round<'_, C> {
         }
         let body = json!({ "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "KoiAgent", "metadata": metadata, "status": status });
         let api: Api<KoiAgent> = Api::namespaced(self.context.client.clone(), &namespace);
-        match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await {
+        match api
+            .patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body))
+            .await
+        {
             Ok(written) => {
                 self.context.metrics.count_write("KoiAgent/status");
                 self.status = status;
@@ -75,9 +82,14 @@ impl<C: Cloud> Round<'_, C> {
     }
 
     fn count(&self, status: &KoiAgentStatus) {
-        let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready = status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let namespace = self.agent.namespace().unwrap_or_default();
-        self.context.metrics.set_ready(&namespace, &self.agent.name_any(), ready);
+        self.context
+            .metrics
+            .set_ready(&namespace, &self.agent.name_any(), ready);
     }
 
     /// Tells an Event. One that gets lost is not worth a failed round.

@@ -10,7 +10,9 @@ use koi_core::observed::SecretFacts;
 use koi_core::render::bundle::SecretMaterial;
 use koi_wire::Redacted;
 use kube::{Resource as _, ResourceExt as _};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
 use rustls_pki_types::UnixTime;
 
 use super::certificate;
@@ -72,7 +74,11 @@ pub(super) fn make(agent: &KoiAgent, now: Timestamp) -> Result<Secret, MakeError
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".to_owned()),
-        data: Some(data.into_iter().map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes()))).collect()),
+        data: Some(
+            data.into_iter()
+                .map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())))
+                .collect(),
+        ),
         ..Secret::default()
     })
 }
@@ -105,13 +111,20 @@ fn key_pair(name: &str, now: Timestamp) -> Result<(String, String), rcgen::Error
 fn day(now: Timestamp, days: i64) -> (i32, u8, u8) {
     let moment = now.checked_add((days * 24).hours()).unwrap_or(now);
     let date = moment.to_zoned(jiff::tz::TimeZone::UTC).date();
-    (date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
+    (
+        date.year().into(),
+        date.month().unsigned_abs(),
+        date.day().unsigned_abs(),
+    )
 }
 
 /// Whether the Secret belongs to this agent.
 pub(super) fn is_owned(secret: &Secret, agent: &KoiAgent) -> bool {
     let uid = agent.uid();
-    secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+    secret
+        .owner_references()
+        .iter()
+        .any(|owner| Some(&owner.uid) == uid.as_ref())
 }
 
 /// Reads a Secret.
@@ -119,12 +132,30 @@ pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewayS
     let version = secret.resource_version();
     match content(secret, agent_uid, now) {
         Ok((content, not_after)) => {
-            let facts = SecretFacts { problem: None, tls_sha256: content.pin.sha256().to_owned(), not_after, bundle_sha256: None };
-            GatewaySecret { version, facts, content: Some(content) }
+            let facts = SecretFacts {
+                problem: None,
+                tls_sha256: content.pin.sha256().to_owned(),
+                not_after,
+                bundle_sha256: None,
+            };
+            GatewaySecret {
+                version,
+                facts,
+                content: Some(content),
+            }
         }
         Err(problem) => {
-            let facts = SecretFacts { problem: Some(problem), tls_sha256: String::new(), not_after: Timestamp::MAX, bundle_sha256: None };
-            GatewaySecret { version, facts, content: None }
+            let facts = SecretFacts {
+                problem: Some(problem),
+                tls_sha256: String::new(),
+                not_after: Timestamp::MAX,
+                bundle_sha256: None,
+            };
+            GatewaySecret {
+                version,
+                facts,
+                content: None,
+            }
         }
     }
 }
@@ -141,7 +172,12 @@ fn content(secret: &Secret, agent_uid: &str, now: Timestamp) -> Result<(Content,
     let not_after = certificate::not_after(pin.certificate()).ok_or("data.tls.crt has no readable end of validity")?;
     usable(&pin, now)?;
     let previous_token = field(secret, PREVIOUS_TOKEN)?.map(|token| Redacted::new(token.trim()));
-    let material = SecretMaterial { token: Redacted::new(token.trim()), previous_token, certificate, key: Redacted::new(key) };
+    let material = SecretMaterial {
+        token: Redacted::new(token.trim()),
+        previous_token,
+        certificate,
+        key: Redacted::new(key),
+    };
     Ok((Content { material, pin }, not_after))
 }
 
@@ -151,16 +187,25 @@ fn usable(pin: &Pin, now: Timestamp) -> Result<(), String> {
     let seconds = u64::try_from(now.as_second()).unwrap_or_default();
     match pin.check(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))) {
         Ok(())
-        | Err(rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })) => Ok(()),
+        | Err(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
+        )) => Ok(()),
         Err(error) => Err(format!("data.{CERTIFICATE} cannot be the gateway's: {error}")),
     }
 }
 
 fn field(secret: &Secret, name: &str) -> Result<Option<String>, String> {
-    let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(name)).filter(|bytes| !bytes.0.is_empty()) else {
+    let Some(bytes) = secret
+        .data
+        .as_ref()
+        .and_then(|data| data.get(name))
+        .filter(|bytes| !bytes.0.is_empty())
+    else {
         return Ok(None);
     };
-    String::from_utf8(bytes.0.clone()).map(Some).map_err(|_| format!("data.{name} is not text"))
+    String::from_utf8(bytes.0.clone())
+        .map(Some)
+        .map_err(|_| format!("data.{name} is not text"))
 }
 
 fn missing(name: &str) -> String {
@@ -202,19 +247,27 @@ mod tests {
 
     #[test]
     fn no_two_secrets_are_alike() {
-        let tokens: std::collections::BTreeSet<_> =
-            (0..8).map(|_| make(&agent(), now()).unwrap().data.unwrap()[TOKEN].0.clone()).collect();
+        let tokens: std::collections::BTreeSet<_> = (0..8)
+            .map(|_| make(&agent(), now()).unwrap().data.unwrap()[TOKEN].0.clone())
+            .collect();
         assert_eq!(tokens.len(), 8);
     }
 
     #[test]
     fn what_people_break_is_named() {
         let text = |text: &str| ByteString(text.as_bytes().to_vec());
-        let told = |change: fn(&mut std::collections::BTreeMap<String, ByteString>)| problem(change).unwrap_or_default();
+        let told =
+            |change: fn(&mut std::collections::BTreeMap<String, ByteString>)| problem(change).unwrap_or_default();
         assert_eq!(problem(|_| {}), None);
         assert_eq!(told(|data| drop(data.remove(TOKEN))), "data.token is missing");
-        assert_eq!(problem(|data| drop(data.insert(TOKEN.into(), text("short")))).unwrap(), "data.token must have at least 16 characters");
-        assert_eq!(problem(|data| drop(data.insert(CERTIFICATE.into(), text("x")))).unwrap(), "data.tls.crt holds no PEM certificate");
+        assert_eq!(
+            problem(|data| drop(data.insert(TOKEN.into(), text("short")))).unwrap(),
+            "data.token must have at least 16 characters"
+        );
+        assert_eq!(
+            problem(|data| drop(data.insert(CERTIFICATE.into(), text("x")))).unwrap(),
+            "data.tls.crt holds no PEM certificate"
+        );
         let (other, other_key) = key_pair("other.koi.internal", now()).unwrap();
         let key_only = problem(|data| drop(data.insert(KEY.into(), text(&other_key)))).unwrap();
         assert_eq!(key_only, "data.tls.key does not belong to data.tls.crt");

@@ -101,7 +101,17 @@ impl Wiring {
             secrets: secrets.as_reader(),
             namespaces: namespaces.as_reader(),
         };
-        (Self { agents, plans, secrets, namespaces, listed, watched: watched.map(ToOwned::to_owned) }, stores)
+        (
+            Self {
+                agents,
+                plans,
+                secrets,
+                namespaces,
+                listed,
+                watched: watched.map(ToOwned::to_owned),
+            },
+            stores,
+        )
     }
 
     fn api<K>(&self, client: &Client) -> Api<K>
@@ -126,7 +136,14 @@ pub async fn run<C: Cloud>(context: Arc<Context<C>>, wiring: Wiring, woken: Unbo
         let task = spawned.spawn(reconcile(guarded, context));
         let task = AbortOnDropHandle::new(task);
         // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
-        async move { task.await.unwrap_or_else(|panic| Err(RoundError::Panic { told: panic.to_string() })) }.boxed()
+        async move {
+            task.await.unwrap_or_else(|panic| {
+                Err(RoundError::Panic {
+                    told: panic.to_string(),
+                })
+            })
+        }
+        .boxed()
     };
     let config = Config::default().concurrency(CONCURRENCY);
     let rounds = applier(work, on_error, Arc::clone(&context), agents, triggers, config);
@@ -156,17 +173,33 @@ fn on_error<C>(guarded: Arc<Guarded>, error: &RoundError, _context: Arc<Context<
 }
 
 /// Everything that wakes an agent.
-fn triggers<C: Cloud>(context: &Arc<Context<C>>, wiring: Wiring, woken: UnboundedReceiver<String>) -> SelectAll<Trigger> {
+fn triggers<C: Cloud>(
+    context: &Arc<Context<C>>,
+    wiring: Wiring,
+    woken: UnboundedReceiver<String>,
+) -> SelectAll<Trigger> {
     let client = &context.client;
     let owned = watcher::Config::default().labels(LABEL_AGENT).any_semantic();
     let (agents, secrets) = (wiring.api::<Guarded>(client), wiring.api::<Secret>(client));
     let mut all = SelectAll::new();
     all.push(from_agents(agents, wiring.agents, &wiring.listed));
-    all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets, &wiring.listed)));
-    let plans = watched(watcher(Api::all(client.clone()), watcher::Config::default().any_semantic()), wiring.plans, &wiring.listed);
+    all.push(from_secrets(watched(
+        watcher(secrets, owned),
+        wiring.secrets,
+        &wiring.listed,
+    )));
+    let plans = watched(
+        watcher(Api::all(client.clone()), watcher::Config::default().any_semantic()),
+        wiring.plans,
+        &wiring.listed,
+    );
     all.push(from_plans(plans, context));
     let namespaces: Api<Meta<Namespace>> = Api::all(client.clone());
-    let namespaces = watched(watcher(namespaces, watcher::Config::default().any_semantic()), wiring.namespaces, &wiring.listed);
+    let namespaces = watched(
+        watcher(namespaces, watcher::Config::default().any_semantic()),
+        wiring.namespaces,
+        &wiring.listed,
+    );
     all.push(from_namespaces(namespaces, context));
     all.push(from_fleet(woken, context));
     all
@@ -210,26 +243,46 @@ fn what_counts(agent: &Guarded) -> Option<u64> {
     metadata.generation.hash(&mut hasher);
     metadata.finalizers.hash(&mut hasher);
     metadata.annotations.hash(&mut hasher);
-    metadata.deletion_timestamp.as_ref().map(|time| time.0).hash(&mut hasher);
+    metadata
+        .deletion_timestamp
+        .as_ref()
+        .map(|time| time.0)
+        .hash(&mut hasher);
     metadata.uid.hash(&mut hasher);
     Some(hasher.finish())
 }
 
 fn from_secrets(secrets: impl Stream<Item = Result<Secret, watcher::Error>> + Send + 'static) -> Trigger {
     let owner = |secret: &Secret| {
-        let owner = secret.owner_references().iter().find(|owner| owner.kind == KoiAgent::kind(&()))?;
-        Some(ReconcileRequest::from(ObjectRef::new(&owner.name).within(&secret.namespace()?)))
+        let owner = secret
+            .owner_references()
+            .iter()
+            .find(|owner| owner.kind == KoiAgent::kind(&()))?;
+        Some(ReconcileRequest::from(
+            ObjectRef::new(&owner.name).within(&secret.namespace()?),
+        ))
     };
-    secrets.try_filter_map(move |secret| futures::future::ready(Ok(owner(&secret)))).boxed()
+    secrets
+        .try_filter_map(move |secret| futures::future::ready(Ok(owner(&secret))))
+        .boxed()
 }
 
-fn from_plans<C: Cloud>(plans: impl Stream<Item = Result<KoiPlan, watcher::Error>> + Send + 'static, context: &Arc<Context<C>>) -> Trigger {
+fn from_plans<C: Cloud>(
+    plans: impl Stream<Item = Result<KoiPlan, watcher::Error>> + Send + 'static,
+    context: &Arc<Context<C>>,
+) -> Trigger {
     let context = Arc::clone(context);
     let concerned = move |plan: KoiPlan| {
         context.catalogue.note_change();
         let name = plan.name_any();
         // Agents that name no plan may belong to a default one that came, went or changed.
-        context.stores.agents_where(move |agent| agent.spec.plan_ref.as_ref().is_none_or(|plan_ref| plan_ref.name == name))
+        context.stores.agents_where(move |agent| {
+            agent
+                .spec
+                .plan_ref
+                .as_ref()
+                .is_none_or(|plan_ref| plan_ref.name == name)
+        })
     };
     plans.map_ok(concerned).try_flatten().boxed()
 }
@@ -248,7 +301,11 @@ fn from_namespaces<C: Cloud>(
         let name = namespace.name_any();
         stores.agents_where(move |agent| agent.metadata.namespace.as_ref() == Some(&name))
     };
-    namespaces.predicate_filter(labels, PredicateConfig::default()).map_ok(concerned).try_flatten().boxed()
+    namespaces
+        .predicate_filter(labels, PredicateConfig::default())
+        .map_ok(concerned)
+        .try_flatten()
+        .boxed()
 }
 
 fn from_fleet<C: Cloud>(woken: UnboundedReceiver<String>, context: &Arc<Context<C>>) -> Trigger {
@@ -257,7 +314,9 @@ fn from_fleet<C: Cloud>(woken: UnboundedReceiver<String>, context: &Arc<Context<
     woken
         .filter_map(move |uid| {
             let whereabouts = context.memories.whereabouts(&uid);
-            futures::future::ready(whereabouts.map(|(namespace, name)| Ok(ObjectRef::new(&name).within(&namespace).into())))
+            futures::future::ready(
+                whereabouts.map(|(namespace, name)| Ok(ObjectRef::new(&name).within(&namespace).into())),
+            )
         })
         .boxed()
 }
@@ -278,7 +337,11 @@ impl Stores {
     /// The UIDs of all agents, those that do not parse included.
     #[must_use]
     pub fn agent_uids(&self) -> BTreeSet<String> {
-        self.agents.state().iter().filter_map(|guarded| guarded.meta().uid.clone()).collect()
+        self.agents
+            .state()
+            .iter()
+            .filter_map(|guarded| guarded.meta().uid.clone())
+            .collect()
     }
 
     /// Whether there is an agent of this name.
@@ -293,10 +356,23 @@ impl Stores {
         let mut reasons = BTreeMap::new();
         for guarded in self.agents.state() {
             let Ok(agent) = &guarded.0 else { continue };
-            let conditions = agent.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            let told = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.as_str());
+            let conditions = agent
+                .status
+                .as_ref()
+                .map(|status| status.conditions.as_slice())
+                .unwrap_or_default();
+            let told = |kind: &str| {
+                conditions
+                    .iter()
+                    .find(|condition| condition.type_ == kind)
+                    .map(|condition| condition.reason.as_str())
+            };
             let reason = told("Ready").or_else(|| told("Suspended"));
-            let known = Reason::ALL.iter().copied().find(|known| Some(known.as_str()) == reason).unwrap_or(Reason::Pending);
+            let known = Reason::ALL
+                .iter()
+                .copied()
+                .find(|known| Some(known.as_str()) == reason)
+                .unwrap_or(Reason::Pending);
             *reasons.entry(known.as_str()).or_default() += 1;
         }
         reasons

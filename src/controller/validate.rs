@@ -46,7 +46,12 @@ impl Catalogue {
     /// No plans are known yet.
     #[must_use]
     pub fn new(base: Settings) -> Self {
-        Self { base, changes: AtomicU64::new(0), agents_without_plan: AtomicBool::new(false), settled: Mutex::new(None) }
+        Self {
+            base,
+            changes: AtomicU64::new(0),
+            agents_without_plan: AtomicBool::new(false),
+            settled: Mutex::new(None),
+        }
     }
 
     /// A plan changed.
@@ -71,7 +76,10 @@ impl Catalogue {
         let models = shared_models(&plans, self.agents_without_plan.load(Ordering::SeqCst));
         let fresh = Settled {
             changes,
-            settings: Arc::new(Settings { shared_models: models, ..self.base.clone() }),
+            settings: Arc::new(Settings {
+                shared_models: models,
+                ..self.base.clone()
+            }),
             default: default_plan(&plans).cloned().map(Arc::new),
         };
         *settled = Some(fresh.clone());
@@ -104,20 +112,37 @@ impl<C: Cloud> Round<'_, C> {
             generation: self.agent.metadata.generation,
             annotations: self.agent.annotations().clone(),
             plan: plan.as_ref().map(|plan| (plan.name_any(), plan.resource_version())),
-            namespace: namespace.as_ref().and_then(|namespace| namespace.metadata.resource_version.clone()),
+            namespace: namespace
+                .as_ref()
+                .and_then(|namespace| namespace.metadata.resource_version.clone()),
             changes: settled.changes,
         };
         let leaving = self.agent.metadata.deletion_timestamp.is_some();
-        if let Some(known) = self.memory.validated.as_ref().filter(|known| !leaving && known.from == from) {
+        if let Some(known) = self
+            .memory
+            .validated
+            .as_ref()
+            .filter(|known| !leaving && known.from == from)
+        {
             return known.wish.clone();
         }
-        let labels = namespace.and_then(|namespace| namespace.metadata.labels.clone()).unwrap_or_default();
+        let labels = namespace
+            .and_then(|namespace| namespace.metadata.labels.clone())
+            .unwrap_or_default();
         let wish = resolve(&self.agent, plan.as_deref(), labels, &settled.settings);
-        self.memory.validated = Some(Validated { from, wish: wish.clone() });
+        self.memory.validated = Some(Validated {
+            from,
+            wish: wish.clone(),
+        });
         wish
     }
 }
 
-fn resolve(agent: &KoiAgent, plan: Option<&KoiPlan>, labels: BTreeMap<String, String>, settings: &Settings) -> Result<Arc<Desired>, Why> {
+fn resolve(
+    agent: &KoiAgent,
+    plan: Option<&KoiPlan>,
+    labels: BTreeMap<String, String>,
+    settings: &Settings,
+) -> Result<Arc<Desired>, Why> {
     Desired::resolve(agent, plan, &NamespaceFacts { labels }, settings).map(Arc::new)
 }

@@ -137,14 +137,20 @@ impl Index {
     pub fn view(&mut self, agent_uid: &str, recorded: &[&str]) -> View {
         let (Some(first), Some(last)) = (self.first_sweep, self.last_sweep) else {
             let changed_at = self.agents.get(agent_uid).and_then(|agent| agent.changed_at);
-            return View { changed_at, ..View::default() };
+            return View {
+                changed_at,
+                ..View::default()
+            };
         };
         let reads = self.sweeps.min(READS_ENOUGH);
         let agent = self.agents.entry(agent_uid.to_owned()).or_default();
         for id in recorded {
             if !agent.instances.contains_key(*id) && !agent.volumes.contains_key(*id) {
                 // No sweep of this process has shown it: each was a read without it.
-                agent.unseen.entry((*id).to_owned()).or_insert(Unseen { since: first, reads });
+                agent
+                    .unseen
+                    .entry((*id).to_owned())
+                    .or_insert(Unseen { since: first, reads });
             }
         }
         agent.unseen.retain(|id, _| recorded.contains(&id.as_str()));
@@ -160,21 +166,37 @@ impl Index {
     /// See [`super::Fleet::group`].
     #[must_use]
     pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {
-        let found = self.groups.get(&(vpc_id.to_owned(), name.to_owned())).map(|held| held.group.clone());
-        if found.is_some() || self.last_sweep.is_some() { Some(found) } else { None }
+        let found = self
+            .groups
+            .get(&(vpc_id.to_owned(), name.to_owned()))
+            .map(|held| held.group.clone());
+        if found.is_some() || self.last_sweep.is_some() {
+            Some(found)
+        } else {
+            None
+        }
     }
 
     /// See [`super::Fleet::groups`].
     #[must_use]
     pub fn groups(&self) -> Option<Vec<Group>> {
         self.last_sweep?;
-        Some(self.groups.values().map(|held| held.group.clone()).filter(|group| group.facts.ours).collect())
+        Some(
+            self.groups
+                .values()
+                .map(|held| held.group.clone())
+                .filter(|group| group.facts.ours)
+                .collect(),
+        )
     }
 
     /// See [`super::Fleet::agents`].
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
-        let there = self.agents.iter().filter(|(_, agent)| !agent.instances.is_empty() || !agent.volumes.is_empty());
+        let there = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| !agent.instances.is_empty() || !agent.volumes.is_empty());
         there.map(|(uid, _)| uid.clone()).collect()
     }
 
@@ -184,7 +206,12 @@ impl Index {
         let name = |arn: &String| arn.rsplit('/').next().map(ToOwned::to_owned);
         let of = |instance: &Instance| {
             let profile = instance.profile_arn.as_ref().and_then(name);
-            instance.security_group_ids.iter().cloned().chain(profile).collect::<Vec<_>>()
+            instance
+                .security_group_ids
+                .iter()
+                .cloned()
+                .chain(profile)
+                .collect::<Vec<_>>()
         };
         self.living().flat_map(of).collect()
     }
@@ -192,7 +219,9 @@ impl Index {
     /// See [`super::Fleet::marked_orphans`].
     #[must_use]
     pub fn marked_orphans(&self) -> usize {
-        self.living().filter(|instance| instance.tags.contains_key(TAG_ORPHAN)).count()
+        self.living()
+            .filter(|instance| instance.tags.contains_key(TAG_ORPHAN))
+            .count()
     }
 
     fn living(&self) -> impl Iterator<Item = &Instance> {
@@ -210,7 +239,13 @@ impl Index {
     pub fn take_sweep(&mut self, began: Timestamp, now: Timestamp, seen: Sighting) -> BTreeSet<String> {
         let mut instances = by_agent(seen.instances);
         let mut volumes = by_agent(seen.volumes);
-        let uids: BTreeSet<String> = self.agents.keys().chain(instances.keys()).chain(volumes.keys()).cloned().collect();
+        let uids: BTreeSet<String> = self
+            .agents
+            .keys()
+            .chain(instances.keys())
+            .chain(volumes.keys())
+            .cloned()
+            .collect();
         let first = self.last_sweep.is_none();
         let mut changed = BTreeSet::new();
         for uid in uids {
@@ -232,30 +267,57 @@ impl Index {
 
     fn take_groups(&mut self, began: Timestamp, seen: Vec<Group>) {
         let held = std::mem::take(&mut self.groups);
-        let seen = seen.into_iter().map(|group| (key(&group), HeldGroup { group, noted_until: None }));
+        let seen = seen.into_iter().map(|group| {
+            (
+                key(&group),
+                HeldGroup {
+                    group,
+                    noted_until: None,
+                },
+            )
+        });
         self.groups = seen.collect();
         // A foreign group never shows in a sweep for our claim: it is looked up by name again when its note is over.
-        let noted = held.into_iter().filter(|(_, held)| held.noted_until.is_some_and(|until| began < until));
+        let noted = held
+            .into_iter()
+            .filter(|(_, held)| held.noted_until.is_some_and(|until| began < until));
         self.groups.extend(noted);
     }
 
     /// Takes a read of all instances of these agents in; answers with the agents whose view changed.
-    pub fn take_instances(&mut self, agents: &[String], began: Timestamp, now: Timestamp, seen: Vec<Instance>) -> BTreeSet<String> {
+    pub fn take_instances(
+        &mut self,
+        agents: &[String],
+        began: Timestamp,
+        now: Timestamp,
+        seen: Vec<Instance>,
+    ) -> BTreeSet<String> {
         let mut seen = by_agent(seen);
         self.take_some(agents, |agent, uid| {
             let mut seen = seen.remove(uid).unwrap_or_default();
             // This read does not tell impairments: they stay as the last sweep told them.
             for instance in &mut seen {
-                instance.impaired = agent.instances.get(&instance.id).and_then(|held| held.thing.impaired.clone());
+                instance.impaired = agent
+                    .instances
+                    .get(&instance.id)
+                    .and_then(|held| held.thing.impaired.clone());
             }
             agent.take_instances(seen, began, now);
         })
     }
 
     /// Takes a read of all volumes of these agents in.
-    pub fn take_volumes(&mut self, agents: &[String], began: Timestamp, now: Timestamp, seen: Vec<Volume>) -> BTreeSet<String> {
+    pub fn take_volumes(
+        &mut self,
+        agents: &[String],
+        began: Timestamp,
+        now: Timestamp,
+        seen: Vec<Volume>,
+    ) -> BTreeSet<String> {
         let mut seen = by_agent(seen);
-        self.take_some(agents, |agent, uid| agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now))
+        self.take_some(agents, |agent, uid| {
+            agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now)
+        })
     }
 
     fn take_some(&mut self, agents: &[String], mut take: impl FnMut(&mut Agent, &str)) -> BTreeSet<String> {
@@ -274,7 +336,13 @@ impl Index {
     /// Agents whose instances, and agents whose volumes, will change by themselves soon or must be read anew.
     #[must_use]
     pub fn in_transit(&self) -> (BTreeSet<String>, BTreeSet<String>) {
-        let of = |moves: fn(&Agent) -> bool| self.agents.iter().filter(|(_, agent)| moves(agent)).map(|(uid, _)| uid.clone()).collect();
+        let of = |moves: fn(&Agent) -> bool| {
+            self.agents
+                .iter()
+                .filter(|(_, agent)| moves(agent))
+                .map(|(uid, _)| uid.clone())
+                .collect()
+        };
         (of(Agent::instances_move), of(Agent::volumes_move))
     }
 
@@ -286,17 +354,26 @@ impl Index {
     /// See [`super::Fleet::note_launched`].
     pub fn note_launched(&mut self, agent_uid: &str, instance: Instance, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
-        let note = Note { before: None, until: after(now, LAUNCH_HOLD) };
+        let note = Note {
+            before: None,
+            until: after(now, LAUNCH_HOLD),
+        };
         agent.unseen.remove(&instance.id);
         // A repeated call answers with the instance as it was at launch: what is known already is newer.
-        agent.instances.entry(instance.id.clone()).or_insert(Held { thing: instance, note: Some(note) });
+        agent.instances.entry(instance.id.clone()).or_insert(Held {
+            thing: instance,
+            note: Some(note),
+        });
     }
 
     /// See [`super::Fleet::note_state`].
     pub fn note_state(&mut self, agent_uid: &str, id: &str, state: InstanceState, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.instances.get_mut(id) {
-            held.note = Some(Note { before: Some(held.thing.state), until: after(now, HOLD) });
+            held.note = Some(Note {
+                before: Some(held.thing.state),
+                until: after(now, HOLD),
+            });
             held.thing.state = state;
         }
     }
@@ -305,12 +382,17 @@ impl Index {
     pub fn note_attached(&mut self, agent_uid: &str, volume_id: &str, instance_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.volumes.get_mut(volume_id) {
-            held.note = Some(Note { before: Some(held.thing.state), until: after(now, HOLD) });
+            held.note = Some(Note {
+                before: Some(held.thing.state),
+                until: after(now, HOLD),
+            });
             held.thing.state = VolumeState::InUse;
             held.thing.attached_to = Some(instance_id.to_owned());
         }
         if let Some(held) = agent.instances.get_mut(instance_id) {
-            held.thing.block_devices.insert(names::DATA_DEVICE.into(), volume_id.to_owned());
+            held.thing
+                .block_devices
+                .insert(names::DATA_DEVICE.into(), volume_id.to_owned());
         }
     }
 
@@ -318,7 +400,10 @@ impl Index {
     pub fn note_deleted_volume(&mut self, agent_uid: &str, volume_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.volumes.get_mut(volume_id) {
-            held.note = Some(Note { before: Some(held.thing.state), until: after(now, HOLD) });
+            held.note = Some(Note {
+                before: Some(held.thing.state),
+                until: after(now, HOLD),
+            });
             held.thing.state = VolumeState::Deleting;
         }
     }
@@ -339,7 +424,13 @@ impl Index {
 
     /// See [`super::Fleet::note_group`].
     pub fn note_group(&mut self, group: Group, now: Timestamp) {
-        self.groups.insert(key(&group), HeldGroup { group, noted_until: Some(after(now, HOLD)) });
+        self.groups.insert(
+            key(&group),
+            HeldGroup {
+                group,
+                noted_until: Some(after(now, HOLD)),
+            },
+        );
     }
 
     /// See [`super::Fleet::note_rules`].
@@ -354,7 +445,8 @@ impl Index {
     /// See [`super::Fleet::note_missing_group`].
     pub fn note_missing_group(&mut self, group_id: &str, now: Timestamp) {
         let late = |held: &HeldGroup| held.noted_until.is_some_and(|until| now < until);
-        self.groups.retain(|_, held| held.group.facts.id != group_id || late(held));
+        self.groups
+            .retain(|_, held| held.group.facts.id != group_id || late(held));
     }
 
     /// See [`super::Fleet::note_deleted_group`].
@@ -392,8 +484,11 @@ impl Agent {
     fn volumes_move(&self) -> bool {
         let moves = |held: &Held<Volume, VolumeState>| {
             let holder = held.thing.attached_to.as_ref().and_then(|id| self.instances.get(id));
-            let freed_soon = held.thing.state == VolumeState::InUse && holder.is_some_and(|held| held.thing.state.is_dying());
-            held.note.is_some() || freed_soon || matches!(held.thing.state, VolumeState::Creating | VolumeState::Deleting)
+            let freed_soon =
+                held.thing.state == VolumeState::InUse && holder.is_some_and(|held| held.thing.state.is_dying());
+            held.note.is_some()
+                || freed_soon
+                || matches!(held.thing.state, VolumeState::Creating | VolumeState::Deleting)
         };
         self.volumes.values().any(moves) || self.is_stale(self.volumes_at)
     }
@@ -419,7 +514,11 @@ impl Held<Instance, InstanceState> {
     fn moves(&self) -> bool {
         let state = self.thing.state;
         let nameless = state == InstanceState::Running && self.thing.private_ip.is_none();
-        nameless || matches!(state, InstanceState::Pending | InstanceState::Stopping | InstanceState::ShuttingDown)
+        nameless
+            || matches!(
+                state,
+                InstanceState::Pending | InstanceState::Stopping | InstanceState::ShuttingDown
+            )
     }
 }
 
@@ -428,7 +527,13 @@ fn things<T: Thing>(shelf: &Shelf<T>) -> impl Iterator<Item = &T> {
 }
 
 /// Takes a whole read of one agent's things of one kind in.
-fn take<T: Thing>(shelf: &mut Shelf<T>, unseen: &mut BTreeMap<String, Unseen>, seen: Vec<T>, began: Timestamp, now: Timestamp) {
+fn take<T: Thing>(
+    shelf: &mut Shelf<T>,
+    unseen: &mut BTreeMap<String, Unseen>,
+    seen: Vec<T>,
+    began: Timestamp,
+    now: Timestamp,
+) {
     let shown: BTreeSet<String> = seen.iter().map(|thing| thing.id().to_owned()).collect();
     for thing in seen {
         let id = thing.id().to_owned();
@@ -450,31 +555,45 @@ fn take<T: Thing>(shelf: &mut Shelf<T>, unseen: &mut BTreeMap<String, Unseen>, s
 impl<T: Thing<State = S>, S: Copy + PartialEq> Held<T, S> {
     /// A read shows the thing: news, or late?
     fn read(&mut self, read: T, now: Timestamp) {
-        let late = self.note.as_ref().is_some_and(|note| now < note.until && note.before == Some(read.state()));
+        let late = self
+            .note
+            .as_ref()
+            .is_some_and(|note| now < note.until && note.before == Some(read.state()));
         if !late {
-            *self = Self { thing: read, note: None };
+            *self = Self {
+                thing: read,
+                note: None,
+            };
         }
     }
 
     /// A read does not show the thing: does that count? Only a fresh launch may be missing.
     fn may_vanish(&self, now: Timestamp) -> bool {
-        !self.note.as_ref().is_some_and(|note| note.before.is_none() && now < note.until)
+        !self
+            .note
+            .as_ref()
+            .is_some_and(|note| note.before.is_none() && now < note.until)
     }
 }
 
 /// The volumes that reads show, and those that a block device mapping names before DescribeVolumes does.
 fn with_mapped(instances: &Shelf<Instance>, volumes: &Shelf<Volume>) -> Vec<Volume> {
-    let mapped = things(instances).filter(|instance| !instance.state.is_dying()).filter_map(|instance| {
-        let id = instance.block_devices.get(names::DATA_DEVICE).filter(|id| !volumes.contains_key(*id))?;
-        Some(Volume {
-            id: id.clone(),
-            state: VolumeState::InUse,
-            size_gib: 0,
-            zone: instance.zone.clone(),
-            attached_to: Some(instance.id.clone()),
-            tags: instance.tags.clone(),
-        })
-    });
+    let mapped = things(instances)
+        .filter(|instance| !instance.state.is_dying())
+        .filter_map(|instance| {
+            let id = instance
+                .block_devices
+                .get(names::DATA_DEVICE)
+                .filter(|id| !volumes.contains_key(*id))?;
+            Some(Volume {
+                id: id.clone(),
+                state: VolumeState::InUse,
+                size_gib: 0,
+                zone: instance.zone.clone(),
+                attached_to: Some(instance.id.clone()),
+                tags: instance.tags.clone(),
+            })
+        });
     things(volumes).cloned().chain(mapped).collect()
 }
 

@@ -85,7 +85,9 @@ async fn read_instances<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, ag
     let began = fleet.inner.clock.now();
     match cloud.instances_of(cluster_id, agents).await {
         Ok(seen) => {
-            let changed = fleet.index().take_instances(agents, began, fleet.inner.clock.now(), seen);
+            let changed = fleet
+                .index()
+                .take_instances(agents, began, fleet.inner.clock.now(), seen);
             fleet.wake(changed);
         }
         Err(error) => tracing::warn!(%error, "reading instances in transit failed; what is known stays"),

@@ -34,7 +34,11 @@ async fn connect_any(target: &Target, patience: Patience) -> Result<TcpStream, P
             Err(what) => told.push(format!("{}: {what}", SocketAddr::new(*address, target.port))),
         }
     }
-    let message = if told.is_empty() { "the instance has no address to ask".to_owned() } else { told.join("; ") };
+    let message = if told.is_empty() {
+        "the instance has no address to ask".to_owned()
+    } else {
+        told.join("; ")
+    };
     Err(broken(Hop::Connect, message))
 }
 
@@ -42,7 +46,10 @@ async fn connect(address: IpAddr, port: u16, patience: Patience) -> Result<TcpSt
     match timeout(patience.connect, TcpStream::connect((address, port))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(tcp_words(&error)),
-        Err(_) => Err(format!("no answer within {:?} (dropped on the way, or the machine is not up)", patience.connect)),
+        Err(_) => Err(format!(
+            "no answer within {:?} (dropped on the way, or the machine is not up)",
+            patience.connect
+        )),
     }
 }
 
@@ -73,7 +80,11 @@ fn tls_words(error: &io::Error) -> String {
             "another certificate than the Secret's answers".to_owned()
         }
         Some(error) => error.to_string(),
-        None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+        None if matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+        ) =>
+        {
             "the connection was closed during the handshake".to_owned()
         }
         None => error.to_string(),
@@ -82,11 +93,16 @@ fn tls_words(error: &io::Error) -> String {
 
 async fn upgrade(target: &Target, stream: TlsStream<TcpStream>, patience: Patience) -> Result<Socket, ProbeFailure> {
     let url = format!("wss://{}/", target.pin.name().to_str());
-    let request = url.into_client_request().map_err(|error| broken(Hop::Upgrade, error.to_string()))?;
+    let request = url
+        .into_client_request()
+        .map_err(|error| broken(Hop::Upgrade, error.to_string()))?;
     match timeout(patience.hop, tokio_tungstenite::client_async(request, stream)).await {
         Ok(Ok((socket, _response))) => Ok(socket),
         Ok(Err(error)) => Err(broken(Hop::Upgrade, upgrade_words(&error))),
-        Err(_) => Err(broken(Hop::Upgrade, format!("no answer to the upgrade within {:?}", patience.hop))),
+        Err(_) => Err(broken(
+            Hop::Upgrade,
+            format!("no answer to the upgrade within {:?}", patience.hop),
+        )),
     }
 }
 
@@ -94,7 +110,10 @@ async fn upgrade(target: &Target, stream: TlsStream<TcpStream>, patience: Patien
 fn upgrade_words(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::Http(response) => match response.status().as_u16() {
-            502..=504 => format!("HTTP {} (nginx answers, the gateway behind it does not)", response.status()),
+            502..=504 => format!(
+                "HTTP {} (nginx answers, the gateway behind it does not)",
+                response.status()
+            ),
             _ => format!("HTTP {} instead of an upgrade", response.status()),
         },
         tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {

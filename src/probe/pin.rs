@@ -47,7 +47,12 @@ impl Pin {
         let sha256 = hex::encode(Sha256::digest(&certificate));
         let verifier = Arc::new(PinnedVerifier { certificate, inner });
         let config = client_config(provider, &verifier).map_err(|error| unusable(&error))?;
-        Ok(Self { name, sha256, config: Arc::new(config), verifier })
+        Ok(Self {
+            name,
+            sha256,
+            config: Arc::new(config),
+            verifier,
+        })
     }
 
     /// Whether the certificate could answer at this time: its name, its use and its own signature.
@@ -55,7 +60,10 @@ impl Pin {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, now: UnixTime) -> Result<(), Error> {
-        self.verifier.inner.verify_server_cert(&self.verifier.certificate, &[], &self.name, &[], now).map(drop)
+        self.verifier
+            .inner
+            .verify_server_cert(&self.verifier.certificate, &[], &self.name, &[], now)
+            .map(drop)
     }
 
     /// SHA-256 of the certificate, hex.
@@ -112,9 +120,12 @@ impl ServerCertVerifier for PinnedVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if end_entity.as_ref() != self.certificate.as_ref() {
-            return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+            return Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ));
         }
-        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        self.inner
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(

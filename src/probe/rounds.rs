@@ -63,8 +63,15 @@ impl Schedule {
     fn after(self, ok: bool, now: Instant, interval: Duration, share: f64) -> Self {
         if ok {
             // The first answer scatters: whoever became healthy together is not asked together for ever.
-            let pause = if self.broken_since.is_some() { interval.mul_f64(0.5 + share / 2.0) } else { interval };
-            return Self { due: now + pause, broken_since: None };
+            let pause = if self.broken_since.is_some() {
+                interval.mul_f64(0.5 + share / 2.0)
+            } else {
+                interval
+            };
+            return Self {
+                due: now + pause,
+                broken_since: None,
+            };
         }
         let since = self.broken_since.unwrap_or(now);
         let pause = match now - since {
@@ -72,7 +79,10 @@ impl Schedule {
             gone if gone < PATIENT_FOR => PATIENT,
             _ => interval.max(PATIENT),
         };
-        Self { due: now + pause.min(interval), broken_since: Some(since) }
+        Self {
+            due: now + pause.min(interval),
+            broken_since: Some(since),
+        }
     }
 }
 
@@ -106,13 +116,36 @@ impl Rounds {
             Some(entry) if entry.target.same(&target) => return,
             Some(entry) => {
                 let kept = entry.last.take().filter(|last| last.instance_id == target.instance_id);
-                *entry = Entry { target, last: kept, schedule: Schedule { due: now, broken_since: Some(now) }, asking: entry.asking };
+                *entry = Entry {
+                    target,
+                    last: kept,
+                    schedule: Schedule {
+                        due: now,
+                        broken_since: Some(now),
+                    },
+                    asking: entry.asking,
+                };
             }
             None => {
-                let wait = if was_healthy { self.inner.interval.mul_f64(share(agent_uid)) } else { Duration::ZERO };
+                let wait = if was_healthy {
+                    self.inner.interval.mul_f64(share(agent_uid))
+                } else {
+                    Duration::ZERO
+                };
                 let broken_since = (!was_healthy).then_some(now);
-                let schedule = Schedule { due: now + wait, broken_since };
-                entries.insert(agent_uid.to_owned(), Entry { target, last: None, schedule, asking: false });
+                let schedule = Schedule {
+                    due: now + wait,
+                    broken_since,
+                };
+                entries.insert(
+                    agent_uid.to_owned(),
+                    Entry {
+                        target,
+                        last: None,
+                        schedule,
+                        asking: false,
+                    },
+                );
             }
         }
         drop(entries);
@@ -122,7 +155,10 @@ impl Rounds {
     /// Ask this one now: something about it was changed.
     pub fn hurry(&self, agent_uid: &str) {
         if let Some(entry) = self.entries().get_mut(agent_uid) {
-            entry.schedule = Schedule { due: Instant::now(), broken_since: entry.schedule.broken_since.or(Some(Instant::now())) };
+            entry.schedule = Schedule {
+                due: Instant::now(),
+                broken_since: entry.schedule.broken_since.or(Some(Instant::now())),
+            };
         }
         self.inner.changed.notify_one();
     }
@@ -171,7 +207,11 @@ impl Rounds {
                 let permit = Arc::clone(&self.inner.permits).try_acquire_owned().ok()?;
                 let Some(entry) = entries.get_mut(&uid) else { continue };
                 entry.asking = true;
-                let patience = if entry.schedule.broken_since.is_some() { Patience::BOOTING } else { Patience::SETTLED };
+                let patience = if entry.schedule.broken_since.is_some() {
+                    Patience::BOOTING
+                } else {
+                    Patience::SETTLED
+                };
                 let (rounds, target) = (self.clone(), entry.target.clone());
                 tokio::spawn(async move {
                     rounds.visit(&uid, &target, patience).await;
@@ -189,7 +229,11 @@ impl Rounds {
         let ok = outcome.as_ref().is_ok_and(|health| health.ok);
         self.inner.metrics.observe_probe(began.elapsed(), ok);
         tracing::debug!(uid, instance = target.instance_id, ?outcome, "asked the gateway");
-        let probe = Probe { at, instance_id: target.instance_id.clone(), outcome };
+        let probe = Probe {
+            at,
+            instance_id: target.instance_id.clone(),
+            outcome,
+        };
         if self.take(uid, target, probe, ok) {
             self.inner.fleet.wake_agent(uid);
         }
@@ -198,14 +242,21 @@ impl Rounds {
     /// Keeps the answer; says whether it is news.
     fn take(&self, uid: &str, asked: &Target, probe: Probe, ok: bool) -> bool {
         let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(uid) else { return false };
+        let Some(entry) = entries.get_mut(uid) else {
+            return false;
+        };
         entry.asking = false;
         if !entry.target.same(asked) {
             // The question changed meanwhile: this answers another one, and the new one is due.
             return false;
         }
-        entry.schedule = entry.schedule.after(ok, Instant::now(), self.inner.interval, share(uid));
-        let news = entry.last.as_ref().is_none_or(|last| last.outcome != probe.outcome || last.instance_id != probe.instance_id);
+        entry.schedule = entry
+            .schedule
+            .after(ok, Instant::now(), self.inner.interval, share(uid));
+        let news = entry
+            .last
+            .as_ref()
+            .is_none_or(|last| last.outcome != probe.outcome || last.instance_id != probe.instance_id);
         entry.last = Some(probe);
         news
     }
@@ -237,16 +288,34 @@ mod tests {
     fn a_settled_gateway_is_asked_once_for_each_interval_and_a_broken_one_often_at_first() {
         let interval = Duration::from_secs(60);
         let start = Instant::now();
-        let settled = Schedule { due: start, broken_since: None };
+        let settled = Schedule {
+            due: start,
+            broken_since: None,
+        };
         assert_eq!(settled.after(true, start, interval, 0.3).due, start + interval);
         let broken = settled.after(false, start, interval, 0.3);
-        assert_eq!(broken, Schedule { due: start + EAGER, broken_since: Some(start) });
+        assert_eq!(
+            broken,
+            Schedule {
+                due: start + EAGER,
+                broken_since: Some(start)
+            }
+        );
         let later = start + EAGER_FOR;
         assert_eq!(broken.after(false, later, interval, 0.3).due, later + PATIENT);
         let much_later = start + PATIENT_FOR;
-        assert_eq!(broken.after(false, much_later, interval, 0.3).due, much_later + interval);
+        assert_eq!(
+            broken.after(false, much_later, interval, 0.3).due,
+            much_later + interval
+        );
         let well = broken.after(true, later, interval, 0.3);
-        assert_eq!(well, Schedule { due: later + interval.mul_f64(0.65), broken_since: None });
+        assert_eq!(
+            well,
+            Schedule {
+                due: later + interval.mul_f64(0.65),
+                broken_since: None
+            }
+        );
     }
 
     #[test]
@@ -254,6 +323,9 @@ mod tests {
         let mut shares: Vec<f64> = (0..1000).map(|n| share(&format!("uid-{n}"))).collect();
         shares.sort_by(f64::total_cmp);
         let widest = shares.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)) && widest < 0.02, "{widest}");
+        assert!(
+            shares.iter().all(|share| (0.0..=1.0).contains(share)) && widest < 0.02,
+            "{widest}"
+        );
     }
 }

@@ -71,16 +71,25 @@ where
 ///
 /// # Errors
 /// When the gateway does not answer, or with something else.
-pub async fn health<S>(socket: &mut WebSocketStream<S>, hello: HelloOk, patience: Patience) -> Result<GatewayHealth, ProbeFailure>
+pub async fn health<S>(
+    socket: &mut WebSocketStream<S>,
+    hello: HelloOk,
+    patience: Patience,
+) -> Result<GatewayHealth, ProbeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let asked = async {
         let answer = request(socket, "health", method::HEALTH, Value::Null).await?;
-        serde_json::from_value::<Health>(payload(answer)?).map_err(|error| format!("the answer makes no sense: {error}"))
+        serde_json::from_value::<Health>(payload(answer)?)
+            .map_err(|error| format!("the answer makes no sense: {error}"))
     };
     let health = within(Hop::Health, "an answer", patience, asked).await?;
-    let version = if health.runtime_version.is_empty() { hello.server.version } else { health.runtime_version };
+    let version = if health.runtime_version.is_empty() {
+        hello.server.version
+    } else {
+        health.runtime_version
+    };
     Ok(GatewayHealth {
         ok: health.ok,
         version,
@@ -94,7 +103,11 @@ where
 ///
 /// # Errors
 /// What the gateway says against it.
-pub async fn seed<S>(socket: &mut WebSocketStream<S>, files: &SeedParams, patience: Patience) -> Result<SeedResult, ProbeFailure>
+pub async fn seed<S>(
+    socket: &mut WebSocketStream<S>,
+    files: &SeedParams,
+    patience: Patience,
+) -> Result<SeedResult, ProbeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -127,7 +140,10 @@ async fn within<T>(
 ) -> Result<T, ProbeFailure> {
     match timeout(patience.hop, talk).await {
         Ok(answer) => answer.map_err(|message| broken(hop, message)),
-        Err(_) => Err(broken(hop, format!("no {awaited} within {:?}", patience.hop).replace("no an ", "no "))),
+        Err(_) => Err(broken(
+            hop,
+            format!("no {awaited} within {:?}", patience.hop).replace("no an ", "no "),
+        )),
     }
 }
 
@@ -139,7 +155,11 @@ where
         Frame::Event(told) if told.event == event::CHALLENGE => {
             let challenge: Challenge = serde_json::from_value(told.payload.unwrap_or_default())
                 .map_err(|error| format!("the challenge makes no sense: {error}"))?;
-            if challenge.nonce.is_empty() { Err("the challenge has no nonce".to_owned()) } else { Ok(challenge) }
+            if challenge.nonce.is_empty() {
+                Err("the challenge has no nonce".to_owned())
+            } else {
+                Ok(challenge)
+            }
         }
         _ => Err("the gateway's first word is not a challenge".to_owned()),
     }
@@ -150,8 +170,15 @@ async fn request<S>(socket: &mut WebSocketStream<S>, id: &str, method: &str, par
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let frame = Frame::Req(Request { id: id.to_owned(), method: method.to_owned(), params });
-    socket.send(Message::text(frame.to_text())).await.map_err(|error| format!("{method} could not be sent: {error}"))?;
+    let frame = Frame::Req(Request {
+        id: id.to_owned(),
+        method: method.to_owned(),
+        params,
+    });
+    socket
+        .send(Message::text(frame.to_text()))
+        .await
+        .map_err(|error| format!("{method} could not be sent: {error}"))?;
     loop {
         if let Frame::Res(answer) = next_frame(socket).await?
             && answer.id == id
@@ -167,7 +194,9 @@ where
 {
     loop {
         match socket.next().await {
-            Some(Ok(Message::Text(text))) => return Frame::from_text(&text).map_err(|error| format!("a frame makes no sense: {error}")),
+            Some(Ok(Message::Text(text))) => {
+                return Frame::from_text(&text).map_err(|error| format!("a frame makes no sense: {error}"));
+            }
             Some(Ok(Message::Close(close))) => return Err(close_words(close.as_ref())),
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(format!("the connection broke: {error}")),
@@ -188,7 +217,10 @@ fn payload(answer: Response) -> Result<Value, String> {
     if answer.ok {
         return Ok(answer.payload.unwrap_or_default());
     }
-    Err(answer.error.as_ref().map_or_else(|| "refused without a reason".to_owned(), error_words))
+    Err(answer
+        .error
+        .as_ref()
+        .map_or_else(|| "refused without a reason".to_owned(), error_words))
 }
 
 fn error_words(error: &ErrorShape) -> String {
@@ -237,7 +269,10 @@ fn connect_params(challenge: &Challenge, target: &Target, device: &DeviceKey, pu
         path_env: None,
         computer_use: None,
         worker_runs: None,
-        auth: Some(ConnectAuth { token: Some(target.token.clone()), ..ConnectAuth::default() }),
+        auth: Some(ConnectAuth {
+            token: Some(target.token.clone()),
+            ..ConnectAuth::default()
+        }),
         device: Some(proof),
         locale: None,
         user_agent: None,

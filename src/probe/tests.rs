@@ -44,9 +44,14 @@ fn identity() -> Identity {
     let chain = vec![CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
-    Identity { pem: made.cert.pem(), acceptor: TlsAcceptor::from(Arc::new(config)) }
+    Identity {
+        pem: made.cert.pem(),
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+    }
 }
 
 fn target(pem: &str, address: SocketAddr) -> Target {
@@ -72,7 +77,10 @@ async fn asked(manner: Manner) -> Result<GatewayHealth, ProbeFailure> {
         let (stream, _) = listener.accept().await.unwrap();
         serve(stream, &identity.acceptor, manner).await;
     });
-    let patience = Patience { connect: Duration::from_secs(5), hop: Duration::from_millis(if manner == Manner::SaysNothing { 50 } else { 5000 }) };
+    let patience = Patience {
+        connect: Duration::from_secs(5),
+        hop: Duration::from_millis(if manner == Manner::SaysNothing { 50 } else { 5000 }),
+    };
     let outcome = ask(&target, &device(), patience).await;
     server.abort();
     outcome
@@ -82,11 +90,15 @@ async fn serve(stream: TcpStream, acceptor: &TlsAcceptor, manner: Manner) {
     if manner == Manner::HangsUpInTls {
         return;
     }
-    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+    let Ok(mut stream) = acceptor.accept(stream).await else {
+        return;
+    };
     if manner == Manner::BadGateway {
         let mut request = [0; 2048];
         let _ = stream.read(&mut request).await;
-        let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+            .await;
         let _ = stream.shutdown().await;
         return;
     }
@@ -102,13 +114,23 @@ async fn converse(socket: &mut tokio_tungstenite::WebSocketStream<TlsStream<TcpS
     let challenge = json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n-1", "ts": 1_800_000_000_000_i64}});
     socket.send(say(challenge)).await.unwrap();
     while let Some(Ok(Message::Text(text))) = socket.next().await {
-        let Ok(Frame::Req(request)) = Frame::from_text(&text) else { return };
+        let Ok(Frame::Req(request)) = Frame::from_text(&text) else {
+            return;
+        };
         let answer = match (request.method.as_str(), manner) {
             ("connect", Manner::WrongToken) => {
                 let details = json!({"code": "AUTH_TOKEN_MISMATCH"});
                 let error = json!({"code": "INVALID_REQUEST", "message": "unauthorized", "details": details});
-                socket.send(say(json!({"type": "res", "id": request.id, "ok": false, "error": error}))).await.unwrap();
-                let close = CloseFrame { code: CloseCode::Policy, reason: "unauthorized".into() };
+                socket
+                    .send(say(
+                        json!({"type": "res", "id": request.id, "ok": false, "error": error}),
+                    ))
+                    .await
+                    .unwrap();
+                let close = CloseFrame {
+                    code: CloseCode::Policy,
+                    reason: "unauthorized".into(),
+                };
                 return drop(socket.close(Some(close)).await);
             }
             ("connect", _) => {
@@ -116,7 +138,10 @@ async fn converse(socket: &mut tokio_tungstenite::WebSocketStream<TlsStream<TcpS
                 hello()
             }
             ("health", Manner::ClosesBeforeHealth) => {
-                let close = CloseFrame { code: CloseCode::Restart, reason: "service restart".into() };
+                let close = CloseFrame {
+                    code: CloseCode::Restart,
+                    reason: "service restart".into(),
+                };
                 return drop(socket.close(Some(close)).await);
             }
             ("health", _) => health_payload(manner),
@@ -124,8 +149,18 @@ async fn converse(socket: &mut tokio_tungstenite::WebSocketStream<TlsStream<TcpS
             (other, _) => panic!("asked for {other}"),
         };
         // An event in between is not an answer.
-        socket.send(say(json!({"type": "event", "event": "tick", "payload": {"ts": 1}, "seq": 1}))).await.unwrap();
-        socket.send(say(json!({"type": "res", "id": request.id, "ok": true, "payload": answer}))).await.unwrap();
+        socket
+            .send(say(
+                json!({"type": "event", "event": "tick", "payload": {"ts": 1}, "seq": 1}),
+            ))
+            .await
+            .unwrap();
+        socket
+            .send(say(
+                json!({"type": "res", "id": request.id, "ok": true, "payload": answer}),
+            ))
+            .await
+            .unwrap();
     }
 }
 
@@ -149,11 +184,18 @@ fn check_connect(params: &Value) {
     let key = ed25519_dalek::VerifyingKey::from_bytes(&decode_public_key(&proof.public_key).unwrap()).unwrap();
     let signature = ed25519_dalek::Signature::from_bytes(&decode_signature(&proof.signature).unwrap());
     key.verify_strict(facts.payload_v3().as_bytes(), &signature).unwrap();
-    assert_eq!((token.expose(), proof.nonce.as_str(), proof.id), (TOKEN, "n-1", device().id()));
+    assert_eq!(
+        (token.expose(), proof.nonce.as_str(), proof.id),
+        (TOKEN, "n-1", device().id())
+    );
 }
 
 fn health_payload(manner: Manner) -> Value {
-    let failing: &[&str] = if manner == Manner::Unwell { &["disk is full", "no model"] } else { &[] };
+    let failing: &[&str] = if manner == Manner::Unwell {
+        &["disk is full", "no model"]
+    } else {
+        &[]
+    };
     json!({
         "ok": failing.is_empty(), "ts": 1, "runtimeVersion": "1.2.3", "configSha256": "abc", "workspaceSeeded": false, "uptimeMs": 5,
         "failing": failing,
@@ -171,7 +213,13 @@ fn hello() -> Value {
 }
 
 fn well() -> GatewayHealth {
-    GatewayHealth { ok: true, version: "1.2.3".into(), config_sha256: Some("abc".into()), workspace_seeded: false, detail: None }
+    GatewayHealth {
+        ok: true,
+        version: "1.2.3".into(),
+        config_sha256: Some("abc".into()),
+        workspace_seeded: false,
+        detail: None,
+    }
 }
 
 #[tokio::test]
@@ -181,7 +229,11 @@ async fn a_gateway_that_is_well_says_so() {
 
 #[tokio::test]
 async fn a_gateway_that_is_not_well_says_why() {
-    let unwell = GatewayHealth { ok: false, detail: Some("disk is full; no model".into()), ..well() };
+    let unwell = GatewayHealth {
+        ok: false,
+        detail: Some("disk is full; no model".into()),
+        ..well()
+    };
     assert_eq!(asked(Manner::Unwell).await, Ok(unwell));
 }
 
@@ -205,11 +257,19 @@ async fn nobody_listens() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let failure = ask(&target(&identity().pem, address), &device(), Patience::SETTLED).await.unwrap_err();
+    let failure = ask(&target(&identity().pem, address), &device(), Patience::SETTLED)
+        .await
+        .unwrap_err();
     assert_eq!(failure.hop, Hop::Connect);
     assert!(failure.message.contains("nothing listens"), "{failure:?}");
-    let nowhere = Target { addresses: Vec::new(), ..target(&identity().pem, address) };
-    assert_eq!(ask(&nowhere, &device(), Patience::SETTLED).await.unwrap_err().message, "the instance has no address to ask");
+    let nowhere = Target {
+        addresses: Vec::new(),
+        ..target(&identity().pem, address)
+    };
+    assert_eq!(
+        ask(&nowhere, &device(), Patience::SETTLED).await.unwrap_err().message,
+        "the instance has no address to ask"
+    );
 }
 
 #[tokio::test]
@@ -221,9 +281,14 @@ async fn a_certificate_of_the_same_name_is_not_the_same_certificate() {
         let (stream, _) = listener.accept().await.unwrap();
         serve(stream, &theirs.acceptor, Manner::Well).await;
     });
-    let failure = ask(&target(&ours.pem, address), &device(), Patience::SETTLED).await.unwrap_err();
+    let failure = ask(&target(&ours.pem, address), &device(), Patience::SETTLED)
+        .await
+        .unwrap_err();
     server.abort();
-    assert_eq!((failure.hop, failure.message.as_str()), (Hop::Tls, "another certificate than the Secret's answers"));
+    assert_eq!(
+        (failure.hop, failure.message.as_str()),
+        (Hop::Tls, "another certificate than the Secret's answers")
+    );
 }
 
 #[tokio::test]
@@ -235,8 +300,17 @@ async fn workspace_files_are_handed_over() {
         let (stream, _) = listener.accept().await.unwrap();
         serve(stream, &identity.acceptor, Manner::Well).await;
     });
-    let files = SeedParams { files: [("SOUL.md".to_owned(), "x".to_owned())].into() };
+    let files = SeedParams {
+        files: [("SOUL.md".to_owned(), "x".to_owned())].into(),
+    };
     let result = seed(&target, &device(), &files).await;
     server.abort();
-    assert_eq!(result, Ok(SeedResult { seeded: true, written: vec!["SOUL.md".into()], kept: Vec::new() }));
+    assert_eq!(
+        result,
+        Ok(SeedResult {
+            seeded: true,
+            written: vec!["SOUL.md".into()],
+            kept: Vec::new()
+        })
+    );
 }

@@ -13,15 +13,27 @@ fn record() -> LaunchStatus {
         security_group_ids: vec!["sg-1".into()],
         profile: "p".into(),
         public_address: None,
-        data_volume: Some(LaunchDataVolume { size_gib: 20, kms_key_id: Some("alias/k".into()), snapshot_id: Some("snap-1".into()) }),
+        data_volume: Some(LaunchDataVolume {
+            size_gib: 20,
+            kms_key_id: Some("alias/k".into()),
+            snapshot_id: Some("snap-1".into()),
+        }),
         kept_volume_id: None,
-        tags: [(names::TAG_CLUSTER.into(), "c".into()), (names::TAG_LAUNCH.into(), "3-2".into())].into(),
+        tags: [
+            (names::TAG_CLUSTER.into(), "c".into()),
+            (names::TAG_LAUNCH.into(), "3-2".into()),
+        ]
+        .into(),
         ..LaunchStatus::default()
     }
 }
 
 fn request(record: &LaunchStatus) -> RunInstancesInput {
-    run_instances(Launch { record, user_data: b"#!/bin/sh\n" }).unwrap()
+    run_instances(Launch {
+        record,
+        user_data: b"#!/bin/sh\n",
+    })
+    .unwrap()
 }
 
 #[test]
@@ -36,7 +48,10 @@ fn the_machine_is_locked_down() {
     let metadata = request.metadata_options().unwrap();
     assert_eq!(metadata.http_tokens(), Some(&types::HttpTokensState::Required));
     assert_eq!(metadata.http_put_response_hop_limit(), Some(1));
-    assert_eq!(request.instance_initiated_shutdown_behavior(), Some(&types::ShutdownBehavior::Stop));
+    assert_eq!(
+        request.instance_initiated_shutdown_behavior(),
+        Some(&types::ShutdownBehavior::Stop)
+    );
     assert_eq!((request.min_count(), request.max_count()), (Some(1), Some(1)));
     assert_eq!(request.user_data(), Some(STANDARD.encode("#!/bin/sh\n").as_str()));
     assert!(request.key_name().is_none());
@@ -47,21 +62,49 @@ fn both_volumes_are_encrypted_and_only_the_data_outlives_the_instance() {
     let told: Vec<_> = request(&record())
         .block_device_mappings()
         .iter()
-        .map(|mapping| (mapping.device_name().unwrap().to_owned(), mapping.ebs().unwrap().clone()))
+        .map(|mapping| {
+            (
+                mapping.device_name().unwrap().to_owned(),
+                mapping.ebs().unwrap().clone(),
+            )
+        })
         .collect();
-    let ebs = types::EbsBlockDevice::builder().volume_type(types::VolumeType::Gp3).encrypted(true);
-    let data = ebs.clone().delete_on_termination(false).volume_size(20).kms_key_id("alias/k").snapshot_id("snap-1").build();
+    let ebs = types::EbsBlockDevice::builder()
+        .volume_type(types::VolumeType::Gp3)
+        .encrypted(true);
+    let data = ebs
+        .clone()
+        .delete_on_termination(false)
+        .volume_size(20)
+        .kms_key_id("alias/k")
+        .snapshot_id("snap-1")
+        .build();
     let root = ebs.delete_on_termination(true).build();
-    assert_eq!(told, [(ROOT_DEVICE.to_owned(), root), (names::DATA_DEVICE.to_owned(), data)]);
-    let kept = LaunchStatus { data_volume: None, kept_volume_id: Some("vol-1".into()), ..record() };
-    assert_eq!(request(&kept).block_device_mappings().len(), 1, "a kept volume is attached later");
+    assert_eq!(
+        told,
+        [(ROOT_DEVICE.to_owned(), root), (names::DATA_DEVICE.to_owned(), data)]
+    );
+    let kept = LaunchStatus {
+        data_volume: None,
+        kept_volume_id: Some("vol-1".into()),
+        ..record()
+    };
+    assert_eq!(
+        request(&kept).block_device_mappings().len(),
+        1,
+        "a kept volume is attached later"
+    );
 }
 
 #[test]
 fn the_claim_is_on_everything_and_the_launch_on_the_instance_alone() {
     let request = request(&record());
     let tagged = |kind: types::ResourceType| {
-        let found = request.tag_specifications().iter().find(|spec| spec.resource_type() == Some(&kind)).unwrap();
+        let found = request
+            .tag_specifications()
+            .iter()
+            .find(|spec| spec.resource_type() == Some(&kind))
+            .unwrap();
         super::super::convert::tags(found.tags())
     };
     let shared: BTreeMap<String, String> = [(names::TAG_CLUSTER.into(), "c".into())].into();
@@ -73,11 +116,20 @@ fn the_claim_is_on_everything_and_the_launch_on_the_instance_alone() {
 #[test]
 fn a_network_interface_is_described_only_where_a_public_address_is_asked_for() {
     let plain = request(&record());
-    assert_eq!((plain.subnet_id(), plain.network_interfaces().len()), (Some("subnet-1"), 0));
-    let told = request(&LaunchStatus { public_address: Some(false), ..record() });
+    assert_eq!(
+        (plain.subnet_id(), plain.network_interfaces().len()),
+        (Some("subnet-1"), 0)
+    );
+    let told = request(&LaunchStatus {
+        public_address: Some(false),
+        ..record()
+    });
     let interface = &told.network_interfaces()[0];
     assert_eq!((told.subnet_id(), told.security_group_ids()), (None, &[][..]));
-    assert_eq!((interface.subnet_id(), interface.associate_public_ip_address()), (Some("subnet-1"), Some(false)));
+    assert_eq!(
+        (interface.subnet_id(), interface.associate_public_ip_address()),
+        (Some("subnet-1"), Some(false))
+    );
     assert_eq!(interface.groups(), ["sg-1"]);
 }
 
@@ -87,9 +139,17 @@ fn rules_survive_the_way_there_and_back() {
         Rule::https(Source::Cidr("10.0.0.0/8".into())),
         Rule::https(Source::Cidr("2001:db8::/32".into())),
         Rule::https(Source::Group("sg-2".into())),
-        Rule { protocol: "-1".into(), from_port: -1, to_port: -1, source: Source::PrefixList("pl-1".into()) },
+        Rule {
+            protocol: "-1".into(),
+            from_port: -1,
+            to_port: -1,
+            source: Source::PrefixList("pl-1".into()),
+        },
     ];
-    let group = types::SecurityGroup::builder().group_id("sg-1").set_ip_permissions(Some(permissions(&rules))).build();
+    let group = types::SecurityGroup::builder()
+        .group_id("sg-1")
+        .set_ip_permissions(Some(permissions(&rules)))
+        .build();
     let back = super::super::convert::group(&group, "c").unwrap().facts.ingress;
     assert_eq!(back, rules.into_iter().collect());
 }

@@ -8,7 +8,11 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn tags(uid: &str) -> BTreeMap<String, String> {
-    [(TAG_CLUSTER.to_owned(), "c".to_owned()), (TAG_AGENT_UID.to_owned(), uid.to_owned())].into()
+    [
+        (TAG_CLUSTER.to_owned(), "c".to_owned()),
+        (TAG_AGENT_UID.to_owned(), uid.to_owned()),
+    ]
+    .into()
 }
 
 fn instance(uid: &str, id: &str, state: InstanceState) -> Instance {
@@ -33,16 +37,35 @@ fn instance(uid: &str, id: &str, state: InstanceState) -> Instance {
 }
 
 fn volume(uid: &str, id: &str, state: VolumeState) -> Volume {
-    Volume { id: id.into(), state, size_gib: 20, zone: "z".into(), attached_to: None, tags: tags(uid) }
+    Volume {
+        id: id.into(),
+        state,
+        size_gib: 20,
+        zone: "z".into(),
+        attached_to: None,
+        tags: tags(uid),
+    }
 }
 
 fn group(id: &str) -> Group {
-    let facts = SecurityGroup { id: id.into(), ours: true, ingress: BTreeSet::new() };
-    Group { name: "g".into(), vpc_id: "vpc-1".into(), facts, tags: BTreeMap::new() }
+    let facts = SecurityGroup {
+        id: id.into(),
+        ours: true,
+        ingress: BTreeSet::new(),
+    };
+    Group {
+        name: "g".into(),
+        vpc_id: "vpc-1".into(),
+        facts,
+        tags: BTreeMap::new(),
+    }
 }
 
 fn sighting(instances: &[Instance]) -> Sighting {
-    Sighting { instances: instances.to_vec(), ..Sighting::default() }
+    Sighting {
+        instances: instances.to_vec(),
+        ..Sighting::default()
+    }
 }
 
 fn sweep(index: &mut Index, second: i64, seen: Sighting) -> Vec<String> {
@@ -50,7 +73,14 @@ fn sweep(index: &mut Index, second: i64, seen: Sighting) -> Vec<String> {
 }
 
 fn states(index: &mut Index, uid: &str) -> Vec<InstanceState> {
-    index.view(uid, &[]).instances.present().unwrap().iter().map(|instance| instance.state).collect()
+    index
+        .view(uid, &[])
+        .instances
+        .present()
+        .unwrap()
+        .iter()
+        .map(|instance| instance.state)
+        .collect()
 }
 
 use InstanceState::{Pending, Running, ShuttingDown, Stopped, Terminated};
@@ -58,18 +88,35 @@ use InstanceState::{Pending, Running, ShuttingDown, Stopped, Terminated};
 #[test]
 fn nothing_is_known_before_the_first_sweep_and_nothing_is_there_after_an_empty_one() {
     let mut index = Index::new("c");
-    assert_eq!((index.view("a", &[]).instances, index.group("vpc-1", "g"), index.groups()), (Known::Unknown, None, None));
+    assert_eq!(
+        (
+            index.view("a", &[]).instances,
+            index.group("vpc-1", "g"),
+            index.groups()
+        ),
+        (Known::Unknown, None, None)
+    );
     sweep(&mut index, 0, Sighting::default());
-    assert_eq!((index.view("a", &[]).instances, index.group("vpc-1", "g")), (Known::Present(Vec::new()), Some(None)));
+    assert_eq!(
+        (index.view("a", &[]).instances, index.group("vpc-1", "g")),
+        (Known::Present(Vec::new()), Some(None))
+    );
 }
 
 #[test]
 fn only_agents_whose_view_changed_are_woken() {
     let mut index = Index::new("c");
     let (one, two) = (instance("a", "i-1", Running), instance("b", "i-2", Running));
-    assert_eq!(sweep(&mut index, 0, sighting(&[one.clone(), two.clone()])), ["a", "b"], "the first sweep is news to all");
+    assert_eq!(
+        sweep(&mut index, 0, sighting(&[one.clone(), two.clone()])),
+        ["a", "b"],
+        "the first sweep is news to all"
+    );
     assert_eq!(sweep(&mut index, 30, sighting(&[one.clone(), two.clone()])), [""; 0]);
-    assert_eq!(sweep(&mut index, 60, sighting(&[one, instance("b", "i-2", Stopped)])), ["b"]);
+    assert_eq!(
+        sweep(&mut index, 60, sighting(&[one, instance("b", "i-2", Stopped)])),
+        ["b"]
+    );
 }
 
 #[test]
@@ -78,10 +125,23 @@ fn a_fresh_launch_may_be_missing_from_reads_for_minutes() {
     sweep(&mut index, 0, Sighting::default());
     index.note_launched("a", instance("a", "i-1", Pending), at(10));
     sweep(&mut index, 30, Sighting::default());
-    assert_eq!((states(&mut index, "a"), index.view("a", &["i-1"]).unseen), (vec![Pending], BTreeMap::new()));
+    assert_eq!(
+        (states(&mut index, "a"), index.view("a", &["i-1"]).unseen),
+        (vec![Pending], BTreeMap::new())
+    );
     sweep(&mut index, 400, Sighting::default());
     let view = index.view("a", &["i-1"]);
-    assert_eq!(view.unseen, [("i-1".to_owned(), Unseen { since: at(400), reads: 1 })].into());
+    assert_eq!(
+        view.unseen,
+        [(
+            "i-1".to_owned(),
+            Unseen {
+                since: at(400),
+                reads: 1
+            }
+        )]
+        .into()
+    );
     assert_eq!(view.instances, Known::Present(Vec::new()));
 }
 
@@ -112,7 +172,13 @@ fn a_read_that_tells_the_old_story_is_late_not_news() {
 #[test]
 fn absence_is_counted_over_whole_reads_and_ends_with_a_sighting() {
     let mut index = Index::new("c");
-    let reads = |index: &mut Index| index.view("a", &["i-1"]).unseen.get("i-1").map(|unseen| (unseen.since, unseen.reads));
+    let reads = |index: &mut Index| {
+        index
+            .view("a", &["i-1"])
+            .unseen
+            .get("i-1")
+            .map(|unseen| (unseen.since, unseen.reads))
+    };
     sweep(&mut index, 0, sighting(&[instance("a", "i-1", Running)]));
     assert_eq!(reads(&mut index), None);
     assert_eq!(sweep(&mut index, 30, Sighting::default()), ["a"]);
@@ -131,7 +197,11 @@ fn what_no_sweep_of_this_process_has_shown_is_unseen_since_the_first() {
     let unseen = index.view("a", &["i-9", "vol-9"]).unseen;
     assert_eq!(unseen["i-9"], Unseen { since: at(0), reads: 2 });
     sweep(&mut index, 60, Sighting::default());
-    assert_eq!(index.view("a", &["i-9"]).unseen, [("i-9".to_owned(), Unseen { since: at(0), reads: 3 })].into(), "others are forgotten");
+    assert_eq!(
+        index.view("a", &["i-9"]).unseen,
+        [("i-9".to_owned(), Unseen { since: at(0), reads: 3 })].into(),
+        "others are forgotten"
+    );
 }
 
 #[test]
@@ -143,9 +213,16 @@ fn a_targeted_read_is_about_its_agents_alone() {
     let asked = ["a".to_owned()];
     let changed = index.take_instances(&asked, at(5), at(5), vec![instance("a", "i-1", Running)]);
     assert_eq!(changed, ["a".to_owned()].into());
-    assert_eq!((states(&mut index, "a"), states(&mut index, "b")), (vec![Running], vec![Running]));
+    assert_eq!(
+        (states(&mut index, "a"), states(&mut index, "b")),
+        (vec![Running], vec![Running])
+    );
     let kept = index.view("a", &[]).instances.present().unwrap()[0].impaired.clone();
-    assert_eq!(kept.as_deref(), Some("host"), "a targeted read says nothing of status checks");
+    assert_eq!(
+        kept.as_deref(),
+        Some("host"),
+        "a targeted read says nothing of status checks"
+    );
 }
 
 #[test]
@@ -154,7 +231,12 @@ fn what_moves_is_followed_and_what_rests_is_not() {
     let mut freed = volume("d", "vol-1", VolumeState::InUse);
     freed.attached_to = Some("i-4".into());
     let seen = Sighting {
-        instances: vec![instance("a", "i-1", Pending), instance("b", "i-2", Running), instance("c", "i-3", Terminated), instance("d", "i-4", ShuttingDown)],
+        instances: vec![
+            instance("a", "i-1", Pending),
+            instance("b", "i-2", Running),
+            instance("c", "i-3", Terminated),
+            instance("d", "i-4", ShuttingDown),
+        ],
         volumes: vec![freed, volume("b", "vol-2", VolumeState::InUse)],
         groups: Vec::new(),
     };
@@ -173,9 +255,15 @@ fn whoever_wants_a_fresh_view_gets_reads_and_is_woken_by_them() {
     let all: BTreeSet<String> = ["a".to_owned()].into();
     assert_eq!(index.in_transit(), (all.clone(), all.clone()));
     let asked = ["a".to_owned()];
-    assert_eq!(index.take_instances(&asked, at(11), at(11), vec![instance("a", "i-1", Terminated)]), BTreeSet::new());
+    assert_eq!(
+        index.take_instances(&asked, at(11), at(11), vec![instance("a", "i-1", Terminated)]),
+        BTreeSet::new()
+    );
     assert_eq!(index.take_volumes(&asked, at(12), at(12), Vec::new()), all);
-    assert_eq!((index.in_transit(), index.view("a", &[]).seen_at), (Default::default(), Some(at(11))));
+    assert_eq!(
+        (index.in_transit(), index.view("a", &[]).seen_at),
+        (Default::default(), Some(at(11)))
+    );
 }
 
 #[test]

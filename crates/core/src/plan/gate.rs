@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{AT_REST, Plan, SHORTLY, Step, Verdict, Why};
+use super::{AT_REST, Halt, Plan, SHORTLY, Step, Verdict, Why, unknown};
 use crate::api::{Reason, annotations};
 use crate::desired::Desired;
 use crate::observed::{Observed, OwnerRecord, Refused};
@@ -19,11 +19,8 @@ pub(super) fn owner(plan: &mut Plan, desired: &Desired, observed: &Observed) {
         OwnerRecord::Unbound => plan.steps.insert(first, Step::BindCluster),
         OwnerRecord::Unknown => {
             plan.steps.truncate(first);
-            plan.verdict = Verdict::Converging(Why {
-                reason: Reason::CloudUnreachable,
-                message: "The owner record of the cluster id is not read yet; nothing is changed before.".into(),
-            });
-            plan.check_again = SHORTLY;
+            let Halt { verdict, check_again } = unknown(observed, "The owner record of the cluster id");
+            (plan.verdict, plan.check_again) = (verdict, check_again);
         }
         OwnerRecord::Foreign { kube_system_uid } => {
             plan.steps.truncate(first);
