@@ -6,6 +6,7 @@
 
 mod apply;
 mod certificate;
+mod cloud_effects;
 mod effects;
 mod finalizer;
 mod gate;
@@ -38,7 +39,7 @@ use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::probe::rounds::Rounds;
 
-pub(crate) use effects::shared as shared_effect;
+pub(crate) use cloud_effects::shared as shared_effect;
 pub use gate::Gate;
 pub use memory::Memories;
 pub(crate) use observe::shared_identity;

@@ -133,28 +133,28 @@ impl Fleet {
     /// A power switch was answered: the instance is on its way to `state`.
     pub fn note_state(&self, agent_uid: &str, instance_id: &str, state: InstanceState) {
         self.note(agent_uid, |index, now| {
-            index.note_state(agent_uid, instance_id, state, now)
+            index.note_state(agent_uid, instance_id, state, now);
         });
     }
 
     /// The instance was given these security groups.
     pub fn note_groups(&self, agent_uid: &str, instance_id: &str, group_ids: &[String]) {
         self.note(agent_uid, |index, now| {
-            index.note_groups(agent_uid, instance_id, group_ids, now)
+            index.note_groups(agent_uid, instance_id, group_ids, now);
         });
     }
 
     /// The volume is being attached.
     pub fn note_attached(&self, agent_uid: &str, volume_id: &str, instance_id: &str) {
         self.note(agent_uid, |index, now| {
-            index.note_attached(agent_uid, volume_id, instance_id, now)
+            index.note_attached(agent_uid, volume_id, instance_id, now);
         });
     }
 
     /// The volume is being deleted.
     pub fn note_deleted_volume(&self, agent_uid: &str, volume_id: &str) {
         self.note(agent_uid, |index, now| {
-            index.note_deleted_volume(agent_uid, volume_id, now)
+            index.note_deleted_volume(agent_uid, volume_id, now);
         });
     }
 

@@ -14,6 +14,10 @@ const RECONCILE_BUCKETS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.
 /// Seconds of a probe.
 const PROBE_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+const AWS_HELP: &str = "Requests to AWS, the SDK's own retries included.";
+const ROUND_HELP: &str = "Time of one round of one agent.";
+const AGE_HELP: &str = "Age of the fleet view: time since the last whole sweep began; -1 before the first.";
+
 /// All counters.
 #[derive(Debug)]
 pub struct Metrics {
@@ -86,62 +90,40 @@ impl Metrics {
         };
         let build = make.gauges("koi_build_info", "Always 1; the version is a label.", &["version"])?;
         build.with_label_values(&[version]).set(1);
-        let requests = make.counters(
-            "koi_aws_requests_total",
-            "Requests to AWS, the SDK's own retries included.",
-            &["service", "operation", "result"],
-        )?;
-        let reconciles = make.histograms(
-            "koi_reconcile_duration_seconds",
-            "Time of one round of one agent.",
-            &["result"],
-            RECONCILE_BUCKETS,
-        )?;
-        let steps = make.counters(
-            "koi_steps_total",
-            "Steps of plans, by kind and result.",
-            &["step", "result"],
-        )?;
-        let writes = make.counters("koi_kubernetes_writes_total", "Writes to the cluster.", &["kind"])?;
-        let agents = make.gauges(
-            "koi_agents",
-            "Agents by the reason of their Ready condition.",
-            &["reason"],
-        )?;
-        let ready = make.gauges("koi_agent_ready", "1 when the agent is ready.", &["namespace", "name"])?;
-        let probes = make.histograms(
-            "koi_probe_duration_seconds",
-            "Time of one probe of a gateway.",
-            &["result"],
-            PROBE_BUCKETS,
-        )?;
-        let sweep_age = make.add(
-            Gauge::new(
-                "koi_fleet_sweep_age_seconds",
-                "Age of the fleet view: time since the last whole sweep began; -1 before the first.",
-            ),
-            "gauge",
-        )?;
-        sweep_age.set(-1.0);
-        let sweeps = make.counters("koi_fleet_sweeps_total", "Fleet sweeps by result.", &["result"])?;
-        let orphans = make.gauges("koi_orphans", "Resources with our claim and no agent.", &["kind"])?;
-        let leader = make.add(IntGauge::new("koi_leader", "1 while this process leads."), "gauge")?;
-        let Registrar { registry, described } = make;
         let metrics = Self {
-            registry,
-            described,
-            requests,
-            reconciles,
-            steps,
-            writes,
-            agents,
-            ready,
-            probes,
-            sweep_age,
-            sweeps,
-            orphans,
-            leader,
+            requests: make.counters("koi_aws_requests_total", AWS_HELP, &["service", "operation", "result"])?,
+            reconciles: make.histograms(
+                "koi_reconcile_duration_seconds",
+                ROUND_HELP,
+                &["result"],
+                RECONCILE_BUCKETS,
+            )?,
+            steps: make.counters(
+                "koi_steps_total",
+                "Steps of plans, by kind and result.",
+                &["step", "result"],
+            )?,
+            writes: make.counters("koi_kubernetes_writes_total", "Writes to the cluster.", &["kind"])?,
+            agents: make.gauges(
+                "koi_agents",
+                "Agents by the reason of their Ready condition.",
+                &["reason"],
+            )?,
+            ready: make.gauges("koi_agent_ready", "1 when the agent is ready.", &["namespace", "name"])?,
+            probes: make.histograms(
+                "koi_probe_duration_seconds",
+                "Time of one probe.",
+                &["result"],
+                PROBE_BUCKETS,
+            )?,
+            sweep_age: make.add(Gauge::new("koi_fleet_sweep_age_seconds", AGE_HELP), "gauge")?,
+            sweeps: make.counters("koi_fleet_sweeps_total", "Fleet sweeps by result.", &["result"])?,
+            orphans: make.gauges("koi_orphans", "Resources with our claim and no agent.", &["kind"])?,
+            leader: make.add(IntGauge::new("koi_leader", "1 while this process leads."), "gauge")?,
+            registry: make.registry,
+            described: make.described,
         };
+        metrics.sweep_age.set(-1.0);
         metrics.touch();
         Ok(metrics)
     }

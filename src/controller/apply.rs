@@ -116,7 +116,7 @@ impl<C: Cloud> Round<'_, C> {
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
             _ => {
-                let effect = super::effects::shared(self.context, Some(&desired.claim().agent_uid), step).await;
+                let effect = super::cloud_effects::shared(self.context, Some(&desired.claim().agent_uid), step).await;
                 Ok(effect.map_or_else(Effect::Refused, |()| Effect::Done))
             }
         }

@@ -141,7 +141,7 @@ impl Memory {
                 self.refused = agent
                     .status
                     .as_ref()
-                    .and_then(|status| status::restored_refusal(status, generation, now))
+                    .and_then(|status| status::restored_refusal(status, generation, now));
             }
             Some(before) if before != generation => {
                 if let Some(refused) = &mut self.refused {

@@ -316,7 +316,7 @@ impl Index {
     ) -> BTreeSet<String> {
         let mut seen = by_agent(seen);
         self.take_some(agents, |agent, uid| {
-            agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now)
+            agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now);
         })
     }
 
