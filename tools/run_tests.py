@@ -34,8 +34,11 @@ class Result:
     failed: int
 
 
+RUFF = (sys.executable, "-m", "ruff")
 STAGES = (
     Stage("format", ("cargo", "fmt", "--all", "--check")),
+    Stage("python", (*RUFF, "format", "--check", "tests", "tools", "charts")),
+    Stage("python-lint", (*RUFF, "check", "tests", "tools", "charts")),
     Stage("lint", ("cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings")),
     Stage("build", ("cargo", "build", "--workspace", "--bins")),
     Stage("unit", ("cargo", "test", "--workspace", "--quiet")),
@@ -103,7 +106,7 @@ def main() -> int:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     env = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1"}
     if args.long:
-        env |= {"PROPTEST_CASES": "20000", "KOI_SIMULATIONS": "200000"}
+        env |= {"PROPTEST_CASES": "20000", "KOI_SCHEDULES": "20000"}
     results = [run(stage, env) for stage in STAGES if not args.stages or stage.name in args.stages]
     print("\n=== summary")
     for result in results:

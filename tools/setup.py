@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | demo | debs | venv | kube | rootfs | check] ...
+    tools/setup.py [all | demo | debs | venv | contract | kube | rootfs | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -319,6 +319,19 @@ def demo() -> None:
         step()
 
 
+def contract() -> None:
+    """The published contract and stock client of the gateway's protocol, which the gateway's tests are held against."""
+    home = paths.ROOT / "crates" / "gateway" / "tests" / "contract"
+    done = home / "node_modules" / f".koi-{paths.key(home / 'package-lock.json')}"
+    if done.exists():
+        return
+    if not shutil.which("npm"):
+        raise Missing("npm is missing: install Node.js 20 or newer with npm (Debian: apt-get install nodejs npm)")
+    command = ["npm", "ci", "--no-audit", "--no-fund", "--prefix", str(home)]
+    run_logged("npm packages", command, paths.CACHE / "logs" / "npm.log", lambda _n, line: line[:80])
+    done.touch()
+
+
 def commands_without_root() -> None:
     absent = [COMMANDS[command] for command in ("ip", "nft", "nsenter") if not has(command)]
     if absent:
@@ -332,7 +345,8 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "kube": (kube,),
     "rootfs": (rootfs,),
     "demo": (demo,),
-    "all": (check, debs, venv, rootfs, kube),
+    "contract": (contract,),
+    "all": (check, debs, venv, contract, rootfs, kube),
 }
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from world.paths import ROOT
 
 from .server import Document

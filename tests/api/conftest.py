@@ -6,11 +6,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from world.control_plane import ControlPlane
+from world.network import HostNetwork
 
 from api.cases import DEFINITIONS
 from api.server import ApiServer
-from world.control_plane import ControlPlane
-from world.network import HostNetwork
 
 
 def free_port() -> int:

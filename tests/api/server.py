@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 import requests
-
 from world.shell import wait_for
 
 Document = dict[str, Any]

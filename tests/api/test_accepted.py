@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from world.paths import ROOT
 
 from api.cases import SCHEMAS, Case, part, table, used
 from api.server import ApiServer
-from world.paths import ROOT
 
 CASES = table("good_agents") + table("good_plans")
 

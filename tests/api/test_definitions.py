@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from world.control_plane import ControlPlane
 
 from api.cases import DEFINITIONS
 from api.server import DEFINITIONS as PATH
 from api.server import ApiServer, Document
-from world.control_plane import ControlPlane
 
 ADA: Document = {
     "apiVersion": "skykoi.io/v1alpha1",

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from scenario.kube import is_true
-from scenario.stage import Operator, Stage
+from scenario.stage import Operator, Stage, world_name
 from scenario.wait import until
 
 
@@ -44,7 +44,7 @@ def cpu_and_rss(operator: Operator) -> tuple[float, float]:
 def measure(count: int) -> dict[str, float]:
     """N agents until EC2 says that all run; the gateway never answers here, so Ready stays away."""
     figures: dict[str, float] = {}
-    with Stage(f"bench-{os.getpid()}", driver="none", KOI_SWEEP_INTERVAL="5s", KOI_PROBE_INTERVAL="60s") as stage:
+    with Stage(world_name("bench"), driver="none", KOI_SWEEP_INTERVAL="5s", KOI_PROBE_INTERVAL="60s") as stage:
         stage.install_chart()
         operator = stage.start_operator()
         path = "apis/skykoi.io/v1alpha1/namespaces/default/koiagents"

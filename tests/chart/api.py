@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 
 import requests
-
 from world.control_plane import ControlPlane
 from world.shell import wait_for
 

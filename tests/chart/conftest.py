@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-
 from world.control_plane import ControlPlane
 from world.network import HostNetwork
 

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import yaml
-
 from world import paths
 
 CHART = paths.ROOT / "charts" / "koi-operator"

@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-
 from rendering import CHART
 from world import paths
 

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import yaml
-
 from api import Api, eventually
 from rendering import CHART, EXAMPLES, NAMESPACE, RELEASE, helm, objects, template, values_file
 from world.control_plane import ControlPlane

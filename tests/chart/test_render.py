@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from rendering import CHART, helm, objects, template, values_file
 from world import paths
 

@@ -6,7 +6,6 @@ make demo            (or: PYTHONPATH=tests .cache/venv/bin/python -m demo [--dri
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ import traceback
 
 import requests
 from scenario.kube import Kube, condition
-from scenario.stage import Stage, summary
+from scenario.stage import Stage, summary, world_name
 from scenario.wait import until
 from world.__main__ import choose_driver
 from world.paths import ROOT
@@ -181,7 +180,7 @@ def main() -> int:
         f"A test world: etcd, kube-apiserver, a strict EC2 double; machines: {'booted with systemd' if driver == 'nspawn' else 'plain processes'}"
     )
     try:
-        with Stage(f"demo-{os.getpid()}", driver=driver, progress=screen.say) as stage:
+        with Stage(world_name("demo"), driver=driver, progress=screen.say) as stage:
             try:
                 play(stage, screen)
             except BaseException:

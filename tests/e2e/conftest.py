@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from scenario.stage import Operator, Stage
+from scenario.stage import Operator, Stage, world_name
 
 _numbers = itertools.count(1)
 
@@ -15,7 +14,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
     """The world. Root and booted machines are required: nothing falls back."""
-    with Stage(f"e2e-{os.getpid()}") as stage:
+    with Stage(world_name("e2e")) as stage:
         stage.install_chart()
         yield stage
 

@@ -34,7 +34,7 @@ def swap_certificate(stage: Stage, name: str, machine: Machine) -> None:
     """Another certificate for the same name: valid by itself, but not the pinned one."""
     uid = stage.agent(name)["metadata"]["uid"]
     machine.sh(
-        "cp -a /run/skykoi-tls /run/kept-tls && cd /run/skykoi-tls && files=$(grep -ohE '/run/skykoi-tls/[^;]+' /etc/nginx/sites-enabled/*) && "
+        "cp -a /run/skykoi-tls /run/kept-tls && cd /run/skykoi-tls && files=$(grep -rhoE '/run/skykoi-tls/[^; ]+' /etc/nginx) && "
         'crt=$(echo "$files" | grep -vi key | head -1) && key=$(echo "$files" | grep -i key | head -1) && '
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -addext subjectAltName=DNS:{uid}.koi.internal "
         "-keyout $key -out $crt 2>/dev/null && systemctl reload nginx"
@@ -66,13 +66,13 @@ def let_packets_through(stage: Stage, name: str, machine: Machine) -> None:
 
 
 CASES = (
-    pytest.param(stop_nginx, start_nginx, "GatewayUnreachable", ("TCP", "443", "nginx"), id="nginx stopped"),
+    pytest.param(stop_nginx, start_nginx, "GatewayUnreachable", ("connect", "443", "nginx"), id="nginx stopped"),
     pytest.param(stop_gateway, start_gateway, "GatewayUnreachable", ("502", "gateway"), id="gateway stopped"),
     pytest.param(
         swap_certificate, restore_certificate, "CertificateMismatch", ("certificate",), id="certificate swapped"
     ),
     pytest.param(rotate_token, restore_token, "GatewayUnauthorized", ("token",), id="token rotated behind our back"),
-    pytest.param(drop_packets, let_packets_through, "GatewayUnreachable", ("TCP", "443"), id="packets dropped"),
+    pytest.param(drop_packets, let_packets_through, "GatewayUnreachable", ("connect", "443"), id="packets dropped"),
 )
 
 

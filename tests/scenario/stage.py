@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,11 @@ CLUSTER_ID = "demo"
 OPERATOR = ROOT / "target" / "debug" / "koi-operator"
 GATEWAY = ROOT / "target" / "debug" / "koi-gateway"
 METRICS_PORT = 8080
+
+
+def world_name(purpose: str) -> str:
+    """A name for the world of this purpose that is this checkout's own: what a crashed run left is found again."""
+    return f"{purpose}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"
 
 
 class Operator:
@@ -99,6 +105,21 @@ class Stage:
             *sets,
             *settings,
         )
+
+        self.cloud.operator_policy(self.iam_policy())
+
+    def iam_policy(self) -> dict:
+        """The chart's IAM policy for this account and cluster id: the cloud holds the operator to it."""
+        text = (ROOT / "charts" / "koi-operator" / "files" / "iam-policy.json").read_text()
+        facts = {
+            "partition": "aws",
+            "account": self.cloud.ready().account,
+            "cluster_id": CLUSTER_ID,
+            "cluster_id_24": CLUSTER_ID[:24],
+        }
+        for name, value in facts.items():
+            text = text.replace(f"${{{name}}}", value)
+        return json.loads(text)
 
     def helm(self, *arguments: str) -> str:
         """Runs Helm inside the world as its administrator."""
@@ -231,4 +252,4 @@ def summary(agent: dict | None) -> str:
     )
 
 
-__all__ = ["CLUSTER_ID", "NAMESPACE", "Operator", "Stage", "condition", "is_true", "summary"]
+__all__ = ["CLUSTER_ID", "NAMESPACE", "Operator", "Stage", "condition", "is_true", "summary", "world_name"]
