@@ -1,0 +1,69 @@
+"""What the programs say without a cluster or a cloud."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+import yaml
+from scenario.stage import GATEWAY, OPERATOR
+from world.paths import ROOT
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    """Runs a program with next to no environment."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, env={"HOME": "/nonexistent"}, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+
+
+BAD_FLAGS = (
+    ((), "--cluster-id"),
+    (("--cluster-id", "Bad_ID"), "a-z, 0-9"),
+    (("--cluster-id", "a", "--sweep-interval", "0"), "--sweep-interval"),
+    (("--cluster-id", "a", "--probe-interval", "soon"), "--probe-interval"),
+    (("--cluster-id", "a", "--reap", "maybe"), "report, delete, off"),
+    (("--cluster-id", "a", "--metrics-addr", "nowhere"), "--metrics-addr"),
+    (("--cluster-id", "a", "--no-such-flag"), "--no-such-flag"),
+)
+
+
+@pytest.mark.parametrize(("flags", "word"), BAD_FLAGS)
+def test_bad_flags_are_exit_2_and_one_line(flags: tuple[str, ...], word: str) -> None:
+    done = run(OPERATOR, "run", *flags)
+    assert (done.returncode, done.stdout, len(done.stderr.strip().splitlines())) == (2, "", 1)
+    assert word in done.stderr
+
+
+def test_crds_are_those_of_the_repository() -> None:
+    printed = list(yaml.safe_load_all(run(OPERATOR, "crds").stdout))
+    kept = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "crds").glob("*.yaml"))]
+    assert sorted(crd["metadata"]["name"] for crd in printed) == sorted(crd["metadata"]["name"] for crd in kept)
+    assert {crd["metadata"]["name"]: crd for crd in printed} == {crd["metadata"]["name"]: crd for crd in kept}
+
+
+def test_render_shows_what_would_be_made() -> None:
+    done = run(OPERATOR, "render", "-f", "examples/quickstart.yaml")
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert shown["userData"]["bytes"] == len(shown["userData"]["text"].encode()) <= 16_384
+    assert shown["config"]["gateway"]["bind"] == "loopback"
+    assert shown["tags"]["skykoi:agent"] == "default/quickstart"
+    assert {statement["Sid"] for statement in shown["rolePolicy"]["Statement"]} >= {"InvokeModels", "ReadOwnBundle"}
+
+
+def test_the_rendered_config_is_what_the_gateway_takes(tmp_path) -> None:
+    """One document: what the operator writes passes the gateway's own check."""
+    config = yaml.safe_load(run(OPERATOR, "render", "-f", "examples/quickstart.yaml").stdout)["config"]
+    file = tmp_path / "skykoi.json"
+    file.write_text(yaml.safe_dump(config, default_flow_style=True, width=10_000))
+    done = run(GATEWAY, "check", "--config", file)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bad_config_is_exit_78_with_its_place(tmp_path) -> None:
+    file = tmp_path / "skykoi.json"
+    file.write_text("{\n  gateway: {\n    prot: 1,\n  },\n}\n")
+    for command in ("check", "run"):
+        done = run(GATEWAY, command, "--config", file)
+        assert done.returncode == 78
+        assert f"{file}:3:5: gateway.prot" in done.stderr and "port" in done.stderr
