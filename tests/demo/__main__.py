@@ -57,9 +57,11 @@ class ConditionWatcher(threading.Thread):
 
     def run(self) -> None:
         try:
-            for change in self.kube.watch_agents():
-                if change["type"] in ("ADDED", "MODIFIED"):
-                    self.show(change["object"])
+            while True:
+                for change in self.kube.watch_agents():
+                    if change.get("type") in ("ADDED", "MODIFIED"):
+                        self.show(change["object"])
+                time.sleep(0.2)  # the server ended the watch: a fresh definition makes it do so
         except (requests.RequestException, OSError):
             return  # the world goes away under it at the end
 
