@@ -269,16 +269,11 @@ fn write_config(run: &Run<'_>) -> Result<Change, Failure> {
     files::content(run, PATH, text.as_bytes(), 0o600, Owner::named(run, "skykoi")?)
 }
 
-/// The devices that come paired.
+/// The devices that come paired; in memory, so that nothing on the volume can pair anybody.
 fn devices(run: &Run<'_>) -> Result<Change, Failure> {
     let text = serde_json::to_vec_pretty(&run.bundle.devices).unwrap_or_default();
-    files::content(
-        run,
-        "/home/ubuntu/.skykoi/paired.json",
-        &text,
-        0o600,
-        Owner::named(run, "skykoi")?,
-    )
+    let gateway = Owner::named(run, "skykoi")?;
+    files::content(run, "/run/skykoi/paired.json", &text, 0o600, gateway)
 }
 
 /// The whole way that a client takes: TLS with the agent's certificate, nginx, gateway.

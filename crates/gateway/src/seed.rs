@@ -3,13 +3,14 @@
 //! Whatever the agent has changed is the agent's: a file is overwritten only while it is byte for byte a default that we wrote.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use koi_wire::seed::{SeedParams, SeedResult};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use crate::file::{Directory, Ids};
 
 /// In the state directory: which defaults were written, by SHA-256.
 const DEFAULTS: &str = "workspace-defaults.json";
@@ -26,6 +27,12 @@ pub(crate) fn is_done(state_dir: &Path) -> bool {
     state_dir.join(MARKER).exists()
 }
 
+/// A directory, and whose the files are that are made in it; the one's who makes them when nobody is named.
+pub(crate) struct Place {
+    pub(crate) directory: Directory,
+    pub(crate) owner: Option<Ids>,
+}
+
 /// Puts the files of the spec in place, unless that was done before. A run that was cut off is simply done again.
 ///
 /// # Errors
@@ -34,30 +41,57 @@ pub(crate) fn apply(workspace: &Path, state_dir: &Path, wish: &SeedParams) -> io
     if is_done(state_dir) {
         return Ok(SeedResult::default());
     }
-    let defaults = read_defaults(state_dir);
+    let state = Directory::open(state_dir)?;
+    let defaults = read_defaults(&state);
     let mut result = SeedResult {
         seeded: true,
         ..SeedResult::default()
     };
+    // The workspace itself is the agent's own and may have become a link.
+    let workspace = Directory::reach(
+        workspace.parent().unwrap_or(workspace),
+        Path::new(workspace.file_name().unwrap_or_default()),
+    )?;
     for (path, content) in &wish.files {
-        let target = target(workspace, path)?;
-        let wanted = match fs::read(&target) {
-            Ok(found) => {
-                found == content.as_bytes() || defaults.get(path).is_some_and(|default| *default == hash(&found))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(error),
-        };
-        if wanted {
-            crate::file::replace(&target, content.as_bytes(), FILE_MODE)?;
+        let default = defaults.get(path).map(String::as_str);
+        if put(&workspace, path, content.as_bytes(), default).map_err(|error| named(path, &error))? {
             result.written.push(path.clone());
         } else {
             result.kept.push(path.clone());
         }
     }
     let marker = serde_json::to_vec_pretty(&json!({"written": result.written, "kept": result.kept}))?;
-    crate::file::replace(&state_dir.join(MARKER), &marker, 0o600)?;
+    state.replace(MARKER, &marker, 0o600, None)?;
     Ok(result)
+}
+
+/// Puts one file in place, and the directories on the way; false when the agent has its own version. No component may be a symbolic
+/// link: the workspace belongs to the agent, and a link could lead into what belongs to the gateway.
+///
+/// New directories have the group of the one above, which the set-group bit there takes care of; the gateway may not set that bit itself.
+fn put(workspace: &Directory, path: &str, content: &[u8], default: Option<&str>) -> io::Result<bool> {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    let name = parts.pop().unwrap_or_default();
+    let mut inner: Option<Directory> = None;
+    for part in parts {
+        let entered = inner
+            .as_ref()
+            .unwrap_or(workspace)
+            .enter_or_make(part, DIRECTORY_MODE)?;
+        inner = Some(entered);
+    }
+    let directory = inner.as_ref().unwrap_or(workspace);
+    let wanted = directory
+        .read(name)?
+        .is_none_or(|found| found == content || default.is_some_and(|default| default == hash(&found)));
+    if wanted {
+        directory.replace(name, content, FILE_MODE, None)?;
+    }
+    Ok(wanted)
+}
+
+fn named(path: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
 /// Writes the defaults that are not there, and remembers what was written. Gives the names of the files that were written.
@@ -65,20 +99,19 @@ pub(crate) fn apply(workspace: &Path, state_dir: &Path, wish: &SeedParams) -> io
 /// # Errors
 /// Those of the file system.
 pub(crate) fn write_defaults(
-    workspace: &Path,
-    state_dir: &Path,
+    workspace: &Place,
+    state: &Place,
     files: &BTreeMap<String, String>,
-    own: &dyn Fn(&Path) -> io::Result<()>,
 ) -> io::Result<Vec<String>> {
-    if state_dir.join(DEFAULTS).exists() {
+    if state.directory.about(DEFAULTS)?.is_some() {
         return Ok(Vec::new());
     }
     let mut written = Vec::new();
     for (name, content) in files {
-        let path = workspace.join(name);
-        if fs::symlink_metadata(&path).is_err() {
-            crate::file::replace(&path, content.as_bytes(), FILE_MODE)?;
-            own(&path)?;
+        if workspace.directory.about(name)?.is_none() {
+            workspace
+                .directory
+                .replace(name, content.as_bytes(), FILE_MODE, workspace.owner)?;
             written.push(name.clone());
         }
     }
@@ -86,49 +119,18 @@ pub(crate) fn write_defaults(
         .iter()
         .map(|(name, content)| (name, hash(content.as_bytes())))
         .collect();
-    crate::file::replace(&state_dir.join(DEFAULTS), &serde_json::to_vec_pretty(&hashes)?, 0o600)?;
-    own(&state_dir.join(DEFAULTS))?;
+    let text = serde_json::to_vec_pretty(&hashes)?;
+    state.directory.replace(DEFAULTS, &text, 0o600, state.owner)?;
     Ok(written)
 }
 
-fn read_defaults(state_dir: &Path) -> BTreeMap<String, String> {
-    let text = fs::read(state_dir.join(DEFAULTS)).unwrap_or_default();
+fn read_defaults(state: &Directory) -> BTreeMap<String, String> {
+    let text = state.read(DEFAULTS).ok().flatten().unwrap_or_default();
     let value: Value = serde_json::from_slice(&text).unwrap_or_default();
     let entries = value.as_object().into_iter().flatten();
     entries
         .filter_map(|(name, hash)| Some((name.clone(), hash.as_str()?.to_owned())))
         .collect()
-}
-
-/// Where a file goes; makes the directories on the way. No component may be a symbolic link: the workspace belongs to the agent, and a
-/// link could lead into what belongs to the gateway.
-fn target(workspace: &Path, path: &str) -> io::Result<PathBuf> {
-    let mut at = workspace.to_owned();
-    let mut parts = path.split('/').peekable();
-    while let Some(part) = parts.next() {
-        at.push(part);
-        let last = parts.peek().is_none();
-        match fs::symlink_metadata(&at) {
-            Ok(meta) if meta.is_symlink() => return Err(refused(&at, "is a symbolic link")),
-            Ok(meta) if last && !meta.is_file() => return Err(refused(&at, "is not a file")),
-            Ok(meta) if !last && !meta.is_dir() => return Err(refused(&at, "is not a directory")),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound && last => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(&at)?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(at)
-}
-
-/// With the group of the directory above, which the set-group bit there takes care of; the gateway may not set that bit itself.
-fn make_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path)
-}
-
-fn refused(path: &Path, why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("{} {why}", path.display()))
 }
 
 fn hash(content: &[u8]) -> String {
@@ -137,6 +139,9 @@ fn hash(content: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
     use super::*;
     use crate::file::tests::Scratch;
 
@@ -166,7 +171,11 @@ mod tests {
         }
 
         fn defaults(&self, pairs: &[(&str, &str)]) -> Vec<String> {
-            write_defaults(&self.workspace(), &self.state(), &files(pairs), &|_| Ok(())).unwrap()
+            let place = |path: PathBuf| Place {
+                directory: Directory::open(&path).unwrap(),
+                owner: None,
+            };
+            write_defaults(&place(self.workspace()), &place(self.state()), &files(pairs)).unwrap()
         }
 
         fn seed(&self, pairs: &[(&str, &str)]) -> io::Result<SeedResult> {
@@ -229,7 +238,12 @@ mod tests {
         let home = Home::new();
         std::os::unix::fs::symlink(home.state(), home.workspace().join("notes")).unwrap();
         let error = home.seed(&[("notes/devices.json", "{}")]).unwrap_err();
-        assert!(error.to_string().ends_with("koi/notes is a symbolic link"), "{error}");
+        assert_eq!(error.to_string(), "notes/devices.json: notes is a symbolic link");
+        assert!(!home.state().join("devices.json").exists());
+        fs::rename(home.workspace(), home.0.join("other")).unwrap();
+        std::os::unix::fs::symlink(home.state(), home.workspace()).unwrap();
+        let error = home.seed(&[("devices.json", "{}")]).unwrap_err();
+        assert_eq!(error.to_string(), "koi is a symbolic link");
         assert!(!home.state().join("devices.json").exists());
         assert!(!is_done(&home.state()));
     }

@@ -4,10 +4,12 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::BitOrAssign;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::FileType;
+
 use super::{Failure, Run, io_failure};
+use crate::file::{About, Directory, Ids};
 
 /// Did a step change anything?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ impl fmt::Display for Change {
 
 /// Whose a file is; nobody's in particular where only files are touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner(Option<(u32, u32)>);
+pub(super) struct Owner(Option<Ids>);
 
 impl Owner {
     /// A user of the machine and its main group.
@@ -58,89 +60,102 @@ impl Owner {
             .ok_or_else(|| Failure::Failed(format!("there is no user {name}")))
     }
 
-    fn on(self, run: &Run<'_>) -> Option<(u32, u32)> {
-        if run.options.files_only { None } else { self.0 }
+    /// The same user, with the main group of another.
+    pub(super) fn with_group_of(self, other: Self) -> Self {
+        Self(self.0.zip(other.0).map(|((user, _), (_, group))| (user, group)))
     }
+
+    /// Numbers of user and group, where owners count.
+    pub(super) fn ids(self) -> Option<Ids> {
+        self.0
+    }
+}
+
+/// The directory of a path, and the name in it.
+fn split<'a>(run: &Run<'_>, path: &'a str) -> Result<(Directory, &'a str), Failure> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let directory = Directory::reach_or_make(&run.options.root, Path::new(parent));
+    directory
+        .map(|directory| (directory, name))
+        .map_err(|error| io_failure(&run.options.path(parent), &error))
+}
+
+/// Names the path in a fault.
+fn at<T>(run: &Run<'_>, path: &str, result: io::Result<T>) -> Result<T, Failure> {
+    result.map_err(|error| io_failure(&run.options.path(path), &error))
 }
 
 /// A file with this content, mode and owner.
 pub(super) fn content(run: &Run<'_>, path: &str, content: &[u8], mode: u32, owner: Owner) -> Result<Change, Failure> {
-    let path = run.options.path(path);
-    let owner = owner.on(run);
-    if is_as_wished(&path, content, mode, owner) {
+    let (directory, name) = split(run, path)?;
+    if is_as_wished(&directory, name, content, mode, owner) {
         return Ok(Change::Unchanged);
     }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(|error| io_failure(parent, &error))?;
-    }
-    crate::file::replace_as(&path, content, mode, owner).map_err(|error| io_failure(&path, &error))?;
+    at(run, path, directory.replace(name, content, mode, owner.ids()))?;
     Ok(Change::Changed)
 }
 
-fn is_as_wished(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> bool {
-    let Ok(meta) = fs::symlink_metadata(path) else {
+fn is_as_wished(directory: &Directory, name: &str, content: &[u8], mode: u32, owner: Owner) -> bool {
+    let Ok(Some(about)) = directory.about(name) else {
         return false;
     };
-    meta.is_file()
-        && meta.mode() & 0o7777 == mode
-        && owner.is_none_or(|owner| owner == (meta.uid(), meta.gid()))
-        && fs::read(path).is_ok_and(|found| found == content)
+    about.mode == mode
+        && owner.ids().is_none_or(|owner| owner == about.owner)
+        && directory
+            .read(name)
+            .is_ok_and(|found| found.is_some_and(|found| found == content))
+}
+
+/// What a file holds; none when there is none.
+pub(super) fn read(run: &Run<'_>, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let (directory, name) = split(run, path)?;
+    at(run, path, directory.read(name))
 }
 
 /// No file.
 pub(super) fn absent(run: &Run<'_>, path: &str) -> Result<Change, Failure> {
-    let path = run.options.path(path);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(Change::Changed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Change::Unchanged),
-        Err(error) => Err(io_failure(&path, &error)),
-    }
+    let (directory, name) = split(run, path)?;
+    at(run, path, directory.remove(name)).map(Change::when)
 }
 
 /// A directory with this mode and owner. A symbolic link in its place is a fault: what we own is never reached through one.
 pub(super) fn directory(run: &Run<'_>, path: &str, mode: u32, owner: Owner) -> Result<Change, Failure> {
-    let path = run.options.path(path);
-    let fault = |error: io::Error| io_failure(&path, &error);
+    let (parent, name) = split(run, path)?;
     let mut change = Change::Unchanged;
-    match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(mode & 0o700)
-                .create(&path)
-                .map_err(fault)?;
-            change = Change::Changed;
-        }
-        Err(error) => return Err(fault(error)),
-        Ok(meta) if !meta.is_dir() => return Err(Failure::Failed(format!("{} is not a directory", path.display()))),
-        Ok(_) => {}
-    }
-    let meta = fs::symlink_metadata(&path).map_err(fault)?;
-    if let Some((user, group)) = owner.on(run)
-        && (user, group) != (meta.uid(), meta.gid())
-    {
-        std::os::unix::fs::lchown(&path, Some(user), Some(group)).map_err(fault)?;
+    if at(run, path, parent.about(name))?.is_none() {
+        at(run, path, parent.make(name, mode & 0o700))?;
         change = Change::Changed;
     }
-    if meta.mode() & 0o7777 != mode || change == Change::Changed {
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(fault)?;
-        change = Change::Changed;
-    }
+    let opened = at(run, path, parent.enter(name))?;
+    change |= Change::when(at(run, path, opened.own(mode, owner.ids()))?);
     Ok(change)
 }
 
-/// Does it belong to this owner?
-pub(super) fn is_owned(run: &Run<'_>, path: &str, owner: Owner) -> bool {
-    let meta = fs::symlink_metadata(run.options.path(path));
-    owner
-        .on(run)
-        .is_none_or(|owner| meta.is_ok_and(|meta| owner == (meta.uid(), meta.gid())))
+/// Moves away what is in the place of a directory of ours and cannot be it, under a name that people see, and says so.
+pub(super) fn set_aside(run: &Run<'_>, path: &str, is_it: impl Fn(&About) -> bool) -> Result<Change, Failure> {
+    let (parent, name) = split(run, path)?;
+    let Some(about) = at(run, path, parent.about(name))? else {
+        return Ok(Change::Unchanged);
+    };
+    if about.kind == FileType::Directory && is_it(&about) {
+        return Ok(Change::Unchanged);
+    }
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    let other = format!("{}.aside-{unique}", name.trim_start_matches('.'));
+    at(run, path, parent.rename(name, &other))?;
+    let what = match about.kind {
+        FileType::Directory => format!("a directory of user {}", about.owner.0),
+        FileType::Symlink => "a symbolic link".to_owned(),
+        _ => "not a directory".to_owned(),
+    };
+    run.machine.say(&format!(
+        "warning: {path} was {what}: moved aside to {other}, a fresh one is made"
+    ));
+    Ok(Change::Changed)
 }
 
-/// Gives a file to its owner, where owners count.
-pub(super) fn give(run: &Run<'_>, path: &Path, owner: Owner) -> io::Result<()> {
-    match owner.on(run) {
-        Some((user, group)) => std::os::unix::fs::lchown(path, Some(user), Some(group)),
-        None => Ok(()),
-    }
+/// The owner of what is at a path; none when there is nothing.
+pub(super) fn owner_of(run: &Run<'_>, path: &str) -> Result<Option<Ids>, Failure> {
+    let (parent, name) = split(run, path)?;
+    Ok(at(run, path, parent.about(name))?.map(|about| about.owner))
 }

@@ -156,7 +156,6 @@ impl Fake {
             ["mkfs.ext4", ..] => *self.probe.borrow_mut() = (0, "TYPE=ext4\n"),
             ["resize2fs", _] => return (0, "The filesystem is already 262144 (4k) blocks long.  Nothing to do!"),
             ["mount", "-t", "ext4", "-o", _, _, "/home/ubuntu"] => self.mounted.set(true),
-            ["mount", "--bind", at, _] => self.append("proc/self/mounts", &format!("/dev/x {at} ext4 rw 0 0")),
             ["useradd", .., "skykoi"] => {
                 let ubuntu = self.read("etc/passwd").lines().last().unwrap().to_owned();
                 self.append("etc/passwd", &ubuntu.replace("ubuntu", "skykoi"));
@@ -245,7 +244,6 @@ cp -a /home/ubuntu/. /run/skykoi-volume/
 umount /run/skykoi-volume
 mount -t ext4 -o nodev,nosuid,noatime /dev/nvme1n1 /home/ubuntu
 resize2fs /dev/nvme1n1
-mount --bind /home/ubuntu/.skykoi /home/ubuntu/.skykoi
 systemctl disable --quiet nginx.service
 systemctl daemon-reload
 nginx -t -q
@@ -310,7 +308,7 @@ fn a_reboot_brings_back_what_lived_in_memory() {
     fs::remove_dir_all(fake.root.join("run/skykoi")).unwrap();
     fs::write(fake.root.join("proc/self/mounts"), "tmpfs /run tmpfs rw 0 0\n").unwrap();
     let changed = fake.bootstrap().unwrap();
-    assert_eq!(changed, ["mount", "layout", "secrets", "nginx", "gateway"]);
+    assert_eq!(changed, ["mount", "layout", "secrets", "devices", "nginx", "gateway"]);
     assert!(
         !fake.commands().iter().any(|line| line.starts_with("mkfs")),
         "{:?}",
@@ -460,14 +458,56 @@ fn a_config_that_this_gateway_refuses_does_not_replace_the_old_one() {
 }
 
 #[test]
-fn links_in_the_place_of_our_directories_are_refused() {
+fn the_home_lets_its_user_move_nothing_of_the_gateway() {
     let fake = Fake::new();
-    symlink("/etc", fake.root.join("home/ubuntu/koi")).unwrap();
-    assert!(fake.bootstrap().is_err());
+    fake.bootstrap().unwrap();
+    let mode = fs::metadata(fake.root.join("home/ubuntu"))
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o7777;
+    assert_eq!(mode, 0o1770, "sticky, and not the user's own");
+}
+
+#[test]
+fn links_in_the_place_of_our_directories_are_moved_aside() {
+    let fake = Fake::new();
+    let outside = fake.root.join("outside");
+    fs::create_dir_all(&outside).unwrap();
+    for name in ["koi", ".skykoi"] {
+        symlink(&outside, fake.root.join("home/ubuntu").join(name)).unwrap();
+    }
+    fake.bootstrap().unwrap();
     assert_eq!(
-        fake.last_words(),
-        "step=layout failed: /home/ubuntu/koi is not a directory"
+        fs::read_dir(&outside).unwrap().count(),
+        0,
+        "nothing went through a link"
     );
+    let mode = fs::metadata(&outside).unwrap().permissions().mode();
+    assert_ne!(mode & 0o7777, 0o2775);
+    let said = fake.said.borrow().join("\n");
+    assert!(
+        said.contains("warning: /home/ubuntu/.skykoi was a symbolic link: moved aside to skykoi.aside-"),
+        "{said}"
+    );
+    assert!(said.contains("warning: /home/ubuntu/koi was a symbolic link: moved aside to koi.aside-"));
+    assert!(fake.read("home/ubuntu/.skykoi/skykoi.json").contains("gateway"));
+    assert_eq!(fake.bootstrap().unwrap(), Vec::<&str>::new());
+}
+
+#[test]
+fn links_in_the_place_of_our_files_are_replaced() {
+    let fake = Fake::new();
+    fake.bootstrap().unwrap();
+    let outside = fake.root.join("outside");
+    fs::write(&outside, "theirs").unwrap();
+    let config = fake.root.join("home/ubuntu/.skykoi/skykoi.json");
+    fs::remove_file(&config).unwrap();
+    symlink(&outside, &config).unwrap();
+    symlink(&outside, fake.root.join("home/ubuntu/.skykoi/.skykoi.json.new")).unwrap();
+    assert_eq!(fake.bootstrap().unwrap(), ["config", "gateway"]);
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "theirs");
+    assert!(!fs::symlink_metadata(&config).unwrap().is_symlink());
 }
 
 #[test]

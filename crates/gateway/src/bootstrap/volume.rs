@@ -183,7 +183,7 @@ fn is_blank(device: &Path) -> std::io::Result<bool> {
 }
 
 /// Is something mounted exactly here?
-pub(super) fn is_mount_point(options: &Options, path: &str) -> Result<bool, Failure> {
+fn is_mount_point(options: &Options, path: &str) -> Result<bool, Failure> {
     Ok(mounts(options)?.iter().any(|(at, _)| at == path))
 }
 

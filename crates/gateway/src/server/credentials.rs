@@ -20,7 +20,7 @@ pub(crate) type Variables = fn(&str) -> Option<String>;
 /// Who may connect.
 pub(crate) struct Credentials {
     tokens: Vec<Source>,
-    paired: Watched<Vec<PairedDevice>>,
+    paired: Option<Watched<Vec<PairedDevice>>>,
     learned_path: PathBuf,
     learned: Learned,
 }
@@ -65,7 +65,10 @@ impl<T: Default> Watched<T> {
 }
 
 impl Credentials {
-    /// From the config, and from `paired.json` and `devices.json` in the state directory.
+    /// From the config, from `paired.json` beside the token's file, and from `devices.json` in the state directory.
+    ///
+    /// Who comes paired is said by whoever wrote the token, and nowhere else: never by a file of the data volume, which outlives the
+    /// machine.
     pub(crate) fn new(auth: Option<&Auth>, root: &Path, state_dir: &Path, variables: Variables) -> Self {
         let secrets = auth
             .into_iter()
@@ -89,8 +92,11 @@ impl Credentials {
             .unwrap_or_default();
         Self {
             tokens: secrets.map(source).collect(),
-            paired: Watched::new(&state_dir.join("paired.json"), |bytes| {
-                serde_json::from_slice(bytes).unwrap_or_default()
+            paired: auth.and_then(token_directory).map(|directory| {
+                let path = root.join(directory.strip_prefix("/").unwrap_or(directory));
+                Watched::new(&path.join("paired.json"), |bytes| {
+                    serde_json::from_slice(bytes).unwrap_or_default()
+                })
             }),
             learned_path,
             learned,
@@ -108,7 +114,10 @@ impl Credentials {
 
     /// The devices that came paired.
     pub(crate) fn paired(&mut self) -> Vec<PairedDevice> {
-        self.paired.current().clone()
+        self.paired
+            .as_mut()
+            .map(|paired| paired.current().clone())
+            .unwrap_or_default()
     }
 
     /// The devices that were paired since.
@@ -124,6 +133,14 @@ impl Credentials {
         self.learned.insert(device.id.clone(), device);
         let text = serde_json::to_vec_pretty(&self.learned)?;
         crate::file::replace(&self.learned_path, &text, 0o600)
+    }
+}
+
+/// Where the token's file is, when it is in a file.
+fn token_directory(auth: &Auth) -> Option<&Path> {
+    match auth.token.as_ref()? {
+        Secret::Reference(SecretRef::File { path }) => Path::new(path).parent(),
+        _ => None,
     }
 }
 
@@ -172,6 +189,33 @@ mod tests {
         assert_eq!(shown(&mut credentials), ["other-token-1234567"]);
         fs::write(directory.join("token"), "short").unwrap();
         assert_eq!(shown(&mut credentials), Vec::<String>::new(), "a short token is none");
+    }
+
+    #[test]
+    fn who_comes_paired_is_said_beside_the_token_and_not_on_the_volume() {
+        let (volume, memory) = (
+            crate::file::tests::Scratch::new("volume"),
+            crate::file::tests::Scratch::new("memory"),
+        );
+        let device = PairedDevice {
+            public_key: "A".repeat(43),
+            scopes: vec![Scope::Admin],
+            name: None,
+        };
+        let text = serde_json::to_vec(&[&device]).unwrap();
+        fs::write(volume.join("paired.json"), &text).unwrap();
+        let mut credentials = Credentials::new(Some(&auth(&memory)), Path::new("/"), &volume, |_| None);
+        assert_eq!(credentials.paired(), vec![]);
+        fs::write(memory.join("paired.json"), &text).unwrap();
+        assert_eq!(credentials.paired(), vec![device]);
+        let literal = Auth {
+            token: Some(Secret::Literal("literal-token-1234".into())),
+            ..Auth::default()
+        };
+        assert_eq!(
+            Credentials::new(Some(&literal), Path::new("/"), &volume, |_| None).paired(),
+            vec![]
+        );
     }
 
     #[test]
