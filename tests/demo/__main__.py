@@ -19,7 +19,7 @@ from world.__main__ import choose_driver
 from world.paths import ROOT
 
 AGENT = "quickstart"
-#: what stays in the account on purpose: it binds the cluster id to the cluster; docs/operator.md says how to release it
+#: what stays in the account on purpose: it binds the cluster id to the cluster; the notes of the chart say how to release it
 OWNER_RECORD = "/koi/demo/owner"
 
 
