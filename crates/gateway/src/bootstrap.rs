@@ -8,6 +8,7 @@ mod command;
 mod files;
 mod machine;
 mod nginx;
+mod powers;
 mod units;
 mod users;
 mod volume;
@@ -118,8 +119,10 @@ struct Run<'a> {
 type Step = (&'static str, fn(&Run<'_>) -> Result<Change, Failure>);
 
 const STEPS: &[Step] = &[
-    ("packages", nginx::package),
+    ("packages", nginx::packages),
     ("users", users::present),
+    ("sudo", powers::sudo),
+    ("metadata", powers::metadata),
     ("volume", volume::ready),
     ("mount", volume::mounted),
     ("layout", workspace::layout),

@@ -56,6 +56,9 @@ pub struct Bundle {
     /// Devices that are paired from the start: the operator's own key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<PairedDevice>,
+    /// May the agent's user become root on its machine?
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sudo: bool,
 }
 
 /// Certificate and private key, PEM.
@@ -210,6 +213,11 @@ fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_one(version: &u32) -> bool {
     *version == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn gzip(plain: &[u8]) -> Vec<u8> {

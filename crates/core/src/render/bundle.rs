@@ -35,6 +35,7 @@ pub fn bundle(agent: &DesiredAgent, volume_id: &str, secret: &SecretMaterial) ->
         config_sha256: agent.config_sha256.clone(),
         owner: agent.owner.clone(),
         devices: agent.devices.clone(),
+        sudo: false,
     }
 }
 

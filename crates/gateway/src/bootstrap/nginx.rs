@@ -10,9 +10,17 @@ const SITE: &str = "/etc/nginx/conf.d/skykoi.conf";
 /// Sites that packages bring along; they listen on port 80.
 const FOREIGN_SITES: [&str; 2] = ["/etc/nginx/sites-enabled/default", "/etc/nginx/conf.d/default.conf"];
 
-/// nginx is installed.
-pub(super) fn package(run: &Run<'_>) -> Result<Change, Failure> {
-    if run.options.path("/usr/sbin/nginx").exists() {
+/// Packages, and the program by which each is known.
+const PACKAGES: [(&str, &str); 2] = [("nginx", "/usr/sbin/nginx"), ("nftables", "/usr/sbin/nft")];
+
+/// nginx and nftables are installed.
+pub(super) fn packages(run: &Run<'_>) -> Result<Change, Failure> {
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(_, program)| !run.options.path(program).exists())
+        .map(|(package, _)| *package)
+        .collect();
+    if missing.is_empty() {
         return Ok(Change::Unchanged);
     }
     // Mirrors have bad minutes, and on a first boot others install packages too.
@@ -31,7 +39,8 @@ pub(super) fn package(run: &Run<'_>) -> Result<Change, Failure> {
         run.must(&Command::new(&all).within(Duration::from_secs(600)))
     };
     apt(&["update"]).map_err(not_yet)?;
-    apt(&["install", "--no-install-recommends", "nginx"]).map_err(not_yet)?;
+    let install = [vec!["install", "--no-install-recommends"], missing].concat();
+    apt(&install).map_err(not_yet)?;
     Ok(Change::Changed)
 }
 

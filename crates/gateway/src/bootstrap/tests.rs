@@ -24,8 +24,19 @@ struct Fake {
     probe: RefCell<(i32, &'static str)>,
     mounted: Cell<bool>,
     nginx_enabled: Cell<bool>,
+    filter: Cell<bool>,
     slept: Cell<Duration>,
 }
+
+/// What nft lists when the rules are in place.
+const FILTER: &str = "table inet skykoi {
+\tchain output {
+\t\ttype filter hook output priority 0; policy accept;
+\t\tmeta skuid >= 1000 ip daddr 169.254.169.254 drop
+\t\tmeta skuid >= 1000 ip6 daddr fd00:ec2::254 drop
+\t}
+}
+";
 
 fn config() -> Value {
     json!({
@@ -57,6 +68,7 @@ fn bundle() -> Bundle {
             scopes: vec![Scope::Admin],
             name: None,
         }],
+        sudo: false,
     }
 }
 
@@ -74,6 +86,11 @@ impl Fake {
             "etc/passwd",
             &format!("root:x:{user}:{group}::/root:/bin/sh\nubuntu:x:{user}:{group}::/home/ubuntu:/bin/bash\n"),
         );
+        write(
+            "etc/sudoers.d/90-cloud-init-users",
+            "# all\nubuntu ALL=(ALL) NOPASSWD:ALL\n",
+        );
+        write("etc/group", "adm:x:4:ubuntu\nlxd:x:116:ubuntu\n");
         write(
             "etc/skykoi/bootstrap.json",
             r#"{"agentUid": "u-1", "cluster": "prod", "region": "us-east-1", "later": 1}"#,
@@ -93,6 +110,7 @@ impl Fake {
             probe: RefCell::new((2, "")),
             mounted: Cell::new(false),
             nginx_enabled: Cell::new(true),
+            filter: Cell::new(false),
             slept: Cell::new(Duration::ZERO),
         };
         fake.attach();
@@ -160,10 +178,19 @@ impl Fake {
                 let ubuntu = self.read("etc/passwd").lines().last().unwrap().to_owned();
                 self.append("etc/passwd", &ubuntu.replace("ubuntu", "skykoi"));
             }
-            ["env", .., "nginx"] => {
+            ["env", .., "nginx", "nftables"] => {
                 fs::create_dir_all(self.root.join("usr/sbin")).unwrap();
                 fs::write(self.root.join("usr/sbin/nginx"), "").unwrap();
+                fs::write(self.root.join("usr/sbin/nft"), "").unwrap();
             }
+            ["gpasswd", "-d", user, group] => {
+                let text = self.read("etc/group");
+                let gone = text.replace(&format!("{group}:x:116:{user}"), &format!("{group}:x:116:"));
+                fs::write(self.root.join("etc/group"), gone).unwrap();
+            }
+            ["nft", "-f", _] => self.filter.set(true),
+            ["nft", _, "list", ..] if !self.filter.get() => return (1, "No such file or directory"),
+            ["nft", _, "list", ..] => return (0, FILTER),
             ["systemctl", "is-active", _, unit] => {
                 return (if self.active.borrow().contains(*unit) { 0 } else { 3 }, "");
             }
@@ -235,8 +262,11 @@ impl Machine for Fake {
 
 const FIRST_RUN: &str = "\
 env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 update
-env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends nginx
+env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends nginx nftables
 useradd --system --user-group --no-create-home --home-dir /home/ubuntu/.skykoi --shell /usr/sbin/nologin skykoi
+gpasswd -d ubuntu lxd
+nft -n list table inet skykoi
+nft -f /etc/skykoi/metadata.nft
 blkid -p -o export /dev/nvme1n1
 mkfs.ext4 -q -m 1 -L koi-data /dev/nvme1n1
 mount -t ext4 -o nodev,nosuid,noatime /dev/nvme1n1 /run/skykoi-volume
@@ -295,7 +325,8 @@ fn the_second_run_changes_nothing() {
     let fake = Fake::new();
     fake.bootstrap().unwrap();
     assert_eq!(fake.bootstrap().unwrap(), Vec::<&str>::new());
-    assert_eq!(fake.commands(), ["resize2fs /dev/nvme1n1"], "which had nothing to do");
+    let looks = ["nft -n list table inet skykoi", "resize2fs /dev/nvme1n1"];
+    assert_eq!(fake.commands(), looks, "which had nothing to do");
     assert_eq!(fake.last_words(), "done, changed: []");
 }
 
@@ -305,10 +336,14 @@ fn a_reboot_brings_back_what_lived_in_memory() {
     fake.bootstrap().unwrap();
     fake.active.borrow_mut().clear();
     fake.mounted.set(false);
+    fake.filter.set(false);
     fs::remove_dir_all(fake.root.join("run/skykoi")).unwrap();
     fs::write(fake.root.join("proc/self/mounts"), "tmpfs /run tmpfs rw 0 0\n").unwrap();
     let changed = fake.bootstrap().unwrap();
-    assert_eq!(changed, ["mount", "layout", "secrets", "devices", "nginx", "gateway"]);
+    assert_eq!(
+        changed,
+        ["metadata", "mount", "layout", "secrets", "devices", "nginx", "gateway"]
+    );
     assert!(
         !fake.commands().iter().any(|line| line.starts_with("mkfs")),
         "{:?}",
@@ -455,6 +490,23 @@ fn a_config_that_this_gateway_refuses_does_not_replace_the_old_one() {
         fake.last_words()
     );
     assert_eq!(fake.read("home/ubuntu/.skykoi/skykoi.json"), before);
+}
+
+#[test]
+fn sudo_is_taken_away_and_given_when_the_bundle_says_so() {
+    let fake = Fake::new();
+    fake.bootstrap().unwrap();
+    assert_eq!(fake.read("etc/sudoers.d/90-cloud-init-users"), "# all\n");
+    assert_eq!(fake.read("etc/group"), "adm:x:4:ubuntu\nlxd:x:116:\n");
+    let ours = fake.root.join("etc/sudoers.d/91-skykoi");
+    assert!(!ours.exists());
+    fake.bundle.borrow_mut().sudo = true;
+    assert_eq!(fake.bootstrap().unwrap(), ["sudo"]);
+    assert_eq!(fs::read_to_string(&ours).unwrap(), "ubuntu ALL=(ALL) NOPASSWD:ALL\n");
+    assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o7777, 0o440);
+    fake.bundle.borrow_mut().sudo = false;
+    assert_eq!(fake.bootstrap().unwrap(), ["sudo"]);
+    assert!(!ours.exists());
 }
 
 #[test]

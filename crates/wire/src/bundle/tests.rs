@@ -26,6 +26,7 @@ fn bundle(config: Value) -> Bundle {
             scopes: vec![Scope::Read, Scope::Admin],
             name: Some("operator".to_owned()),
         }],
+        sudo: false,
     }
 }
 
@@ -98,4 +99,15 @@ proptest! {
         let _ = Bundle::decode(&format!("gz1:{text}"));
         let _ = Bundle::decode(&format!("gz1:{}", STANDARD.encode(gzip(text.as_bytes()))));
     }
+}
+
+#[test]
+fn sudo_is_off_unless_it_is_said() {
+    let plain = bundle(json!({}));
+    assert!(
+        !plain.encode().unwrap().contains("sudo"),
+        "older readers and digests see nothing new"
+    );
+    let granted = Bundle { sudo: true, ..plain };
+    assert_eq!(Bundle::decode(&granted.encode().unwrap()), Ok(granted));
 }
