@@ -6,6 +6,7 @@ make demo            (or: PYTHONPATH=tests .cache/venv/bin/python -m demo [--dri
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import threading
 import time
@@ -176,6 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--driver", default="auto", choices=("auto", "nspawn", "process"))
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping it clean up
     screen = Screen()
     driver = choose_driver(args.driver)
     screen.head(

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from world.cloud.client import CloudClient
 from world.paths import ROOT, kube_program
+from world.processes import spawn
 from world.world import World
 
 from .gateway import Gateway
@@ -161,17 +162,10 @@ class Stage:
             "AWS_EC2_METADATA_DISABLED": "true",
             **(env or {}),
         }
-        log = self.world.state_dir / "logs" / f"operator-{len(self.operators)}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [OPERATOR, "run", *arguments],
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        operator = Operator(process, log)
+        name = f"operator-{len(self.operators)}"
+        # recorded on disk, so that the next world ends it should this process be killed
+        started = spawn(name, [OPERATOR, "run", *arguments], self.world.state_dir, variables)
+        operator = Operator(started.child, started.log)
         self.operators.append(operator)
         return operator
 
