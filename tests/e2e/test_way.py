@@ -204,8 +204,58 @@ def test_the_machine_is_set_up_as_promised(stage: Stage, agent: dict) -> None:
         assert machine.sh(f"stat -c %U /home/ubuntu/koi/{name}").strip() == "ubuntu", name
     denied = machine.run("cat", "/run/skykoi/token", user="ubuntu", check=False)
     assert denied.returncode != 0
+    assert machine.sh("stat -c '%U:%G %a' /home/ubuntu /home/ubuntu/.skykoi").split() == [
+        "root:ubuntu",
+        "1770",
+        "skykoi:skykoi",
+        "700",
+    ]
     moved = machine.run("mv", "/home/ubuntu/.skykoi", "/home/ubuntu/stolen", user="ubuntu", check=False)
     assert moved.returncode != 0
+    in_a_world_of_his_own = machine.run(
+        "unshare", "-Urm", "--propagation", "private", "/bin/sh", "-c", ESCAPE, user="ubuntu", check=False
+    )
+    assert "root of that world" in in_a_world_of_his_own.stdout, in_a_world_of_his_own.stderr
+    assert "moved" not in in_a_world_of_his_own.stdout
+    assert machine.sh("stat -c %U /home/ubuntu/.skykoi").strip() == "skykoi"
+
+
+# Without mount points in the way: a root directory of his own, everything else unmounted, the home reached by a kept descriptor.
+ESCAPE = """
+exec 9</home/ubuntu
+umount /home/ubuntu/.skykoi
+mount -t tmpfs none /mnt && mkdir /mnt/old && cd /mnt && mkdir bin lib lib64 usr proc
+for each in /bin /lib /lib64 /usr /proc; do mount --rbind $each /mnt$each; done
+echo "root of that world: $(id -u)"
+pivot_root . old && umount -l /old
+cd /proc/self/fd/9 && mv .skykoi gone && echo moved
+cd /proc/self/fd/9 && rm -rf .skykoi && [ ! -e .skykoi ] && echo moved
+chmod 777 /proc/self/fd/9 && echo moved
+"""
+
+
+def test_the_user_of_the_agent_is_neither_root_nor_the_machine(stage: Stage, agent: dict) -> None:
+    machine = stage.machine(agent["metadata"]["name"])
+    token = "curl -s -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token"
+    for user in ("ubuntu", "skykoi"):
+        assert machine.run("sudo", "-n", "true", user=user, check=False).returncode != 0
+        assert machine.run("/bin/sh", "-c", token, user=user, check=False).returncode == 28, "curl's exit for a time-out"
+    assert len(machine.sh(token)) > 20, "root still has it: the set-up needs it"
+    groups = set(machine.run("id", "-nG", "ubuntu").stdout.split())
+    assert groups.isdisjoint({"sudo", "admin", "wheel", "lxd", "docker", "disk"})
+
+
+def test_links_of_the_agent_lead_bootstrap_nowhere(stage: Stage, new_agent) -> None:
+    name = new_agent()
+    stage.wait_ready(name)
+    machine = stage.machine(name)
+    before = machine.sh("stat -c '%n %a %U' /etc /etc/shadow; ls -A /etc")
+    machine.sh("cd /home/ubuntu && mv koi mine && ln -s /etc koi", user="ubuntu")
+    machine.sh("systemctl restart skykoi-bootstrap.service", seconds=60)
+    assert machine.sh("stat -c '%n %a %U' /etc /etc/shadow; ls -A /etc") == before
+    assert machine.sh("stat -c '%F %U %a' /home/ubuntu/koi").strip() == "directory ubuntu 2775"
+    assert "koi was a symbolic link: moved aside" in machine.console()
+    assert stage.wait_ready(name)
 
 
 def test_bootstrap_twice_changes_nothing(stage: Stage, agent: dict) -> None:
