@@ -1,6 +1,7 @@
 //! Methods: what a connected client may ask for.
 
 mod config_get;
+mod request;
 mod status;
 
 use std::sync::Arc;
@@ -8,8 +9,7 @@ use std::sync::Arc;
 use koi_wire::frame::{ErrorShape, Response};
 use koi_wire::name::{Scope, code, detail, event, method};
 use koi_wire::seed::SeedParams;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tracing::info;
 
 use crate::seed;
@@ -54,7 +54,8 @@ const TABLE: &[Method] = &[
     Method {
         name: method::WORKSPACE_SEED,
         scope: Scope::Admin,
-        run: workspace_seed,
+        // Its parameters are large: they are read as what they are, in `call`.
+        run: |_, _| Err(ErrorShape::new(code::UNAVAILABLE, "the call was cut off")),
     },
     Method {
         name: method::BUNDLE_REFRESH,
@@ -82,65 +83,22 @@ pub(crate) const EVENTS: [&str; 5] = [
     event::SHUTDOWN,
 ];
 
-const ENVELOPE: &[&str] = &["type", "id", "method", "params", "traceparent", "expectedProfileId"];
-
 /// Answers one frame; what is not JSON gets no answer.
 pub(crate) async fn answer(shared: &Arc<Shared>, bytes: &[u8], caller: &Caller) -> Option<Response> {
-    let frame: Value = serde_json::from_slice(bytes).ok()?;
-    let (id, name, params) = match envelope(frame) {
-        Ok(parts) => parts,
-        Err(response) => return Some(*response),
+    let request = match request::envelope(bytes)? {
+        Ok(request) => request,
+        Err(wrong) => {
+            let message = format!("invalid request frame: {}", wrong.fault);
+            return Some(Response::err(wrong.id, ErrorShape::new(code::INVALID_REQUEST, message)));
+        }
     };
-    Some(match call(shared, &name, params, caller).await {
-        Ok(payload) => Response::ok(id, payload),
-        Err(error) => Response::err(id, error),
+    Some(match call(shared, &request.method, bytes, caller).await {
+        Ok(payload) => Response::ok(request.id, payload),
+        Err(error) => Response::err(request.id, error),
     })
 }
 
-/// Id, method and parameters of a request.
-fn envelope(frame: Value) -> Result<(String, String, Value), Box<Response>> {
-    let mut map = match frame {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    };
-    let text = |key: &str| {
-        map.get(key)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
-    let id = text("id");
-    let fault = match (&id, text("method")) {
-        (Some(_), Some(_)) if map.get("type") != Some(&Value::from("req")) => {
-            Some("at /type: must be equal to constant".to_owned())
-        }
-        (Some(_), Some(_)) => {
-            let unknown = map.keys().find(|key| !ENVELOPE.contains(&key.as_str()));
-            unknown.map(|key| {
-                format!(
-                    "at root: unexpected property '{}'",
-                    key.chars().take(64).collect::<String>()
-                )
-            })
-        }
-        (None, _) => Some("at root: must have required property 'id'".to_owned()),
-        (_, None) => Some("at root: must have required property 'method'".to_owned()),
-    };
-    let method = text("method").unwrap_or_default();
-    let id = id.unwrap_or_else(|| "invalid".to_owned());
-    match fault {
-        None => Ok((id, method, map.remove("params").unwrap_or_default())),
-        Some(fault) => {
-            let message = format!("invalid request frame: {fault}");
-            Err(Box::new(Response::err(
-                id,
-                ErrorShape::new(code::INVALID_REQUEST, message),
-            )))
-        }
-    }
-}
-
-async fn call(shared: &Arc<Shared>, name: &str, params: Value, caller: &Caller) -> Result<Value, ErrorShape> {
+async fn call(shared: &Arc<Shared>, name: &str, frame: &[u8], caller: &Caller) -> Result<Value, ErrorShape> {
     let method = TABLE.iter().find(|method| method.name == name);
     // Whether a method exists is told to those only who could call all of them.
     allow(caller, method.map_or(Scope::Admin, |method| method.scope))?;
@@ -151,12 +109,14 @@ async fn call(shared: &Arc<Shared>, name: &str, params: Value, caller: &Caller) 
             format!("unknown method: {shown}"),
         ));
     };
+    let given = request::outline(frame);
     if method.name != method::WORKSPACE_SEED {
-        return (method.run)(shared, &params);
+        return (method.run)(shared, &given);
     }
+    let wish = seed_params(&given, frame)?;
     // It waits for the disk.
-    let (run, shared) = (method.run, Arc::clone(shared));
-    let done = tokio::task::spawn_blocking(move || run(&shared, &params)).await;
+    let shared = Arc::clone(shared);
+    let done = tokio::task::spawn_blocking(move || workspace_seed(&shared, &wish)).await;
     done.unwrap_or_else(|_| Err(ErrorShape::new(code::UNAVAILABLE, "the call was cut off")))
 }
 
@@ -183,13 +143,18 @@ fn closed(name: &str, given: &Value, known: &[&str]) -> Result<(), ErrorShape> {
         .map_err(|fault| invalid(name, &fault))
 }
 
-fn workspace_seed(shared: &Shared, given: &Value) -> Result<Value, ErrorShape> {
+fn seed_params(given: &Value, frame: &[u8]) -> Result<SeedParams, ErrorShape> {
     let name = method::WORKSPACE_SEED;
     params::object(given, "root", &["files"], &["files"]).map_err(|fault| invalid(name, &fault))?;
-    let wish = SeedParams::deserialize(given).map_err(|error| invalid(name, &format!("at /files: {error}")))?;
+    let wish = request::params::<SeedParams>(frame).map_err(|error| invalid(name, &format!("at /files: {error}")))?;
+    let wish = wish.unwrap_or_default();
     wish.check()
         .map_err(|fault| invalid(name, &format!("at /files: {fault}")))?;
-    let result = seed::apply(&shared.settings.workspace, &shared.settings.state_dir, &wish).map_err(|error| {
+    Ok(wish)
+}
+
+fn workspace_seed(shared: &Shared, wish: &SeedParams) -> Result<Value, ErrorShape> {
+    let result = seed::apply(&shared.settings.workspace, &shared.settings.state_dir, wish).map_err(|error| {
         let mut shape = ErrorShape::new(code::UNAVAILABLE, format!("the workspace cannot be seeded: {error}"));
         shape.retryable = Some(true);
         shape

@@ -58,8 +58,14 @@ impl Item {
     fn weight(&self) -> usize {
         const ENVELOPE: usize = 128;
         match self {
-            // Answers are small or were just made; their exact size is not worth a second serialisation.
-            Self::Response(response) => ENVELOPE + response.payload.as_ref().map_or(0, weight_of),
+            // Answers are small or were just made; their exact size is not worth a second serialisation. What a client can make large
+            // counts: the id that comes back, and the error that quotes what it sent.
+            Self::Response(response) => {
+                let error = response.error.as_ref().map_or(0, |error| {
+                    error.message.len() + error.details.as_ref().map_or(0, weight_of)
+                });
+                ENVELOPE + response.id.len() + error + response.payload.as_ref().map_or(0, weight_of)
+            }
             Self::Event(_, broadcast) => ENVELOPE + broadcast.payload.len(),
             Self::Ping => 2,
         }
@@ -199,6 +205,21 @@ mod tests {
         assert_eq!(*outbox.closing().borrow(), None);
         outbox.broadcast(&event(false, 5000));
         assert_eq!(*outbox.closing().borrow(), Some(Close::new(1008, "slow consumer")));
+    }
+
+    #[test]
+    fn what_comes_back_to_the_client_counts() {
+        let error = koi_wire::frame::ErrorShape::new("INVALID_REQUEST", "m".repeat(400));
+        for response in [
+            Response::ok("i".repeat(600), serde_json::Value::Null),
+            Response::err("i".repeat(200), error),
+        ] {
+            let (outbox, _drain) = Outbox::new(1000);
+            outbox.push(Item::Response(response.clone()));
+            assert_eq!(*outbox.closing().borrow(), None);
+            outbox.push(Item::Response(response));
+            assert_eq!(*outbox.closing().borrow(), Some(Close::new(1008, "slow consumer")));
+        }
     }
 
     #[tokio::test]

@@ -53,6 +53,23 @@ async fn a_large_frame_of_a_client_is_taken_and_a_larger_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_frame_of_many_small_things_does_not_grow_in_memory() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let before = gateway.resident();
+    let many = format!("[{}1]", r#"{"a":0},"#.repeat(2 * 1024 * 1024));
+    client
+        .send(format!(
+            r#"{{"type":"req","id":"m","method":"no.such","params":{many}}}"#
+        ))
+        .await;
+    assert_eq!(client.response().await.unwrap()["id"], "m");
+    assert_eq!(client.call("health", Value::Null).await["ok"], true);
+    let grown = gateway.resident().saturating_sub(before);
+    assert!(grown < 100 * 1024, "{grown} KiB more for a frame of 16 MiB");
+}
+
+#[tokio::test]
 async fn deep_json_is_refused_and_the_socket_stays() {
     let gateway = Gateway::start();
     let mut client = gateway.client().await;

@@ -1,0 +1,238 @@
+//! Requests, read in steps: who is asked for what comes first, and parameters are read only as far as the method wants them. Nothing
+//! is built from what nobody asked for, however large it is.
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+/// The longest id, in bytes; it comes back in the answer.
+const MAX_ID: usize = 256;
+
+/// How many keys of an object are kept: more than any method knows, so that the first unknown one can be named.
+const MAX_KEYS: usize = 64;
+
+const ENVELOPE: [&str; 6] = ["type", "id", "method", "params", "traceparent", "expectedProfileId"];
+
+/// A request without its parameters.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) id: String,
+    pub(super) method: String,
+}
+
+/// What is wrong with a frame, and the id that the answer bears.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub(super) id: String,
+    pub(super) fault: String,
+}
+
+/// Reads the envelope; none when the text is no JSON.
+pub(super) fn envelope(bytes: &[u8]) -> Option<Result<Request, Wrong>> {
+    let Ok(Shallow(frame)) = serde_json::from_slice(bytes) else {
+        return None;
+    };
+    let map = match frame {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    let text = |key: &str| map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let (id, long) = match text("id") {
+        Some(id) if id.len() > MAX_ID => (None, true),
+        id => (id, false),
+    };
+    let fault = match (id, text("method")) {
+        (None, _) if long => Some(format!("at /id: must not have more than {MAX_ID} bytes")),
+        (None, _) => Some("at root: must have required property 'id'".to_owned()),
+        (_, None) => Some("at root: must have required property 'method'".to_owned()),
+        _ if map.get("type") != Some(&Value::from("req")) => Some("at /type: must be equal to constant".to_owned()),
+        _ => map.keys().find(|key| !ENVELOPE.contains(&key.as_str())).map(|key| {
+            format!(
+                "at root: unexpected property '{}'",
+                key.chars().take(64).collect::<String>()
+            )
+        }),
+    };
+    let id = id.unwrap_or("invalid").to_owned();
+    Some(match fault {
+        Some(fault) => Err(Wrong { id, fault }),
+        None => Ok(Request {
+            id,
+            method: text("method").unwrap_or_default().to_owned(),
+        }),
+    })
+}
+
+/// The keys of the parameters; their values are not to be relied on unless they are text.
+pub(super) fn outline(bytes: &[u8]) -> Value {
+    params::<Shallow>(bytes).map_or(Value::Null, |shallow| shallow.map_or(Value::Null, |shallow| shallow.0))
+}
+
+/// The parameters as a type; none when there are none.
+pub(super) fn params<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<T>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Frame<T> {
+        #[serde(default = "none")]
+        params: Option<T>,
+    }
+    fn none<T>() -> Option<T> {
+        None
+    }
+    Ok(serde_json::from_slice::<Frame<T>>(bytes)?.params)
+}
+
+/// A value of which only the top is kept: texts, and the keys of an object with the texts in it. All else is a null.
+struct Shallow(Value);
+
+impl<'de> Deserialize<'de> for Shallow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Top).map(Self)
+    }
+}
+
+/// Keeps a text and drops the rest.
+struct Text(Value);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Leaf).map(Self)
+    }
+}
+
+/// Drops a value. Unlike serde's own way of doing so it goes down by recursion, and so refuses what is nested too deeply.
+struct Skip;
+
+impl<'de> Deserialize<'de> for Skip {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Bottom).map(|_| Self)
+    }
+}
+
+/// The kinds of value that all visitors treat alike. Scalars that are no text become `false`, which no method takes for an object.
+macro_rules! scalars {
+    () => {
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("any value")
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+            Ok(Value::Bool(false))
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+            Ok(Value::Bool(false))
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+            Ok(Value::Bool(false))
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+            Ok(Value::Bool(false))
+        }
+
+        fn visit_unit<E>(self) -> Result<Value, E> {
+            Ok(Value::Null)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+            while items.next_element::<Skip>()?.is_some() {}
+            Ok(Value::Bool(false))
+        }
+    };
+}
+
+struct Top;
+
+impl<'de> Visitor<'de> for Top {
+    type Value = Value;
+
+    scalars!();
+
+    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
+        Ok(Value::Bool(false))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.len() < MAX_KEYS || ENVELOPE.contains(&key.as_str()) {
+                map.insert(key, entries.next_value::<Text>()?.0);
+            } else {
+                entries.next_value::<Skip>()?;
+            }
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+struct Leaf;
+
+impl<'de> Visitor<'de> for Leaf {
+    type Value = Value;
+
+    scalars!();
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        // Longer than anything that is compared or shown.
+        Ok(Value::from(text.chars().take(1024).collect::<String>()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        while entries.next_entry::<Skip, Skip>()?.is_some() {}
+        Ok(Value::Object(Map::new()))
+    }
+}
+
+struct Bottom;
+
+impl<'de> Visitor<'de> for Bottom {
+    type Value = Value;
+
+    scalars!();
+
+    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        while entries.next_entry::<Skip, Skip>()?.is_some() {}
+        Ok(Value::Null)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_asked_for_is_kept() {
+        let many: String = (0..1000).map(|n| format!("\"k{n}\":[{{\"a\":{n}}}],")).collect();
+        let frame = format!("{{\"type\":\"req\",\"params\":{{{many}\"z\":1}},\"id\":\"7\",\"method\":\"status\"}}");
+        let expected = Request {
+            id: "7".to_owned(),
+            method: "status".to_owned(),
+        };
+        assert_eq!(envelope(frame.as_bytes()), Some(Ok(expected)));
+        assert_eq!(outline(frame.as_bytes()).as_object().unwrap().len(), MAX_KEYS);
+        assert_eq!(outline(br#"{"params": null}"#), Value::Null);
+        assert_eq!(outline(b"{}"), Value::Null);
+        assert_eq!(outline(br#"{"params": [1]}"#), Value::Bool(false));
+        assert_eq!(envelope(b"{"), None);
+    }
+
+    #[test]
+    fn a_long_id_does_not_come_back() {
+        let frame = format!(
+            r#"{{"type":"req","id":"{}","method":"health"}}"#,
+            "i".repeat(MAX_ID + 1)
+        );
+        let expected = Wrong {
+            id: "invalid".to_owned(),
+            fault: "at /id: must not have more than 256 bytes".to_owned(),
+        };
+        assert_eq!(envelope(frame.as_bytes()), Some(Err(expected)));
+    }
+}
