@@ -456,6 +456,32 @@ fn a_volume_with_anything_on_it_is_never_formatted() {
 }
 
 #[test]
+fn data_in_the_middle_is_seen() {
+    const MIB: u64 = 1024 * 1024;
+    // The copy of a superblock in an ext4 with small blocks, one with usual blocks, and data that begins after 5 MiB.
+    for (at, bytes) in [
+        (8 * MIB + 1024 + 56, vec![0x53, 0xef]),
+        (128 * MIB + 56, vec![0x53, 0xef]),
+        (5 * MIB, vec![7; 4 * 1024 * 1024]),
+    ] {
+        let fake = Fake::new();
+        let device = fs::File::options()
+            .write(true)
+            .open(fake.root.join("dev/nvme1n1"))
+            .unwrap();
+        device.set_len(300 * MIB).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&device, &bytes, at).unwrap();
+        assert!(fake.bootstrap().is_err());
+        assert!(
+            fake.last_words().contains("data that no known file system explains"),
+            "{}",
+            fake.last_words()
+        );
+        assert!(!fake.commands().iter().any(|line| line.starts_with("mkfs")));
+    }
+}
+
+#[test]
 fn a_volume_that_was_used_gets_no_skeleton() {
     let fake = Fake::new();
     *fake.probe.borrow_mut() = (0, "TYPE=ext4\n");

@@ -22,6 +22,10 @@ const LABEL: &str = "koi-data";
 /// What is read from the beginning and from the end of a volume that looks empty.
 const PROBED_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What is read at each place in between, and at how many places at most: some seconds for a large volume, once in its life.
+const SAMPLE_BYTES: u64 = 64 * 1024;
+const MAX_SAMPLES: u64 = 4096;
+
 /// The volume has a file system, checked and as large as the volume.
 pub(super) fn ready(run: &Run<'_>) -> Result<Change, Failure> {
     let device = device(run)?;
@@ -167,19 +171,41 @@ fn has_ext4(run: &Run<'_>, device: &Path) -> Result<bool, Failure> {
     }
 }
 
-/// Nothing but zeros at the beginning and at the end.
+/// Nothing but zeros at the beginning, at the end, and wherever it is looked at in between. The steps in between meet the places where
+/// ext4 keeps copies of its superblock, and any data of some size.
 fn is_blank(device: &Path) -> std::io::Result<bool> {
     let mut file = File::open(device)?;
     let size = file.seek(SeekFrom::End(0))?;
-    for start in [0, size.saturating_sub(PROBED_BYTES)] {
+    let ends = [(0, PROBED_BYTES), (size.saturating_sub(PROBED_BYTES), PROBED_BYTES)];
+    let between = samples(size).map(|start| (start, SAMPLE_BYTES));
+    let mut part = Vec::new();
+    for (start, length) in ends.into_iter().chain(between) {
         file.seek(SeekFrom::Start(start))?;
-        let mut part = Vec::new();
-        (&mut file).take(PROBED_BYTES).read_to_end(&mut part)?;
+        part.clear();
+        (&mut file).take(length).read_to_end(&mut part)?;
         if part.iter().any(|byte| *byte != 0) {
             return Ok(false);
         }
     }
     Ok(size > 0)
+}
+
+/// Where it is looked at: every 8 MiB, and less often in what is larger than 32 GiB; always where a copy of an ext4 superblock would be
+/// (block groups 1 and the powers of 3, 5 and 7, of 128 MiB each with blocks of the usual size).
+fn samples(size: u64) -> impl Iterator<Item = u64> {
+    const STRIDE: u64 = 8 * 1024 * 1024;
+    const GROUP: u64 = 128 * 1024 * 1024;
+    let stride = STRIDE * size.div_ceil(STRIDE * MAX_SAMPLES).max(1);
+    let powers = |base: u64| std::iter::successors(Some(base), move |power| power.checked_mul(base)).take(12);
+    let copies = std::iter::once(1).chain([3, 5, 7].into_iter().flat_map(powers));
+    let spread = (1..)
+        .map(move |n: u64| n.saturating_mul(stride))
+        .take_while(move |at| *at < size);
+    spread.chain(
+        copies
+            .map(|group: u64| group.saturating_mul(GROUP))
+            .filter(move |at| *at < size),
+    )
 }
 
 /// Is something mounted exactly here?
@@ -201,4 +227,22 @@ fn mounts(options: &Options) -> Result<Vec<(String, String)>, Failure> {
         Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
     };
     Ok(text.lines().filter_map(fields).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_superblocks_are_met_however_large_the_volume_is() {
+        let gib = 1024 * 1024 * 1024;
+        for size in [gib, 20 * gib, 16 * 1024 * gib] {
+            let places: Vec<u64> = samples(size).collect();
+            assert!(places.len() < 5000, "{}", places.len());
+            for group in [1, 3, 5, 7] {
+                assert!(places.contains(&(group * 128 * 1024 * 1024)), "{group} of {size}");
+            }
+            assert!(places.iter().all(|place| *place < size));
+        }
+    }
 }
