@@ -61,13 +61,18 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path)
-        .map_err(|error| format!("cannot be read: {error}"))?
-        .len();
-    if size > MAX_BYTES {
-        return Err(format!("has {size} bytes; allowed: at most {MAX_BYTES}"));
+    use std::io::Read;
+    let fault = |error: std::io::Error| format!("cannot be read: {error}");
+    // Looked at before it is opened: opening a pipe waits for somebody to write.
+    if !std::fs::metadata(path).map_err(fault)?.is_file() {
+        return Err("is not a file".to_owned());
     }
-    let bytes = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(fault)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fault)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("is too large; allowed: at most {MAX_BYTES} bytes"));
+    }
     String::from_utf8(bytes).map_err(|error| format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 

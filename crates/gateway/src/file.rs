@@ -50,7 +50,7 @@ impl Directory {
 
     /// A directory below a trusted one; the ways of the path are entered one by one, none of them through a link.
     pub(crate) fn reach(root: &Path, path: &Path) -> io::Result<Self> {
-        Self::open(root)?.below(path, |at, name| at.enter(name))
+        Self::open(root)?.below(path, Self::enter)
     }
 
     /// The same, but what is missing on the way is made.

@@ -90,7 +90,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run { config, port, root } => daemon(&Home::find(config, root)?, port),
         Command::Bootstrap { root } => set_up(root),
         Command::Check { config } => {
-            let loaded = config::load(&Home::find(config, None)?.config)?;
+            let config = match config {
+                Some(config) => config,
+                None => state_dir()?.join("skykoi.json"),
+            };
+            let loaded = config::load(&config)?;
             print(&format!("{}: ok, sha256 {}", loaded.path.display(), loaded.sha256));
             Ok(ExitCode::SUCCESS)
         }
@@ -134,7 +138,7 @@ fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
         warn!(zone, "unknown time zone, UTC is used instead");
     }
     let state_dir = home.state_dir.clone();
-    let workspace = home.below(&workspace(&loaded.config)?);
+    let workspace = home.below(&workspace(&loaded.config, &home.state_dir));
     for directory in [&state_dir, &workspace] {
         if let Err(error) = std::fs::create_dir_all(directory) {
             warn!(directory = %directory.display(), %error, "cannot be made");
@@ -234,14 +238,18 @@ fn state_dir() -> anyhow::Result<PathBuf> {
     }
 }
 
-fn workspace(config: &GatewayConfig) -> anyhow::Result<PathBuf> {
+/// Where the workspace is. `~` is the home; the directory around the state where there is none in the environment.
+fn workspace(config: &GatewayConfig, state_dir: &Path) -> PathBuf {
     let configured = config
         .agent_defaults()
         .and_then(|defaults| defaults.workspace.as_deref())
         .unwrap_or("~/koi");
     match configured.strip_prefix("~/") {
-        Some(rest) => Ok(home()?.join(rest)),
-        None => Ok(PathBuf::from(configured)),
+        Some(rest) => {
+            let around = || state_dir.parent().unwrap_or(state_dir).to_owned();
+            home().unwrap_or_else(|_| around()).join(rest)
+        }
+        None => PathBuf::from(configured),
     }
 }
 

@@ -3,6 +3,8 @@
 //! The usual readers give a value or one error; a config error must point at the key in the file, also when the fault is in what the
 //! value means. Tests hold this reader against the `json5` crate.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Number, Value};
 
 /// How deep a document may be nested.
@@ -166,6 +168,7 @@ impl Reader<'_> {
     fn object(&mut self) -> Result<Kind, Fault> {
         self.next();
         let mut members: Vec<Member> = Vec::new();
+        let mut seen: HashMap<String, usize> = HashMap::new();
         loop {
             self.skip()?;
             if self.eat('}') {
@@ -174,8 +177,8 @@ impl Reader<'_> {
             let at = self.at;
             let key = self.key()?;
             self.path.push(key.clone());
-            if let Some(first) = members.iter().find(|member| member.key == key) {
-                let (line, _) = line_and_column(self.text, first.at);
+            if let Some(first) = seen.insert(key.clone(), at) {
+                let (line, _) = line_and_column(self.text, first);
                 return Err(Fault {
                     at,
                     key: self.path.join("."),
@@ -260,9 +263,10 @@ impl Reader<'_> {
             "true" => Ok(Value::Bool(true)),
             "false" => Ok(Value::Bool(false)),
             "Infinity" | "NaN" => Err(refuse(format!("{word} is not a number that any key takes"))),
-            _ => Err(refuse(format!(
-                "unexpected {word:?}, expected a value; strings need quotes"
-            ))),
+            // It may be a secret that lost its quotes: it is not repeated.
+            _ => Err(refuse(
+                "unexpected word, expected a value; strings need quotes".to_owned(),
+            )),
         }
     }
 
@@ -347,17 +351,17 @@ impl Reader<'_> {
         if !negative {
             self.eat('+');
         }
-        let refuse = |reader: &Self| Fault {
+        let refuse = || Fault {
             at: start,
             key: String::new(),
-            reason: format!("{:?} is not a number", &reader.text[start..reader.at]),
+            reason: "is not a number; strings need quotes".to_owned(),
         };
         let body_at = self.at;
         while self.peek().is_some_and(|c| c.is_ascii_alphanumeric() || c == '.') || self.sign_of_exponent(body_at) {
             self.next();
         }
         let body = self.text.get(body_at..self.at).unwrap_or_default();
-        number_value(negative, body).ok_or_else(|| refuse(self))
+        number_value(negative, body).ok_or_else(refuse)
     }
 
     /// Is this the sign in `1e-5`?

@@ -75,3 +75,27 @@ proptest! {
         prop_assert!(refused.0.iter().any(|fault| fault.starts_with(&format!("{PATH}:{line}:"))), "{}", refused);
     }
 }
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let refused = load(Path::new("/dev/zero")).unwrap_err();
+    assert_eq!(refused.0, ["/dev/zero:1:1: (file): is not a file"]);
+}
+
+#[test]
+fn a_secret_without_its_quotes_is_not_repeated() {
+    for word in ["supersecrettoken1234", "1234supersecrettoken"] {
+        let text = format!("{{gateway: {{auth: {{token: {word}}}}}}}");
+        let refused = parse(Path::new("c"), &text).unwrap_err();
+        assert!(!refused.to_string().contains("supersecret"), "{refused}");
+    }
+}
+
+#[test]
+fn many_keys_take_no_longer_than_their_number() {
+    let text: String = (0..300_000).map(|n| format!("k{n}:1,")).collect();
+    let started = std::time::Instant::now();
+    json5::parse(&format!("{{{text}}}")).unwrap();
+    // It took more than ten times as long when every key was compared with all others.
+    assert!(started.elapsed() < std::time::Duration::from_secs(10));
+}

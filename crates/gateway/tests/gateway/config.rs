@@ -78,3 +78,39 @@ fn the_schema_is_printed_and_documented() {
         }
     }
 }
+
+#[test]
+fn no_home_is_needed_where_everything_is_named() {
+    use std::io::{BufRead, BufReader};
+    let home = Home::new();
+    fs::write(
+        home.path("skykoi.json"),
+        r#"{"gateway": {"mode": "local", "auth": {"token": "0123456789abcdef"}}}"#,
+    )
+    .unwrap();
+    let mut command = program(&home.0);
+    command.env_remove("HOME").arg("run").args(["--port", "0", "--config"]);
+    let mut gateway = command
+        .arg(home.path("skykoi.json"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines: Vec<String> = BufReader::new(gateway.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| !line.contains("listening"))
+        .collect();
+    let running = gateway.try_wait().unwrap().is_none();
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    assert!(running, "{lines:?}");
+    assert!(home.path("koi").is_dir(), "the workspace is beside the state");
+    let checked = program(&home.0)
+        .env_remove("HOME")
+        .env_remove("SKYKOI_STATE_DIR")
+        .args(["check", "--config"])
+        .arg(home.path("skykoi.json"))
+        .output()
+        .unwrap();
+    assert_eq!(checked.status.code(), Some(0));
+}
