@@ -43,7 +43,8 @@ def test_placeholders_are_the_documented_ones() -> None:
 def test_it_allows_the_calls_that_the_operator_makes_and_no_others() -> None:
     """The SDK's calls are found in the source by their form: `client.verb_noun()`."""
     sources = [paths.ROOT / "src" / "aws.rs", *(paths.ROOT / "src" / "aws").rglob("*.rs")]
-    calls = {name for source in sources for name in SDK_CALL.findall(source.read_text())}
+    code = [source.read_text() for source in sources if source.name != "tests.rs"]
+    calls = {name for text in code for name in SDK_CALL.findall(text)}
     made = {"".join(word.title() for word in name.split("_")) for name in calls}
     allowed = {action.partition(":")[2] for statement in STATEMENTS for action in listed(statement["Action"])}
     assert (sorted(made - allowed), sorted(allowed - made - IMPLIED)) == ([], [])
