@@ -51,12 +51,47 @@ pub(super) fn site(run: &Run<'_>) -> Result<Change, Failure> {
     for foreign in FOREIGN_SITES {
         change |= files::absent(run, foreign)?;
     }
+    for (directory, name) in other_sites(run) {
+        // Out of what nginx includes, and still there for whoever made the image.
+        let (from, to) = (format!("{directory}/{name}"), format!("/etc/nginx/{name}.aside"));
+        run.must(&Command::new(&["mv", "-f", &from, &to]))?;
+        run.machine.say(&format!(
+            "warning: {from} would open other ports than 443: moved to {to}"
+        ));
+        change = Change::Changed;
+    }
     // Bootstrap starts it, when its key is there; at boot it would only fail.
     if run.holds(&["systemctl", "is-enabled", "--quiet", "nginx.service"])? {
         run.must(&Command::new(&["systemctl", "disable", "--quiet", "nginx.service"]))?;
         change = Change::Changed;
     }
     Ok(change)
+}
+
+/// Sites that an image brings along: all that is enabled, and what declares servers among the pieces of configuration.
+fn other_sites(run: &Run<'_>) -> Vec<(&'static str, String)> {
+    let entries = |directory: &'static str| {
+        let read = std::fs::read_dir(run.options.path(directory)).into_iter().flatten();
+        let mut names: Vec<String> = read
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort_unstable();
+        names.into_iter().map(move |name| (directory, name))
+    };
+    let pieces = entries("/etc/nginx/conf.d").filter(|(directory, name)| {
+        let path = format!("{directory}/{name}");
+        let text = std::fs::read_to_string(run.options.path(&path)).unwrap_or_default();
+        name.ends_with(".conf") && path != SITE && declares_servers(&text)
+    });
+    entries("/etc/nginx/sites-enabled").chain(pieces).collect()
+}
+
+/// Does this declare a server, or bring in files that may?
+fn declares_servers(text: &str) -> bool {
+    let code = text.lines().filter_map(|line| line.split('#').next());
+    code.flat_map(|line| line.split(|c: char| c.is_whitespace() || matches!(c, '{' | ';' | '}')))
+        .any(|word| matches!(word, "server" | "include" | "listen"))
 }
 
 /// It runs, with the site and the certificate as they are now.
@@ -84,6 +119,16 @@ fn text(ipv6: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_are_told_from_settings() {
+        for yes in ["server{listen 80;}", "http {\n  server {\n}}", "include /srv/*.conf;"] {
+            assert!(declares_servers(yes), "{yes}");
+        }
+        for no in ["gzip on;", "# server {", "server_tokens off;"] {
+            assert!(!declares_servers(no), "{no}");
+        }
+    }
 
     #[test]
     fn only_443_is_listened_on_and_the_address_of_the_client_cannot_be_made_up() {

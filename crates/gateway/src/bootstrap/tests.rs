@@ -519,6 +519,21 @@ fn a_config_that_this_gateway_refuses_does_not_replace_the_old_one() {
 }
 
 #[test]
+fn sites_of_the_image_are_moved_aside() {
+    let fake = Fake::new();
+    fs::create_dir_all(fake.root.join("etc/nginx/conf.d")).unwrap();
+    fs::write(fake.root.join("etc/nginx/sites-enabled/other"), "listen 8080;").unwrap();
+    fs::write(fake.root.join("etc/nginx/conf.d/app.conf"), "server { listen 80; }").unwrap();
+    fs::write(fake.root.join("etc/nginx/conf.d/gzip.conf"), "gzip on;").unwrap();
+    fake.bootstrap().unwrap();
+    for (from, to) in [("sites-enabled/other", "other"), ("conf.d/app.conf", "app.conf")] {
+        let line = format!("mv -f /etc/nginx/{from} /etc/nginx/{to}.aside");
+        assert!(fake.commands().contains(&line), "{:?}", fake.commands());
+    }
+    assert!(!fake.commands().iter().any(|line| line.contains("gzip.conf")));
+}
+
+#[test]
 fn sudo_is_taken_away_and_given_when_the_bundle_says_so() {
     let fake = Fake::new();
     fake.bootstrap().unwrap();
