@@ -22,7 +22,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, SdkConfig};
 use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
 
-use crate::cloud::{Answer, Bundle, Cloud, CloudError, Group, Launch, ProfileFacts, Role};
+use crate::cloud::{Answer, Bundle, Cloud, CloudError, Group, Launch, ProfileFacts, Role, SubnetChoice};
 use crate::metrics::Metrics;
 use error::ask;
 
@@ -114,8 +114,8 @@ impl Cloud for Aws {
         ssm::parameter(&self.ssm, name).await
     }
 
-    async fn subnet(&self, id: Option<&str>) -> Answer<Option<Subnet>> {
-        groups::subnet(&self.ec2, id).await
+    async fn subnet(&self, choice: SubnetChoice<'_>) -> Answer<Option<Subnet>> {
+        groups::subnet(&self.ec2, choice).await
     }
 
     async fn profile(&self, name: &str) -> Answer<ProfileFacts> {

@@ -120,6 +120,17 @@ pub struct Launch<'a> {
     pub user_data: &'a [u8],
 }
 
+/// Which subnet is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubnetChoice<'a> {
+    /// The one with this id.
+    Id(&'a str),
+    /// The default one of this zone.
+    DefaultIn(&'a str),
+    /// The default one of the first zone that has one.
+    Default,
+}
+
 /// A role to make.
 #[derive(Clone, Copy, Debug)]
 pub struct Role<'a> {
@@ -152,8 +163,8 @@ pub trait Cloud: Send + Sync + 'static {
     fn place(&self) -> impl Future<Output = Answer<Place>> + Send;
     /// A String parameter; `None` when there is none.
     fn parameter(&self, name: &str) -> impl Future<Output = Answer<Option<String>>> + Send;
-    /// A subnet with its VPC; without an id the default subnet of the default VPC.
-    fn subnet(&self, id: Option<&str>) -> impl Future<Output = Answer<Option<Subnet>>> + Send;
+    /// A subnet with its VPC.
+    fn subnet(&self, choice: SubnetChoice<'_>) -> impl Future<Output = Answer<Option<Subnet>>> + Send;
     /// An instance profile with the role of the same name.
     fn profile(&self, name: &str) -> impl Future<Output = Answer<ProfileFacts>> + Send;
 

@@ -16,6 +16,7 @@ mod observe;
 mod report;
 mod secret;
 mod streams;
+mod trace;
 mod validate;
 
 use std::sync::Arc;

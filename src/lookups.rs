@@ -13,7 +13,7 @@ use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
 use koi_core::refusal::classify;
 
 use crate::clock::{Clock, after, since};
-use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts};
+use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts, SubnetChoice};
 
 const PLACE: Duration = Duration::from_secs(300);
 const OWNER: Duration = Duration::from_secs(300);
@@ -123,17 +123,17 @@ impl<C: Cloud> Lookups<C> {
         Ok(known(found))
     }
 
-    /// The first of these subnets that there is, one in `zone` before others; the default subnet where none is named.
+    /// The first of these subnets that there is, one in `zone` before others; where none is named the same of the default subnets.
     ///
     /// # Errors
     /// When one that counts was never known and cannot be asked.
     pub async fn subnet(&self, ids: &[String], zone: Option<&str>) -> Answer<Known<Subnet>> {
-        if ids.is_empty() {
-            return Ok(known(self.one_subnet(None).await?));
-        }
+        let named = ids.iter().map(|id| SubnetChoice::Id(id));
+        let default = [Some(SubnetChoice::Default), zone.map(SubnetChoice::DefaultIn)];
+        let default = default.into_iter().flatten().filter(|_| ids.is_empty());
         let mut first = None;
-        for id in ids {
-            let Some(subnet) = self.one_subnet(Some(id)).await? else {
+        for choice in named.chain(default) {
+            let Some(subnet) = self.one_subnet(choice).await? else {
                 continue;
             };
             if zone.is_none_or(|zone| subnet.zone == zone) {
@@ -144,14 +144,18 @@ impl<C: Cloud> Lookups<C> {
         Ok(known(first))
     }
 
-    async fn one_subnet(&self, id: Option<&str>) -> Answer<Option<Subnet>> {
-        let key = id.unwrap_or_default();
+    async fn one_subnet(&self, choice: SubnetChoice<'_>) -> Answer<Option<Subnet>> {
+        let key = match choice {
+            SubnetChoice::Id(id) => id.to_owned(),
+            SubnetChoice::DefaultIn(zone) => format!("default in {zone}"),
+            SubnetChoice::Default => "default".to_owned(),
+        };
         self.subnets
             .get(
-                key,
+                &key,
                 self.clock.now(),
                 |subnet| ttl(subnet.as_ref(), SUBNET),
-                || self.cloud.subnet(id),
+                || self.cloud.subnet(choice),
             )
             .await
     }

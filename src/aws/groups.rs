@@ -9,7 +9,7 @@ use koi_core::observed::{Rule, Subnet};
 use super::error::{ask, met};
 use super::instances::PAGE;
 use super::{convert, request};
-use crate::cloud::{Answer, CloudError, Group};
+use crate::cloud::{Answer, CloudError, Group, SubnetChoice};
 
 /// Every group with the installation's claim.
 pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Group>> {
@@ -112,13 +112,12 @@ pub(super) async fn delete(ec2: &Client, id: &str) -> Answer<()> {
     )
 }
 
-/// A subnet with the blocks of its VPC. Without an id: the default subnet that comes first by zone, so that the choice is stable.
-pub(super) async fn subnet(ec2: &Client, id: Option<&str>) -> Answer<Option<Subnet>> {
-    let chosen = match id {
-        Some(id) => request::filter("subnet-id", [id.to_owned()]),
-        None => request::filter("default-for-az", ["true".to_owned()]),
-    };
-    let answer = ask("DescribeSubnets", ec2.describe_subnets().filters(chosen).send()).await?;
+/// A subnet with the blocks of its VPC. Of the default ones it is the first by zone, so that the choice is stable.
+pub(super) async fn subnet(ec2: &Client, choice: SubnetChoice<'_>) -> Answer<Option<Subnet>> {
+    let call = ec2
+        .describe_subnets()
+        .set_filters(Some(request::subnet_filters(choice)));
+    let answer = ask("DescribeSubnets", call.send()).await?;
     let Some(found) = answer.subnets().iter().min_by_key(|subnet| subnet.availability_zone()) else {
         return Ok(None);
     };

@@ -11,7 +11,7 @@ use koi_core::api::LaunchStatus;
 use koi_core::names;
 use koi_core::observed::{Rule, Source};
 
-use crate::cloud::{CloudError, Launch};
+use crate::cloud::{CloudError, Launch, SubnetChoice};
 
 /// Ubuntu's root device; the images that the product supports are Ubuntu's and derivatives of them.
 const ROOT_DEVICE: &str = "/dev/sda1";
@@ -138,6 +138,16 @@ pub(super) fn filter(name: impl Into<String>, values: impl IntoIterator<Item = S
         .name(name)
         .set_values(Some(values.into_iter().collect()))
         .build()
+}
+
+/// The filters that find a subnet.
+pub(super) fn subnet_filters(choice: SubnetChoice<'_>) -> Vec<types::Filter> {
+    let default = || filter("default-for-az", ["true".to_owned()]);
+    match choice {
+        SubnetChoice::Id(id) => vec![filter("subnet-id", [id.to_owned()])],
+        SubnetChoice::Default => vec![default()],
+        SubnetChoice::DefaultIn(zone) => vec![default(), filter("availability-zone", [zone.to_owned()])],
+    }
 }
 
 /// The filter for our installation's claim.

@@ -6,7 +6,7 @@ use koi_core::desired::Desired;
 use koi_core::names::{self, MANAGER};
 use koi_core::observed::{Observed, Place};
 use koi_core::plan::{Why, current_instance};
-use koi_core::refusal::Retry;
+use koi_core::refusal::{Retry, classify};
 use koi_core::render::bundle;
 use koi_core::render::user_data::{self, Home};
 use koi_core::status;
@@ -120,7 +120,11 @@ impl<C: Cloud> Round<'_, C> {
             let report = self.report_of(decision);
             status::with_launch(&report, launch, place)
         };
-        self.write_status(recorded, true).await
+        let effect = self.write_status(recorded, true).await?;
+        if matches!(effect, Effect::Done) {
+            self.memory.launches.recorded(launch);
+        }
+        Ok(effect)
     }
 
     pub(super) async fn run_instances(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
@@ -145,15 +149,16 @@ impl<C: Cloud> Round<'_, C> {
                 );
             }
         };
-        match self
-            .context
-            .cloud
-            .launch(Launch {
-                record: launch,
-                user_data: script.as_bytes(),
-            })
-            .await
-        {
+        let before = self.memory.launches.clone();
+        self.memory.launches.calling(launch, self.context.clock.now());
+        let call = Launch {
+            record: launch,
+            user_data: script.as_bytes(),
+        };
+        let answer = self.context.cloud.launch(call).await;
+        // The answer may be minutes old: what counts is when it came.
+        self.memory.launches.calling(launch, self.context.clock.now());
+        match answer {
             Ok(instance) => {
                 tracing::info!(
                     instance = instance.id,
@@ -166,6 +171,9 @@ impl<C: Cloud> Round<'_, C> {
                 Effect::Done
             }
             Err(error) => {
+                if classify(error.operation, &error.code, &error.message).definite {
+                    self.memory.launches.refused(before);
+                }
                 if error.is("InvalidGroup.NotFound") {
                     self.context.fleet.want_sweep();
                 }

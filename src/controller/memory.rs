@@ -12,6 +12,7 @@ use koi_core::status;
 use kube::ResourceExt as _;
 
 use super::secret::GatewaySecret;
+use super::trace::LaunchCalls;
 use super::validate::Validated;
 use crate::clock::{after, since};
 
@@ -97,6 +98,8 @@ pub(super) struct Memory {
     written: Option<Arc<KoiAgent>>,
     /// What the cloud last refused.
     pub(super) refused: Option<Refused>,
+    /// What the calls of the recorded launch may have left.
+    pub(super) launches: LaunchCalls,
     /// How many rounds in a row a read failed.
     pub(super) failed_reads: u32,
     /// The console, of which instance, and when it was fetched.
@@ -138,6 +141,8 @@ impl Memory {
         let generation = agent.metadata.generation.unwrap_or_default();
         match self.generation {
             None => {
+                let launch = agent.status.as_ref().and_then(|status| status.launch.as_ref());
+                self.launches.found(launch, now);
                 self.refused = agent
                     .status
                     .as_ref()
@@ -223,6 +228,26 @@ mod tests {
         agent.metadata.resource_version = Some(version.into());
         agent.metadata.generation = Some(generation);
         agent
+    }
+
+    #[test]
+    fn a_record_that_is_found_at_the_start_may_have_been_called_with_until_then() {
+        let mut memory = Memory::default();
+        let mut found = agent("1", 1);
+        let launch = koi_core::api::LaunchStatus {
+            client_token: "t-1".into(),
+            ..koi_core::api::LaunchStatus::default()
+        };
+        found.status = Some(koi_core::api::KoiAgentStatus {
+            launch: Some(launch.clone()),
+            ..koi_core::api::KoiAgentStatus::default()
+        });
+        memory.newest(&found, at(5));
+        memory.newest(&found, at(6));
+        assert_eq!(
+            memory.launches.of(Some(&launch)),
+            koi_core::observed::LaunchTrace::Since(at(5))
+        );
     }
 
     fn at(seconds: i64) -> Timestamp {

@@ -69,6 +69,7 @@ impl<C: Cloud> Round<'_, C> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
+            launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
             refusal: self.memory.refused.clone(),
             recorded,
             ..Observed::default()

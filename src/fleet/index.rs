@@ -73,10 +73,21 @@ struct Note<S> {
     until: Timestamp,
 }
 
+/// A group and, for a while, our notes on it.
 #[derive(Clone, Debug)]
 struct HeldGroup {
     group: Group,
+    /// What a late read would show: its rules before each of our calls; `None`: no group of this name.
+    earlier: Vec<Option<BTreeSet<Rule>>>,
     noted_until: Option<Timestamp>,
+}
+
+impl HeldGroup {
+    /// A read that began at `began` and shows this of the group tells the old story.
+    fn is_late(&self, began: Timestamp, shown: Option<&BTreeSet<Rule>>) -> bool {
+        self.noted_until.is_some_and(|until| began < until)
+            && self.earlier.iter().any(|earlier| earlier.as_ref() == shown)
+    }
 }
 
 /// What this view compares and merges: instances and volumes alike.
@@ -258,30 +269,58 @@ impl Index {
             }
         }
         self.agents.retain(|_, agent| !agent.is_empty());
-        self.take_groups(began, seen.groups);
+        let groups = self.take_groups(began, seen.groups);
+        changed.extend(self.wearers(&groups));
         self.first_sweep.get_or_insert(began);
         self.last_sweep = Some(began);
         self.sweeps = self.sweeps.saturating_add(1);
         changed
     }
 
-    fn take_groups(&mut self, began: Timestamp, seen: Vec<Group>) {
-        let held = std::mem::take(&mut self.groups);
-        let seen = seen.into_iter().map(|group| {
-            (
-                key(&group),
+    /// Takes the groups of a sweep in; answers with the ids of those that are not as they were known.
+    fn take_groups(&mut self, began: Timestamp, seen: Vec<Group>) -> BTreeSet<String> {
+        let mut held = std::mem::take(&mut self.groups);
+        let mut changed = BTreeSet::new();
+        for group in seen {
+            let key = key(&group);
+            let known = held.remove(&key);
+            if let Some(known) = known {
+                if known.is_late(began, Some(&group.facts.ingress)) {
+                    self.groups.insert(key, known);
+                    continue;
+                }
+                if known.group != group {
+                    changed.extend([known.group.facts.id, group.facts.id.clone()]);
+                }
+            }
+            self.groups.insert(
+                key,
                 HeldGroup {
                     group,
+                    earlier: Vec::new(),
                     noted_until: None,
                 },
-            )
-        });
-        self.groups = seen.collect();
+            );
+        }
         // A foreign group never shows in a sweep for our claim: it is looked up by name again when its note is over.
-        let noted = held
-            .into_iter()
-            .filter(|(_, held)| held.noted_until.is_some_and(|until| began < until));
-        self.groups.extend(noted);
+        for (key, known) in held {
+            if known.is_late(began, None) {
+                self.groups.insert(key, known);
+            } else {
+                changed.insert(known.group.facts.id);
+            }
+        }
+        changed
+    }
+
+    /// Agents with an instance that wears one of these groups.
+    fn wearers(&self, group_ids: &BTreeSet<String>) -> BTreeSet<String> {
+        let wears = |agent: &Agent| {
+            let mut worn = things(&agent.instances).flat_map(|instance| &instance.security_group_ids);
+            worn.any(|id| group_ids.contains(id))
+        };
+        let wearers = self.agents.iter().filter(|(_, agent)| wears(agent));
+        wearers.map(|(uid, _)| uid.clone()).collect()
     }
 
     /// Takes a read of all instances of these agents in; answers with the agents whose view changed.
@@ -428,6 +467,7 @@ impl Index {
             key(&group),
             HeldGroup {
                 group,
+                earlier: vec![None],
                 noted_until: Some(after(now, HOLD)),
             },
         );
@@ -436,6 +476,11 @@ impl Index {
     /// See [`super::Fleet::note_rules`].
     pub fn note_rules(&mut self, group_id: &str, added: &[Rule], removed: &[Rule], now: Timestamp) {
         for held in self.groups.values_mut().filter(|held| held.group.facts.id == group_id) {
+            let before = held.group.facts.ingress.clone();
+            if held.noted_until.is_none_or(|until| until <= now) {
+                held.earlier.clear();
+            }
+            held.earlier.push(Some(before));
             held.group.facts.ingress.extend(added.iter().cloned());
             held.group.facts.ingress.retain(|rule| !removed.contains(rule));
             held.noted_until = Some(after(now, HOLD));

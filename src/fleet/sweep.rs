@@ -12,7 +12,8 @@ use crate::metrics::Metrics;
 /// After a failed sweep the next one comes sooner, but not at once: whatever failed is busy or away.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Sweeps until the task is dropped. The first sweep comes at once: nothing is decided before it.
+/// Sweeps until the task is dropped, or until our credentials work in another account than at first: then nothing that is in memory is
+/// about what they show, and the caller begins anew. The first sweep comes at once: nothing is decided before it.
 pub async fn sweep_forever<C: Cloud>(
     fleet: Fleet,
     cloud: Arc<C>,
@@ -21,8 +22,24 @@ pub async fn sweep_forever<C: Cloud>(
     metrics: Arc<Metrics>,
     swept: watch::Sender<u64>,
 ) {
+    let mut home = None;
     loop {
-        let ok = sweep(&fleet, cloud.as_ref(), &cluster_id).await;
+        let ok = match cloud.place().await {
+            Ok(place) if *home.get_or_insert_with(|| place.clone()) != place => {
+                tracing::error!(
+                    account = place.account,
+                    region = place.region,
+                    "the credentials work in another account now"
+                );
+                return;
+            }
+            Ok(_) => sweep(&fleet, cloud.as_ref(), &cluster_id).await,
+            Err(error) => {
+                tracing::warn!(%error, "not swept: where the credentials work cannot be asked");
+                fleet.swept(Err(&error));
+                false
+            }
+        };
         metrics.count_sweep(ok);
         if ok {
             swept.send_modify(|count| *count += 1);

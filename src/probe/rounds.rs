@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 /// At most so many at once.
 const AT_ONCE: usize = 64;
 /// While it boots, or has just broken.
-const EAGER: Duration = Duration::from_millis(700);
+const EAGER: Duration = Duration::from_millis(500);
 /// For so long.
 const EAGER_FOR: Duration = Duration::from_secs(120);
 /// Afterwards, while it is broken.

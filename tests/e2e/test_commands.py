@@ -14,7 +14,15 @@ from world.paths import ROOT
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     """Runs a program with next to no environment."""
     words = [str(word) for word in command]
-    return subprocess.run(words, env={"HOME": "/nonexistent"}, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+    return subprocess.run(
+        words,
+        env={"HOME": "/nonexistent"},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
 
 
 BAD_FLAGS = (

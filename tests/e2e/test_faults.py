@@ -206,6 +206,22 @@ def test_another_cluster_with_the_same_id_is_refused(stage: Stage, new_agent) ->
     assert namespace and namespace["metadata"]["uid"] in record
 
 
+def test_another_account_is_noticed_and_nothing_is_made_there(stage: Stage, new_agent) -> None:
+    """The credentials change under a running operator: Stalled, no changing call, and back again without a restart."""
+    name = new_agent()
+    instance = stage.wait_ready(name)["status"]["instance"]["id"]
+    home, since = stage.cloud.ready().account, stage.cloud.next_call()
+    stage.cloud.switch_account("210987654321")
+    try:
+        agent = stage.wait_condition(name, "Stalled", reason="AccountChanged", seconds=30)
+        assert home in condition(agent, "Stalled")["message"]
+        assert stage.cloud.calls(since, principal="operator", mutating=True) == []
+    finally:
+        stage.cloud.switch_account(home)
+    assert stage.wait_ready(name, seconds=60)["status"]["instance"]["id"] == instance
+    assert stage.cloud.calls(since, principal="operator", mutating=True) == []
+
+
 def test_sigterm_ends_the_operator_in_order(stage: Stage, operator: Operator, new_agent) -> None:
     name = new_agent()
     stage.wait_ready(name)

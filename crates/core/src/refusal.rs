@@ -80,7 +80,8 @@ impl Refusal {
 
 fn soon(count: u32) -> u64 {
     match count {
-        0..=10 => 2,
+        0..=6 => 1,
+        7..=10 => 2,
         11..=SOON_LIMIT => 5,
         _ => 60,
     }

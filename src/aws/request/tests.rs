@@ -153,3 +153,18 @@ fn rules_survive_the_way_there_and_back() {
     let back = super::super::convert::group(&group, "c").unwrap().facts.ingress;
     assert_eq!(back, rules.into_iter().collect());
 }
+
+#[test]
+fn a_default_subnet_may_be_asked_for_by_zone() {
+    let shown = |choice| {
+        let filters = subnet_filters(choice).into_iter();
+        let shown = filters.map(|filter| format!("{}={}", filter.name().unwrap(), filter.values().join(",")));
+        shown.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(shown(SubnetChoice::Id("subnet-1")), "subnet-id=subnet-1");
+    assert_eq!(shown(SubnetChoice::Default), "default-for-az=true");
+    assert_eq!(
+        shown(SubnetChoice::DefaultIn("us-east-1b")),
+        "default-for-az=true availability-zone=us-east-1b"
+    );
+}

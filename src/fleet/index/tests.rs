@@ -293,6 +293,45 @@ fn a_fresh_group_outlives_sweeps_that_do_not_show_it_yet() {
 }
 
 #[test]
+fn whoever_wears_a_group_is_woken_when_it_was_changed_from_outside_however_fresh_it_is() {
+    let mut index = Index::new("c");
+    let open = |port| Rule {
+        from_port: port,
+        to_port: port,
+        ..Rule::https(koi_core::observed::Source::Cidr("10.0.0.0/8".into()))
+    };
+    let seen = |ports: Option<&[i32]>| Sighting {
+        groups: ports
+            .map(|ports| {
+                let mut group = group("sg-1");
+                group.facts.ingress = ports.iter().map(|port| open(*port)).collect();
+                group
+            })
+            .into_iter()
+            .collect(),
+        ..sighting(&[instance("a", "i-1", Running)])
+    };
+    sweep(&mut index, 0, seen(None));
+    index.note_group(group("sg-1"), at(1));
+    index.note_rules("sg-1", &[open(443)], &[], at(2));
+    let cases: [(i64, Option<&[i32]>, &[&str], &[i32]); 6] = [
+        (3, None, &[], &[443]),
+        (4, Some(&[]), &[], &[443]),
+        (5, Some(&[443]), &[], &[443]),
+        (6, Some(&[22, 443]), &["a"], &[22, 443]),
+        (7, Some(&[22, 443]), &[], &[22, 443]),
+        (8, None, &["a"], &[]),
+    ];
+    for (second, read, woken, known) in cases {
+        assert_eq!(sweep(&mut index, second, seen(read)), woken, "second {second}");
+        let ports: Vec<i32> = index.group("vpc-1", "g").unwrap().map_or_else(Vec::new, |group| {
+            group.facts.ingress.iter().map(|rule| rule.from_port).collect()
+        });
+        assert_eq!(ports, known, "second {second}");
+    }
+}
+
+#[test]
 fn living_instances_use_their_groups_and_profiles() {
     let mut index = Index::new("c");
     sweep(&mut index, 0, sighting(&[instance("a", "i-1", Stopped)]));

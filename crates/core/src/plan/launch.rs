@@ -10,7 +10,7 @@ use crate::render::user_data::{self, Home};
 use jiff::{SignedDuration, Timestamp};
 
 /// IAM takes seconds to show a fresh profile to EC2; waiting costs less than refused launches.
-const IDENTITY_PROPAGATION: SignedDuration = SignedDuration::from_secs(6);
+const IDENTITY_PROPAGATION: SignedDuration = SignedDuration::from_secs(5);
 /// How long EC2 may hide what exists.
 pub(super) const VISIBILITY: SignedDuration = SignedDuration::from_secs(300);
 /// How long a launch that may have happened unseen holds back conclusions.

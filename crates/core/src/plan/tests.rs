@@ -374,7 +374,7 @@ fn identity_is_made_whole_or_used_as_it_is() {
         (vec!["RecordLaunch"], Some(Reason::Launching), false)
     );
     let waits = plan(&wish(json!({})), &fresh(2), now()).check_again;
-    assert_eq!(waits, Duration::from_secs(4));
+    assert_eq!(waits, Duration::from_secs(3));
 }
 
 #[test]

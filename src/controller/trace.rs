@@ -1,0 +1,90 @@
+//! What the launch calls of this process may have left behind: the planner concludes absence from it.
+
+use jiff::Timestamp;
+use koi_core::api::LaunchStatus;
+use koi_core::observed::LaunchTrace;
+
+/// The count that is kept of the calls of one recorded launch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct LaunchCalls {
+    /// The token of the record, and what its calls may have left.
+    kept: Option<(String, LaunchTrace)>,
+}
+
+impl LaunchCalls {
+    /// A record that was there when this process first looked: calls of an earlier process ended before now.
+    pub(super) fn found(&mut self, launch: Option<&LaunchStatus>, now: Timestamp) {
+        self.kept = launch.map(|launch| (launch.client_token.clone(), LaunchTrace::Since(now)));
+    }
+
+    /// This process wrote the record, conditionally on the object as it was: nobody has called with it.
+    pub(super) fn recorded(&mut self, launch: &LaunchStatus) {
+        self.kept = Some((launch.client_token.clone(), LaunchTrace::Clean));
+    }
+
+    /// A call begins: until its answer says otherwise it may have had an effect.
+    pub(super) fn calling(&mut self, launch: &LaunchStatus, now: Timestamp) {
+        self.kept = Some((launch.client_token.clone(), LaunchTrace::Since(now)));
+    }
+
+    /// The call was surely refused: it left nothing, and `before` it stands as it was.
+    pub(super) fn refused(&mut self, before: Self) {
+        *self = before;
+    }
+
+    /// What the calls of this record may have left.
+    pub(super) fn of(&self, launch: Option<&LaunchStatus>) -> LaunchTrace {
+        let kept = self.kept.as_ref();
+        launch
+            .zip(kept)
+            .filter(|(launch, (token, _))| launch.client_token == *token)
+            .map_or(LaunchTrace::Unknown, |(_, (_, trace))| *trace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn record(token: &str) -> LaunchStatus {
+        LaunchStatus {
+            client_token: token.into(),
+            ..LaunchStatus::default()
+        }
+    }
+
+    #[test]
+    fn only_a_call_that_was_not_surely_refused_leaves_a_trace() {
+        let (first, second) = (record("t-1"), record("t-2"));
+        let mut calls = LaunchCalls::default();
+        assert_eq!(calls.of(Some(&first)), LaunchTrace::Unknown, "nobody kept count");
+        calls.recorded(&first);
+        assert_eq!(calls.of(Some(&first)), LaunchTrace::Clean);
+        let before = calls.clone();
+        calls.calling(&first, at(1));
+        assert_eq!(
+            calls.of(Some(&first)),
+            LaunchTrace::Since(at(1)),
+            "in flight, or cut off"
+        );
+        calls.refused(before);
+        assert_eq!(calls.of(Some(&first)), LaunchTrace::Clean, "surely refused");
+        calls.calling(&first, at(2));
+        let before = calls.clone();
+        calls.calling(&first, at(3));
+        calls.refused(before);
+        assert_eq!(
+            calls.of(Some(&first)),
+            LaunchTrace::Since(at(2)),
+            "a later refusal takes nothing back"
+        );
+        assert_eq!(calls.of(Some(&second)), LaunchTrace::Unknown, "of another record");
+        assert_eq!(calls.of(None), LaunchTrace::Unknown);
+        calls.found(Some(&second), at(9));
+        assert_eq!(calls.of(Some(&second)), LaunchTrace::Since(at(9)));
+    }
+}
