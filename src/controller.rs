@@ -177,6 +177,7 @@ impl<'a, C: Cloud> Round<'a, C> {
         }
         for _ in 0..ROUNDS {
             let wish = self.validate();
+            let wish = self.with_sources(wish).await;
             let observed = self.observe(&wish).await;
             let decision = self.plan(wish, observed);
             match self.apply(&decision).await? {

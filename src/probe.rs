@@ -99,6 +99,20 @@ pub async fn seed(target: &Target, device: &DeviceKey, files: &SeedParams) -> Re
     result
 }
 
+/// Tells the gateway that a new bundle waits for it.
+///
+/// # Errors
+/// The hop that is broken, or what the gateway says against it. A changed certificate is one of them: a gateway that cannot be told
+/// from another is not told anything; its own timer fetches the bundle.
+pub async fn refresh(target: &Target, device: &DeviceKey) -> Result<(), ProbeFailure> {
+    let patience = Patience::SETTLED;
+    let mut socket = dial::reach(target, patience).await?;
+    talk::greet(&mut socket, target, device, Purpose::Refresh, patience).await?;
+    let result = talk::refresh(&mut socket, patience).await;
+    talk::part(socket).await;
+    result
+}
+
 /// A failure at a hop.
 pub(crate) fn broken(hop: Hop, message: impl Into<String>) -> ProbeFailure {
     ProbeFailure {

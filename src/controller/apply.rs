@@ -112,7 +112,9 @@ impl<C: Cloud> Round<'_, C> {
                 instance_id,
                 volume_id,
                 overwrite,
-            } => Ok(self.put_bundle(desired, instance_id, volume_id, *overwrite).await),
+            } => Ok(self
+                .put_bundle(desired, &decision.observed, (instance_id, volume_id), *overwrite)
+                .await),
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
             _ => {

@@ -1,8 +1,10 @@
 //! The steps that need the object itself: its finalizer, Secret, recorded launch, bundle and workspace.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koi_core::api::{KoiAgent, LaunchStatus, Reason};
-use koi_core::desired::Desired;
+use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::names::{self, MANAGER};
 use koi_core::observed::{Observed, Place};
 use koi_core::plan::{Why, current_instance};
@@ -185,8 +187,8 @@ impl<C: Cloud> Round<'_, C> {
     pub(super) async fn put_bundle(
         &mut self,
         desired: &Desired,
-        instance_id: &str,
-        volume_id: &str,
+        observed: &Observed,
+        (instance_id, volume_id): (&str, &str),
         overwrite: bool,
     ) -> Effect {
         let Desired::Present(agent) = desired else {
@@ -227,10 +229,30 @@ impl<C: Cloud> Round<'_, C> {
         match written {
             Ok(()) => {
                 status::note_bundle(&mut self.status, instance_id, &sha256);
+                if overwrite {
+                    self.tell_of_bundle(agent, observed, instance_id).await;
+                }
                 self.context.rounds.hurry(&agent.claim.agent_uid);
                 Effect::Done
             }
             Err(error) => Effect::Refused(error),
+        }
+    }
+
+    /// A running gateway takes a rewritten bundle at once when it is told. It may be away: then it takes it at its next start, or by its
+    /// own timer, so a failure costs minutes and nothing else.
+    async fn tell_of_bundle(&mut self, agent: &DesiredAgent, observed: &Observed, instance_id: &str) {
+        let Some(instance) = current_instance(observed).filter(|instance| instance.id == instance_id) else {
+            return;
+        };
+        let Some(target) = self.target(agent, instance) else {
+            return;
+        };
+        match crate::probe::refresh(&target, &self.context.device).await {
+            Ok(()) => tracing::info!("the gateway takes the new bundle"),
+            Err(failure) => {
+                tracing::warn!(hop = ?failure.hop, failure.message, "the gateway could not be told of its new bundle")
+            }
         }
     }
 
@@ -295,6 +317,21 @@ impl<C: Cloud> Round<'_, C> {
                 )
             }
         }
+    }
+
+    /// What the wish is made from besides the object must be there before anything is made for it: a machine whose files are missing
+    /// would be paid for and of no use.
+    pub(super) async fn with_sources(&self, wish: Result<Arc<Desired>, Why>) -> Result<Arc<Desired>, Why> {
+        let Ok(desired) = &wish else { return wish };
+        if let Desired::Present(agent) = desired.as_ref()
+            && let Some(name) = agent
+                .workspace_config_map
+                .as_ref()
+                .filter(|_| self.status.launch.is_none())
+        {
+            self.config_map_files(name).await?;
+        }
+        wish
     }
 
     async fn config_map_files(&self, name: &str) -> Result<std::collections::BTreeMap<String, String>, Why> {

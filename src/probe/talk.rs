@@ -31,13 +31,15 @@ pub enum Purpose {
     Look,
     /// To change something.
     Change,
+    /// To have a new bundle taken: the gateway does not know its token yet, so the device key alone must do.
+    Refresh,
 }
 
 impl Purpose {
     fn scopes(self) -> Vec<String> {
         let scopes: &[Scope] = match self {
             Self::Look => &[Scope::Read],
-            Self::Change => &[Scope::Read, Scope::Admin],
+            Self::Change | Self::Refresh => &[Scope::Read, Scope::Admin],
         };
         scopes.iter().map(ToString::to_string).collect()
     }
@@ -115,6 +117,21 @@ where
         let params = serde_json::to_value(files).map_err(|error| format!("the files cannot be written: {error}"))?;
         let answer = request(socket, "seed", method::WORKSPACE_SEED, params).await?;
         serde_json::from_value(payload(answer)?).map_err(|error| format!("the answer makes no sense: {error}"))
+    };
+    within(Hop::Health, "an answer", patience, asked).await
+}
+
+/// Has the gateway fetch its bundle anew.
+///
+/// # Errors
+/// What the gateway says against it.
+pub async fn refresh<S>(socket: &mut WebSocketStream<S>, patience: Patience) -> Result<(), ProbeFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let asked = async {
+        let answer = request(socket, "refresh", method::BUNDLE_REFRESH, Value::Null).await?;
+        payload(answer).map(drop)
     };
     within(Hop::Health, "an answer", patience, asked).await
 }
@@ -230,6 +247,7 @@ fn error_words(error: &ErrorShape) -> String {
 
 fn connect_params(challenge: &Challenge, target: &Target, device: &DeviceKey, purpose: Purpose) -> ConnectParams {
     let scopes = purpose.scopes();
+    let token = (purpose != Purpose::Refresh).then(|| target.token.clone());
     let id = device.id();
     let facts = SignedFacts {
         device_id: &id,
@@ -238,7 +256,7 @@ fn connect_params(challenge: &Challenge, target: &Target, device: &DeviceKey, pu
         role: ROLE,
         scopes: &scopes,
         signed_at_ms: challenge.ts,
-        token: target.token.expose(),
+        token: token.as_ref().map_or("", |token| token.expose()),
         nonce: &challenge.nonce,
         platform: PLATFORM,
         device_family: "",
@@ -269,8 +287,8 @@ fn connect_params(challenge: &Challenge, target: &Target, device: &DeviceKey, pu
         path_env: None,
         computer_use: None,
         worker_runs: None,
-        auth: Some(ConnectAuth {
-            token: Some(target.token.clone()),
+        auth: token.map(|token| ConnectAuth {
+            token: Some(token),
             ..ConnectAuth::default()
         }),
         device: Some(proof),

@@ -167,6 +167,22 @@ def test_what_cannot_work_is_stalled_with_a_reason(
     assert claimed(stage, agent["metadata"]["uid"]) == []
 
 
+def test_a_config_map_that_appears_lets_the_agent_go_on(stage: Stage, new_agent) -> None:
+    name = new_agent(workspace={"configMapRef": {"name": "late-files"}})
+    stage.wait_condition(name, "Stalled", reason="ConfigMapNotFound", seconds=45)
+    data = {"AGENTS.md": "# From the map\n"}
+    stage.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "late-files", "namespace": "default"},
+            "data": data,
+        }
+    )
+    stage.wait_ready(name, seconds=60)
+    assert stage.machine(name).sh("cat /home/ubuntu/koi/AGENTS.md") == "# From the map\n"
+
+
 def test_denied_launches_say_which_permission_is_missing(stage: Stage, new_agent) -> None:
     stage.cloud.inject(
         "RunInstances",

@@ -239,7 +239,9 @@ def test_the_user_of_the_agent_is_neither_root_nor_the_machine(stage: Stage, age
     token = "curl -s -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token"
     for user in ("ubuntu", "skykoi"):
         assert machine.run("sudo", "-n", "true", user=user, check=False).returncode != 0
-        assert machine.run("/bin/sh", "-c", token, user=user, check=False).returncode == 28, "curl's exit for a time-out"
+        assert machine.run("/bin/sh", "-c", token, user=user, check=False).returncode == 28, (
+            "curl's exit for a time-out"
+        )
     assert len(machine.sh(token)) > 20, "root still has it: the set-up needs it"
     groups = set(machine.run("id", "-nG", "ubuntu").stdout.split())
     assert groups.isdisjoint({"sudo", "admin", "wheel", "lxd", "docker", "disk"})

@@ -337,10 +337,12 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
 /// The plan of an agent whose wish cannot be settled: nothing is changed, what runs goes on running.
 #[must_use]
 pub fn blocked(why: Why) -> Plan {
+    // Nothing tells us that a ConfigMap appears: we may get them, not watch them.
+    let unwatched = why.reason == Reason::ConfigMapNotFound;
     Plan {
         steps: Vec::new(),
         verdict: Verdict::Blocked(why),
-        check_again: AT_REST,
+        check_again: if unwatched { UNWATCHED } else { AT_REST },
     }
 }
 
@@ -355,6 +357,8 @@ pub fn probe_target<'a>(desired: &Desired, observed: &'a Observed) -> Option<&'a
 
 /// When nothing is under way: sweeps, probes and watches wake the agent earlier.
 const AT_REST: Duration = Duration::from_secs(600);
+/// What somebody else makes and no watch tells us of.
+const UNWATCHED: Duration = Duration::from_secs(10);
 /// Something is in transit and will be through within seconds.
 const SHORTLY: Duration = Duration::from_secs(1);
 /// The next round goes on with what this one made.
