@@ -12,6 +12,7 @@ pub mod lease;
 pub mod log;
 pub mod lookups;
 pub mod metrics;
+pub mod plans;
 pub mod probe;
 pub mod render;
 pub mod run;

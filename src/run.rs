@@ -26,6 +26,7 @@ use crate::janitor;
 use crate::lease::{Candidate, Leadership};
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
+use crate::plans;
 use crate::probe::rounds::Rounds;
 use crate::serve::{self, Pages, Readiness};
 
@@ -207,6 +208,7 @@ impl House {
             ) => {}
             () = fleet::follow_forever(fleet, cloud) => {}
             () = rounds.run() => {}
+            () = plans::tell_forever(Arc::clone(&context), swept.clone(), self.args.sweep_interval) => {}
             () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
             () = self.tell_readiness(context) => {}
         }

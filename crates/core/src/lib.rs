@@ -7,6 +7,7 @@ pub mod desired;
 pub mod names;
 pub mod observed;
 pub mod plan;
+pub mod plan_status;
 pub mod refusal;
 pub mod render;
 pub mod status;

@@ -45,6 +45,13 @@ pub fn role_policy(cluster_id: &str, place: &Place, models: &BTreeSet<String>, s
     json!({"Version": "2012-10-17", "Statement": statements}).to_string()
 }
 
+/// The ARNs of the models and inference profiles that the role may call.
+#[must_use]
+pub fn model_arns(place: &Place, models: &BTreeSet<String>) -> BTreeSet<String> {
+    let arns = ModelArns::of(place, models);
+    arns.profiles.into_iter().chain(arns.models).collect()
+}
+
 fn model_statements(place: &Place, models: &BTreeSet<String>) -> Vec<Value> {
     let arns = ModelArns::of(place, models);
     if arns.is_empty() {
