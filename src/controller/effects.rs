@@ -251,7 +251,7 @@ impl<C: Cloud> Round<'_, C> {
         match crate::probe::refresh(&target, &self.context.device).await {
             Ok(()) => tracing::info!("the gateway takes the new bundle"),
             Err(failure) => {
-                tracing::warn!(hop = ?failure.hop, failure.message, "the gateway could not be told of its new bundle")
+                tracing::warn!(hop = ?failure.hop, failure.message, "the gateway could not be told of its new bundle");
             }
         }
     }

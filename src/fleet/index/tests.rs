@@ -314,7 +314,8 @@ fn whoever_wears_a_group_is_woken_when_it_was_changed_from_outside_however_fresh
     sweep(&mut index, 0, seen(None));
     index.note_group(group("sg-1"), at(1));
     index.note_rules("sg-1", &[open(443)], &[], at(2));
-    let cases: [(i64, Option<&[i32]>, &[&str], &[i32]); 6] = [
+    type Case<'a> = (i64, Option<&'a [i32]>, &'a [&'a str], &'a [i32]);
+    let cases: [Case<'_>; 6] = [
         (3, None, &[], &[443]),
         (4, Some(&[]), &[], &[443]),
         (5, Some(&[443]), &[], &[443]),

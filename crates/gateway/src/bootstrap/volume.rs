@@ -23,7 +23,7 @@ const LABEL: &str = "koi-data";
 const PROBED_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What is read at each place in between, and at how many places at most: some seconds for a large volume, once in its life.
-const SAMPLE_BYTES: u64 = 64 * 1024;
+const SAMPLE_BYTES: u64 = 4 * 1024;
 const MAX_SAMPLES: u64 = 4096;
 
 /// The volume has a file system, checked and as large as the volume.
@@ -171,6 +171,8 @@ fn has_ext4(run: &Run<'_>, device: &Path) -> Result<bool, Failure> {
     }
 }
 
+const ZEROS: [u8; 4096] = [0; 4096];
+
 /// Nothing but zeros at the beginning, at the end, and wherever it is looked at in between. The steps in between meet the places where
 /// ext4 keeps copies of its superblock, and any data of some size.
 fn is_blank(device: &Path) -> std::io::Result<bool> {
@@ -183,7 +185,8 @@ fn is_blank(device: &Path) -> std::io::Result<bool> {
         file.seek(SeekFrom::Start(start))?;
         part.clear();
         (&mut file).take(length).read_to_end(&mut part)?;
-        if part.iter().any(|byte| *byte != 0) {
+        // Compared by the block: byte by byte takes seconds for a large volume.
+        if part.chunks(ZEROS.len()).any(|block| *block != ZEROS[..block.len()]) {
             return Ok(false);
         }
     }
