@@ -45,7 +45,7 @@ class Running:
 
 def shake(port: int, token: str) -> ClientConnection:
     """One handshake with the shared token."""
-    client = connect(f"ws://127.0.0.1:{port}/", compression=None, proxy=None, open_timeout=5)
+    client = connect(f"ws://127.0.0.1:{port}/", compression=None, proxy=None, open_timeout=5, legacy=True)
     client.recv(timeout=5)
     params = {
         "minProtocol": 3,

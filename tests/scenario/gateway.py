@@ -29,6 +29,7 @@ class Gateway:
             compression=None,
             proxy=None,
             max_size=26_214_400,
+            legacy=True,
         )
         self.challenge = self._receive()
         self.hello = self.call(

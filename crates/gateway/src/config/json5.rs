@@ -136,11 +136,11 @@ impl Reader<'_> {
             let rest = self.rest();
             if rest.starts_with("//") {
                 self.at += rest.find(['\n', '\r', '\u{2028}', '\u{2029}']).unwrap_or(rest.len());
-            } else if rest.starts_with("/*") {
-                let Some(end) = rest.find("*/") else {
+            } else if let Some(comment) = rest.strip_prefix("/*") {
+                let Some(end) = comment.find("*/") else {
                     return Err(self.fault("this comment has no end"));
                 };
-                self.at += end + 2;
+                self.at += "/*".len() + end + "*/".len();
             } else if let Some(blank) = rest.chars().next().filter(|c| c.is_whitespace() || *c == '\u{feff}') {
                 self.at += blank.len_utf8();
             } else {

@@ -24,6 +24,7 @@ fn what_json5_adds_is_read() {
     let expected = json!({"unquoted": "single  line", "q": 0.5, "$x_1": 31, "n": -5.0, "e": 0.01, "t": true, "z": null, "l": [1, 2]});
     assert_eq!(value(text), expected);
     assert_eq!(value(r#"'\x41\u00e9\ud83d\ude00\q\0'"#), json!("Aé😀q\0"));
+    assert_eq!(value("/*/ a comment */ 1 /**/ /***/ // end"), json!(1));
     assert_eq!(value("18446744073709551615"), json!(u64::MAX));
     assert_eq!(value("-9223372036854775808"), json!(i64::MIN));
 }
@@ -46,6 +47,7 @@ fn faults_point_at_the_place() {
         ("{ a: NaN }", (1, 6, "NaN is not a number that any key takes")),
         ("{ a: 1 } x", (1, 10, "unexpected text after the document")),
         ("{ a: /* x", (1, 6, "this comment has no end")),
+        ("1 /*/", (1, 3, "this comment has no end")),
         (
             "{ é: { b: 1,\n 'b': 2 } }",
             (2, 2, "é.b: is set twice, first in line 1"),
