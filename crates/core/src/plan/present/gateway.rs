@@ -1,0 +1,139 @@
+//! The gateway on a running instance: whether it answers, and what its silence means.
+
+use jiff::SignedDuration;
+
+use super::Round;
+use super::herd::sort_out;
+use crate::api::{Power, Reason};
+use crate::desired::{DesiredAgent, span};
+use crate::observed::{Hop, Instance, InstanceState, Observed, Probe, ProbeFailure};
+use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
+
+/// How much of the console goes into a message.
+const CONSOLE_TAIL: usize = 1500;
+
+impl<'a> Round<'a> {
+    pub(super) fn gateway(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let probe = valid_probe(self.observed, instance);
+        let recorded = &self.observed.recorded;
+        match probe.map(|probe| &probe.outcome) {
+            Some(Ok(health)) if health.ok => self.seed(instance, health.workspace_seeded),
+            // Nothing has been asked since the operator started: what was true stays until the first answer.
+            None if recorded.was_healthy => Ok(()),
+            outcome => {
+                let (reason, told) = match outcome {
+                    Some(Ok(health)) => (
+                        Reason::GatewayUnhealthy,
+                        format!(
+                            "The gateway says that it is not well: {}",
+                            health.detail.as_deref().unwrap_or("it does not say why")
+                        ),
+                    ),
+                    Some(Err(failure)) => (hop_reason(failure.hop), describe_failure(failure)),
+                    None => (Reason::Booting, "The gateway was not asked yet".into()),
+                };
+                Err(self.unanswered(instance, reason, &told))
+            }
+        }
+    }
+
+    /// A gateway that does not answer: a boot in progress, a boot that failed, or one that broke later.
+    pub(super) fn unanswered(&mut self, instance: &Instance, reason: Reason, told: &str) -> Halt {
+        let recorded = &self.observed.recorded;
+        if recorded.was_healthy {
+            return Halt::converging(reason, format!("{told}."), SHORTLY * 5);
+        }
+        let since = recorded.booting_since.unwrap_or(self.now);
+        let deadline = SignedDuration::try_from(self.agent.boot_deadline).unwrap_or(SignedDuration::MAX);
+        let limit = span::show(self.agent.boot_deadline);
+        if self.now.duration_since(since) < deadline {
+            let message = format!(
+                "Instance {} boots; its gateway has {limit} to answer, counted from {since:.0}.",
+                instance.id
+            );
+            return Halt::converging(Reason::Booting, message, SHORTLY);
+        }
+        if self.observed.console.is_none() {
+            self.steps.push(Step::FetchConsole {
+                instance_id: instance.id.clone(),
+            });
+        }
+        let message = format!(
+            "The gateway did not answer within {limit}. {told}. {}",
+            console_end(self.observed.console.as_deref())
+        );
+        Halt::converging(Reason::BootTimeout, message, SHORTLY * 10)
+    }
+
+    pub(super) fn seed(&mut self, instance: &Instance, seeded: bool) -> Result<(), Halt> {
+        if seeded || self.observed.recorded.workspace_seeded || !self.agent.seeds_workspace() {
+            return Ok(());
+        }
+        self.steps.push(Step::SeedWorkspace {
+            instance_id: instance.id.clone(),
+        });
+        Err(Halt::converging(
+            Reason::Pushing,
+            "The workspace files of the spec are being handed over.",
+            AT_ONCE,
+        ))
+    }
+}
+
+/// A probe of this instance in its present boot.
+pub(crate) fn valid_probe<'a>(observed: &'a Observed, instance: &Instance) -> Option<&'a Probe> {
+    let since = observed.recorded.booting_since;
+    observed
+        .probe
+        .as_ref()
+        .filter(|probe| probe.instance_id == instance.id && since.is_none_or(|since| probe.at >= since))
+}
+
+pub(in crate::plan) fn probe_target<'a>(agent: &DesiredAgent, observed: &'a Observed) -> Option<&'a Instance> {
+    let instances = observed.instances.present()?;
+    let instance = sort_out(instances, observed)
+        .current
+        .filter(|instance| instance.state == InstanceState::Running)?;
+    let told = observed
+        .recorded
+        .bundle
+        .as_ref()
+        .is_some_and(|bundle| bundle.instance_id == instance.id);
+    (agent.power == Power::Running && told).then_some(instance)
+}
+
+pub(crate) fn hop_reason(hop: Hop) -> Reason {
+    match hop {
+        Hop::Connect | Hop::Upgrade => Reason::GatewayUnreachable,
+        Hop::Tls => Reason::CertificateMismatch,
+        Hop::Handshake => Reason::GatewayUnauthorized,
+        Hop::Health => Reason::GatewayUnhealthy,
+    }
+}
+
+/// What broke, where, and where to look.
+pub(crate) fn describe_failure(failure: &ProbeFailure) -> String {
+    let message = failure.message.trim().trim_end_matches('.');
+    match failure.hop {
+        Hop::Connect => format!(
+            "Connect: {message}. Is nginx running, does the security group let the operator in, is there a route?"
+        ),
+        Hop::Tls => format!(
+            "TLS: {message}. What answers on 443 does not hold the certificate of the Secret; send no secrets there"
+        ),
+        Hop::Upgrade => {
+            format!("Upgrade: {message}. nginx answers, the gateway behind it does not: look at skykoi-gateway.service")
+        }
+        Hop::Handshake => format!("Handshake: {message}. The gateway does not take the operator's token or device key"),
+        Hop::Health => format!("Health: {message}"),
+    }
+}
+
+fn console_end(console: Option<&str>) -> String {
+    let Some(console) = console.map(str::trim_end).filter(|console| !console.is_empty()) else {
+        return "EC2 has no console output of it yet.".into();
+    };
+    let skip = console.chars().count().saturating_sub(CONSOLE_TAIL);
+    let end: String = console.chars().skip(skip).collect();
+    format!("The console ends with: {end}")
+}

@@ -1,0 +1,111 @@
+//! The instances with our claim, sorted out: which one Ready is about, and which others live.
+
+use super::Round;
+use crate::observed::{Instance, InstanceState, Known, Observed};
+use crate::plan::{Halt, Step, unknown};
+
+/// Tag of an instance that is not the recorded one.
+const ORPHAN: &str = "skykoi:orphan";
+
+/// The instances with our claim, sorted out.
+pub(super) struct Herd<'a> {
+    /// The one that Ready is about, alive or dying.
+    pub(super) current: Option<&'a Instance>,
+    /// Other live ones.
+    pub(super) orphans: Vec<&'a Instance>,
+    /// The highest epoch that any of them carries.
+    pub(super) epoch: i64,
+}
+
+impl<'a> Round<'a> {
+    pub(super) fn herd(&self) -> Result<Herd<'a>, Halt> {
+        let instances: &[Instance] = match &self.observed.instances {
+            Known::Present(instances) => instances,
+            Known::Absent => &[],
+            Known::Unknown => return Err(unknown(self.observed, "Which instances there are")),
+        };
+        Ok(sort_out(instances, self.observed))
+    }
+
+    /// A second live instance may hold what the agent wrote: it is stopped and told, never terminated.
+    pub(super) fn stop_orphans(&mut self, herd: &Herd<'_>) {
+        let running = herd.orphans.iter().filter(|orphan| {
+            orphan.state == InstanceState::Running
+                || (orphan.state == InstanceState::Stopped && !orphan.tags.contains_key(ORPHAN))
+        });
+        self.steps.extend(running.map(|orphan| Step::StopOrphan {
+            instance_id: orphan.id.clone(),
+        }));
+    }
+}
+
+pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> Herd<'a> {
+    let recorded = &observed.recorded;
+    let launch = recorded.launch.as_ref().map(|launch| (launch.epoch, launch.attempt));
+    let mut live: Vec<&Instance> = instances.iter().filter(|instance| !instance.state.is_dying()).collect();
+    // The one of the recorded launch before others, later launches before earlier ones.
+    live.sort_by_key(|instance| {
+        (
+            instance.launch != launch,
+            std::cmp::Reverse(instance.launch),
+            instance.id.clone(),
+        )
+    });
+    let by_id = recorded
+        .instance_id
+        .as_ref()
+        .and_then(|id| instances.iter().find(|instance| instance.id == *id));
+    let unshown = recorded.instance_id.is_some() && by_id.is_none();
+    let dying = instances
+        .iter()
+        .filter(|instance| instance.state.is_dying() && instance.launch == launch && launch.is_some());
+    let current = by_id
+        .filter(|instance| !instance.state.is_dying())
+        // A recorded one that EC2 hides for the moment is not supplanted by another.
+        .or_else(|| {
+            if unshown && !live.is_empty() && !lost_recorded(observed) {
+                None
+            } else {
+                live.first().copied()
+            }
+        })
+        .or(by_id)
+        .or_else(|| dying.max_by_key(|instance| &instance.id));
+    let orphans = live
+        .into_iter()
+        .filter(|instance| current.is_none_or(|current| current.id != instance.id));
+    let orphans = if unshown && current.is_none() {
+        Vec::new()
+    } else {
+        orphans.collect()
+    };
+    let epoch = instances
+        .iter()
+        .filter_map(|instance| instance.launch.map(|(epoch, _)| epoch))
+        .max()
+        .unwrap_or_default();
+    Herd {
+        current,
+        orphans,
+        epoch,
+    }
+}
+
+fn lost_recorded(observed: &Observed) -> bool {
+    observed
+        .recorded
+        .instance_id
+        .as_ref()
+        .and_then(|id| observed.unseen.get(id))
+        .is_some_and(|unseen| unseen.reads >= 2)
+}
+
+/// The instance that status is about: the recorded one, or the one that is adopted. Not the predecessor of a recorded launch.
+#[must_use]
+pub fn current_instance(observed: &Observed) -> Option<&Instance> {
+    let current = sort_out(observed.instances.present()?, observed).current?;
+    let launch = observed.recorded.launch.as_ref();
+    let past = current.state.is_dying()
+        && launch.is_some_and(|launch| current.launch.is_some_and(|(epoch, _)| epoch < launch.epoch));
+    (!past).then_some(current)
+}

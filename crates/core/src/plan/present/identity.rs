@@ -1,0 +1,76 @@
+//! Role, policy and profile of the agent.
+
+use std::collections::BTreeMap;
+
+use super::Round;
+use crate::api::Reason;
+use crate::names;
+use crate::observed::{Known, Place};
+use crate::plan::{AT_ONCE, Halt, Step, launch, unknown};
+use crate::render::identity::{role_policy, trust_policy};
+
+impl<'a> Round<'a> {
+    /// Role, policy, profile, in the order in which IAM can take them. A profile that is not ours is used as it is.
+    pub(super) fn identity(&mut self, place: &Place) -> Result<(), Halt> {
+        let identity = match &self.observed.identity {
+            Known::Present(identity) => identity.clone(),
+            Known::Absent => crate::observed::Identity::absent(),
+            Known::Unknown => return Err(unknown(self.observed, "The instance profile")),
+        };
+        if !identity.ours {
+            return Ok(());
+        }
+        let wish = &self.agent.identity;
+        let (name, tags) = (&wish.profile, self.identity_tags());
+        if !identity.role_exists {
+            self.steps.push(Step::CreateRole {
+                role: name.clone(),
+                trust: trust_policy(&place.region),
+                boundary_arn: wish.boundary_arn.clone(),
+                tags: tags.clone(),
+            });
+        }
+        if !identity.policy_current {
+            let document = role_policy(
+                &self.agent.claim.cluster_id,
+                place,
+                &self.agent.role_models,
+                &wish.scope,
+            );
+            self.steps.push(Step::PutRolePolicy {
+                role: name.clone(),
+                document,
+            });
+        }
+        if identity.profile_arn.is_none() {
+            self.steps.push(Step::CreateInstanceProfile {
+                profile: name.clone(),
+                tags,
+            });
+        }
+        if !identity.role_in_profile {
+            self.steps.push(Step::AddRoleToInstanceProfile {
+                profile: name.clone(),
+                role: name.clone(),
+            });
+        }
+        let whole = identity.role_exists && identity.profile_arn.is_some() && identity.role_in_profile;
+        if whole {
+            return Ok(());
+        }
+        Err(Halt::converging(
+            Reason::WaitingForIdentity,
+            launch::fresh_profile(name),
+            AT_ONCE,
+        ))
+    }
+
+    pub(super) fn identity_tags(&self) -> BTreeMap<String, String> {
+        let claim = &self.agent.claim;
+        if self.agent.identity.is_own() {
+            claim.tags(&self.agent.tags)
+        } else {
+            names::shared_tags(&claim.cluster_id, &self.agent.tags)
+        }
+    }
+}

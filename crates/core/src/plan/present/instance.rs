@@ -1,0 +1,98 @@
+//! A live instance: that it runs, with its bundle.
+
+use super::Round;
+use super::volume::data_volume_id;
+use crate::api::Reason;
+use crate::observed::{Instance, InstanceState, Known};
+use crate::plan::{Halt, SHORTLY, Step};
+
+impl<'a> Round<'a> {
+    /// A live instance: running, with its volume, its bundle and a gateway that answers.
+    pub(super) fn keep(&mut self, instance: &Instance) -> Result<(), Halt> {
+        self.volume(instance)?;
+        self.bundle(instance);
+        self.running(instance)?;
+        self.gateway(instance)
+    }
+
+    pub(super) fn bundle(&mut self, instance: &Instance) {
+        let Some(volume_id) = data_volume_id(self.observed, instance) else {
+            return;
+        };
+        let Known::Present(secret) = &self.observed.secret else {
+            return;
+        };
+        let written = self.observed.recorded.bundle.as_ref();
+        let overwrite = written.is_some_and(|bundle| bundle.instance_id == instance.id);
+        let current = overwrite
+            && secret
+                .bundle_sha256
+                .is_none_or_equal(written.map(|bundle| bundle.sha256.as_str()));
+        if current {
+            return;
+        }
+        if let Some(old) = written.filter(|bundle| bundle.instance_id != instance.id) {
+            self.steps.push(Step::DeleteBundle {
+                instance_id: old.instance_id.clone(),
+            });
+        }
+        self.steps.push(Step::PutBundle {
+            instance_id: instance.id.clone(),
+            volume_id,
+            overwrite,
+        });
+    }
+
+    pub(super) fn running(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let id = &instance.id;
+        match instance.state {
+            InstanceState::Running => Ok(()),
+            InstanceState::Stopped => {
+                self.steps.push(Step::StartInstance {
+                    instance_id: id.clone(),
+                });
+                let (reason, message) = if self.observed.recorded.suspended {
+                    (Reason::Resuming, format!("Instance {id} is being started."))
+                } else {
+                    let told = instance.state_reason.as_deref().unwrap_or("EC2 gives no reason");
+                    (
+                        Reason::Repairing,
+                        format!("Instance {id} was stopped from outside ({told}); it is being started."),
+                    )
+                };
+                Err(Halt::converging(reason, message, SHORTLY))
+            }
+            InstanceState::Stopping => Err(Halt::converging(
+                Reason::Repairing,
+                format!("Instance {id} is stopping; it is started when it has stopped."),
+                SHORTLY * 2,
+            )),
+            _ => Err(self.pending(instance)),
+        }
+    }
+
+    pub(super) fn pending(&self, instance: &Instance) -> Halt {
+        let recorded = &self.observed.recorded;
+        let kept = recorded
+            .launch
+            .as_ref()
+            .and_then(|launch| launch.kept_volume_id.as_ref());
+        let (reason, message) = if recorded.suspended {
+            (Reason::Resuming, format!("Instance {} is being started.", instance.id))
+        } else {
+            self.launching(kept)
+        };
+        Halt::converging(reason, message, SHORTLY)
+    }
+}
+
+/// `None` says nothing; a value says something when it differs.
+trait NoneOrEqual {
+    fn is_none_or_equal(&self, other: Option<&str>) -> bool;
+}
+
+impl NoneOrEqual for Option<String> {
+    fn is_none_or_equal(&self, other: Option<&str>) -> bool {
+        self.as_deref().is_none_or(|text| other == Some(text))
+    }
+}
