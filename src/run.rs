@@ -46,10 +46,10 @@ pub struct Surroundings {
 }
 
 /// What lives as long as the process.
-struct House {
+struct House<C> {
     args: RunArgs,
     client: Client,
-    cloud: Arc<Aws>,
+    cloud: Arc<C>,
     clock: Clock,
     metrics: Arc<Metrics>,
     readiness: Readiness,
@@ -58,11 +58,26 @@ struct House {
     stop: CancellationToken,
 }
 
-/// Runs until `stop` is told.
+/// Runs on AWS until `stop` is told.
 ///
 /// # Errors
 /// When the operator cannot start: no cluster, no port, no randomness.
 pub async fn run(
+    args: RunArgs,
+    surroundings: Surroundings,
+    clock: Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let on_aws = async |metrics: Arc<Metrics>| Arc::new(Aws::from_standard_chain(&metrics).await);
+    Box::pin(run_on(on_aws, args, surroundings, clock, stop)).await
+}
+
+/// The same on any cloud: benchmarks bring one that lives in memory.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<C: Cloud>(
+    cloud: impl AsyncFnOnce(Arc<Metrics>) -> Arc<C>,
     args: RunArgs,
     surroundings: Surroundings,
     clock: Clock,
@@ -94,7 +109,7 @@ pub async fn run(
         .context("no way to a Kubernetes API server: set KUBECONFIG, or run in a cluster with a ServiceAccount")?;
     let namespace = args.namespace().map(ToOwned::to_owned).or(surroundings.pod_namespace);
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
-    let cloud = Arc::new(Aws::from_standard_chain(&metrics).await);
+    let cloud = cloud(Arc::clone(&metrics)).await;
     let house = House {
         args,
         client,
@@ -111,7 +126,7 @@ pub async fn run(
     Ok(())
 }
 
-impl House {
+impl<C: Cloud> House<C> {
     /// Terms of leadership until told to stop. Each term begins with nothing in memory: what was known may be old.
     async fn reign(&self, fleet: Fleet, woken: tokio::sync::mpsc::UnboundedReceiver<String>) {
         let (mut leadership, candidacy) = self.stand();
@@ -276,7 +291,7 @@ impl House {
     }
 
     /// Keeps readiness true to what the sweeps and the owner record say.
-    async fn tell_readiness<C: Cloud>(&self, context: Arc<Context<C>>) {
+    async fn tell_readiness(&self, context: Arc<Context<C>>) {
         context.stores.listed().await;
         self.readiness.settle(LISTS);
         let mut health = context.fleet.health();
