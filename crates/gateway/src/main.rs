@@ -3,6 +3,8 @@
 mod bootstrap;
 mod clock;
 mod config;
+#[allow(dead_code, unused_imports, reason = "the methods that use it come next")]
+mod conversation;
 mod file;
 mod methods;
 mod notify;
