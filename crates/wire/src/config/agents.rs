@@ -1,0 +1,123 @@
+//! `agents`: what the agents are and what wakes them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The agents that the gateway runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Agents {
+    /// What holds for every agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<AgentDefaults>,
+}
+
+/// What holds for every agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentDefaults {
+    /// The directory with AGENTS.md and the agent's own files: absolute, or beginning with `~/`. Default `~/koi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub workspace: Option<String>,
+    /// The model, and what to use when it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    /// IANA name of the time zone of the user. Default: the machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub user_timezone: Option<String>,
+    /// How much the model thinks before it answers. Default `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking_default: Option<Thinking>,
+    /// Seconds that one run may take. Default 172800.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub timeout_seconds: Option<u32>,
+    /// Runs at the same time, over all sessions. Default 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_concurrent: Option<u32>,
+    /// Characters of one workspace file that reach the model. Default 20000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 1_000_000))]
+    pub bootstrap_max_chars: Option<u32>,
+    /// The regular wake-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// The model, and what to use when it fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Model {
+    /// `amazon-bedrock/<model or inference profile id>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub primary: Option<String>,
+    /// Tried in this order when the primary fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
+    pub fallbacks: Option<Vec<String>>,
+}
+
+/// How much the model thinks before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum Thinking {
+    Off,
+    Minimal,
+    Low,
+    Medium,
+    High,
+}
+
+/// The regular wake-up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Heartbeat {
+    /// How often: a number with `s`, `m` or `h`; `0m` is never. Default `30m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub every: Option<String>,
+    /// The part of the day in which it happens. Default: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_hours: Option<ActiveHours>,
+    /// Where its words go. Default `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<HeartbeatTarget>,
+    /// What the agent is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub prompt: Option<String>,
+    /// Only HEARTBEAT.md of the workspace reaches the model. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light_context: Option<bool>,
+}
+
+/// A part of the day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ActiveHours {
+    /// From, `HH:MM`, inclusive.
+    #[schemars(length(max = 16))]
+    pub start: String,
+    /// To, `HH:MM`, exclusive; `24:00` is the end of the day.
+    #[schemars(length(max = 16))]
+    pub end: String,
+    /// `user`, `local` or an IANA name. Default `user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub timezone: Option<String>,
+}
+
+/// Where the words of a heartbeat go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum HeartbeatTarget {
+    None,
+    Last,
+    Owner,
+}

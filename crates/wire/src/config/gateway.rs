@@ -1,0 +1,111 @@
+//! `gateway`: where the daemon listens and who may connect.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Secret;
+
+/// The daemon itself: where it listens and who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gateway {
+    /// Must be `local`: this gateway serves the agent of its own machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Which addresses it listens on. Only loopback: the outside comes in through the TLS proxy. Default `loopback`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<Bind>,
+    /// The port, for HTTP and WebSocket alike. Default 18789.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// Who may connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// Addresses or networks of proxies whose X-Forwarded-For is believed. A request that carries the header and does not come from
+    /// one of them is refused. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    pub trusted_proxies: Option<Vec<String>>,
+    /// The control page and other browser clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_ui: Option<ControlUi>,
+}
+
+/// What kind of gateway this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It runs the agent of this machine.
+    Local,
+}
+
+/// Addresses that the gateway listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bind {
+    /// 127.0.0.1 and, where the machine has it, [::1].
+    Loopback,
+    /// The same as loopback.
+    Auto,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Auth {
+    /// How clients prove themselves. Default `token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AuthMode>,
+    /// The shared token: a string of at least 16 characters, or a reference to where it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// A second token that is accepted during a rotation. A reference to a file that is not there means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_token: Option<Secret>,
+    /// What happens to an address that keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// How clients prove themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    /// With the shared token, and a device key where more is asked for.
+    Token,
+}
+
+/// What happens to an address that keeps failing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimit {
+    /// Failures within the window that lock an address out. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_attempts: Option<u32>,
+    /// The window in milliseconds. Default 60000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000, max = 86_400_000))]
+    pub window_ms: Option<u64>,
+    /// How long an address stays locked out, in milliseconds. Default 300000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000, max = 86_400_000))]
+    pub lockout_ms: Option<u64>,
+    /// Loopback is delayed instead of locked out. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exempt_loopback: Option<bool>,
+}
+
+/// The control page and other browser clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ControlUi {
+    /// Serve the page. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Origins, beside the gateway's own, whose pages may connect: `https://host` or `https://host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    pub allowed_origins: Option<Vec<String>>,
+}
