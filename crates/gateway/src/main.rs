@@ -8,6 +8,8 @@ mod conversation;
 mod file;
 mod methods;
 mod notify;
+#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
+mod queue;
 mod seed;
 mod server;
 
