@@ -12,6 +12,7 @@ mod notify;
 mod queue;
 mod seed;
 mod server;
+mod services;
 #[allow(dead_code, unused_imports, reason = "callers arrive one by one")]
 mod session;
 

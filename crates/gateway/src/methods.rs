@@ -1,191 +1,181 @@
-//! Methods: what a connected client may ask for.
+//! Methods: what a connected client may ask for. Each family has a file with a table; here the tables are joined and calls dispatched.
 
+mod agent;
+mod agents_files;
+pub(crate) mod bounds;
+mod call;
+mod chat;
 mod config_get;
+mod cron;
+pub(crate) mod fault;
+mod heartbeat;
+mod history;
 mod request;
+mod sessions;
 mod status;
+mod workspace;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::task::Poll;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use koi_wire::frame::{ErrorShape, Response};
-use koi_wire::name::{Scope, code, detail, event, method};
-use koi_wire::seed::SeedParams;
-use serde_json::{Value, json};
-use tracing::info;
+use koi_wire::name::Scope;
+use serde_json::Value;
 
-use crate::seed;
+pub(crate) use self::call::{Call, Caller, Role};
 use crate::server::Shared;
-use crate::server::params;
 
-/// One who asks.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    /// What it may do.
-    pub(crate) scopes: Vec<Scope>,
+/// What a method gives.
+pub(crate) type Answer = Result<Value, ErrorShape>;
+
+/// How a method works.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    /// At once, without waiting for anything: neither disk nor lock that is held for long.
+    Now(fn(&Call) -> Answer),
+    /// In a task of its own. What comes before the first wait happens in the order of the client's frames.
+    Later(fn(Call) -> BoxFuture<'static, Answer>),
 }
 
-/// A method: its name, the scope that it needs, and what it does.
-struct Method {
-    name: &'static str,
-    scope: Scope,
-    run: fn(&Shared, &Value) -> Result<Value, ErrorShape>,
+/// Who may call a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Operators with this scope.
+    Scope(Scope),
+    /// Nodes.
+    Node,
 }
 
-const TABLE: &[Method] = &[
-    Method {
-        name: method::HEALTH,
-        scope: Scope::Read,
-        run: |shared, _| Ok(json!(shared.health())),
-    },
-    Method {
-        name: method::STATUS,
-        scope: Scope::Read,
-        run: status::run,
-    },
-    Method {
-        name: method::SYSTEM_PRESENCE,
-        scope: Scope::Read,
-        run: |shared, _| Ok(json!(shared.hub.presence())),
-    },
-    Method {
-        name: method::CONFIG_GET,
-        scope: Scope::Read,
-        run: config_get::run,
-    },
-    Method {
-        name: method::WORKSPACE_SEED,
-        scope: Scope::Admin,
-        // Its parameters are large: they are read as what they are, in `call`.
-        run: |_, _| Err(ErrorShape::new(code::UNAVAILABLE, "the call was cut off")),
-    },
-    Method {
-        name: method::BUNDLE_REFRESH,
-        scope: Scope::Admin,
-        run: bundle_refresh,
-    },
+/// A method: its name, who may call it, and what it does.
+#[derive(Clone, Copy)]
+pub(crate) struct Method {
+    pub(crate) name: &'static str,
+    pub(crate) needs: Needs,
+    pub(crate) run: Run,
+}
+
+impl Method {
+    /// A method that answers at once. A stricter scope for some parameters is asked for with [`Call::require`].
+    pub(crate) const fn now(name: &'static str, scope: Scope, run: fn(&Call) -> Answer) -> Self {
+        let (needs, run) = (Needs::Scope(scope), Run::Now(run));
+        Self { name, needs, run }
+    }
+
+    /// A method that waits for something.
+    pub(crate) const fn later(name: &'static str, scope: Scope, run: fn(Call) -> BoxFuture<'static, Answer>) -> Self {
+        let (needs, run) = (Needs::Scope(scope), Run::Later(run));
+        Self { name, needs, run }
+    }
+}
+
+/// The families.
+const FAMILIES: &[&[Method]] = &[
+    status::TABLE,
+    config_get::TABLE,
+    workspace::TABLE,
+    sessions::TABLE,
+    history::TABLE,
+    agents_files::TABLE,
+    chat::TABLE,
+    agent::TABLE,
+    cron::TABLE,
+    heartbeat::TABLE,
 ];
+
+static TABLE: LazyLock<HashMap<&'static str, &'static Method>> = LazyLock::new(|| {
+    let all = FAMILIES.iter().flat_map(|family| family.iter());
+    all.map(|method| (method.name, method)).collect()
+});
 
 /// Names of all methods, as a hello lists them.
-pub(crate) const NAMES: [&str; 6] = [
-    method::HEALTH,
-    method::STATUS,
-    method::SYSTEM_PRESENCE,
-    method::CONFIG_GET,
-    method::WORKSPACE_SEED,
-    method::BUNDLE_REFRESH,
-];
+pub(crate) static NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let mut names: Vec<&str> = TABLE.keys().copied().collect();
+    names.sort_unstable();
+    names
+});
 
-/// Names of all events, as a hello lists them.
-pub(crate) const EVENTS: [&str; 5] = [
-    event::CHALLENGE,
-    event::TICK,
-    event::PRESENCE,
-    event::HEALTH,
-    event::SHUTDOWN,
-];
+/// Answers one frame; what is not JSON gets no answer. What is not done at once goes on in a task of its own.
+pub(crate) fn answer(shared: &Arc<Shared>, frame: bytes::Bytes, caller: &Arc<Caller>) {
+    if let Some(rest) = begin(shared, frame, caller) {
+        shared.tasks.spawn(rest);
+    }
+}
 
-/// Answers one frame; what is not JSON gets no answer.
-pub(crate) async fn answer(shared: &Arc<Shared>, bytes: &[u8], caller: &Caller) -> Option<Response> {
-    let request = match request::envelope(bytes)? {
+fn begin(shared: &Arc<Shared>, frame: bytes::Bytes, caller: &Arc<Caller>) -> Option<BoxFuture<'static, ()>> {
+    let request = match request::envelope(&frame)? {
         Ok(request) => request,
         Err(wrong) => {
-            let message = format!("invalid request frame: {}", wrong.fault);
-            return Some(Response::err(wrong.id, ErrorShape::new(code::INVALID_REQUEST, message)));
+            let error = fault::invalid_frame(&wrong.fault);
+            caller.respond(Response::err(wrong.id, error));
+            return None;
         }
     };
-    Some(match call(shared, &request.method, bytes, caller).await {
-        Ok(payload) => Response::ok(request.id, payload),
-        Err(error) => Response::err(request.id, error),
-    })
+    match find(&request.method, caller) {
+        Err(error) => caller.respond(Response::err(request.id, error)),
+        Ok(method) => {
+            let call = Call::new(shared, caller, request.id, method.name, frame);
+            match method.run {
+                Run::Now(run) => caller.respond(call.response(run(&call))),
+                Run::Later(run) => return later(run, call),
+            }
+        }
+    }
+    None
 }
 
-async fn call(shared: &Arc<Shared>, name: &str, frame: &[u8], caller: &Caller) -> Result<Value, ErrorShape> {
-    let method = TABLE.iter().find(|method| method.name == name);
+/// Looks at a longer call once; what is not done by then goes on in a task of its own.
+fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxFuture<'static, ()>> {
+    let (caller, id) = (Arc::clone(&call.caller), call.id.clone());
+    let ticket = match call.shared.admission.enter(call.size()) {
+        Ok(ticket) => ticket,
+        Err(full) => {
+            caller.respond(Response::err(id, fault::busy(full)));
+            return None;
+        }
+    };
+    let parked = call.parked.clone();
+    let work = async move {
+        let mut ticket = ticket;
+        ticket.start().await;
+        match run(call.with_ticket(ticket)).await {
+            Ok(payload) => Response::ok(id, payload),
+            Err(error) => Response::err(id, error),
+        }
+    };
+    let mut whole = async move {
+        let mut closing = caller.outbox.closing();
+        tokio::select! {
+            biased;
+            response = work => caller.respond(response),
+            // Who has left waits for nothing; what has begun is brought to its end all the same.
+            () = async { let _ = closing.wait_for(Option::is_some).await; parked.cancelled().await; } => {}
+        }
+    }
+    .boxed();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match whole.as_mut().poll(&mut context) {
+        Poll::Ready(()) => None,
+        Poll::Pending => Some(whole),
+    }
+}
+
+/// The method of this name, if the caller may have it.
+fn find(name: &str, caller: &Caller) -> Result<&'static Method, ErrorShape> {
+    let method = TABLE.get(name).copied();
     // Whether a method exists is told to those only who could call all of them.
-    allow(caller, method.map_or(Scope::Admin, |method| method.scope))?;
-    let Some(method) = method else {
-        let shown: String = name.chars().take(128).collect();
-        return Err(ErrorShape::new(
-            code::INVALID_REQUEST,
-            format!("unknown method: {shown}"),
-        ));
-    };
-    let given = request::outline(frame);
-    if method.name != method::WORKSPACE_SEED {
-        return (method.run)(shared, &given);
+    match (
+        method.map_or(Needs::Scope(Scope::Admin), |method| method.needs),
+        caller.role,
+    ) {
+        (Needs::Scope(scope), Role::Operator) => caller.require(scope)?,
+        (Needs::Node, Role::Node) => {}
+        (_, role) => return Err(fault::role(role)),
     }
-    let wish = seed_params(&given, frame)?;
-    // It waits for the disk.
-    let shared = Arc::clone(shared);
-    let done = tokio::task::spawn_blocking(move || workspace_seed(&shared, &wish)).await;
-    done.unwrap_or_else(|_| Err(ErrorShape::new(code::UNAVAILABLE, "the call was cut off")))
+    method.ok_or_else(|| fault::unknown_method(name))
 }
 
-fn allow(caller: &Caller, needed: Scope) -> Result<(), ErrorShape> {
-    if Scope::any_covers(&caller.scopes, needed) {
-        return Ok(());
-    }
-    let details = json!({"code": detail::MISSING_SCOPE, "missingScope": needed, "requiredScopes": [needed]});
-    Err(ErrorShape::new(code::FORBIDDEN, format!("missing scope: {needed}")).with_details(details))
-}
-
-/// A fault in the parameters of a method.
-fn invalid(name: &str, fault: &str) -> ErrorShape {
-    ErrorShape::new(code::INVALID_REQUEST, format!("invalid {name} params: {fault}"))
-}
-
-/// Parameters of a method that takes these keys only; `null` is an empty object.
-fn closed(name: &str, given: &Value, known: &[&str]) -> Result<(), ErrorShape> {
-    if given.is_null() {
-        return Ok(());
-    }
-    params::object(given, "root", known, &[])
-        .map(|_| ())
-        .map_err(|fault| invalid(name, &fault))
-}
-
-fn seed_params(given: &Value, frame: &[u8]) -> Result<SeedParams, ErrorShape> {
-    let name = method::WORKSPACE_SEED;
-    params::object(given, "root", &["files"], &["files"]).map_err(|fault| invalid(name, &fault))?;
-    let wish = request::params::<SeedParams>(frame).map_err(|error| invalid(name, &format!("at /files: {error}")))?;
-    let wish = wish.unwrap_or_default();
-    wish.check()
-        .map_err(|fault| invalid(name, &format!("at /files: {fault}")))?;
-    Ok(wish)
-}
-
-fn workspace_seed(shared: &Shared, wish: &SeedParams) -> Result<Value, ErrorShape> {
-    let result = seed::apply(&shared.settings.workspace, &shared.settings.state_dir, wish).map_err(|error| {
-        let mut shape = ErrorShape::new(code::UNAVAILABLE, format!("the workspace cannot be seeded: {error}"));
-        shape.retryable = Some(true);
-        shape
-    })?;
-    info!(
-        seeded = result.seeded,
-        written = result.written.len(),
-        kept = result.kept.len(),
-        "workspace seed"
-    );
-    if result.seeded {
-        shared.workspace_seeded();
-    }
-    Ok(json!(result))
-}
-
-fn bundle_refresh(shared: &Shared, given: &Value) -> Result<Value, ErrorShape> {
-    closed(method::BUNDLE_REFRESH, given, &[])?;
-    let Some(file) = &shared.settings.refresh_file else {
-        return Err(ErrorShape::new(
-            code::UNAVAILABLE,
-            "this gateway was not set up by koi-gateway bootstrap",
-        ));
-    };
-    // systemd watches for the file and runs bootstrap, which removes it.
-    std::fs::write(file, b"").map_err(|error| {
-        ErrorShape::new(
-            code::UNAVAILABLE,
-            format!("{} cannot be written: {error}", file.display()),
-        )
-    })?;
-    info!("bundle refresh asked for");
-    Ok(json!({"ok": true}))
-}
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,16 @@
 //! The server: one port on loopback for HTTP and WebSocket, and its end.
 
+pub(crate) mod admission;
 pub(crate) mod credentials;
 mod gate;
 pub(crate) mod handshake;
 mod http;
 pub(crate) mod hub;
 pub(crate) mod limiter;
-mod outbox;
+pub(crate) mod outbox;
 pub(crate) mod params;
 pub(crate) mod peer;
+pub(crate) mod recent;
 mod socket;
 
 use std::collections::HashMap;
@@ -32,14 +34,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::admission::Admission;
 use self::credentials::{Credentials, Variables};
 use self::handshake::Close;
-use self::hub::Hub;
+use self::hub::{Audience, Hub};
 use self::limiter::{Limiter, Limits};
 use self::outbox::Broadcast;
 use self::peer::{Network, Trust};
 use crate::clock::Clock;
 use crate::config::Loaded;
+use crate::services::Services;
 
 /// The version that this binary tells of itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -52,6 +56,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the end may take before sockets are cut.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long what runs may go on before that.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two presence events, so that a crowd that comes at once is told about once.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(250);
@@ -98,6 +105,9 @@ pub(crate) enum StartError {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) hub: Arc<Hub>,
+    /// What does the work behind the methods.
+    pub(crate) services: Services,
+    pub(crate) admission: Admission,
     pub(crate) boot_id: String,
     pub(crate) started_ms: i64,
     trust: Trust,
@@ -105,8 +115,10 @@ pub(crate) struct Shared {
     limiter: Mutex<Limiter>,
     strangers: Mutex<HashMap<IpAddr, usize>>,
     seeded: Notify,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    /// Done when the gateway stops.
+    pub(crate) stop: CancellationToken,
+    /// What is waited for at the end.
+    pub(crate) tasks: TaskTracker,
 }
 
 /// A server that listens.
@@ -156,6 +168,7 @@ impl Server {
         shared.tasks.spawn(Arc::clone(&shared).tell_time());
         shared.tasks.spawn(Arc::clone(&shared).tell_presence());
         shared.tasks.spawn(Arc::clone(&shared).tell_health());
+        shared.services.start(&shared);
         stop.await;
         shared.say_goodbye().await;
     }
@@ -181,8 +194,11 @@ impl Shared {
             text: Some(format!("Gateway: {} (koi-gateway {VERSION})", settings.host)),
             ..PresenceEntry::default()
         };
+        let hub = Arc::new(Hub::new(entry));
         Self {
-            hub: Arc::new(Hub::new(entry)),
+            services: Services::new(&settings, &hub),
+            admission: Admission::new(),
+            hub,
             boot_id: uuid::Uuid::new_v4().to_string(),
             started_ms,
             trust: Trust {
@@ -256,15 +272,7 @@ impl Shared {
         interval.tick().await;
         while self.stop.run_until_cancelled(interval.tick()).await.is_some() {
             let payload = json!({"ts": self.now_ms()}).to_string();
-            self.hub.broadcast(
-                Broadcast {
-                    event: event::TICK,
-                    payload,
-                    state: None,
-                    droppable: false,
-                },
-                None,
-            );
+            self.hub.tell(Audience::Everyone, Broadcast::new(event::TICK, payload));
         }
     }
 
@@ -291,31 +299,21 @@ impl Shared {
             self.hub.health_changed();
             let payload = json!(self.health()).to_string();
             let state = Some(self.hub.state_version());
-            self.hub.broadcast(
-                Broadcast {
-                    event: event::HEALTH,
-                    payload,
-                    state,
-                    droppable: false,
-                },
-                None,
-            );
+            let broadcast = Broadcast {
+                state,
+                ..Broadcast::new(event::HEALTH, payload)
+            };
+            self.hub.tell(Audience::Everyone, broadcast);
         }
     }
 
     async fn say_goodbye(&self) {
         let clients = self.hub.len();
         info!(clients, "stopping");
+        self.services.drain(SERVICES_TIMEOUT).await;
         let payload = json!({"reason": "gateway stopping"}).to_string();
-        self.hub.broadcast(
-            Broadcast {
-                event: event::SHUTDOWN,
-                payload,
-                state: None,
-                droppable: false,
-            },
-            None,
-        );
+        self.hub
+            .tell(Audience::Everyone, Broadcast::new(event::SHUTDOWN, payload));
         self.hub.close_all(&Close::new(close::RESTART, "service restart"));
         self.stop.cancel();
         self.tasks.close();

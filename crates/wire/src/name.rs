@@ -120,6 +120,66 @@ pub mod event {
     pub const HEALTH: &str = "health";
     /// The gateway is about to stop.
     pub const SHUTDOWN: &str = "shutdown";
+    /// What a run does: lifecycle, text, tools.
+    pub const AGENT: &str = "agent";
+    /// What a run says.
+    pub const CHAT: &str = "chat";
+    /// A session has one more message.
+    pub const SESSION_MESSAGE: &str = "session.message";
+    /// The list of sessions changed.
+    pub const SESSIONS_CHANGED: &str = "sessions.changed";
+    /// A tool works in a session.
+    pub const SESSION_TOOL: &str = "session.tool";
+    /// A scheduled job was changed or run.
+    pub const CRON: &str = "cron";
+    /// A heartbeat was sent or skipped.
+    pub const HEARTBEAT: &str = "heartbeat";
+    /// Another config is in force.
+    pub const CONFIG_CHANGED: &str = "config.changed";
+    /// A device waits to be let in.
+    pub const DEVICE_PAIR_REQUESTED: &str = "device.pair.requested";
+    /// Somebody said yes or no to it.
+    pub const DEVICE_PAIR_RESOLVED: &str = "device.pair.resolved";
+    /// A node waits to be let in.
+    pub const NODE_PAIR_REQUESTED: &str = "node.pair.requested";
+    /// Somebody said yes or no to it.
+    pub const NODE_PAIR_RESOLVED: &str = "node.pair.resolved";
+    /// A node is to do something.
+    pub const NODE_INVOKE_REQUEST: &str = "node.invoke.request";
+    /// A node tells something.
+    pub const NODE_EVENT: &str = "node.event";
+    /// A command waits for approval.
+    pub const EXEC_APPROVAL_REQUESTED: &str = "exec.approval.requested";
+    /// Somebody decided about it.
+    pub const EXEC_APPROVAL_RESOLVED: &str = "exec.approval.resolved";
+    /// The gateway is held still for a snapshot, or goes on.
+    pub const GATEWAY_SUSPENSION: &str = "gateway.suspension";
+
+    /// All of them, as a hello lists them.
+    pub const ALL: &[&str] = &[
+        CHALLENGE,
+        TICK,
+        PRESENCE,
+        HEALTH,
+        SHUTDOWN,
+        AGENT,
+        CHAT,
+        SESSION_MESSAGE,
+        SESSIONS_CHANGED,
+        SESSION_TOOL,
+        CRON,
+        HEARTBEAT,
+        CONFIG_CHANGED,
+        DEVICE_PAIR_REQUESTED,
+        DEVICE_PAIR_RESOLVED,
+        NODE_PAIR_REQUESTED,
+        NODE_PAIR_RESOLVED,
+        NODE_INVOKE_REQUEST,
+        NODE_EVENT,
+        EXEC_APPROVAL_REQUESTED,
+        EXEC_APPROVAL_RESOLVED,
+        GATEWAY_SUSPENSION,
+    ];
 }
 
 /// Top-level error codes.

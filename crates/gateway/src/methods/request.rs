@@ -7,6 +7,8 @@ use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use super::bounds::Object;
+
 /// The longest id, in bytes; it comes back in the answer.
 const MAX_ID: usize = 256;
 
@@ -65,22 +67,85 @@ pub(super) fn envelope(bytes: &[u8]) -> Option<Result<Request, Wrong>> {
     })
 }
 
-/// The keys of the parameters; their values are not to be relied on unless they are text.
-pub(super) fn outline(bytes: &[u8]) -> Value {
-    params::<Shallow>(bytes).map_or(Value::Null, |shallow| shallow.map_or(Value::Null, |shallow| shallow.0))
-}
-
-/// The parameters as a type; none when there are none.
-pub(super) fn params<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<T>, serde_json::Error> {
+/// The parameters as a type; `null` and absent are an empty object. The fault names the place.
+pub(super) fn params<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Frame<T> {
         #[serde(default = "none")]
-        params: Option<T>,
+        params: Option<Object<T>>,
     }
-    fn none<T>() -> Option<T> {
+    fn none<T>() -> Option<Object<T>> {
         None
     }
-    Ok(serde_json::from_slice::<Frame<T>>(bytes)?.params)
+    let mut reader = serde_json::Deserializer::from_slice(frame);
+    let given = serde_path_to_error::deserialize::<_, Frame<T>>(&mut reader).map_err(|error| fault(&error))?;
+    match given.params {
+        Some(Object(params)) => Ok(params),
+        None => serde_path_to_error::deserialize(Value::Object(Map::new())).map_err(|error| fault(&error)),
+    }
+}
+
+/// What is wrong, in the words of the family where it has some. What the client sent is not echoed.
+fn fault<E: fmt::Display>(error: &serde_path_to_error::Error<E>) -> String {
+    let mut path: Vec<String> = error.path().iter().filter_map(component).collect();
+    if path.first().is_some_and(|first| first == "params") {
+        path.remove(0);
+    }
+    let text = error.inner().to_string();
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+    let quoted = |prefix: &str| Some(text.strip_prefix(prefix)?.split('`').next().unwrap_or_default());
+    if let Some(key) = quoted("unknown field `") {
+        if path.last().is_some_and(|last| last == key) {
+            path.pop();
+        }
+        let shown: String = key.chars().take(64).collect();
+        return format!("at {}: unexpected property '{shown}'", place(&path));
+    }
+    let what = if let Some(key) = quoted("missing field `") {
+        format!("must have required property '{key}'")
+    } else if text.starts_with("unknown variant `") {
+        "must be equal to one of the allowed values".to_owned()
+    } else if let Some(expected) = text
+        .strip_prefix("invalid ")
+        .and_then(|_| text.rsplit_once(", expected "))
+    {
+        format!("must be {}", kind(expected.1))
+    } else {
+        text.chars().take(200).collect()
+    };
+    format!("at {}: {what}", place(&path))
+}
+
+fn component(segment: &serde_path_to_error::Segment) -> Option<String> {
+    use serde_path_to_error::Segment;
+    match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } => Some(key.chars().take(64).collect()),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn place(path: &[String]) -> String {
+    if path.is_empty() {
+        "root".to_owned()
+    } else {
+        format!("/{}", path.join("/"))
+    }
+}
+
+/// A type of Rust, as JSON knows it.
+fn kind(expected: &str) -> &str {
+    match expected {
+        "a string" | "string" => "string",
+        "a boolean" => "boolean",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "integer",
+        "f32" | "f64" => "number",
+        "a sequence" => "array",
+        "a map" => "object",
+        struct_ if struct_.starts_with("struct ") => "object",
+        other => other,
+    }
 }
 
 /// A value of which only the top is kept: texts, and the keys of an object with the texts in it. All else is a null.
@@ -205,6 +270,8 @@ impl<'de> Visitor<'de> for Bottom {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -216,11 +283,59 @@ mod tests {
             method: "status".to_owned(),
         };
         assert_eq!(envelope(frame.as_bytes()), Some(Ok(expected)));
-        assert_eq!(outline(frame.as_bytes()).as_object().unwrap().len(), MAX_KEYS);
-        assert_eq!(outline(br#"{"params": null}"#), Value::Null);
-        assert_eq!(outline(b"{}"), Value::Null);
-        assert_eq!(outline(br#"{"params": [1]}"#), Value::Bool(false));
         assert_eq!(envelope(b"{"), None);
+    }
+
+    #[test]
+    fn faults_name_the_place() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Inner {
+            #[serde(default)]
+            count: u32,
+        }
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Params {
+            session_key: String,
+            #[serde(default)]
+            inner: Vec<Inner>,
+            #[serde(default)]
+            mode: Option<Mode>,
+        }
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        enum Mode {
+            Now,
+        }
+        let read = |params: &str| params_of(params).unwrap_err();
+        fn params_of(text: &str) -> Result<Params, String> {
+            params(format!(r#"{{"type":"req","params":{text},"id":"1"}}"#).as_bytes())
+        }
+        let table = [
+            ("null", "at root: must have required property 'sessionKey'"),
+            ("[1]", "at root: must be object"),
+            (r#"{"sessionKey":1}"#, "at /sessionKey: must be string"),
+            (r#"{"sessionKey":"s","zzz":1}"#, "at root: unexpected property 'zzz'"),
+            (
+                r#"{"sessionKey":"s","inner":[{},{"count":-1}]}"#,
+                "at /inner/1/count: must be a whole number of 0 or more",
+            ),
+            (
+                r#"{"sessionKey":"s","inner":[{"zzz":1}]}"#,
+                "at /inner/0: unexpected property 'zzz'",
+            ),
+            (
+                r#"{"sessionKey":"s","mode":"later"}"#,
+                "at /mode: must be equal to one of the allowed values",
+            ),
+        ];
+        for (given, expected) in table {
+            assert_eq!(read(given), expected, "{given}");
+        }
+        let good = params_of(r#"{"sessionKey":"s","inner":[{"count":2}],"mode":"now"}"#).unwrap();
+        assert_eq!((good.inner, good.mode), (vec![Inner { count: 2 }], Some(Mode::Now)));
+        assert!(params::<BTreeMap<String, u8>>(b"{}").unwrap().is_empty());
     }
 
     #[test]

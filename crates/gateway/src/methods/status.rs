@@ -1,17 +1,32 @@
-//! `status`: what the gateway is doing.
+//! `health`, `status`, `system-presence`: how the gateway is, what it is doing, who is there.
 
-use koi_wire::frame::ErrorShape;
-use koi_wire::name::method;
-use serde_json::{Value, json};
+use koi_wire::name::{Scope, method};
+use serde::Deserialize;
+use serde_json::json;
 
-use crate::server::{DEFAULT_AGENT, Shared, VERSION};
+use super::{Answer, Call, Method};
+use crate::server::{DEFAULT_AGENT, VERSION};
 
-pub(super) fn run(shared: &Shared, given: &Value) -> Result<Value, ErrorShape> {
-    super::closed(
-        method::STATUS,
-        given,
-        &["includeChannelSummary", "includeCliProjection"],
-    )?;
+pub(super) const TABLE: &[Method] = &[
+    Method::now(method::HEALTH, Scope::Read, |call| Ok(json!(call.shared.health()))),
+    Method::now(method::STATUS, Scope::Read, status),
+    Method::now(method::SYSTEM_PRESENCE, Scope::Read, |call| {
+        Ok(json!(call.shared.hub.presence()))
+    }),
+];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StatusParams {
+    #[serde(default, rename = "includeChannelSummary")]
+    _include_channel_summary: Option<bool>,
+    #[serde(default, rename = "includeCliProjection")]
+    _include_cli_projection: Option<bool>,
+}
+
+fn status(call: &Call) -> Answer {
+    call.params::<StatusParams>()?;
+    let shared = &call.shared;
     Ok(json!({
         "runtimeVersion": VERSION,
         "uptimeMs": shared.uptime_ms(),

@@ -1,6 +1,6 @@
 //! Who is connected, and how all of them are told something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,17 +10,71 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use super::handshake::Close;
-use super::outbox::{Broadcast, Outbox};
+use super::outbox::Broadcast;
+use crate::methods::Caller;
 
 /// A connected client.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// How it shows in the presence list.
     pub(crate) presence: PresenceEntry,
-    /// What it may do.
-    pub(crate) scopes: Vec<Scope>,
-    /// Where what it is told goes.
-    pub(crate) outbox: Arc<Outbox>,
+    /// Who it is, and where what it is told goes.
+    pub(crate) caller: Arc<Caller>,
+    /// What it wants to hear about.
+    subscriptions: Subscriptions,
+}
+
+impl Client {
+    /// One that has subscribed to nothing yet.
+    pub(crate) fn new(presence: PresenceEntry, caller: Arc<Caller>) -> Self {
+        Self {
+            presence,
+            caller,
+            subscriptions: Subscriptions::default(),
+        }
+    }
+}
+
+/// Sessions that one socket may follow at the same time.
+const MAX_FOLLOWED: usize = 1000;
+
+/// What a client wants to hear about.
+#[derive(Clone, Debug, Default)]
+struct Subscriptions {
+    list: bool,
+    sessions: BTreeSet<String>,
+}
+
+/// Who is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Audience<'a> {
+    /// Every socket.
+    Everyone,
+    /// Operators with this scope.
+    Scope(Scope),
+    /// Operators with this scope whose client can take it.
+    Cap(Scope, &'a str),
+    /// Those who follow the list of sessions.
+    SessionList,
+    /// Those who follow this session.
+    Session(&'a str),
+    /// One socket.
+    Connection(&'a str),
+}
+
+impl Audience<'_> {
+    fn includes(self, connection: &str, client: &Client) -> bool {
+        let caller = &client.caller;
+        let may = |needed| Scope::any_covers(&caller.scopes, needed);
+        match self {
+            Self::Everyone => true,
+            Self::Scope(needed) => may(needed),
+            Self::Cap(needed, cap) => may(needed) && caller.caps.iter().any(|has| has == cap),
+            Self::SessionList => may(Scope::Read) && client.subscriptions.list,
+            Self::Session(key) => may(Scope::Read) && client.subscriptions.sessions.contains(key),
+            Self::Connection(one) => connection == one,
+        }
+    }
 }
 
 /// All connected clients.
@@ -82,35 +136,68 @@ impl Hub {
         self.changed.notified().await;
     }
 
-    /// Tells every client that holds `needed`, or every client.
-    pub(crate) fn broadcast(&self, broadcast: Broadcast, needed: Option<Scope>) {
+    /// Tells those who are meant; gives how many that were.
+    pub(crate) fn tell(&self, audience: Audience<'_>, broadcast: Broadcast) -> usize {
         let broadcast = Arc::new(broadcast);
-        for client in self.lock().values() {
-            if needed.is_none_or(|needed| Scope::any_covers(&client.scopes, needed)) {
-                client.outbox.broadcast(&broadcast);
-            }
+        let clients = self.lock();
+        let meant = clients
+            .iter()
+            .filter(|(connection, client)| audience.includes(connection, client));
+        meant
+            .map(|(_, client)| client.caller.outbox.broadcast(&broadcast))
+            .count()
+    }
+
+    /// The socket follows the list of sessions, or does so no more.
+    pub(crate) fn follow_list(&self, connection: &str, on: bool) {
+        if let Some(client) = self.lock().get_mut(connection) {
+            client.subscriptions.list = on;
         }
+    }
+
+    /// The socket follows a session. False when it follows too many already.
+    pub(crate) fn follow(&self, connection: &str, key: &str) -> bool {
+        let mut clients = self.lock();
+        let Some(client) = clients.get_mut(connection) else {
+            return false;
+        };
+        let sessions = &mut client.subscriptions.sessions;
+        let room = sessions.len() < MAX_FOLLOWED || sessions.contains(key);
+        if room {
+            sessions.insert(key.to_owned());
+        }
+        room
+    }
+
+    /// The socket follows a session no more.
+    pub(crate) fn unfollow(&self, connection: &str, key: &str) {
+        if let Some(client) = self.lock().get_mut(connection) {
+            client.subscriptions.sessions.remove(key);
+        }
+    }
+
+    /// Everybody of whom this holds.
+    pub(crate) fn callers(&self, wanted: impl Fn(&Caller) -> bool) -> Vec<Arc<Caller>> {
+        let clients = self.lock();
+        let callers = clients.values().map(|client| &client.caller);
+        callers.filter(|caller| wanted(caller)).cloned().collect()
     }
 
     /// Tells everybody who is here.
     pub(crate) fn broadcast_presence(&self) {
         let payload = json!({"presence": self.presence()}).to_string();
         let state = Some(self.state_version());
-        self.broadcast(
-            Broadcast {
-                event: event::PRESENCE,
-                payload,
-                state,
-                droppable: true,
-            },
-            None,
-        );
+        let broadcast = Broadcast {
+            state,
+            ..Broadcast::droppable(event::PRESENCE, payload)
+        };
+        self.tell(Audience::Everyone, broadcast);
     }
 
     /// Closes every socket.
     pub(crate) fn close_all(&self, close: &Close) {
         for client in self.lock().values() {
-            client.outbox.close(close.clone());
+            client.caller.outbox.close(close.clone());
         }
     }
 

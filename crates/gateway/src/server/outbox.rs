@@ -34,6 +34,26 @@ pub(crate) struct Broadcast {
     pub(crate) droppable: bool,
 }
 
+impl Broadcast {
+    /// An event that every client must get; one that is too slow for it is closed.
+    pub(crate) fn new(event: &'static str, payload: String) -> Self {
+        Self {
+            event,
+            payload,
+            state: None,
+            droppable: false,
+        }
+    }
+
+    /// An event that a slow client may miss.
+    pub(crate) fn droppable(event: &'static str, payload: String) -> Self {
+        Self {
+            droppable: true,
+            ..Self::new(event, payload)
+        }
+    }
+}
+
 impl Item {
     /// The text of the frame; none for a ping.
     pub(crate) fn text(&self) -> Option<String> {

@@ -1,10 +1,11 @@
 //! One WebSocket, from the challenge to the close: one task reads, one task writes.
 
 use std::net::IpAddr;
-use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
@@ -221,11 +222,8 @@ impl Socket {
         let connection = uuid::Uuid::new_v4().to_string();
         let (outbox, drain) = Outbox::new(MAX_BUFFERED_BYTES);
         let outbox = Arc::new(outbox);
-        let client = Client {
-            presence: presence(&admission, &peer, shared.now_ms()),
-            scopes: admission.scopes.clone(),
-            outbox: Arc::clone(&outbox),
-        };
+        let caller = Arc::new(caller(&admission, &connection, &outbox));
+        let client = Client::new(presence(&admission, &peer, shared.now_ms()), Arc::clone(&caller));
         info!(connection, address = %peer.address, client = %admission.params.client.id, scopes = ?admission.scopes, "connected");
         // The hello goes in first: whoever is told something has had it.
         outbox.push(Item::Response(Response::ok(
@@ -234,10 +232,7 @@ impl Socket {
         )));
         let entry = shared.hub.enter(connection.clone(), client);
         let writing = tokio::spawn(write(writer, drain, outbox.closing()));
-        let caller = Caller {
-            scopes: admission.scopes,
-        };
-        read(&shared, &mut reader, &outbox, &caller).await;
+        read(&shared, &mut reader, &caller).await;
         drop(entry);
         outbox.close(Close::new(close::NORMAL, ""));
         goodbye(&mut reader).await;
@@ -255,11 +250,11 @@ async fn goodbye(reader: &mut Reader) {
 }
 
 /// Reads frames until the client leaves, breaks the rules, or the socket is to be closed.
-async fn read(shared: &Arc<Shared>, reader: &mut Reader, outbox: &Arc<Outbox>, caller: &Caller) {
+async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) {
+    let outbox = &caller.outbox;
     let mut closing = outbox.closing();
     let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
     let mut answer_due = false;
-    let mut forbidden = 0;
     loop {
         let message = tokio::select! {
             message = reader.next() => message,
@@ -273,43 +268,22 @@ async fn read(shared: &Arc<Shared>, reader: &mut Reader, outbox: &Arc<Outbox>, c
                 continue;
             }
         };
-        let bytes = match &message {
-            Some(Ok(Message::Text(text))) => text.as_bytes(),
+        let bytes = match message {
+            Some(Ok(Message::Text(text))) => Bytes::from(text),
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Pong(_))) => {
                 answer_due = false;
                 continue;
             }
             Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
-            Some(Err(error)) => return close_for(error).into_iter().for_each(|close| outbox.close(close)),
+            Some(Err(error)) => return close_for(&error).into_iter().for_each(|close| outbox.close(close)),
             None | Some(Ok(Message::Close(_))) => return,
         };
-        if let ControlFlow::Break(close) = request(shared, bytes, outbox, caller, &mut forbidden).await {
-            return outbox.close(close);
+        methods::answer(shared, bytes, caller);
+        if caller.forbidden.load(Ordering::Relaxed) > MAX_FORBIDDEN {
+            return outbox.close(Close::new(close::POLICY, "repeated unauthorized calls"));
         }
     }
-}
-
-async fn request(
-    shared: &Arc<Shared>,
-    bytes: &[u8],
-    outbox: &Outbox,
-    caller: &Caller,
-    forbidden: &mut u32,
-) -> ControlFlow<Close> {
-    let Some(response) = methods::answer(shared, bytes, caller).await else {
-        return ControlFlow::Continue(());
-    };
-    let refused = response
-        .error
-        .as_ref()
-        .is_some_and(|error| error.code == koi_wire::name::code::FORBIDDEN);
-    outbox.push(Item::Response(response));
-    *forbidden += u32::from(refused);
-    if *forbidden > MAX_FORBIDDEN {
-        return ControlFlow::Break(Close::new(close::POLICY, "repeated unauthorized calls"));
-    }
-    ControlFlow::Continue(())
 }
 
 /// Writes what is in the outbox until the socket is to be closed; then what is still there, and the reason.
@@ -363,6 +337,21 @@ fn close_for(error: &Error) -> Option<Close> {
     }
 }
 
+fn caller(admission: &Admission, connection: &str, outbox: &Arc<Outbox>) -> Caller {
+    let client = &admission.params.client;
+    Caller {
+        connection: connection.to_owned(),
+        client_id: client.id.clone(),
+        client_mode: client.mode.clone(),
+        role: methods::Role::Operator,
+        scopes: admission.scopes.clone(),
+        caps: admission.params.caps.clone().unwrap_or_default(),
+        device_id: admission.device_id.clone(),
+        outbox: Arc::clone(outbox),
+        forbidden: AtomicU32::new(0),
+    }
+}
+
 fn presence(admission: &Admission, peer: &Peer, now_ms: i64) -> PresenceEntry {
     let client = &admission.params.client;
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -399,7 +388,7 @@ fn hello(shared: &Shared, admission: &Admission, connection: &str, client: &Clie
         },
         features: Features {
             methods: methods::NAMES.iter().map(|name| (*name).to_owned()).collect(),
-            events: methods::EVENTS.iter().map(|name| (*name).to_owned()).collect(),
+            events: event::ALL.iter().map(|name| (*name).to_owned()).collect(),
             capabilities: vec!["published-model-catalog".to_owned()],
         },
         snapshot: Snapshot {

@@ -1,0 +1,186 @@
+//! One call of a method: who asks, with which parameters, and how it is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use koi_wire::frame::{ErrorShape, Response};
+use koi_wire::name::{Scope, code};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, fault, request};
+use crate::server::Shared;
+use crate::server::admission::Ticket;
+use crate::server::outbox::{Item, Outbox};
+
+/// What a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It asks.
+    Operator,
+    /// It does what it is asked.
+    Node,
+}
+
+impl Role {
+    /// The name on the wire.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Node => "node",
+        }
+    }
+
+    /// The role of this name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Operator, Self::Node]
+            .into_iter()
+            .find(|role| role.as_str() == name)
+    }
+}
+
+/// One who asks.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// Its connection, as the hello named it.
+    pub(crate) connection: String,
+    /// `client.id` of its connect request.
+    pub(crate) client_id: String,
+    /// `client.mode` of its connect request.
+    pub(crate) client_mode: String,
+    /// What it is.
+    pub(crate) role: Role,
+    /// What it may do.
+    pub(crate) scopes: Vec<Scope>,
+    /// What it can take.
+    pub(crate) caps: Vec<String>,
+    /// Its device, when it proved one.
+    pub(crate) device_id: Option<String>,
+    /// Where its answers go.
+    pub(crate) outbox: Arc<Outbox>,
+    /// Calls that it was not allowed.
+    pub(crate) forbidden: AtomicU32,
+}
+
+impl Caller {
+    /// May it do this?
+    pub(crate) fn require(&self, needed: Scope) -> Result<(), ErrorShape> {
+        if Scope::any_covers(&self.scopes, needed) {
+            Ok(())
+        } else {
+            Err(fault::missing_scope(needed))
+        }
+    }
+
+    /// Sends an answer.
+    pub(super) fn respond(&self, response: Response) {
+        if response
+            .error
+            .as_ref()
+            .is_some_and(|error| error.code == code::FORBIDDEN)
+        {
+            self.forbidden.fetch_add(1, Ordering::Relaxed);
+        }
+        self.outbox.push(Item::Response(response));
+    }
+}
+
+/// One call.
+pub(crate) struct Call {
+    /// What all connections share.
+    pub(crate) shared: Arc<Shared>,
+    /// Who asks.
+    pub(crate) caller: Arc<Caller>,
+    /// The id of the request.
+    pub(crate) id: String,
+    /// The name of the method.
+    pub(crate) method: &'static str,
+    frame: Bytes,
+    ticket: Option<Ticket>,
+    /// Done when the call only waits.
+    pub(super) parked: CancellationToken,
+}
+
+impl Call {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        caller: &Arc<Caller>,
+        id: String,
+        method: &'static str,
+        frame: Bytes,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            caller: Arc::clone(caller),
+            id,
+            method,
+            frame,
+            ticket: None,
+            parked: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn with_ticket(mut self, ticket: Ticket) -> Self {
+        self.ticket = Some(ticket);
+        self
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// The parameters. `null` and absent are an empty object.
+    ///
+    /// # Errors
+    /// An error that names the place, such as `invalid chat.send params: at /sessionKey: must be string`.
+    pub(crate) fn params<T: DeserializeOwned>(&self) -> Result<T, ErrorShape> {
+        request::params(&self.frame).map_err(|fault| self.invalid(&fault))
+    }
+
+    /// Holds that there are no parameters.
+    pub(crate) fn no_params(&self) -> Result<(), ErrorShape> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        self.params::<Nothing>().map(|_| ())
+    }
+
+    /// A fault in the parameters; `fault` begins with the place, such as `at /key: is not a session`.
+    pub(crate) fn invalid(&self, fault: &str) -> ErrorShape {
+        fault::invalid(self.method, fault)
+    }
+
+    /// Holds that the caller has this scope too.
+    pub(crate) fn require(&self, needed: Scope) -> Result<(), ErrorShape> {
+        self.caller.require(needed)
+    }
+
+    /// The first of two answers; the second is what the method gives in the end.
+    pub(crate) fn interim(&self, payload: Value) {
+        self.caller.respond(Response::ok(self.id.clone(), payload));
+    }
+
+    /// From here on the call only waits for something that may take long (a run, an approval): its frame is given back, and it takes
+    /// no place from others, and it ends with its socket.
+    pub(crate) fn park(&mut self) {
+        self.frame = Bytes::new();
+        self.ticket = None;
+        self.parked.cancel();
+    }
+
+    /// Does work that waits for the disk, where that is no hindrance to others.
+    pub(crate) async fn blocking(self, work: fn(&Self) -> Answer) -> Answer {
+        let done = tokio::task::spawn_blocking(move || work(&self)).await;
+        done.unwrap_or_else(|_| Err(fault::unavailable("the call was cut off")))
+    }
+
+    pub(super) fn response(&self, answer: Answer) -> Response {
+        match answer {
+            Ok(payload) => Response::ok(self.id.clone(), payload),
+            Err(error) => Response::err(self.id.clone(), error),
+        }
+    }
+}

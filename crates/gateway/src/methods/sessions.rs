@@ -1,0 +1,5 @@
+//! Methods of the family `sessions.*`.
+
+use super::Method;
+
+pub(super) const TABLE: &[Method] = &[];
