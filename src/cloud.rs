@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use koi_core::api::LaunchStatus;
-use koi_core::observed::{Instance, Place, Rule, SecurityGroup, Snapshot, Subnet, Volume};
+pub use koi_core::fleet::Group;
+use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
 
 /// The answer to one question.
 pub type Answer<T> = Result<T, CloudError>;
@@ -94,19 +95,6 @@ pub struct ProfileFacts {
 pub struct Tagged {
     /// Its ARN.
     pub arn: String,
-    /// Its tags.
-    pub tags: BTreeMap<String, String>,
-}
-
-/// A security group with what finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Its name.
-    pub name: String,
-    /// Its VPC.
-    pub vpc_id: String,
-    /// What the planner sees; `ours` is set by the cluster id that the caller gave.
-    pub facts: SecurityGroup,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }

@@ -16,7 +16,6 @@ mod observe;
 mod report;
 mod secret;
 mod streams;
-mod trace;
 mod validate;
 
 use std::sync::Arc;

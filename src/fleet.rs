@@ -2,10 +2,9 @@
 //!
 //! Three things feed it. The *sweep* reads everything with our claim, in pages, once for each interval. *Targeted reads* follow what
 //! is in transit, all agents in one call. *Notes* are what our own calls answered: EC2's lists lag behind its answers, so that a note
-//! outlives reads that still tell the story from before the call (see [`index`]). A read that fails changes nothing: it is never
+//! outlives reads that still tell the story from before the call (see [`koi_core::fleet`]). A read that fails changes nothing: it is never
 //! taken for an empty one. Whoever's view changes is woken; nobody else is.
 
-pub mod index;
 mod sweep;
 mod transit;
 
@@ -13,18 +12,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use koi_core::fleet::{Index, Sighting, View};
 use koi_core::observed::{Instance, InstanceState, Rule};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::cloud::{Cloud, CloudError, Group};
-use index::{Index, View};
 
 pub use sweep::sweep_forever;
 pub use transit::follow_forever;
-
-/// The tag of an instance that is not the recorded one of its agent.
-pub const TAG_ORPHAN: &str = "skykoi:orphan";
 
 /// The view and what happens when it changes.
 #[derive(Clone)]
@@ -48,17 +44,6 @@ pub struct SweepHealth {
     pub done: u64,
     /// Why the last one failed; `None` when it did not.
     pub problem: Option<CloudError>,
-}
-
-/// Everything with our claim, as one sweep saw it.
-#[derive(Clone, Debug, Default)]
-pub struct Sighting {
-    /// Instances; impairments are filled in.
-    pub instances: Vec<Instance>,
-    /// Volumes.
-    pub volumes: Vec<koi_core::observed::Volume>,
-    /// Security groups.
-    pub groups: Vec<Group>,
 }
 
 impl Fleet {

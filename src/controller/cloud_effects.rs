@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use koi_core::fleet::TAG_ORPHAN;
 use koi_core::names;
 use koi_core::observed::{InstanceState, SecurityGroup};
 use koi_core::plan::Step;
 
 use super::Context;
 use crate::cloud::{Answer, Cloud, CloudError, Group, ProfileFacts, Role, Tagged};
-use crate::fleet::TAG_ORPHAN;
 
 /// A step that needs nothing of the cluster: one call, and its note in the fleet view or the look-ups.
 pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, step: &Step) -> Answer<()> {

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use koi_core::api::KoiAgent;
+use koi_core::launch_calls::LaunchCalls;
 use koi_core::observed::Refused;
 use koi_core::refusal::Refusal;
 use koi_core::status;
 use kube::ResourceExt as _;
 
 use super::secret::GatewaySecret;
-use super::trace::LaunchCalls;
 use super::validate::Validated;
 use crate::clock::{after, since};
 

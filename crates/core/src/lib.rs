@@ -4,6 +4,8 @@
 
 pub mod api;
 pub mod desired;
+pub mod fleet;
+pub mod launch_calls;
 pub mod names;
 pub mod observed;
 pub mod plan;

@@ -1,39 +1,39 @@
 //! What the launch calls of this process may have left behind: the planner concludes absence from it.
 
+use crate::api::LaunchStatus;
+use crate::observed::LaunchTrace;
 use jiff::Timestamp;
-use koi_core::api::LaunchStatus;
-use koi_core::observed::LaunchTrace;
 
 /// The count that is kept of the calls of one recorded launch.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct LaunchCalls {
+pub struct LaunchCalls {
     /// The token of the record, and what its calls may have left.
     kept: Option<(String, LaunchTrace)>,
 }
 
 impl LaunchCalls {
     /// A record that was there when this process first looked: calls of an earlier process ended before now.
-    pub(super) fn found(&mut self, launch: Option<&LaunchStatus>, now: Timestamp) {
+    pub fn found(&mut self, launch: Option<&LaunchStatus>, now: Timestamp) {
         self.kept = launch.map(|launch| (launch.client_token.clone(), LaunchTrace::Since(now)));
     }
 
     /// This process wrote the record, conditionally on the object as it was: nobody has called with it.
-    pub(super) fn recorded(&mut self, launch: &LaunchStatus) {
+    pub fn recorded(&mut self, launch: &LaunchStatus) {
         self.kept = Some((launch.client_token.clone(), LaunchTrace::Clean));
     }
 
     /// A call begins: until its answer says otherwise it may have had an effect.
-    pub(super) fn calling(&mut self, launch: &LaunchStatus, now: Timestamp) {
+    pub fn calling(&mut self, launch: &LaunchStatus, now: Timestamp) {
         self.kept = Some((launch.client_token.clone(), LaunchTrace::Since(now)));
     }
 
     /// The call was surely refused: it left nothing, and `before` it stands as it was.
-    pub(super) fn refused(&mut self, before: Self) {
+    pub fn refused(&mut self, before: Self) {
         *self = before;
     }
 
     /// What the calls of this record may have left.
-    pub(super) fn of(&self, launch: Option<&LaunchStatus>) -> LaunchTrace {
+    pub fn of(&self, launch: Option<&LaunchStatus>) -> LaunchTrace {
         let kept = self.kept.as_ref();
         launch
             .zip(kept)

@@ -7,13 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::names;
+use crate::observed::{Instance, InstanceState, Known, Rule, SecurityGroup, Unseen, Volume, VolumeState};
 use jiff::Timestamp;
-use koi_core::names;
-use koi_core::observed::{Instance, InstanceState, Known, Rule, Unseen, Volume, VolumeState};
 
-use super::{Sighting, TAG_ORPHAN};
-use crate::clock::after;
-use crate::cloud::Group;
+/// The tag of an instance that is not the recorded one of its agent.
+pub const TAG_ORPHAN: &str = "skykoi:orphan";
 
 /// How long a read may lag behind the answer of our own call.
 const HOLD: Duration = Duration::from_secs(20);
@@ -21,6 +20,30 @@ const HOLD: Duration = Duration::from_secs(20);
 const LAUNCH_HOLD: Duration = Duration::from_secs(300);
 /// Absence is counted up to here: more proves nothing more, and would wake the agent with every sweep for ever.
 const READS_ENOUGH: u32 = 4;
+
+/// A security group with what finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// What the planner sees; `ours` is set by the cluster id that the caller gave.
+    pub facts: SecurityGroup,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// Everything with our claim, as one sweep saw it.
+#[derive(Clone, Debug, Default)]
+pub struct Sighting {
+    /// Instances; impairments are filled in.
+    pub instances: Vec<Instance>,
+    /// Volumes.
+    pub volumes: Vec<Volume>,
+    /// Security groups.
+    pub groups: Vec<Group>,
+}
 
 /// What is known of one agent's things.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -144,7 +167,7 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::view`].
+    /// What is known of one agent. `recorded` are the ids that its status names: those that no read shows are told as unseen.
     pub fn view(&mut self, agent_uid: &str, recorded: &[&str]) -> View {
         let (Some(first), Some(last)) = (self.first_sweep, self.last_sweep) else {
             let changed_at = self.agents.get(agent_uid).and_then(|agent| agent.changed_at);
@@ -174,7 +197,7 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::group`].
+    /// The security group of this name; outer `None` before the first sweep.
     #[must_use]
     pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {
         let found = self
@@ -188,7 +211,7 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::groups`].
+    /// All groups with our claim; `None` before the first sweep.
     #[must_use]
     pub fn groups(&self) -> Option<Vec<Group>> {
         self.last_sweep?;
@@ -201,7 +224,7 @@ impl Index {
         )
     }
 
-    /// See [`super::Fleet::agents`].
+    /// All agents that the cloud shows anything of.
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
         let there = self
@@ -211,7 +234,7 @@ impl Index {
         there.map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// See [`super::Fleet::used`].
+    /// Ids of security groups and names of instance profiles that living instances have.
     #[must_use]
     pub fn used(&self) -> BTreeSet<String> {
         let name = |arn: &String| arn.rsplit('/').next().map(ToOwned::to_owned);
@@ -227,7 +250,7 @@ impl Index {
         self.living().flat_map(of).collect()
     }
 
-    /// See [`super::Fleet::marked_orphans`].
+    /// How many living instances are marked as not the recorded one of their agent.
     #[must_use]
     pub fn marked_orphans(&self) -> usize {
         self.living()
@@ -240,7 +263,7 @@ impl Index {
         all.filter(|instance| instance.state != InstanceState::Terminated)
     }
 
-    /// See [`super::Fleet::swept_at`].
+    /// When the last whole sweep began.
     #[must_use]
     pub fn swept_at(&self) -> Option<Timestamp> {
         self.last_sweep
@@ -385,12 +408,12 @@ impl Index {
         (of(Agent::instances_move), of(Agent::volumes_move))
     }
 
-    /// See [`super::Fleet::want_fresh`].
+    /// Whoever decides about this agent needs a view that is newer than our last change.
     pub fn want_fresh(&mut self, agent_uid: &str) {
         self.agents.entry(agent_uid.to_owned()).or_default().wants_fresh = true;
     }
 
-    /// See [`super::Fleet::note_launched`].
+    /// A launch was answered with this instance.
     pub fn note_launched(&mut self, agent_uid: &str, instance: Instance, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         let note = Note {
@@ -405,7 +428,7 @@ impl Index {
         });
     }
 
-    /// See [`super::Fleet::note_state`].
+    /// A power switch was answered: the instance is on its way to `state`.
     pub fn note_state(&mut self, agent_uid: &str, id: &str, state: InstanceState, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.instances.get_mut(id) {
@@ -417,7 +440,7 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::note_attached`].
+    /// The volume is being attached.
     pub fn note_attached(&mut self, agent_uid: &str, volume_id: &str, instance_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.volumes.get_mut(volume_id) {
@@ -435,7 +458,7 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::note_deleted_volume`].
+    /// The volume is being deleted.
     pub fn note_deleted_volume(&mut self, agent_uid: &str, volume_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.volumes.get_mut(volume_id) {
@@ -447,7 +470,7 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::note_groups`]. A read that lags shows the old groups for a moment; setting them again would be harmless.
+    /// The instance was given these security groups. A read that lags shows the old groups for a moment; setting them again would be harmless.
     pub fn note_groups(&mut self, agent_uid: &str, instance_id: &str, group_ids: &[String], now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.instances.get_mut(instance_id) {
@@ -461,7 +484,7 @@ impl Index {
         agent
     }
 
-    /// See [`super::Fleet::note_group`].
+    /// A group was made, or found by name.
     pub fn note_group(&mut self, group: Group, now: Timestamp) {
         self.groups.insert(
             key(&group),
@@ -473,7 +496,7 @@ impl Index {
         );
     }
 
-    /// See [`super::Fleet::note_rules`].
+    /// A group's rules were changed.
     pub fn note_rules(&mut self, group_id: &str, added: &[Rule], removed: &[Rule], now: Timestamp) {
         for held in self.groups.values_mut().filter(|held| held.group.facts.id == group_id) {
             let before = held.group.facts.ingress.clone();
@@ -487,14 +510,14 @@ impl Index {
         }
     }
 
-    /// See [`super::Fleet::note_missing_group`].
+    /// EC2 says that there is no such group: forgotten, unless we made it so recently that EC2 may only be late.
     pub fn note_missing_group(&mut self, group_id: &str, now: Timestamp) {
         let late = |held: &HeldGroup| held.noted_until.is_some_and(|until| now < until);
         self.groups
             .retain(|_, held| held.group.facts.id != group_id || late(held));
     }
 
-    /// See [`super::Fleet::note_deleted_group`].
+    /// A group was deleted.
     pub fn note_deleted_group(&mut self, group_id: &str) {
         self.groups.retain(|_, held| held.group.facts.id != group_id);
     }
@@ -654,6 +677,11 @@ fn by_agent<T: Thing>(seen: Vec<T>) -> BTreeMap<String, Vec<T>> {
 
 fn key(group: &Group) -> (String, String) {
     (group.vpc_id.clone(), group.name.clone())
+}
+
+/// A moment so much later, or the end of time.
+fn after(moment: Timestamp, pause: Duration) -> Timestamp {
+    moment.checked_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-use koi_core::names::{TAG_AGENT_UID, TAG_CLUSTER};
-use koi_core::observed::SecurityGroup;
+use crate::names::{TAG_AGENT_UID, TAG_CLUSTER};
 
 use super::*;
 
@@ -282,7 +281,7 @@ fn a_fresh_group_outlives_sweeps_that_do_not_show_it_yet() {
     let mut index = Index::new("c");
     sweep(&mut index, 0, Sighting::default());
     index.note_group(group("sg-1"), at(10));
-    let rule = Rule::https(koi_core::observed::Source::Cidr("10.0.0.0/8".into()));
+    let rule = Rule::https(crate::observed::Source::Cidr("10.0.0.0/8".into()));
     index.note_rules("sg-1", std::slice::from_ref(&rule), &[], at(11));
     index.note_missing_group("sg-1", at(12));
     sweep(&mut index, 15, Sighting::default());
@@ -298,7 +297,7 @@ fn whoever_wears_a_group_is_woken_when_it_was_changed_from_outside_however_fresh
     let open = |port| Rule {
         from_port: port,
         to_port: port,
-        ..Rule::https(koi_core::observed::Source::Cidr("10.0.0.0/8".into()))
+        ..Rule::https(crate::observed::Source::Cidr("10.0.0.0/8".into()))
     };
     let seen = |ports: Option<&[i32]>| Sighting {
         groups: ports
