@@ -10,6 +10,7 @@ mod methods;
 mod notify;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod queue;
+mod schedule;
 mod seed;
 mod server;
 mod services;
