@@ -6,6 +6,7 @@
 
 pub(crate) mod entry;
 pub(crate) mod key;
+pub(crate) mod reset;
 
 use std::sync::Arc;
 

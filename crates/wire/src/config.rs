@@ -34,7 +34,10 @@ pub use messages::{Messages, Queue, QueueDrop, QueueMode};
 pub use models::{AmazonBedrock, ModelFacts, Models, Providers};
 pub use path::{Path, Segment};
 pub use secret::{Secret, SecretRef};
-pub use session::{DmScope, Reset, ResetByType, ResetMode, Session, SessionScope};
+pub use session::{
+    ChatType, DmScope, GroupScope, MainKey, Maintenance, MaintenanceMode, Reset, ResetByType, ResetMode, SendAction,
+    SendMatch, SendPolicy, SendRule, Session, SessionScope,
+};
 pub use tools::{Exec, ExecHost, ExecSecurity, Tools};
 pub use validate::validate;
 

@@ -45,7 +45,15 @@ fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
         "session": {
             "scope": "per-sender", "dmScope": "per-channel-peer", "reset": {"mode": "daily", "atHour": 4, "idleMinutes": 120},
             "resetByType": {"direct": {"mode": "none"}, "group": {"mode": "idle", "idleMinutes": 5}, "thread": {}},
-            "resetTriggers": ["/new", "/reset"]
+            "resetByChannel": {"telegram": {"mode": "idle", "idleMinutes": 60}}, "resetTriggers": ["/new", "/reset"],
+            "groupScope": "per-group", "identityLinks": {"anna": ["telegram:7", "discord:9"]}, "mainKey": "main",
+            "sendPolicy": {"default": "allow", "rules": [
+                {"action": "deny", "match": {"channel": "discord", "chatType": "group", "keyPrefix": "agent:main:"}}
+            ]},
+            "maintenance": {
+                "mode": "enforce", "pruneAfter": "30d", "maxEntries": 500, "maxDiskBytes": 1_073_741_824_u64,
+                "highWaterBytes": 900_000_000, "resetArchiveRetention": "12h"
+            }
         },
         "messages": {"queue": {"mode": "steer-backlog", "debounceMs": 0, "cap": 20, "drop": "summarize"}},
         "cron": {"enabled": true, "maxConcurrentRuns": 2, "skipMissedJobs": false},
@@ -86,6 +94,22 @@ session.reset.idleMinutes: is missing with mode idle; allowed: 1 to 525600
 session.reset.atHour: 24 is out of range; allowed: a whole number from 0 to 23
 {"session": {"resetTriggers": ["new"]}}
 session.resetTriggers[0]: "new" is not a command; allowed: / and a word, such as /new
+{"session": {"resetByChannel": {"telegram": {"mode": "none", "idleMinutes": 5}}}}
+session.resetByChannel.telegram.idleMinutes: has no meaning with mode none; allowed: mode idle or daily, or no idleMinutes
+{"session": {"identityLinks": {"anna": ["telegram"]}}}
+session.identityLinks.anna[0]: "telegram" is not a peer; allowed: channel:id, such as telegram:123
+{"session": {"identityLinks": {"anna": ["telegram:7"], "ben": ["telegram:7"]}}}
+session.identityLinks.ben[0]: "telegram:7" is "anna" already; allowed: each peer in one list only
+{"session": {"mainKey": "work"}}
+session.mainKey: "work" is not a choice; allowed: "main"
+{"session": {"maintenance": {"pruneAfter": "0d"}}}
+session.maintenance.pruneAfter: "0d" is not a duration; allowed: a number with m, h or d, such as 30d
+{"session": {"maintenance": {"highWaterBytes": 5}}}
+session.maintenance.highWaterBytes: has no meaning without maxDiskBytes; allowed: maxDiskBytes, or no highWaterBytes
+{"session": {"maintenance": {"maxDiskBytes": 2000000, "highWaterBytes": 2000001}}}
+session.maintenance.highWaterBytes: 2000001 is more than maxDiskBytes; allowed: at most 2000000
+{"session": {"sendPolicy": {"rules": [{"action": "ask"}]}}}
+session.sendPolicy.rules[0].action: "ask" is not a choice; allowed: "allow", "deny"
 {"exec": {}, "tools": {"exec": {}}}
 tools.exec: is set beside exec, which is the same; allowed: one of exec and tools.exec
 {"agents": {"defaults": {"heartbeat": {"activeHours": {"start": "24:00", "end": "23:61"}}}}}

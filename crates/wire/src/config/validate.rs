@@ -1,10 +1,12 @@
 //! The rules that the structure cannot express.
 
+mod session;
+
 use std::net::IpAddr;
 
 use super::{
-    ActiveHours, AgentDefaults, Auth, ControlUi, Exec, Gateway, GatewayConfig, Heartbeat, Issue, Model, Path, Reset,
-    ResetMode, Secret, SecretRef, Session,
+    ActiveHours, AgentDefaults, Auth, ControlUi, Exec, Gateway, GatewayConfig, Heartbeat, Issue, Model, Path, Secret,
+    SecretRef,
 };
 
 /// Shortest token that is accepted.
@@ -19,7 +21,7 @@ pub fn validate(config: &GatewayConfig) -> Vec<Issue> {
         agent_defaults(&mut issues, defaults);
     }
     if let Some(session_config) = &config.session {
-        session(&mut issues, session_config);
+        session::check(&mut issues, session_config);
     }
     exec(&mut issues, config);
     issues.0
@@ -195,55 +197,6 @@ fn active_hours(issues: &mut Issues, path: &Path, hours: &ActiveHours) {
     }
     if let Some(zone) = &hours.timezone {
         time_zone(issues, path.key("timezone"), zone);
-    }
-}
-
-fn session(issues: &mut Issues, session: &Session) {
-    let path = Path::of("session");
-    if let Some(value) = &session.reset {
-        reset(issues, &path.key("reset"), value);
-    }
-    if let Some(by_type) = &session.reset_by_type {
-        let path = path.key("resetByType");
-        for (kind, value) in [
-            ("direct", &by_type.direct),
-            ("group", &by_type.group),
-            ("thread", &by_type.thread),
-        ] {
-            if let Some(value) = value {
-                reset(issues, &path.key(kind), value);
-            }
-        }
-    }
-    for (index, trigger) in session.reset_triggers.iter().flatten().enumerate() {
-        if !trigger.starts_with('/') || trigger.contains(char::is_whitespace) {
-            issues.add(
-                path.key("resetTriggers").index(index),
-                format!("{trigger:?} is not a command"),
-                "/ and a word, such as /new",
-            );
-        }
-    }
-}
-
-fn reset(issues: &mut Issues, path: &Path, reset: &Reset) {
-    let with = |mode: ResetMode| reset.mode.unwrap_or(ResetMode::Daily) == mode;
-    if with(ResetMode::Idle) && reset.idle_minutes.is_none() {
-        issues.add(path.key("idleMinutes"), "is missing with mode idle", "1 to 525600");
-    }
-    if !with(ResetMode::Daily) && reset.at_hour.is_some() {
-        issues.add(
-            path.key("atHour"),
-            "has no meaning with this mode",
-            "mode daily, or no atHour",
-        );
-    }
-    if with(ResetMode::None) && reset.idle_minutes.is_some() {
-        issues.add(
-            path.key("idleMinutes"),
-            "has no meaning with mode none",
-            "mode idle or daily, or no idleMinutes",
-        );
     }
 }
 
