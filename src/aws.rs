@@ -10,6 +10,7 @@ mod iam;
 mod instances;
 mod meter;
 mod request;
+mod session;
 mod ssm;
 mod volumes;
 
@@ -17,14 +18,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, SdkConfig};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use koi_core::desired::CloudWish;
 use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
 
 use crate::cloud::{Answer, Bundle, Cloud, CloudError, Group, Launch, ProfileFacts, Role, SubnetChoice};
 use crate::metrics::Metrics;
 use error::ask;
+use session::Session;
 
 /// How the operator is called in the user agent of its requests.
 const APP_NAME: &str = "koi-operator";
@@ -38,6 +43,8 @@ pub struct Aws {
     ssm: aws_sdk_ssm::Client,
     sts: aws_sdk_sts::Client,
     region: String,
+    base: SdkConfig,
+    metrics: Arc<Metrics>,
 }
 
 impl Aws {
@@ -77,6 +84,8 @@ impl Aws {
             region: config
                 .region()
                 .map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string),
+            base: config.clone(),
+            metrics: Arc::clone(metrics),
         }
     }
 }
@@ -99,6 +108,24 @@ fn timeouts() -> TimeoutConfig {
 }
 
 impl Cloud for Aws {
+    fn elsewhere(&self, wish: &CloudWish) -> Option<Self> {
+        let region = wish.region.as_ref().filter(|region| **region != self.region);
+        if region.is_none() && wish.role_arn.is_none() {
+            return None;
+        }
+        let mut there = self.base.to_builder();
+        if let Some(region) = region {
+            there.set_region(Some(Region::new(region.clone())));
+        }
+        if let Some(role_arn) = &wish.role_arn {
+            let session = Session::new(self.sts.clone(), role_arn.clone(), wish.external_id.clone());
+            there.set_credentials_provider(Some(SharedCredentialsProvider::new(session)));
+            // The cache holds one identity: this one needs another.
+            there.set_identity_cache(Some(IdentityCache::lazy().build()));
+        }
+        Some(Self::new(&there.build(), &self.metrics))
+    }
+
     async fn place(&self) -> Answer<Place> {
         let answer = ask("GetCallerIdentity", self.sts.get_caller_identity().send()).await?;
         let account = answer

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use koi_core::api::LaunchStatus;
+use koi_core::desired::CloudWish;
 pub use koi_core::fleet::Group;
 use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
 
@@ -147,6 +148,14 @@ pub struct Bundle<'a> {
 
 /// What the operator asks of a cloud account in one region.
 pub trait Cloud: Send + Sync + 'static {
+    /// The account and region that a plan names; `None` when that is here. No call is made yet.
+    fn elsewhere(&self, _wish: &CloudWish) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Whose account and which region our credentials work on.
     fn place(&self) -> impl Future<Output = Answer<Place>> + Send;
     /// A String parameter; `None` when there is none.

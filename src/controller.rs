@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koi_core::api::KoiAgent;
-use koi_core::desired::{Desired, Settings};
+use koi_core::desired::{CloudWish, Desired, Settings};
 use koi_core::observed::Observed;
 use koi_core::plan::{Plan, Why, blocked, plan};
 use kube::core::DeserializeGuard;
@@ -31,6 +31,7 @@ use kube::runtime::events::Recorder;
 use kube::{Client, ResourceExt as _};
 use tracing::Instrument as _;
 
+use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::device::DeviceKey;
@@ -76,9 +77,9 @@ pub struct Context<C> {
     /// What the cluster has.
     pub stores: Stores,
     /// What this process remembers of each agent.
-    pub memories: Memories,
+    pub memories: Arc<Memories>,
     /// Plans, and what follows from all of them together.
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     /// Events.
     pub recorder: Recorder,
     /// Counters.
@@ -87,6 +88,27 @@ pub struct Context<C> {
     pub clock: Clock,
     /// The operator's own key.
     pub device: DeviceKey,
+}
+
+impl<C: Cloud> Context<C> {
+    /// The same operator at work in another account or region.
+    pub(crate) fn elsewhere(&self, cloud: Arc<C>, fleet: Fleet, lookups: Lookups<C>) -> Self {
+        Self {
+            cloud,
+            fleet,
+            lookups,
+            client: self.client.clone(),
+            rounds: self.rounds.clone(),
+            gate: self.gate.clone(),
+            stores: self.stores.clone(),
+            memories: Arc::clone(&self.memories),
+            catalogue: Arc::clone(&self.catalogue),
+            recorder: self.recorder.clone(),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.clock.clone(),
+            device: self.device.clone(),
+        }
+    }
 }
 
 /// Could not ask or write: the only thing that is an error. What the cloud refuses is data.
@@ -116,10 +138,11 @@ fn at(what: &'static str) -> impl FnOnce(kube::Error) -> RoundError {
     }
 }
 
-async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) -> Result<Action, RoundError> {
+async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) -> Result<Action, RoundError> {
+    let context = accounts.own();
     let agent = match &guarded.0 {
         Ok(agent) => agent,
-        Err(invalid) => return malformed::tell(&context, invalid).await,
+        Err(invalid) => return malformed::tell(context, invalid).await,
     };
     let (uid, namespace, name) = (
         agent.uid().unwrap_or_default(),
@@ -133,7 +156,12 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, context: Arc<Context<C>>) ->
     let memory = context.memories.of(&uid, &namespace, &name);
     let result = async {
         let mut memory = memory.lock().await;
-        Round::begin(&context, agent, &mut memory).run().await
+        let at_home;
+        let mut round = Round::begin(context, agent, &mut memory);
+        round.home = round.whereabouts();
+        at_home = accounts.of(&round.home);
+        round.context = &at_home;
+        round.run().await
     };
     let result = result.instrument(span).await;
     context.metrics.observe_reconcile(began.elapsed(), result.is_ok());
@@ -148,6 +176,8 @@ struct Round<'a, C> {
     agent: Arc<KoiAgent>,
     /// Its status, with what this reconcile did.
     status: koi_core::api::KoiAgentStatus,
+    /// The account that this reconcile works in.
+    home: CloudWish,
 }
 
 /// What was decided, with all that it was decided from.
@@ -166,7 +196,14 @@ impl<'a, C: Cloud> Round<'a, C> {
             memory,
             agent,
             status,
+            home: CloudWish::default(),
         }
+    }
+
+    /// The account that the agent lives in, or is to live in.
+    fn whereabouts(&mut self) -> CloudWish {
+        let wish = self.validate();
+        koi_core::desired::whereabouts(wish.as_deref().ok(), &self.status)
     }
 
     /// The sentence of the house: validate, observe, plan, apply, report.
@@ -175,6 +212,9 @@ impl<'a, C: Cloud> Round<'a, C> {
             return Ok(Action::requeue(Duration::from_secs(1)));
         }
         for _ in 0..ROUNDS {
+            if self.whereabouts() != self.home {
+                return Ok(Action::requeue(AT_ONCE));
+            }
             let wish = self.validate();
             let wish = self.with_sources(wish).await;
             let observed = self.observe(&wish).await;

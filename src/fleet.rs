@@ -62,6 +62,20 @@ impl Fleet {
         (Self { inner: Arc::new(inner) }, wakes)
     }
 
+    /// An empty view of another account, whose agents are woken in the same way.
+    #[must_use]
+    pub fn sibling(&self, cluster_id: &str) -> Self {
+        let inner = Inner {
+            index: Mutex::new(Index::new(cluster_id)),
+            clock: self.inner.clock.clone(),
+            woken: self.inner.woken.clone(),
+            moved: Notify::new(),
+            sweep_wanted: Notify::new(),
+            health: watch::Sender::new(SweepHealth::default()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
     /// What is known of one agent. `recorded` are the ids that its status names: those that no read shows are told as unseen.
     #[must_use]
     pub fn view(&self, agent_uid: &str, recorded: &[&str]) -> View {

@@ -1,5 +1,6 @@
 //! The operator's rooms. `main` puts them together; everything else is here so that tests can too.
 
+pub mod accounts;
 pub mod args;
 pub mod aws;
 pub mod clock;

@@ -1,26 +1,30 @@
 //! What the operator says about plans: their status, after each sweep, written only where it differs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use koi_core::api::{KoiPlan, KoiPlanStatus};
+use koi_core::desired::plan_account;
 use koi_core::names::MANAGER;
 use koi_core::observed::{Known, Place};
+use koi_core::plan::Why;
 use koi_core::plan_status::{PlanFacts, PlanUse, plan_status, plan_uses};
+use koi_core::refusal::classify;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 use crate::controller::Context;
 
 /// Works after each sweep, and after `pause` where none came, until the task is dropped.
-pub async fn tell_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>, pause: Duration) {
-    context.stores.listed().await;
+pub async fn tell_forever<C: Cloud>(accounts: Arc<Accounts<C>>, mut swept: watch::Receiver<u64>, pause: Duration) {
+    accounts.own().stores.listed().await;
     loop {
-        tell(&context).await;
+        tell(&accounts).await;
         // A cloud that cannot be swept is no reason to say nothing about plans.
         if let Ok(Err(_)) = tokio::time::timeout(pause, swept.changed()).await {
             return std::future::pending().await;
@@ -29,7 +33,8 @@ pub async fn tell_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::
 }
 
 /// Says what is, of all plans.
-async fn tell<C: Cloud>(context: &Context<C>) {
+async fn tell<C: Cloud>(accounts: &Accounts<C>) {
+    let context = accounts.own();
     let plans: Vec<KoiPlan> = context
         .stores
         .plans
@@ -41,18 +46,20 @@ async fn tell<C: Cloud>(context: &Context<C>) {
         return;
     }
     let uses = uses(context, &plans);
-    let place = place(context).await;
-    let images = images(context, &uses).await;
     let settings = context.catalogue.settings(&context.stores);
-    let facts = PlanFacts {
-        place: place.as_ref(),
-        images: &images,
-        settings: &settings,
-    };
     let unused = PlanUse::default();
     for plan in &plans {
         let name = plan.name_any();
         let used = uses.get(&name).unwrap_or(&unused);
+        let account = accounts.of(&plan_account(plan));
+        let place = place(&account).await;
+        let images = images(&account, used).await;
+        let facts = PlanFacts {
+            place: place.as_ref().ok(),
+            refused: place.as_ref().err().and_then(Option::as_ref),
+            images: &images,
+            settings: &settings,
+        };
         let status = plan_status(plan, &plans, used, plan.status.as_ref(), &facts, context.clock.now());
         if plan.status.as_ref() == Some(&status) {
             continue;
@@ -69,20 +76,22 @@ fn uses<C: Cloud>(context: &Context<C>, plans: &[KoiPlan]) -> BTreeMap<String, P
     plan_uses(plans, agents.iter().filter_map(|guarded| guarded.0.as_ref().ok()))
 }
 
-async fn place<C: Cloud>(context: &Context<C>) -> Option<Place> {
-    context
-        .lookups
-        .place()
-        .await
-        .inspect_err(|error| tracing::debug!(%error, "where plans live is not known now"))
-        .ok()
+/// Where the plan's agents live; else why nobody may act there, if that will not pass by itself.
+async fn place<C: Cloud>(context: &Context<C>) -> Result<Place, Option<Why>> {
+    context.lookups.place().await.map_err(|error| {
+        tracing::debug!(%error, "where a plan's agents live is not known now");
+        let refusal = classify(error.operation, &error.code, &error.message);
+        refusal.stalls(1).then_some(Why {
+            reason: refusal.reason,
+            message: refusal.message,
+        })
+    })
 }
 
 /// What the parameters in use hold. Agents look them up too: these are the same answers, not more questions.
-async fn images<C: Cloud>(context: &Context<C>, uses: &BTreeMap<String, PlanUse>) -> BTreeMap<String, String> {
-    let parameters: BTreeSet<&String> = uses.values().flat_map(|used| &used.image_parameters).collect();
+async fn images<C: Cloud>(context: &Context<C>, used: &PlanUse) -> BTreeMap<String, String> {
     let mut images = BTreeMap::new();
-    for parameter in parameters {
+    for parameter in &used.image_parameters {
         match context.lookups.image(parameter).await {
             Ok(Known::Present(id)) => drop(images.insert(parameter.clone(), id)),
             Ok(Known::Absent | Known::Unknown) => {}

@@ -15,6 +15,7 @@ use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::{Accounts, Manners};
 use crate::args::RunArgs;
 use crate::aws::Aws;
 use crate::clock::Clock;
@@ -201,8 +202,8 @@ impl<C: Cloud> House<C> {
             rounds: rounds.clone(),
             gate,
             stores,
-            memories: Memories::default(),
-            catalogue: Catalogue::new(settings),
+            memories: Arc::new(Memories::default()),
+            catalogue: Arc::new(Catalogue::new(settings)),
             recorder: Recorder::new(
                 self.client.clone(),
                 Reporter {
@@ -214,18 +215,29 @@ impl<C: Cloud> House<C> {
             clock: self.clock.clone(),
             device,
         });
+        let accounts = Arc::new(Accounts::new(Arc::clone(&context), self.manners(kube_system_uid)));
         let (sweeps, swept) = watch::channel(0);
         let cloud = Arc::clone(&self.cloud);
         tokio::select! {
-            () = controller::run(Arc::clone(&context), wiring, woken) => {}
+            () = controller::run(Arc::clone(&accounts), wiring, woken) => {}
             () = fleet::sweep_forever(
                 fleet.clone(), Arc::clone(&cloud), self.args.cluster_id.clone(), self.args.sweep_interval, Arc::clone(&self.metrics), sweeps,
             ) => {}
             () = fleet::follow_forever(fleet, cloud) => {}
             () = rounds.run() => {}
-            () = plans::tell_forever(Arc::clone(&context), swept.clone(), self.args.sweep_interval) => {}
+            () = plans::tell_forever(accounts, swept.clone(), self.args.sweep_interval) => {}
             () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
             () = self.tell_readiness(context) => {}
+        }
+    }
+
+    /// How every account is worked on.
+    fn manners(&self, kube_system_uid: String) -> Manners {
+        Manners {
+            cluster_id: self.args.cluster_id.clone(),
+            kube_system_uid,
+            sweep_interval: self.args.sweep_interval,
+            reap: self.args.reap,
         }
     }
 

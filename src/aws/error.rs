@@ -41,6 +41,10 @@ where
         SdkError::ResponseError(_) => ErrorKind::Unintelligible,
         _ => ErrorKind::Unreachable,
     };
+    // Credentials that could not be had tell more than the call that needed them.
+    if let Some(refused) = cause(error) {
+        return refused.clone();
+    }
     let service = error.as_service_error();
     CloudError {
         operation,
@@ -57,6 +61,18 @@ where
             .map(ToOwned::to_owned),
         kind,
     }
+}
+
+/// An error of ours within one of the SDK's.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CloudError> {
+    let mut inner = error.source();
+    while let Some(error) = inner {
+        if let Some(ours) = error.downcast_ref() {
+            return Some(ours);
+        }
+        inner = error.source();
+    }
+    None
 }
 
 #[cfg(test)]

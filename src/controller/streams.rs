@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{Context, Guarded, RoundError, reconcile};
+use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 
 /// How many agents are worked on at once.
@@ -126,14 +127,15 @@ impl Wiring {
 }
 
 /// Reconciles until told to stop, then lets the rounds in flight end.
-pub async fn run<C: Cloud>(context: Arc<Context<C>>, wiring: Wiring, woken: UnboundedReceiver<String>) {
+pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: UnboundedReceiver<String>) {
+    let context = Arc::clone(accounts.own());
     let stopping = context.gate.stopping();
     let tasks = TaskTracker::new();
     let agents = context.stores.agents.clone();
     let triggers = triggers(&context, wiring, woken);
     let spawned = tasks.clone();
-    let work = move |guarded: Arc<Guarded>, context: Arc<Context<C>>| {
-        let task = spawned.spawn(reconcile(guarded, context));
+    let work = move |guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>| {
+        let task = spawned.spawn(reconcile(guarded, accounts));
         let task = AbortOnDropHandle::new(task);
         // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
         async move {
@@ -146,7 +148,7 @@ pub async fn run<C: Cloud>(context: Arc<Context<C>>, wiring: Wiring, woken: Unbo
         .boxed()
     };
     let config = Config::default().concurrency(CONCURRENCY);
-    let rounds = applier(work, on_error, Arc::clone(&context), agents, triggers, config);
+    let rounds = applier(work, on_error, accounts, agents, triggers, config);
     let rounds = rounds.for_each(|result| {
         if let Err(error) = result {
             tracing::debug!(%error, "a round did not end well");
@@ -167,7 +169,7 @@ pub async fn run<C: Cloud>(context: Arc<Context<C>>, wiring: Wiring, woken: Unbo
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the applier gives it away")]
-fn on_error<C>(guarded: Arc<Guarded>, error: &RoundError, _context: Arc<Context<C>>) -> Action {
+fn on_error<C>(guarded: Arc<Guarded>, error: &RoundError, _accounts: Arc<Accounts<C>>) -> Action {
     tracing::warn!(name = guarded.name_any(), namespace = guarded.namespace(), %error, "the round is tried again");
     Action::requeue(Duration::from_secs(5))
 }
@@ -271,6 +273,7 @@ fn from_plans<C: Cloud>(
     plans: impl Stream<Item = Result<KoiPlan, watcher::Error>> + Send + 'static,
     context: &Arc<Context<C>>,
 ) -> Trigger {
+    let stores = context.stores.clone();
     let context = Arc::clone(context);
     let concerned = move |plan: KoiPlan| {
         context.catalogue.note_change();
@@ -284,7 +287,21 @@ fn from_plans<C: Cloud>(
                 .is_none_or(|plan_ref| plan_ref.name == name)
         })
     };
-    plans.map_ok(concerned).try_flatten().boxed()
+    // Deleted and made: the store knows first. Status, which we write ourselves, does not count.
+    let there = stores;
+    let counts = move |plan: &KoiPlan| {
+        let mut hasher = DefaultHasher::new();
+        let metadata = &plan.metadata;
+        let present = there.plan(&plan.name_any()).is_some();
+        (present, metadata.generation, &metadata.uid).hash(&mut hasher);
+        metadata.deletion_timestamp.is_some().hash(&mut hasher);
+        Some(hasher.finish())
+    };
+    plans
+        .predicate_filter(counts, PredicateConfig::default())
+        .map_ok(concerned)
+        .try_flatten()
+        .boxed()
 }
 
 fn from_namespaces<C: Cloud>(

@@ -37,8 +37,8 @@ pub(super) struct Validated {
 struct Origin {
     generation: Option<i64>,
     annotations: BTreeMap<String, String>,
-    plan: Option<(String, Option<String>)>,
-    namespace: Option<String>,
+    plan: Option<(Option<String>, Option<i64>)>,
+    labels: BTreeMap<String, String>,
     changes: u64,
 }
 
@@ -108,13 +108,14 @@ impl<C: Cloud> Round<'_, C> {
             settled = self.context.catalogue.settled(stores);
         }
         let namespace = stores.namespace(self.agent.metadata.namespace.as_deref().unwrap_or_default());
+        let labels = namespace
+            .and_then(|namespace| namespace.metadata.labels.clone())
+            .unwrap_or_default();
         let from = Origin {
             generation: self.agent.metadata.generation,
             annotations: self.agent.annotations().clone(),
-            plan: plan.as_ref().map(|plan| (plan.name_any(), plan.resource_version())),
-            namespace: namespace
-                .as_ref()
-                .and_then(|namespace| namespace.metadata.resource_version.clone()),
+            plan: plan.as_ref().map(|plan| (plan.uid(), plan.metadata.generation)),
+            labels: labels.clone(),
             changes: settled.changes,
         };
         let leaving = self.agent.metadata.deletion_timestamp.is_some();
@@ -126,9 +127,6 @@ impl<C: Cloud> Round<'_, C> {
         {
             return known.wish.clone();
         }
-        let labels = namespace
-            .and_then(|namespace| namespace.metadata.labels.clone())
-            .unwrap_or_default();
         let wish = resolve(&self.agent, plan.as_deref(), labels, &settled.settings);
         self.memory.validated = Some(Validated {
             from,

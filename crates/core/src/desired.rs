@@ -14,8 +14,9 @@ use kube::ResourceExt;
 use serde_json::{Map, Value};
 
 use crate::api::{
-    DeletionPolicy, GatewaySpec, IdentityMode, ImageSpec, InstanceSpec, KoiAgent, KoiPlan, KoiPlanSpec, ModelSpec,
-    NetworkSpec, PlanDefaults, Power, ProbeAddress, Reason, StorageSpec, WorkspaceSpec, annotations, builtin,
+    DeletionPolicy, GatewaySpec, IdentityMode, ImageSpec, InstanceSpec, KoiAgent, KoiAgentStatus, KoiPlan, KoiPlanSpec,
+    ModelSpec, NetworkSpec, PlanDefaults, Power, ProbeAddress, Reason, StorageSpec, WorkspaceSpec, annotations,
+    builtin,
 };
 use crate::names::{self, Claim};
 use crate::observed::Source;
@@ -400,12 +401,42 @@ fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, settings: &S
     }
 }
 
+/// The account and region that a plan names.
+#[must_use]
+pub fn plan_account(plan: &KoiPlan) -> CloudWish {
+    cloud(&plan.spec)
+}
+
 fn cloud(plan: &KoiPlanSpec) -> CloudWish {
     let aws = plan.aws.clone().unwrap_or_default();
     CloudWish {
         region: aws.region,
         role_arn: aws.role_arn,
         external_id: aws.external_id,
+    }
+}
+
+/// The account that an agent is to be looked for in: the plan's for one that ought to be there, else where status says that it lives.
+#[must_use]
+pub fn whereabouts(desired: Option<&Desired>, status: &KoiAgentStatus) -> CloudWish {
+    let planned = match desired {
+        Some(Desired::Present(agent)) => return agent.cloud.clone(),
+        Some(Desired::Absent(farewell)) => farewell.cloud.clone(),
+        None => CloudWish::default(),
+    };
+    let Some(lives) = &status.cloud else {
+        return planned;
+    };
+    let leads_there = |role: &String| role.split(':').nth(4) == Some(lives.account.as_str());
+    let there = |role_arn: Option<String>, external_id: Option<String>| CloudWish {
+        region: Some(lives.region.clone()),
+        role_arn,
+        external_id,
+    };
+    match &planned.role_arn {
+        // A plan that still leads there is younger than what was recorded.
+        Some(role) if leads_there(role) => there(planned.role_arn.clone(), planned.external_id),
+        _ => there(lives.role_arn.clone(), lives.external_id.clone()),
     }
 }
 

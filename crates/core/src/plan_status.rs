@@ -36,6 +36,8 @@ pub struct PlanUse {
 pub struct PlanFacts<'a> {
     /// Where the operator's credentials work; `None`: not known now.
     pub place: Option<&'a Place>,
+    /// Why nobody may act in the plan's account, if somebody must change something before that is possible.
+    pub refused: Option<&'a Why>,
     /// What the image parameters hold, as far as that is known.
     pub images: &'a BTreeMap<String, String>,
     /// What applies to all agents.
@@ -77,7 +79,7 @@ pub fn plan_status(
     let unknown = KoiPlanStatus::default();
     let previous = previous.unwrap_or(&unknown);
     let generation = plan.metadata.generation.unwrap_or_default();
-    let said = conditions(plan, all_plans, facts.settings);
+    let said = conditions(plan, all_plans, facts);
     KoiPlanStatus {
         observed_generation: generation,
         conditions: said.iter().map(|said| dated(said, generation, previous, now)).collect(),
@@ -88,6 +90,8 @@ pub fn plan_status(
                 Some(CloudStatus {
                     account: place.account.clone(),
                     region: place.region.clone(),
+                    role_arn: plan.spec.aws.as_ref().and_then(|aws| aws.role_arn.clone()),
+                    external_id: None,
                 })
             },
         ),
@@ -116,10 +120,11 @@ fn said(kind: PlanConditionType, holds: bool, reason: Reason, message: impl Into
     }
 }
 
-fn conditions(plan: &KoiPlan, all_plans: &[KoiPlan], settings: &Settings) -> Vec<Said> {
+fn conditions(plan: &KoiPlan, all_plans: &[KoiPlan], facts: &PlanFacts<'_>) -> Vec<Said> {
     use PlanConditionType::{Ready, Reconciling, Stalled};
     let looked = "The plan was looked at.";
-    let mut conditions = match usable(plan, settings) {
+    let reached = facts.refused.map_or(Ok(()), |why| Err(why.clone()));
+    let mut conditions = match usable(plan, facts.settings).and(reached) {
         Ok(()) => vec![
             said(Ready, true, Reason::Ready, "Agents can use the plan."),
             said(Reconciling, false, Reason::Settled, looked),

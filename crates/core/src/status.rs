@@ -103,10 +103,7 @@ pub fn time(at: Timestamp) -> Time {
 #[must_use]
 pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> KoiAgentStatus {
     let mut status = report(round);
-    status.cloud = Some(CloudStatus {
-        account: place.account.clone(),
-        region: place.region.clone(),
-    });
+    status.cloud = Some(lives(place, round.agent()));
     status.launch = Some(launch.clone());
     let predecessor = status.instance.take();
     // Its bundle was deleted in the same round, before this write.
@@ -176,15 +173,32 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
 }
 
 fn cloud(report: &Report<'_>) -> Option<CloudStatus> {
-    let recorded = report.previous.cloud.clone();
-    recorded.or_else(|| {
-        report.instance()?;
-        let place = report.observed.place.present()?;
-        Some(CloudStatus {
-            account: place.account.clone(),
-            region: place.region.clone(),
-        })
-    })
+    let here = report.observed.place.present();
+    match &report.previous.cloud {
+        // The way there may change, as long as it leads there.
+        Some(recorded) => Some(match (here, report.agent()) {
+            (Some(here), agent @ Some(_)) if is_at(recorded, here) => lives(here, agent),
+            _ => recorded.clone(),
+        }),
+        None => {
+            report.instance()?;
+            here.map(|here| lives(here, report.agent()))
+        }
+    }
+}
+
+fn is_at(recorded: &CloudStatus, place: &Place) -> bool {
+    recorded.account == place.account && recorded.region == place.region
+}
+
+/// Where an agent lives, and by which role the operator acts there.
+fn lives(place: &Place, agent: Option<&DesiredAgent>) -> CloudStatus {
+    CloudStatus {
+        account: place.account.clone(),
+        region: place.region.clone(),
+        role_arn: agent.and_then(|agent| agent.cloud.role_arn.clone()),
+        external_id: agent.and_then(|agent| agent.cloud.external_id.clone()),
+    }
 }
 
 fn resolved(report: &Report<'_>) -> Option<ResolvedStatus> {

@@ -103,6 +103,14 @@ pub struct CloudStatus {
     /// The AWS region.
     #[schemars(schema_with = "schema::status_word")]
     pub region: String,
+    /// The role by which the operator acts there; absent: its own identity. With it the agent can be deleted without its plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::role_arn")]
+    pub role_arn: Option<String>,
+    /// The external id that goes with the role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::external_id")]
+    pub external_id: Option<String>,
 }
 
 /// What applies: agent before plan before built-in.

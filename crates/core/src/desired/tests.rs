@@ -10,8 +10,11 @@ use serde_json::{Value, json};
 
 use super::{
     CloudWish, Desired, DesiredAgent, Farewell, ImageWish, NamespaceFacts, Settings, default_plan, shared_models,
+    whereabouts,
 };
-use crate::api::{DeletionPolicy, KoiAgent, KoiPlan, Reason};
+use std::collections::BTreeMap;
+
+use crate::api::{DeletionPolicy, KoiAgent, KoiAgentStatus, KoiPlan, Reason};
 use crate::names;
 use crate::observed::Source;
 use crate::render::identity::BundleScope;
@@ -414,4 +417,67 @@ proptest! {
             ),
         }
     }
+}
+
+#[test]
+fn an_agent_is_looked_for_where_its_plan_says_and_one_that_goes_where_it_lives() {
+    let role = |account: &str| format!("arn:aws:iam::{account}:role/koi");
+    let lives = crate::api::CloudStatus {
+        account: "111111111111".into(),
+        region: "eu-west-1".into(),
+        role_arn: Some(role("111111111111")),
+        external_id: Some("x".into()),
+    };
+    let status = KoiAgentStatus {
+        cloud: Some(lives),
+        ..KoiAgentStatus::default()
+    };
+    let there = |role_arn: Option<String>, external_id: Option<&str>| CloudWish {
+        region: Some("eu-west-1".into()),
+        role_arn,
+        external_id: external_id.map(Into::into),
+    };
+    let recorded = there(Some(role("111111111111")), Some("x"));
+    assert_eq!(whereabouts(None, &status), recorded, "the plan is gone");
+    assert_eq!(whereabouts(None, &KoiAgentStatus::default()), CloudWish::default());
+    let absent = |cloud: CloudWish| {
+        Desired::Absent(Box::new(Farewell {
+            claim: crate::names::Claim {
+                cluster_id: "c".into(),
+                agent_uid: "u".into(),
+                namespace: "n".into(),
+                name: "a".into(),
+            },
+            generation: 1,
+            paused: false,
+            force: false,
+            deletion_policy: DeletionPolicy::Delete,
+            own_role: None,
+            cloud,
+            tags: BTreeMap::new(),
+        }))
+    };
+    let moved = CloudWish {
+        region: Some("us-east-1".into()),
+        role_arn: Some(role("222222222222")),
+        external_id: None,
+    };
+    assert_eq!(
+        whereabouts(Some(&absent(moved.clone())), &status),
+        recorded,
+        "another account now"
+    );
+    assert_eq!(
+        whereabouts(Some(&absent(moved.clone())), &KoiAgentStatus::default()),
+        moved
+    );
+    let renamed = CloudWish {
+        role_arn: Some("arn:aws:iam::111111111111:role/new".into()),
+        ..CloudWish::default()
+    };
+    assert_eq!(
+        whereabouts(Some(&absent(renamed.clone())), &status),
+        there(renamed.role_arn, None),
+        "a new way to the same account"
+    );
 }

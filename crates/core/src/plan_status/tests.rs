@@ -60,6 +60,7 @@ impl World {
         };
         let facts = PlanFacts {
             place: self.place.as_ref(),
+            refused: None,
             images: &self.images,
             settings: &settings,
         };
