@@ -1,5 +1,7 @@
 //! The gateway daemon of an agent, and the set-up of the instance that it runs on.
 
+#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
+mod agent;
 mod bootstrap;
 mod clock;
 mod config;

@@ -1,0 +1,6 @@
+//! The agent: the turn as a pure step machine, the loop that performs its effects, and the ports to models and tools.
+
+pub(crate) mod drive;
+pub(crate) mod model;
+pub(crate) mod tool;
+pub(crate) mod turn;
