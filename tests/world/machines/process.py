@@ -2,7 +2,7 @@
 
 Each machine is a directory, a network namespace, and one process (`appliance`) that does for the gateway what systemd
 and nginx do on a booted machine. User data does not run: the identity that it would write is taken out of it. A data
-volume is a directory; the first one attached is the machine's /home.
+volume is a directory; the first one attached moves into the machine as its /home, and out of it again when it leaves.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class ProcessDriver(WiredDriver):
         self.volumes, self.snapshots = state_dir / "volumes", state_dir / "snapshots"
         self._specs: dict[str, MachineSpec] = {}
         self._volumes_of: dict[str, list[str]] = {}
+        self._home_of: dict[str, str] = {}
         self._running: dict[str, Recorded] = {}
         for directory in (self.volumes, self.snapshots):
             directory.mkdir(parents=True, exist_ok=True)
@@ -45,13 +46,14 @@ class ProcessDriver(WiredDriver):
             (self.volumes / volume_id).mkdir()
 
     def delete_volume(self, volume_id: str) -> None:
+        # What is attached cannot be deleted: the cloud says so before it asks us.
         shutil.rmtree(self.volumes / volume_id, ignore_errors=True)
 
     def grow_volume(self, volume_id: str, size_gib: int) -> None:
         """Nothing to do."""
 
     def create_snapshot(self, snapshot_id: str, volume_id: str) -> None:
-        shutil.copytree(self.volumes / volume_id, self.snapshots / snapshot_id, symlinks=True)
+        shutil.copytree(self._where(volume_id), self.snapshots / snapshot_id, symlinks=True)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         shutil.rmtree(self.snapshots / snapshot_id, ignore_errors=True)
@@ -112,6 +114,7 @@ class ProcessDriver(WiredDriver):
         self.stop(instance_id, force=True)
         self.drop_link(instance_id)
         self._specs.pop(instance_id, None)
+        self._unmount_home(instance_id)
         shutil.rmtree(self._directory(instance_id), ignore_errors=True)
 
     # devices
@@ -123,6 +126,8 @@ class ProcessDriver(WiredDriver):
     def detach(self, instance_id: str, volume_id: str, force: bool = False) -> None:
         with contextlib.suppress(ValueError, KeyError):
             self._volumes_of[instance_id].remove(volume_id)
+        if self._home_of.get(instance_id) == volume_id:
+            self._unmount_home(instance_id)
 
     # reports and end
 
@@ -139,15 +144,31 @@ class ProcessDriver(WiredDriver):
     def _directory(self, instance_id: str) -> Path:
         return self.state_dir / "machines" / instance_id
 
+    def _home(self, instance_id: str) -> Path:
+        return self._directory(instance_id) / "root" / "home"
+
+    def _where(self, volume_id: str) -> Path:
+        """The directory that the volume is just now."""
+        for instance_id, placed in self._home_of.items():
+            if placed == volume_id:
+                return self._home(instance_id)
+        return self.volumes / volume_id
+
     def _mount_home(self, instance_id: str) -> None:
-        home = self._directory(instance_id) / "root" / "home"
-        if home.is_symlink():
-            home.unlink()
-        volumes = self._volumes_of.get(instance_id)
-        if volumes:
-            home.symlink_to(self.volumes / volumes[0])
-        else:
-            home.mkdir(exist_ok=True)
+        """A link would not do: bootstrap follows none, since on a real machine only an attacker would have made it."""
+        wanted = next(iter(self._volumes_of.get(instance_id, [])), None)
+        if self._home_of.get(instance_id) == wanted:
+            self._home(instance_id).mkdir(exist_ok=True)
+            return
+        self._unmount_home(instance_id)
+        shutil.rmtree(self._home(instance_id), ignore_errors=True)
+        (self.volumes / wanted).rename(self._home(instance_id))
+        self._home_of[instance_id] = wanted
+
+    def _unmount_home(self, instance_id: str) -> None:
+        volume_id = self._home_of.pop(instance_id, None)
+        if volume_id:
+            self._home(instance_id).rename(self.volumes / volume_id)
 
 
 def identity_in(user_data: bytes) -> bytes:
