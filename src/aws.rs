@@ -245,6 +245,10 @@ impl Cloud for Aws {
         instances::set_groups(&self.ec2, instance_id, group_ids).await
     }
 
+    async fn set_type(&self, instance_id: &str, instance_type: &str) -> Answer<()> {
+        instances::set_type(&self.ec2, instance_id, instance_type).await
+    }
+
     async fn delete_group(&self, group_id: &str) -> Answer<()> {
         groups::delete(&self.ec2, group_id).await
     }

@@ -226,6 +226,8 @@ pub trait Cloud: Send + Sync + 'static {
     fn revoke(&self, group_id: &str, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
     /// Gives a live instance these security groups and no others.
     fn set_groups(&self, instance_id: &str, group_ids: &[String]) -> impl Future<Output = Answer<()>> + Send;
+    /// Gives a stopped instance another type.
+    fn set_type(&self, instance_id: &str, instance_type: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Deletes a security group; not there is success.
     fn delete_group(&self, group_id: &str) -> impl Future<Output = Answer<()>> + Send;
 

@@ -13,6 +13,7 @@ mod gate;
 mod malformed;
 mod memory;
 mod observe;
+mod places;
 mod report;
 mod secret;
 mod streams;
@@ -44,6 +45,7 @@ pub(crate) use cloud_effects::shared as shared_effect;
 pub use gate::Gate;
 pub use memory::Memories;
 pub(crate) use observe::shared_identity;
+pub use places::Places;
 pub use streams::{Stores, Wiring, run};
 pub use validate::Catalogue;
 
@@ -78,6 +80,8 @@ pub struct Context<C> {
     pub stores: Stores,
     /// What this process remembers of each agent.
     pub memories: Arc<Memories>,
+    /// Which agents are interrupted by what their own spec did not ask for.
+    pub places: Arc<Places>,
     /// Plans, and what follows from all of them together.
     pub catalogue: Arc<Catalogue>,
     /// Events.
@@ -102,6 +106,7 @@ impl<C: Cloud> Context<C> {
             gate: self.gate.clone(),
             stores: self.stores.clone(),
             memories: Arc::clone(&self.memories),
+            places: Arc::clone(&self.places),
             catalogue: Arc::clone(&self.catalogue),
             recorder: self.recorder.clone(),
             metrics: Arc::clone(&self.metrics),

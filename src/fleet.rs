@@ -143,6 +143,13 @@ impl Fleet {
         });
     }
 
+    /// The instance was given this type.
+    pub fn note_type(&self, agent_uid: &str, instance_id: &str, instance_type: &str) {
+        self.note(agent_uid, |index, now| {
+            index.note_type(agent_uid, instance_id, instance_type, now);
+        });
+    }
+
     /// The volume is being attached.
     pub fn note_attached(&self, agent_uid: &str, volume_id: &str, instance_id: &str) {
         self.note(agent_uid, |index, now| {

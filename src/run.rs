@@ -20,7 +20,7 @@ use crate::args::RunArgs;
 use crate::aws::Aws;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
-use crate::controller::{self, Catalogue, Context, Gate, Memories, Wiring};
+use crate::controller::{self, Catalogue, Context, Gate, Memories, Places, Wiring};
 use crate::device::DeviceKey;
 use crate::fleet::{self, Fleet};
 use crate::janitor;
@@ -203,6 +203,7 @@ impl<C: Cloud> House<C> {
             gate,
             stores,
             memories: Arc::new(Memories::default()),
+            places: Arc::new(Places::default()),
             catalogue: Arc::new(Catalogue::new(settings)),
             recorder: Recorder::new(
                 self.client.clone(),

@@ -161,6 +161,13 @@ pub(super) async fn set_groups(ec2: &Client, id: &str, group_ids: &[String]) -> 
     ask("ModifyInstanceAttribute", call.send()).await.map(drop)
 }
 
+/// Gives a stopped instance another type.
+pub(super) async fn set_type(ec2: &Client, id: &str, instance_type: &str) -> Answer<()> {
+    let value = types::AttributeValue::builder().value(instance_type).build();
+    let call = ec2.modify_instance_attribute().instance_id(id).instance_type(value);
+    ask("ModifyInstanceAttribute", call.send()).await.map(drop)
+}
+
 /// The end of the console.
 pub(super) async fn console(ec2: &Client, id: &str) -> Answer<String> {
     const OPERATION: &str = "GetConsoleOutput";

@@ -33,6 +33,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::StopOrphan { .. }
         | Step::TerminateInstance { .. }
         | Step::AttachVolume { .. }
+        | Step::SetInstanceType { .. }
         | Step::SetSecurityGroups { .. }
         | Step::CreateSnapshot { .. }
         | Step::DeleteVolume { .. } => machine(context, uid.unwrap_or_default(), step).await,
@@ -165,6 +166,13 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
         Step::SetSecurityGroups { instance_id, group_ids } => {
             cloud.set_groups(instance_id, group_ids).await?;
             fleet.note_groups(uid, instance_id, group_ids);
+        }
+        Step::SetInstanceType {
+            instance_id,
+            instance_type,
+        } => {
+            cloud.set_type(instance_id, instance_type).await?;
+            fleet.note_type(uid, instance_id, instance_type);
         }
         Step::CreateSnapshot { volume_id, tags } => cloud.create_snapshot(volume_id, tags).await?,
         Step::DeleteVolume { volume_id } => {

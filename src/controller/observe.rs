@@ -45,6 +45,7 @@ impl<C: Cloud> Round<'_, C> {
         self.aim(desired, &observed);
         self.note_uses(desired, &observed);
         observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
+        observed.may_disrupt = self.may_disrupt(desired, &observed);
         observed
     }
 

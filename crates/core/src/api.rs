@@ -31,8 +31,9 @@ pub use plan::{
 };
 pub use reason::{Reason, ReasonClass};
 pub use status::{
-    ActionKind, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchArtifact,
-    LaunchDataVolume, LaunchStatus, PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus,
+    ActionKind, AppliedStatus, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus,
+    LaunchArtifact, LaunchDataVolume, LaunchStatus, PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus,
+    WorkspaceStatus,
 };
 
 /// Group of all kinds.

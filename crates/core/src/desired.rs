@@ -18,6 +18,7 @@ use crate::api::{
     ModelSpec, NetworkSpec, PlanDefaults, Power, ProbeAddress, Reason, StorageSpec, WorkspaceSpec, annotations,
     builtin,
 };
+use crate::change::{self, Consent, MaxConcurrent};
 use crate::names::{self, Claim};
 use crate::observed::Source;
 use crate::plan::Why;
@@ -119,6 +120,14 @@ pub struct DesiredAgent {
     pub tags: BTreeMap<String, String>,
     /// Devices that are paired from the start: the operator's.
     pub devices: Vec<PairedDevice>,
+    /// What the agent's own spec says of the fields that interrupt it: [`crate::change::words`].
+    pub words: BTreeMap<String, String>,
+    /// Whether interruptions that its spec did not ask for are welcome now.
+    pub consent: Consent,
+    /// How many agents of the plan may be interrupted so at a time.
+    pub max_concurrent: MaxConcurrent,
+    /// The value of the annotation that asks for a new token.
+    pub rotate_token: Option<String>,
 }
 
 impl DesiredAgent {
@@ -338,8 +347,12 @@ fn shared_profile(plan: &KoiPlanSpec) -> String {
     named.unwrap_or_else(|| builtin::SHARED_PROFILE.into())
 }
 
+fn annotation<'a>(agent: &'a KoiAgent, key: &str) -> Option<&'a str> {
+    agent.annotations().get(key).map(String::as_str)
+}
+
 fn annotated(agent: &KoiAgent, key: &str) -> bool {
-    agent.annotations().get(key).is_some_and(|value| value == "true")
+    annotation(agent, key) == Some("true")
 }
 
 /// Whether the plan exists and takes the agent.
@@ -535,6 +548,12 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         boot_deadline: boot_deadline(asked)?,
         tags: asked.plan.tags.clone().unwrap_or_default(),
         devices: devices(settings),
+        words: change::words(&asked.agent.spec),
+        consent: Consent::read(annotation(asked.agent, annotations::ALLOW_DISRUPTION_UNTIL)),
+        max_concurrent: max_concurrent(asked.plan)?,
+        rotate_token: annotation(asked.agent, annotations::ROTATE_TOKEN)
+            .filter(|value| !value.is_empty())
+            .map(ToOwned::to_owned),
         model,
         fallbacks,
         claim,
@@ -745,6 +764,20 @@ fn boot_deadline(asked: &Asked<'_>) -> Result<Duration, Why> {
             Reason::PlanInvalid,
             format!("boot.deadline of the plan: {text:?} is not a duration such as 10m or 90s."),
         )
+    })
+}
+
+fn max_concurrent(plan: &KoiPlanSpec) -> Result<MaxConcurrent, Why> {
+    let Some(value) = plan
+        .disruption
+        .as_ref()
+        .and_then(|disruption| disruption.max_concurrent.as_ref())
+    else {
+        return Ok(MaxConcurrent::default());
+    };
+    MaxConcurrent::read(value).ok_or_else(|| {
+        let message = "disruption.maxConcurrent of the plan must be a number, or a percentage from 0% to 100%.";
+        why(Reason::PlanInvalid, message)
     })
 }
 

@@ -478,6 +478,14 @@ impl Index {
         }
     }
 
+    /// The instance was given this type. A read that lags shows the old one for a moment; setting it again would be harmless.
+    pub fn note_type(&mut self, agent_uid: &str, instance_id: &str, instance_type: &str, now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        if let Some(held) = agent.instances.get_mut(instance_id) {
+            instance_type.clone_into(&mut held.thing.instance_type);
+        }
+    }
+
     fn changed(&mut self, agent_uid: &str, now: Timestamp) -> &mut Agent {
         let agent = self.agents.entry(agent_uid.to_owned()).or_default();
         agent.changed_at = Some(now);

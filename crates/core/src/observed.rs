@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::{ConditionType, KoiAgentStatus, LaunchStatus, Reason};
+use crate::api::{AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason};
 use crate::refusal::Refusal;
 
 /// The result of asking for one thing.
@@ -69,6 +69,9 @@ pub struct Observed {
     pub unseen: BTreeMap<String, Unseen>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
     pub probe: Option<Probe>,
+    /// The plan has a place for one more agent that is interrupted by what its own spec did not ask for. Asked for only where
+    /// [`crate::change::wants_place`] says so.
+    pub may_disrupt: bool,
     /// The end of the console, fetched when a boot takes too long.
     pub console: Option<String>,
     /// What the cloud last refused to this agent, until a step of that kind succeeds. A change of the wish sets its `retry_at` to that
@@ -141,6 +144,10 @@ pub struct Recorded {
     pub workspace_seeded: bool,
     /// Whether the agent was at rest, or on its way there, by its own wish.
     pub suspended: bool,
+    /// A change that was announced.
+    pub planned: Option<PlannedAction>,
+    /// What the agent's own spec said when it was last as wished.
+    pub applied: Option<AppliedStatus>,
 }
 
 impl Recorded {
@@ -169,6 +176,8 @@ impl Recorded {
                 .workspace
                 .as_ref()
                 .is_some_and(|workspace| workspace.seeded_at.is_some()),
+            planned: status.planned_action.clone(),
+            applied: status.applied.clone(),
             suspended: status.conditions.iter().any(|condition| {
                 condition.type_ == ConditionType::Suspended.as_str()
                     && (condition.status == "True" || condition.reason == Reason::Suspending.as_str())

@@ -16,6 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::api::{LaunchStatus, Reason};
+use crate::change::Planned;
 use crate::desired::Desired;
 use crate::observed::{Instance, Observed, Place, Rule};
 
@@ -109,6 +110,13 @@ pub enum Step {
     StartInstance {
         /// Which.
         instance_id: String,
+    },
+    /// EC2: give a stopped instance another type.
+    SetInstanceType {
+        /// Which.
+        instance_id: String,
+        /// The type.
+        instance_type: String,
     },
     /// EC2: give a live instance the group of a changed rule set.
     SetSecurityGroups {
@@ -254,7 +262,7 @@ impl Step {
             Self::RunInstances { .. } => "RunInstances",
             Self::StopInstance { .. } => "StopInstance",
             Self::StartInstance { .. } => "StartInstance",
-            Self::SetSecurityGroups { .. } => "ModifyInstanceAttribute",
+            Self::SetInstanceType { .. } | Self::SetSecurityGroups { .. } => "ModifyInstanceAttribute",
             Self::AttachVolume { .. } => "AttachVolume",
             Self::PutBundle { .. } => "PutBundle",
             Self::SeedWorkspace { .. } => "SeedWorkspace",
@@ -317,6 +325,8 @@ pub struct Plan {
     pub verdict: Verdict,
     /// Look again after this (the sweep and watches wake the agent earlier).
     pub check_again: Duration,
+    /// A change that interrupts the agent: `status.plannedAction` as it is to be.
+    pub planned: Option<Planned>,
 }
 
 /// The next steps of an agent.
@@ -343,6 +353,7 @@ pub fn blocked(why: Why) -> Plan {
         steps: Vec::new(),
         verdict: Verdict::Blocked(why),
         check_again: if unwatched { UNWATCHED } else { AT_REST },
+        planned: None,
     }
 }
 
@@ -394,23 +405,17 @@ impl Halt {
 
 impl Plan {
     fn conclude(steps: Vec<Step>, outcome: Result<(), Halt>) -> Self {
-        match outcome {
+        let (verdict, check_again) = match outcome {
             // What is repaired in passing is looked at once more.
-            Ok(()) if !steps.is_empty() => Self {
-                steps,
-                verdict: Verdict::Settled,
-                check_again: SHORTLY,
-            },
-            Ok(()) => Self {
-                steps,
-                verdict: Verdict::Settled,
-                check_again: AT_REST,
-            },
-            Err(Halt { verdict, check_again }) => Self {
-                steps,
-                verdict,
-                check_again,
-            },
+            Ok(()) if !steps.is_empty() => (Verdict::Settled, SHORTLY),
+            Ok(()) => (Verdict::Settled, AT_REST),
+            Err(Halt { verdict, check_again }) => (verdict, check_again),
+        };
+        Self {
+            steps,
+            verdict,
+            check_again,
+            planned: None,
         }
     }
 }

@@ -10,15 +10,16 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
-    BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus, RefusalStatus,
-    ResolvedStatus, VolumeStatus, WorkspaceStatus,
+    AppliedStatus, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus,
+    PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus, annotations,
 };
+use crate::change;
 use crate::desired::{Desired, DesiredAgent, ImageWish};
 use crate::names;
 use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Volume, VolumeState,
 };
-use crate::plan::{Plan, Why, current_instance, data_volume_id, valid_probe};
+use crate::plan::{Plan, Verdict, Why, current_instance, data_volume_id, valid_probe};
 use crate::refusal::classify;
 use crate::render::network;
 
@@ -78,6 +79,8 @@ pub fn report(report: &Report<'_>) -> KoiAgentStatus {
         security_group_id: security_group(report),
         instance_profile: profile(report),
         workspace: workspace(report),
+        planned_action: planned_action(report),
+        applied: applied(report),
         refusal: refusal(report),
         final_snapshot_id: snapshot(report),
         ..previous.clone()
@@ -105,6 +108,8 @@ pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> 
     let mut status = report(round);
     status.cloud = Some(lives(place, round.agent()));
     status.launch = Some(launch.clone());
+    // The launch is made of the wish as it is: nothing of it is left to be applied.
+    status.applied = round.agent().map(|agent| change::applied(agent, None, &[]));
     let predecessor = status.instance.take();
     // Its bundle was deleted in the same round, before this write.
     status.bundle = status
@@ -372,6 +377,35 @@ fn workspace(report: &Report<'_>) -> Option<WorkspaceStatus> {
     } else {
         before
     }
+}
+
+/// Written before the change, and cleared when the agent is well again after it.
+fn planned_action(report: &Report<'_>) -> Option<PlannedAction> {
+    let before = report.previous.planned_action.as_ref();
+    if let Some(planned) = &report.plan.planned {
+        let paused = report
+            .paused()
+            .then(|| format!("the end of the pause ({})", annotations::PAUSED));
+        let same = before.filter(|before| before.kind == planned.kind && before.reason == planned.reason);
+        return Some(PlannedAction {
+            kind: planned.kind,
+            reason: planned.reason.clone(),
+            since: same.map_or_else(|| time(report.now), |before| before.since.clone()),
+            waiting_for: paused.or_else(|| planned.waiting_for.clone()),
+        });
+    }
+    let under_way = before.filter(|before| before.waiting_for.is_none());
+    let unfinished = report.agent().is_some() && report.plan.verdict != Verdict::Settled;
+    under_way.filter(|_| unfinished || report.desired.is_err()).cloned()
+}
+
+fn applied(report: &Report<'_>) -> Option<AppliedStatus> {
+    let before = report.previous.applied.as_ref();
+    let (Some(agent), Some(instance)) = (report.agent(), report.instance()) else {
+        return before.cloned();
+    };
+    let differences = change::differences(agent, report.observed, instance);
+    Some(change::applied(agent, before, &differences))
 }
 
 /// Refusals whose pace is worth a write: those that are tried minutes apart.

@@ -72,6 +72,8 @@ reasons! {
     Resuming: Progress,
     /// A new configuration or token is on its way to the gateway.
     Pushing: Progress,
+    /// A change that interrupts the agent is being made; status.plannedAction says which.
+    Changing: Progress,
     /// Something was changed from outside, or broke; the operator is putting it right.
     Repairing: Progress,
     /// The instance is being replaced; the data volume is kept.

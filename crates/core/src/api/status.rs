@@ -62,6 +62,9 @@ pub struct KoiAgentStatus {
     /// A change that interrupts the agent and waits, or is under way. Written before, cleared after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_action: Option<PlannedAction>,
+    /// What the agent's own spec said of the fields that interrupt it, when each was last as wished: tells its own changes from the plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<AppliedStatus>,
     /// What the cloud last refused, until it succeeds or the spec changes; keeps the pace of retries over a restart of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalStatus>,
@@ -87,6 +90,7 @@ impl Default for KoiAgentStatus {
             bundle: None,
             workspace: None,
             planned_action: None,
+            applied: None,
             refusal: None,
             final_snapshot_id: None,
         }
@@ -399,6 +403,19 @@ pub struct PlannedAction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::status_message")]
     pub waiting_for: Option<String>,
+}
+
+/// What the agent's own spec said, field by field, as short hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedStatus {
+    /// Version of these hashes. Hashes of another version are taken over as they are, and never acted on.
+    #[schemars(range(min = 0))]
+    pub version: i32,
+    /// Hash of the agent's own word by field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::status_tags")]
+    pub words: BTreeMap<String, String>,
 }
 
 /// How a change is brought about.

@@ -1,5 +1,6 @@
 //! An agent that ought to be there: what it lacks, in the order in which the parts need each other.
 
+mod changing;
 mod gateway;
 mod herd;
 mod identity;
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 
 use super::{Halt, Plan, SHORTLY, Step, gate, unknown};
 use crate::api::{Power, Reason};
+use crate::change::Planned;
 use crate::desired::DesiredAgent;
 use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Place};
@@ -28,9 +30,21 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
         observed,
         now,
         steps: Vec::new(),
+        planned: None,
     };
     let outcome = round.walk();
-    Plan::conclude(round.steps, outcome)
+    let plan = Plan::conclude(round.steps, outcome);
+    // Nobody rings when a place of the plan is free again.
+    let queues = round
+        .planned
+        .as_ref()
+        .is_some_and(|planned| planned.takes_place && planned.waiting_for.is_some());
+    let check_again = if queues { SHORTLY * 10 } else { plan.check_again };
+    Plan {
+        check_again: check_again.min(plan.check_again),
+        planned: round.planned,
+        ..plan
+    }
 }
 
 /// One round about one agent.
@@ -39,6 +53,8 @@ struct Round<'a> {
     observed: &'a Observed,
     now: Timestamp,
     steps: Vec<Step>,
+    /// A change that interrupts the agent.
+    planned: Option<Planned>,
 }
 
 impl<'a> Round<'a> {
@@ -79,7 +95,10 @@ impl<'a> Round<'a> {
         };
         let unseen = *subnet == Known::Unknown || *security_group == Known::Unknown;
         let network = if unseen { Ok(()) } else { self.network(herd).map(|_| ()) };
-        self.keep(instance).and(identity).and(network)
+        self.change(instance)
+            .and_then(|()| self.keep(instance))
+            .and(identity)
+            .and(network)
     }
 
     fn place(&self) -> Result<&'a Place, Halt> {
@@ -110,7 +129,10 @@ impl<'a> Round<'a> {
             ))
         };
         match instance.state {
-            InstanceState::Stopped => Ok(()),
+            InstanceState::Stopped => {
+                self.change_later(instance);
+                Ok(())
+            }
             InstanceState::Running => {
                 self.steps.push(Step::StopInstance {
                     instance_id: instance.id.clone(),

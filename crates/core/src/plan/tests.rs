@@ -7,6 +7,8 @@
     reason = "tables are long and read from top to bottom"
 )]
 
+mod changes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -196,8 +198,7 @@ fn ready() -> Observed {
                 sha256: "b".into(),
             }),
             was_healthy: true,
-            workspace_seeded: false,
-            suspended: false,
+            ..Recorded::default()
         },
         instances: Known::Present(vec![instance("i-1", InstanceState::Running)]),
         volumes: Known::Present(vec![volume(VolumeState::InUse, Some("i-1"))]),
@@ -262,7 +263,8 @@ fn a_settled_agent_needs_nothing() {
         Plan {
             steps: Vec::new(),
             verdict: Verdict::Settled,
-            check_again: Duration::from_secs(600)
+            check_again: Duration::from_secs(600),
+            planned: None,
         }
     );
 }
@@ -1033,8 +1035,8 @@ fn recorded() -> impl Strategy<Value = Recorded> {
             volume_id: volume.then(|| "vol-1".into()),
             bundle: None,
             was_healthy: healthy,
-            workspace_seeded: false,
             suspended: elsewhere,
+            ..Recorded::default()
         })
 }
 

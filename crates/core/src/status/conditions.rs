@@ -140,6 +140,8 @@ fn leaves_ready(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::Repairing
+            | Reason::Changing
+            | Reason::Pushing
             | Reason::WaitingForIdentity
             | Reason::Launching
             | Reason::Throttled
@@ -154,9 +156,11 @@ fn reconciling(report: &Report<'_>) -> Said {
         return said(kind, false, Reason::Paused, paused_message(report));
     }
     match &report.plan.verdict {
-        Verdict::Settled if report.plan.steps.is_empty() => {
-            said(kind, false, Reason::Settled, "Nothing is being changed.")
-        }
+        Verdict::Settled if report.plan.steps.is_empty() => match waiting(report) {
+            // At rest with a plan: tools that wait for the end of Reconciling must not wait for somebody's consent.
+            Some(message) => said(kind, false, Reason::WaitingForDisruption, message),
+            None => said(kind, false, Reason::Settled, "Nothing is being changed."),
+        },
         Verdict::Settled => {
             let names: Vec<&str> = report.plan.steps.iter().map(crate::plan::Step::name).collect();
             said(
@@ -169,6 +173,12 @@ fn reconciling(report: &Report<'_>) -> Said {
         Verdict::Converging(why) => said(kind, true, why.reason, why.message.clone()),
         Verdict::Blocked(why) => said(kind, false, why.reason, "Waits for what the Stalled condition says."),
     }
+}
+
+fn waiting(report: &Report<'_>) -> Option<String> {
+    let planned = report.plan.planned.as_ref()?;
+    let waiting_for = planned.waiting_for.as_ref()?;
+    Some(format!("{} waits for {waiting_for}.", planned.reason))
 }
 
 fn paused_message(report: &Report<'_>) -> String {

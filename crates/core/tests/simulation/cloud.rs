@@ -149,6 +149,16 @@ impl Cloud {
             Step::SetSecurityGroups { instance_id, group_ids } => {
                 self.machine(instance_id).seen.security_group_ids.clone_from(group_ids);
             }
+            Step::SetInstanceType {
+                instance_id,
+                instance_type,
+            } => {
+                let machine = self.machine(instance_id);
+                if machine.seen.state != InstanceState::Stopped {
+                    return Err(("IncorrectInstanceState", "not stopped"));
+                }
+                machine.seen.instance_type.clone_from(instance_type);
+            }
             Step::AttachVolume { volume_id, instance_id } => return self.attach(volume_id, instance_id),
             Step::DeleteVolume { volume_id } => return self.delete_volume(volume_id),
             Step::CreateSnapshot { volume_id, .. } => self.snapshot(volume_id),

@@ -372,6 +372,7 @@ impl World {
             refusal: self.memory.refusal.clone(),
             secret: Known::Unknown,
             recorded,
+            ..Observed::default()
         };
         observed.secret = self.secret_facts(&observed);
         observed

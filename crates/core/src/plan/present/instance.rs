@@ -2,7 +2,7 @@
 
 use super::Round;
 use super::volume::data_volume_id;
-use crate::api::Reason;
+use crate::api::{ActionKind, Reason};
 use crate::observed::{Instance, InstanceState, Known};
 use crate::plan::{Halt, SHORTLY, Step};
 
@@ -77,10 +77,17 @@ impl<'a> Round<'a> {
             .launch
             .as_ref()
             .and_then(|launch| launch.kept_volume_id.as_ref());
-        let (reason, message) = if recorded.suspended {
-            (Reason::Resuming, format!("Instance {} is being started.", instance.id))
-        } else {
-            self.launching(kept)
+        let changing = recorded
+            .planned
+            .as_ref()
+            .filter(|planned| planned.waiting_for.is_none() && planned.kind == ActionKind::StopStart);
+        let (reason, message) = match changing {
+            Some(planned) => (
+                Reason::Changing,
+                format!("{} is made: the instance starts.", planned.reason),
+            ),
+            None if recorded.suspended => (Reason::Resuming, format!("Instance {} is being started.", instance.id)),
+            None => self.launching(kept),
         };
         Halt::converging(reason, message, SHORTLY)
     }

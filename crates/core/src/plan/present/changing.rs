@@ -1,0 +1,125 @@
+//! A change that interrupts: announced first, then done in steps that each look at what is there.
+
+use super::Round;
+use super::volume::data_volume_id;
+use crate::api::{ActionKind, Reason};
+use crate::change::{self, Planned};
+use crate::names;
+use crate::observed::{Instance, InstanceState};
+use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
+
+impl Round<'_> {
+    /// Goes on with a change that is under way, or begins one; `Ok` where none stands in the way of keeping the instance.
+    pub(super) fn change(&mut self, instance: &Instance) -> Result<(), Halt> {
+        if let Some(planned) = self.half_done(instance) {
+            let halt = self.stop_start(instance, &planned);
+            self.planned = Some(planned);
+            return halt;
+        }
+        let Some(planned) = change::decide(self.agent, self.observed, instance, self.now) else {
+            return Ok(());
+        };
+        let planned = self.planned.insert(self.guarded(instance, planned)).clone();
+        if planned.waiting_for.is_some() {
+            return Ok(());
+        }
+        if !planned.is_announced(self.observed.recorded.planned.as_ref()) {
+            return Err(changing(&planned, "is about to be made", AT_ONCE));
+        }
+        match planned.kind {
+            ActionKind::StopStart => self.stop_start(instance, &planned),
+            ActionKind::Replace => self.replace(instance, &planned),
+            ActionKind::HotPush | ActionKind::Restart | ActionKind::Refused => Ok(()),
+        }
+    }
+
+    /// What waits for an agent that is at rest: it is done when the agent starts.
+    pub(super) fn change_later(&mut self, instance: &Instance) {
+        self.planned = change::decide(self.agent, self.observed, instance, self.now).map(|planned| {
+            let waiting_for = planned.waiting_for.filter(|_| planned.kind == ActionKind::Refused);
+            Planned {
+                waiting_for: waiting_for.or_else(|| Some("the end of the suspension".into())),
+                takes_place: false,
+                ..planned
+            }
+        });
+    }
+
+    /// A stop-start that was announced and has not brought the instance up again.
+    fn half_done(&self, instance: &Instance) -> Option<Planned> {
+        let recorded = self.observed.recorded.planned.as_ref()?;
+        let under_way = recorded.kind == ActionKind::StopStart && recorded.waiting_for.is_none();
+        let down = matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped);
+        (under_way && down).then(|| Planned {
+            kind: recorded.kind,
+            reason: recorded.reason.clone(),
+            waiting_for: None,
+            takes_place: false,
+        })
+    }
+
+    fn stop_start(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
+        let id = instance.id.clone();
+        match instance.state {
+            InstanceState::Running => {
+                self.steps.push(Step::StopInstance { instance_id: id });
+                Err(changing(planned, "is being made: the instance stops", SHORTLY * 2))
+            }
+            InstanceState::Stopped if instance.instance_type != self.agent.instance_type => {
+                self.steps.push(Step::SetInstanceType {
+                    instance_id: id,
+                    instance_type: self.agent.instance_type.clone(),
+                });
+                Err(changing(planned, "is being made: the instance is stopped", AT_ONCE))
+            }
+            InstanceState::Stopped => {
+                // It boots with the bundle as it is to be.
+                self.volume(instance)?;
+                self.bundle(instance);
+                self.steps.push(Step::StartInstance { instance_id: id });
+                Err(changing(planned, "is made: the instance starts", SHORTLY))
+            }
+            _ => Err(changing(
+                planned,
+                "is being made: the instance is in transit",
+                SHORTLY * 2,
+            )),
+        }
+    }
+
+    /// The instance goes, its data volume stays; the launch of the successor is the one of any instance that is gone.
+    fn replace(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
+        self.steps.push(Step::TerminateInstance {
+            instance_id: instance.id.clone(),
+        });
+        let message = format!(
+            "{}: instance {} is replaced; the data volume is kept.",
+            planned.reason, instance.id
+        );
+        Err(Halt::converging(Reason::Replacing, message, SHORTLY * 2))
+    }
+
+    /// Nothing is replaced whose data volume is not known for certain: recorded, shown, and on this instance.
+    fn guarded(&self, instance: &Instance, planned: Planned) -> Planned {
+        if planned.kind != ActionKind::Replace || planned.waiting_for.is_some() {
+            return planned;
+        }
+        let recorded = self.observed.recorded.volume_id.as_ref();
+        let id = data_volume_id(self.observed, instance).filter(|id| recorded == Some(id));
+        let mut volumes = self.observed.volumes.present().into_iter().flatten();
+        let held = instance.block_devices.get(names::DATA_DEVICE);
+        let certain = id.is_some_and(|id| held == Some(&id) && volumes.any(|volume| volume.id == id));
+        if certain {
+            return planned;
+        }
+        Planned {
+            waiting_for: Some("the data volume to be attached to the instance and recorded in status".into()),
+            takes_place: false,
+            ..planned
+        }
+    }
+}
+
+fn changing(planned: &Planned, what: &str, check_again: std::time::Duration) -> Halt {
+    Halt::converging(Reason::Changing, format!("{} {what}.", planned.reason), check_again)
+}

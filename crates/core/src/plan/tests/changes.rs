@@ -1,0 +1,262 @@
+//! Changes of a live agent: at once, with consent, or not at all.
+
+use super::*;
+use crate::api::{ActionKind, PlannedAction};
+use crate::change;
+use crate::status;
+
+/// A live agent whose spec and plan change from one pair to another.
+struct Change {
+    wish: Desired,
+    observed: Observed,
+}
+
+impl Change {
+    /// `before` and `after` are each spec and plan.
+    fn new(before: (Value, Value), after: (Value, Value)) -> Self {
+        Self::annotated(before, after, json!({}))
+    }
+
+    fn annotated(before: (Value, Value), after: (Value, Value), annotations: Value) -> Self {
+        let Desired::Present(old) = wish_of(before.0, before.1, false, json!({})) else {
+            panic!("gone")
+        };
+        let mut observed = ready();
+        observed.recorded.applied = Some(change::applied(&old, None, &[]));
+        Self {
+            wish: wish_of(after.0, after.1, false, annotations),
+            observed,
+        }
+    }
+
+    fn instance(&mut self) -> &mut Instance {
+        let Known::Present(instances) = &mut self.observed.instances else {
+            panic!("unknown")
+        };
+        &mut instances[0]
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&self.wish, &self.observed, now())
+    }
+
+    fn planned(&self) -> Option<(ActionKind, String, bool)> {
+        let planned = self.plan().planned?;
+        Some((planned.kind, planned.reason, planned.waiting_for.is_some()))
+    }
+
+    /// What the report of this round would write.
+    fn announce(&mut self) {
+        let planned = self.plan().planned.unwrap();
+        self.observed.recorded.planned = Some(PlannedAction {
+            kind: planned.kind,
+            reason: planned.reason,
+            since: status::time(now()),
+            waiting_for: planned.waiting_for,
+        });
+    }
+
+    fn steps(&self) -> Vec<&'static str> {
+        self.plan().steps.iter().map(Step::name).collect()
+    }
+}
+
+fn typed(kind: &str) -> Value {
+    json!({"instance": {"type": kind}})
+}
+
+fn defaulted(kind: &str) -> Value {
+    json!({"defaults": {"instance": {"type": kind}}})
+}
+
+#[test]
+fn the_agents_own_change_is_announced_and_then_made_at_once() {
+    let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    let reason = "instance.type: t3.small to t3.large".to_owned();
+    assert_eq!(change.planned(), Some((ActionKind::StopStart, reason, false)));
+    assert_eq!(change.steps(), Vec::<&str>::new(), "announced before it acts");
+    change.announce();
+    assert_eq!(change.steps(), ["StopInstance"]);
+    change.instance().state = InstanceState::Stopping;
+    assert_eq!(change.steps(), Vec::<&str>::new());
+    change.instance().state = InstanceState::Stopped;
+    assert_eq!(change.steps(), ["ModifyInstanceAttribute"]);
+    change.instance().instance_type = "t3.large".into();
+    assert_eq!(change.steps(), ["StartInstance"]);
+    change.instance().state = InstanceState::Running;
+    assert_eq!(change.plan().planned, None);
+}
+
+#[test]
+fn what_comes_from_the_plan_waits_for_consent_and_then_for_a_place() {
+    let mut change = Change::new((json!({}), json!({})), (json!({}), defaulted("t3.large")));
+    let (kind, _, waits) = change.planned().unwrap();
+    assert_eq!((kind, waits, change.steps()), (ActionKind::StopStart, true, vec![]));
+    assert_eq!(change.plan().verdict, Verdict::Settled, "a fleet that waits is at rest");
+    change.announce();
+    assert_eq!(change.steps(), Vec::<&str>::new());
+    let until = json!({"skykoi.io/allow-disruption-until": "2023-11-14T22:13:21Z"});
+    change.wish = wish_of(json!({}), defaulted("t3.large"), false, until);
+    let waiting_for = change.plan().planned.unwrap().waiting_for.unwrap();
+    assert!(waiting_for.contains("maxConcurrent (10%)"), "{waiting_for}");
+    change.observed.may_disrupt = true;
+    assert_eq!(change.planned().map(|(_, _, waits)| waits), Some(false));
+    assert_eq!(change.steps(), Vec::<&str>::new(), "announced first");
+    change.announce();
+    assert_eq!(change.steps(), ["StopInstance"]);
+}
+
+#[test]
+fn consent_that_is_over_or_unreadable_is_none() {
+    let over = json!({"skykoi.io/allow-disruption-until": "2023-11-14T22:13:20Z"});
+    let nonsense = json!({"skykoi.io/allow-disruption-until": "tomorrow"});
+    for annotation in [over, nonsense] {
+        let mut change = Change::annotated(
+            (json!({}), json!({})),
+            (json!({}), defaulted("t3.large")),
+            annotation.clone(),
+        );
+        change.observed.may_disrupt = true;
+        let waiting_for = change.plan().planned.unwrap().waiting_for.unwrap();
+        assert_eq!(
+            waiting_for.contains("is not a time"),
+            annotation.to_string().contains("tomorrow")
+        );
+    }
+}
+
+#[test]
+fn another_plan_of_the_agents_own_choice_is_its_own_change() {
+    let other = json!({"planRef": {"name": "other"}});
+    let change = Change::new((json!({}), json!({})), (other, defaulted("t3.large")));
+    assert_eq!(
+        change.planned().map(|(kind, _, waits)| (kind, waits)),
+        Some((ActionKind::StopStart, false))
+    );
+}
+
+#[test]
+fn a_machine_that_is_down_anyway_takes_what_waits() {
+    let mut change = Change::new((json!({}), json!({})), (json!({}), defaulted("t3.large")));
+    change.instance().state = InstanceState::Stopped;
+    assert_eq!(
+        change.planned().map(|(_, _, waits)| waits),
+        Some(false),
+        "no place is needed either"
+    );
+    change.announce();
+    assert_eq!(change.steps(), ["ModifyInstanceAttribute"]);
+    change.instance().instance_type = "t3.large".into();
+    assert_eq!(change.steps(), ["StartInstance"]);
+}
+
+#[test]
+fn an_image_replaces_and_keeps_the_volume() {
+    let image = |id: &str| json!({"instance": {"image": {"id": id}}});
+    let mut change = Change::new((image("ami-1"), json!({})), (image("ami-2"), json!({})));
+    change.observed.image = Known::Present("ami-2".into());
+    change.announce();
+    assert_eq!(change.steps(), ["TerminateInstance"]);
+    change.observed.volumes = Known::Present(Vec::new());
+    let waiting_for = change.plan().planned.unwrap().waiting_for.unwrap();
+    assert!(waiting_for.contains("data volume"), "{waiting_for}");
+    assert_eq!(
+        change.steps(),
+        Vec::<&str>::new(),
+        "nothing is replaced whose volume is not seen"
+    );
+}
+
+#[test]
+fn a_newer_image_under_the_same_parameter_waits() {
+    let mut change = Change::new((json!({}), json!({})), (json!({}), json!({})));
+    change.observed.image = Known::Present("ami-2".into());
+    let reason = "instance.image: ami-1 to ami-2".to_owned();
+    assert_eq!(change.planned(), Some((ActionKind::Replace, reason, true)));
+    change.observed.image = Known::Unknown;
+    assert_eq!(change.planned(), None, "silence is no change");
+}
+
+#[test]
+fn a_subnet_of_another_zone_is_refused() {
+    let elsewhere = json!({"instance": {"subnetId": "subnet-9"}});
+    let mut change = Change::new((json!({}), json!({})), (elsewhere, json!({})));
+    change.instance().subnet_id = Some("subnet-1".into());
+    let subnet = |zone: &str| {
+        Known::Present(Subnet {
+            id: "subnet-9".into(),
+            vpc_id: "vpc-1".into(),
+            zone: zone.into(),
+            vpc_cidrs: vec!["172.31.0.0/16".into()],
+        })
+    };
+    change.observed.subnet = subnet("b");
+    assert_eq!(
+        change.planned().map(|(kind, _, waits)| (kind, waits)),
+        Some((ActionKind::Refused, true))
+    );
+    change.observed.subnet = subnet("a");
+    assert_eq!(
+        change.planned().map(|(kind, _, waits)| (kind, waits)),
+        Some((ActionKind::Replace, false))
+    );
+}
+
+#[test]
+fn a_record_of_another_version_is_taken_over_and_not_acted_on() {
+    let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    let applied = change.observed.recorded.applied.as_mut().unwrap();
+    applied.version += 1;
+    assert_eq!(change.planned().map(|(_, _, waits)| waits), Some(true));
+    change.observed.recorded.applied = None;
+    assert_eq!(change.planned().map(|(_, _, waits)| waits), Some(true));
+}
+
+#[test]
+fn another_renderer_changes_nothing() {
+    let mut change = Change::new((json!({}), json!({})), (json!({}), json!({})));
+    let launch = change.observed.recorded.launch.as_mut().unwrap();
+    launch.renderer += 1;
+    launch.user_data_sha256 = "another".into();
+    launch.tags.insert("older".into(), "tag".into());
+    assert_eq!((change.planned(), change.steps()), (None, vec![]));
+}
+
+#[test]
+fn the_words_of_a_field_stay_until_it_is_as_wished() {
+    let change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    let Desired::Present(agent) = &change.wish else {
+        panic!()
+    };
+    let before = change.observed.recorded.applied.clone().unwrap();
+    let instance = &change.observed.instances.present().unwrap()[0];
+    let differences = change::differences(agent, &change.observed, instance);
+    let applied = change::applied(agent, Some(&before), &differences);
+    assert_eq!(applied, before);
+    let applied = change::applied(agent, Some(&before), &[]);
+    assert_ne!(applied, before);
+    assert_eq!(applied.words["instance.image"], before.words["instance.image"]);
+}
+
+#[test]
+fn a_suspended_agent_says_what_its_next_start_brings() {
+    let mut change = Change::new(
+        (json!({}), json!({})),
+        (json!({"power": "Suspended"}), defaulted("t3.large")),
+    );
+    change.instance().state = InstanceState::Stopped;
+    let planned = change.plan();
+    assert_eq!((planned.verdict, planned.steps), (Verdict::Settled, vec![]));
+    assert_eq!(
+        planned.planned.unwrap().waiting_for.as_deref(),
+        Some("the end of the suspension")
+    );
+}
+
+#[test]
+fn a_pause_holds_a_change_back() {
+    let paused = json!({"skykoi.io/paused": "true"});
+    let mut change = Change::annotated((json!({}), json!({})), (typed("t3.large"), json!({})), paused);
+    change.announce();
+    assert_eq!(change.steps(), Vec::<&str>::new());
+}
