@@ -8,10 +8,14 @@ mod config;
 #[allow(dead_code, unused_imports, reason = "the methods that use it come next")]
 mod conversation;
 mod file;
+#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
+mod inbox;
 mod methods;
 mod notify;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod queue;
+#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
+mod reply;
 mod schedule;
 mod seed;
 mod server;

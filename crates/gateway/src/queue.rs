@@ -111,6 +111,11 @@ impl Lane {
         self.waiting.len()
     }
 
+    /// All messages that have their end with the run that goes on.
+    pub(crate) fn members(&self) -> &[String] {
+        self.running.as_deref().unwrap_or_default()
+    }
+
     /// Is the message part of the run that goes on?
     pub(crate) fn runs(&self, id: &str) -> bool {
         self.running

@@ -1,0 +1,148 @@
+//! The inbox: what was accepted and how it ended, on disk.
+//!
+//! A message is on disk before it is acknowledged, its end before anybody is told. It is one file of JSON lines with one writer; those who
+//! come at the same time share one flush. After a crash the file says what is still to be answered, and what never again is.
+
+mod log;
+mod record;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use self::log::Log;
+use self::record::Record;
+pub(crate) use self::record::{Ended, Kept, Note, Restored};
+use crate::conversation::{Inbound, Outcome};
+
+/// Where it is, below the state directory.
+pub(crate) const FILE: &str = "inbox/inbox.jsonl";
+
+/// The inbox. Lines go to a thread of its own, which is there from the first line on.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    log: Mutex<Option<Log>>,
+    lines: Mutex<Option<mpsc::Sender<Line>>>,
+}
+
+/// A line to write.
+#[derive(Debug)]
+pub(super) struct Line {
+    text: String,
+    /// It is lost neither by an error of the disk nor by anything else, as long as the process lives.
+    owed: bool,
+    /// Told when it is flushed; nobody waits for a line without.
+    done: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Inbox {
+    /// Opens the inbox below a state directory, repairs it, and says what is in it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn open(state_dir: &Path) -> io::Result<(Self, Restored)> {
+        let (log, restored) = Log::open(&state_dir.join(FILE))?;
+        let inbox = Self {
+            log: Mutex::new(Some(log)),
+            lines: Mutex::new(None),
+        };
+        Ok((inbox, restored))
+    }
+
+    /// Keeps a message.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub(crate) async fn accept(&self, at_ms: i64, message: &Inbound) -> Result<(), String> {
+        let record = Record::In {
+            at: at_ms,
+            message: std::borrow::Cow::Borrowed(message),
+        };
+        self.flushed(&record, false).await
+    }
+
+    /// Keeps words for the next turn of a session.
+    ///
+    /// # Errors
+    /// Why they are not kept.
+    pub(crate) async fn note(&self, note: &Note) -> Result<(), String> {
+        self.flushed(&Record::Note(std::borrow::Cow::Borrowed(note)), false)
+            .await
+    }
+
+    /// A run begins. Nobody waits for it: it is there to count tries, and a crash of the process does not lose it.
+    pub(crate) fn started(&self, run: &str, members: &[String], session_id: &str) {
+        let record = Record::Start {
+            run: run.into(),
+            members: members.into(),
+            session: session_id.into(),
+        };
+        self.send(&record, true, None);
+    }
+
+    /// Messages have their end. Where the disk says no, the line stays owed and is written as soon as it can be.
+    ///
+    /// # Errors
+    /// Why it is not on disk yet.
+    pub(crate) async fn ended(
+        &self,
+        seq: u64,
+        members: &[String],
+        notes: &[String],
+        outcome: &Outcome,
+    ) -> Result<(), String> {
+        let record = Record::End {
+            seq,
+            members: members.into(),
+            notes: notes.into(),
+            outcome: std::borrow::Cow::Borrowed(outcome),
+        };
+        self.flushed(&record, true).await
+    }
+
+    async fn flushed(&self, record: &Record<'_>, owed: bool) -> Result<(), String> {
+        let (done, written) = oneshot::channel();
+        self.send(record, owed, Some(done));
+        written.await.unwrap_or_else(|_| Err("the inbox is closed".to_owned()))
+    }
+
+    fn send(&self, record: &Record<'_>, owed: bool, done: Option<oneshot::Sender<Result<(), String>>>) {
+        let mut text = match serde_json::to_string(record) {
+            Ok(text) => text,
+            Err(error) => {
+                if let Some(done) = done {
+                    let _ = done.send(Err(error.to_string()));
+                }
+                return;
+            }
+        };
+        text.push('\n');
+        let line = Line { text, owed, done };
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = lines.get_or_insert_with(|| self.begin());
+        // Where the thread is gone the line is dropped, and with it whoever waits is told.
+        let _ = sender.send(line);
+    }
+
+    /// Starts the thread that writes.
+    fn begin(&self) -> mpsc::Sender<Line> {
+        let (sender, receiver) = mpsc::channel();
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(log) = log {
+            let started = thread::Builder::new()
+                .name("inbox".to_owned())
+                .stack_size(256 * 1024)
+                .spawn(move || log.write(&receiver));
+            if let Err(error) = started {
+                tracing::error!(%error, "the inbox cannot be written");
+            }
+        }
+        sender
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What of an answer people see: control words and reply tags are taken out, and what may become one is held back while it streams.
+
+pub(crate) mod chunker;
+pub(crate) mod coalesce;
+mod words;
+
+pub(crate) use self::words::{Tags, heartbeat_words, visible};
+
+use tokio::time::{Duration, Instant};
+
+/// Between two live deltas of a run.
+const PACE: Duration = Duration::from_millis(75);
+
+/// The text of a run while it streams: pieces come in, what is to be shown goes out, not too often.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    /// Visible text of the pieces that are complete.
+    settled: String,
+    /// The piece that is being said, as the model says it.
+    piece: String,
+    /// What was shown last.
+    shown: String,
+    changed: bool,
+    last: Option<Instant>,
+}
+
+/// Something to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Delta {
+    /// What is new, or everything where `replace` is set.
+    pub(crate) text: String,
+    /// What was shown before does not count.
+    pub(crate) replace: bool,
+}
+
+impl Stream {
+    /// More of the piece.
+    pub(crate) fn push(&mut self, text: &str) {
+        self.piece.push_str(text);
+        self.changed = true;
+    }
+
+    /// The piece is complete; another one begins.
+    pub(crate) fn next_piece(&mut self) {
+        self.settled = self.whole();
+        self.piece.clear();
+        self.changed = true;
+    }
+
+    /// What was said of this piece does not count.
+    pub(crate) fn withdraw(&mut self) {
+        self.piece.clear();
+        self.changed = true;
+    }
+
+    /// When there may be something to show; none when there is nothing new. The first delta is due at once.
+    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
+        self.changed.then(|| self.last.map_or(now, |last| last + PACE))
+    }
+
+    /// What is to be shown now.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Delta> {
+        self.changed = false;
+        let whole = join(&self.settled, &words::partial(&self.piece));
+        if whole == self.shown {
+            return None;
+        }
+        let delta = match whole.strip_prefix(self.shown.as_str()) {
+            Some(new) => Delta {
+                text: new.to_owned(),
+                replace: false,
+            },
+            None => Delta {
+                text: whole.clone(),
+                replace: true,
+            },
+        };
+        self.shown = whole;
+        self.last = Some(now);
+        Some(delta)
+    }
+
+    /// Everything that was shown.
+    pub(crate) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Everything that people see of what was said, to the end.
+    pub(crate) fn whole(&self) -> String {
+        join(&self.settled, &visible(&self.piece).unwrap_or_default())
+    }
+
+    /// Did the agent say at last that there is nothing to say?
+    pub(crate) fn is_silent(&self) -> bool {
+        !self.piece.is_empty() && visible(&self.piece).is_none()
+    }
+}
+
+fn join(settled: &str, piece: &str) -> String {
+    match (settled.is_empty(), piece.is_empty()) {
+        (true, _) => piece.to_owned(),
+        (_, true) => settled.to_owned(),
+        _ => format!("{settled}\n\n{piece}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
