@@ -7,10 +7,12 @@ mod clock;
 mod config;
 #[allow(dead_code, unused_imports, reason = "the methods that use it come next")]
 mod conversation;
+mod devices;
 mod file;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod inbox;
 mod methods;
+mod nodes;
 mod notify;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod queue;

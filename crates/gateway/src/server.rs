@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod credentials;
+mod crowd;
 mod gate;
 pub(crate) mod handshake;
 mod http;
@@ -12,11 +13,13 @@ pub(crate) mod params;
 pub(crate) mod peer;
 pub(crate) mod recent;
 mod socket;
+pub(crate) mod standing;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,13 +39,15 @@ use tracing::{info, warn};
 
 use self::admission::Admission;
 use self::credentials::{Credentials, Variables};
-use self::handshake::Close;
+use self::crowd::Crowd;
+use self::handshake::{Close, Closed};
 use self::hub::{Audience, Hub};
 use self::limiter::{Limiter, Limits};
 use self::outbox::Broadcast;
 use self::peer::{Network, Trust};
 use crate::clock::Clock;
 use crate::config::Loaded;
+use crate::nodes::Nodes;
 use crate::services::Services;
 
 /// The version that this binary tells of itself.
@@ -65,6 +70,11 @@ const PRESENCE_PAUSE: Duration = Duration::from_millis(250);
 
 /// How often health is told unasked.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
+
+// Phases of a server's life.
+const STARTING: u8 = 0;
+const RUNNING: u8 = 1;
+const STOPPING: u8 = 2;
 
 /// What a server is made of.
 pub(crate) struct Settings {
@@ -108,10 +118,15 @@ pub(crate) struct Shared {
     /// What does the work behind the methods.
     pub(crate) services: Services,
     pub(crate) admission: Admission,
+    /// Nodes, and what they are asked to do.
+    pub(crate) nodes: Nodes,
     pub(crate) boot_id: String,
     pub(crate) started_ms: i64,
     trust: Trust,
-    credentials: Mutex<Credentials>,
+    pub(crate) credentials: Mutex<Credentials>,
+    saving: tokio::sync::Mutex<()>,
+    crowd: Crowd,
+    phase: AtomicU8,
     limiter: Mutex<Limiter>,
     strangers: Mutex<HashMap<IpAddr, usize>>,
     seeded: Notify,
@@ -168,8 +183,14 @@ impl Server {
         shared.tasks.spawn(Arc::clone(&shared).tell_time());
         shared.tasks.spawn(Arc::clone(&shared).tell_presence());
         shared.tasks.spawn(Arc::clone(&shared).tell_health());
+        shared.tasks.spawn(Arc::clone(&shared).watch_credentials());
+        for weakness in lock(&shared.credentials).weaknesses() {
+            warn!("weak secret: {weakness}");
+        }
         shared.services.start(&shared);
+        shared.phase.store(RUNNING, Ordering::Relaxed);
         stop.await;
+        shared.phase.store(STOPPING, Ordering::Relaxed);
         shared.say_goodbye().await;
     }
 }
@@ -198,6 +219,7 @@ impl Shared {
         Self {
             services: Services::new(&settings, &hub),
             admission: Admission::new(),
+            nodes: Nodes::default(),
             hub,
             boot_id: uuid::Uuid::new_v4().to_string(),
             started_ms,
@@ -205,8 +227,11 @@ impl Shared {
                 proxies: proxies.filter_map(|text| Network::parse(text)).collect(),
                 origins: origins.unwrap_or_default(),
             },
+            saving: tokio::sync::Mutex::default(),
+            crowd: Crowd::default(),
+            phase: AtomicU8::new(STARTING),
             credentials: Mutex::new(Credentials::new(
-                auth,
+                gateway,
                 &settings.root,
                 &settings.state_dir,
                 settings.variables,
@@ -219,6 +244,15 @@ impl Shared {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             settings,
+        }
+    }
+
+    /// What keeps the gateway from taking anybody, if something does.
+    fn closed(&self) -> Option<Closed> {
+        match self.phase.load(Ordering::Relaxed) {
+            STARTING => Some(Closed::Starting),
+            STOPPING => Some(Closed::Stopping),
+            _ => None,
         }
     }
 
@@ -324,7 +358,7 @@ impl Shared {
 }
 
 /// Locks what cannot be left half changed by a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -346,9 +380,16 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let stop = shared.stop.clone();
+    let spot = shared.crowd.enter();
+    let busy = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, std::convert::Infallible>(http::answer(&shared, address.ip(), request)) }
+        let (shared, busy) = (Arc::clone(&shared), Arc::clone(&busy));
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let answer = http::answer(&shared, address.ip(), request);
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -360,9 +401,13 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr)
     tokio::select! {
         // A client that goes away in the middle of a request is its own business.
         _ = serving.as_mut() => {}
+        () = spot.cut.cancelled() => {}
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            let _ = serving.await;
+            // Who has not even asked yet is not waited for.
+            if busy.load(Ordering::Relaxed) {
+                let _ = serving.await;
+            }
         }
     }
 }

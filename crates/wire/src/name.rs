@@ -202,6 +202,10 @@ pub mod detail {
     pub const AUTH_TOKEN_MISMATCH: &str = "AUTH_TOKEN_MISMATCH";
     /// The gateway's own token cannot be read.
     pub const AUTH_TOKEN_NOT_CONFIGURED: &str = "AUTH_TOKEN_NOT_CONFIGURED";
+    /// The device's own token is wrong, or was taken away.
+    pub const AUTH_DEVICE_TOKEN_MISMATCH: &str = "AUTH_DEVICE_TOKEN_MISMATCH";
+    /// A token for first pairing is wrong.
+    pub const AUTH_BOOTSTRAP_TOKEN_INVALID: &str = "AUTH_BOOTSTRAP_TOKEN_INVALID";
     /// Too many failures from this address.
     pub const AUTH_RATE_LIMITED: &str = "AUTH_RATE_LIMITED";
     /// This role cannot connect in this way.
@@ -250,4 +254,6 @@ pub mod close {
     pub const RESTART: u16 = 1012;
     /// Starting, suspended or draining.
     pub const TRY_LATER: u16 = 1013;
+    /// What the client proved itself with does not count any more.
+    pub const AUTHORIZATION_CHANGED: u16 = 4001;
 }

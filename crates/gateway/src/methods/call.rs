@@ -1,10 +1,12 @@
 //! One call of a method: who asks, with which parameters, and how it is answered.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use koi_wire::frame::{ErrorShape, Response};
+use koi_wire::frame::{ClientInfo, ErrorShape, Response};
 use koi_wire::name::{Scope, code};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Answer, fault, request};
 use crate::server::Shared;
 use crate::server::admission::Ticket;
+use crate::server::handshake::Credential;
 use crate::server::outbox::{Item, Outbox};
 
 /// What a client is.
@@ -47,10 +50,12 @@ impl Role {
 pub(crate) struct Caller {
     /// Its connection, as the hello named it.
     pub(crate) connection: String,
-    /// `client.id` of its connect request.
-    pub(crate) client_id: String,
-    /// `client.mode` of its connect request.
-    pub(crate) client_mode: String,
+    /// What it said of itself.
+    pub(crate) client: ClientInfo,
+    /// Where it comes from.
+    pub(crate) address: IpAddr,
+    /// Since when it is here.
+    pub(crate) since_ms: i64,
     /// What it is.
     pub(crate) role: Role,
     /// What it may do.
@@ -59,6 +64,12 @@ pub(crate) struct Caller {
     pub(crate) caps: Vec<String>,
     /// Its device, when it proved one.
     pub(crate) device_id: Option<String>,
+    /// What it proved itself with.
+    pub(crate) credential: Credential,
+    /// What a node can do.
+    pub(crate) commands: Vec<String>,
+    /// What a node is permitted on its machine.
+    pub(crate) permissions: BTreeMap<String, bool>,
     /// Where its answers go.
     pub(crate) outbox: Arc<Outbox>,
     /// Calls that it was not allowed.

@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 
 use koi_wire::Redacted;
 use koi_wire::bundle::PairedDevice;
-use koi_wire::config::{Auth, Secret, SecretRef};
+use koi_wire::config::{Auth, Gateway, Secret, SecretRef};
+use koi_wire::device::decode_public_key;
+use tracing::warn;
 
-use super::handshake::{Learned, LearnedDevice};
+use super::handshake::Credential;
+use crate::devices::{Devices, Mark};
+use crate::methods::Role;
 
 /// Tokens shorter than this are no tokens, wherever they come from.
 const MIN_TOKEN_CHARS: usize = 16;
@@ -21,8 +25,16 @@ pub(crate) type Variables = fn(&str) -> Option<String>;
 pub(crate) struct Credentials {
     tokens: Vec<Source>,
     paired: Option<Watched<Vec<PairedDevice>>>,
-    learned_path: PathBuf,
-    learned: Learned,
+    devices_path: PathBuf,
+    devices: Devices,
+    auto_approve: AutoApprove,
+}
+
+/// Are devices that have the shared token paired without asking anybody?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AutoApprove {
+    local: bool,
+    remote: bool,
 }
 
 /// Where a token comes from.
@@ -69,7 +81,9 @@ impl Credentials {
     ///
     /// Who comes paired is said by whoever wrote the token, and nowhere else: never by a file of the data volume, which outlives the
     /// machine.
-    pub(crate) fn new(auth: Option<&Auth>, root: &Path, state_dir: &Path, variables: Variables) -> Self {
+    pub(crate) fn new(gateway: Option<&Gateway>, root: &Path, state_dir: &Path, variables: Variables) -> Self {
+        let auth = gateway.and_then(|gateway| gateway.auth.as_ref());
+        let pairing = gateway.and_then(|gateway| gateway.nodes.as_ref()?.pairing.as_ref());
         let secrets = auth
             .into_iter()
             .flat_map(|auth| [auth.token.as_ref(), auth.previous_token.as_ref()])
@@ -85,11 +99,7 @@ impl Credentials {
                 }))
             }
         };
-        let learned_path = state_dir.join("devices.json");
-        let learned = fs::read(&learned_path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let devices_path = state_dir.join("devices.json");
         Self {
             tokens: secrets.map(source).collect(),
             paired: auth.and_then(token_directory).map(|directory| {
@@ -98,8 +108,12 @@ impl Credentials {
                     serde_json::from_slice(bytes).unwrap_or_default()
                 })
             }),
-            learned_path,
-            learned,
+            devices: read_devices(&devices_path),
+            devices_path,
+            auto_approve: AutoApprove {
+                local: pairing.and_then(|pairing| pairing.auto_approve_local).unwrap_or(true),
+                remote: pairing.and_then(|pairing| pairing.auto_approve_remote).unwrap_or(true),
+            },
         }
     }
 
@@ -121,19 +135,100 @@ impl Credentials {
     }
 
     /// The devices that were paired since.
-    pub(crate) fn learned(&self) -> &Learned {
-        &self.learned
+    pub(crate) fn devices(&self) -> &Devices {
+        &self.devices
     }
 
-    /// Remembers a device, on disk too.
+    /// The same, to be changed; whoever changes them has them saved.
+    pub(crate) fn devices_mut(&mut self) -> &mut Devices {
+        &mut self.devices
+    }
+
+    /// Is a device that has the shared token paired without asking anybody, when it comes from here, or from elsewhere?
+    pub(crate) fn auto_approves(&self, local: bool) -> bool {
+        if local {
+            self.auto_approve.local
+        } else {
+            self.auto_approve.remote
+        }
+    }
+
+    /// Does what a client proved itself with still count?
+    pub(crate) fn stand(&mut self, credential: &Credential, device: Option<&str>, role: Role) -> bool {
+        match credential {
+            Credential::Shared(mark) => self.tokens().iter().any(|token| Mark::of(token) == *mark),
+            Credential::Bundle(key) => {
+                let keys = self.paired();
+                keys.iter()
+                    .any(|paired| decode_public_key(&paired.public_key) == Some(*key))
+            }
+            Credential::DeviceToken(hash) => {
+                let marks: Vec<Mark> = self.tokens().iter().map(Mark::of).collect();
+                let membership = device.and_then(|device| self.devices.membership(device, role));
+                membership.is_some_and(|membership| membership.stands(&marks) && membership.has_token(hash))
+            }
+        }
+    }
+
+    /// What is to be on disk, and where.
     ///
     /// # Errors
-    /// When it cannot be written; it is remembered until the end of the process all the same.
-    pub(crate) fn learn(&mut self, device: LearnedDevice) -> std::io::Result<()> {
-        self.learned.insert(device.id.clone(), device);
-        let text = serde_json::to_vec_pretty(&self.learned)?;
-        crate::file::replace(&self.learned_path, &text, 0o600)
+    /// Those of `serde_json`.
+    pub(crate) fn to_save(&self) -> Result<(PathBuf, Vec<u8>), serde_json::Error> {
+        Ok((self.devices_path.clone(), serde_json::to_vec_pretty(&self.devices)?))
     }
+
+    /// Secrets that others can read or that can be guessed, in words for people.
+    pub(crate) fn weaknesses(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for source in &mut self.tokens {
+            let (place, token) = match source {
+                Source::Fixed(token) => ("gateway.auth.token".to_owned(), token.clone()),
+                Source::File(file) => (file.path.display().to_string(), file.current().clone()),
+            };
+            if let Source::File(file) = source
+                && let Ok(meta) = fs::metadata(&file.path)
+                && meta.mode() & 0o007 != 0
+            {
+                let mode = meta.mode() & 0o777;
+                found.push(format!(
+                    "{place}: everybody on this machine can read it (mode {mode:03o}); chmod o= it"
+                ));
+            }
+            if let Some(token) = token
+                && is_weak(token.expose())
+            {
+                found.push(format!(
+                    "{place}: the token can be guessed; use 32 random characters or more"
+                ));
+            }
+        }
+        found
+    }
+}
+
+/// Short, or of few different characters.
+fn is_weak(token: &str) -> bool {
+    let different: std::collections::BTreeSet<char> = token.chars().collect();
+    token.chars().count() < 24 || different.len() < 8
+}
+
+/// The devices of an earlier run. What cannot be read is put aside, not overwritten.
+fn read_devices(path: &Path) -> Devices {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Devices::default(),
+        Err(error) => {
+            warn!(path = %path.display(), %error, "paired devices cannot be read; they must be paired anew");
+            return Devices::default();
+        }
+    };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        let aside = path.with_extension("json.broken");
+        warn!(path = %path.display(), %error, aside = %aside.display(), "paired devices make no sense; they must be paired anew");
+        let _ = fs::rename(path, aside);
+        Devices::default()
+    })
 }
 
 /// Where the token's file is, when it is in a file.
@@ -151,19 +246,25 @@ fn token_of(text: &str) -> Option<Redacted> {
 
 #[cfg(test)]
 mod tests {
+    use koi_wire::frame::ClientInfo;
     use koi_wire::name::Scope;
 
     use super::*;
+    use crate::devices::{self, Pairing, Voucher};
 
-    fn auth(directory: &Path) -> Auth {
+    fn gateway(directory: &Path) -> Gateway {
         let file = |name: &str| {
             let path = directory.join(name).display().to_string();
             Some(Secret::Reference(SecretRef::File { path }))
         };
-        Auth {
+        let auth = Auth {
             token: file("token"),
             previous_token: file("previous"),
             ..Auth::default()
+        };
+        Gateway {
+            auth: Some(auth),
+            ..Gateway::default()
         }
     }
 
@@ -178,7 +279,7 @@ mod tests {
     #[test]
     fn a_changed_file_is_read_again_and_a_removed_one_counts_as_none() {
         let directory = crate::file::tests::Scratch::new("credentials");
-        let mut credentials = Credentials::new(Some(&auth(&directory)), Path::new("/"), &directory, |_| None);
+        let mut credentials = Credentials::new(Some(&gateway(&directory)), Path::new("/"), &directory, |_| None);
         assert_eq!(shown(&mut credentials), Vec::<String>::new());
         fs::write(directory.join("token"), "first-token-1234567\n").unwrap();
         assert_eq!(shown(&mut credentials), ["first-token-1234567"]);
@@ -204,13 +305,16 @@ mod tests {
         };
         let text = serde_json::to_vec(&[&device]).unwrap();
         fs::write(volume.join("paired.json"), &text).unwrap();
-        let mut credentials = Credentials::new(Some(&auth(&memory)), Path::new("/"), &volume, |_| None);
+        let mut credentials = Credentials::new(Some(&gateway(&memory)), Path::new("/"), &volume, |_| None);
         assert_eq!(credentials.paired(), vec![]);
         fs::write(memory.join("paired.json"), &text).unwrap();
         assert_eq!(credentials.paired(), vec![device]);
-        let literal = Auth {
-            token: Some(Secret::Literal("literal-token-1234".into())),
-            ..Auth::default()
+        let literal = Gateway {
+            auth: Some(Auth {
+                token: Some(Secret::Literal("literal-token-1234".into())),
+                ..Auth::default()
+            }),
+            ..Gateway::default()
         };
         assert_eq!(
             Credentials::new(Some(&literal), Path::new("/"), &volume, |_| None).paired(),
@@ -218,20 +322,65 @@ mod tests {
         );
     }
 
-    #[test]
-    fn learned_devices_survive_a_restart() {
-        let directory = crate::file::tests::Scratch::new("learned");
-        let device = LearnedDevice {
-            id: "d".to_owned(),
+    fn operator() -> Pairing {
+        Pairing {
+            device_id: "d".to_owned(),
             public_key: "k".to_owned(),
+            client: ClientInfo::default(),
+            role: Role::Operator,
             scopes: vec![Scope::Read],
-            paired_at_ms: 1,
-            client_id: "cli".to_owned(),
-        };
-        Credentials::new(None, Path::new("/"), &directory, |_| None)
-            .learn(device.clone())
-            .unwrap();
-        let again = Credentials::new(None, Path::new("/"), &directory, |_| None);
-        assert_eq!(again.learned().get("d"), Some(&device));
+            voucher: Voucher::Token(Mark::of(&"first-token-1234567".into())),
+        }
+    }
+
+    #[test]
+    fn devices_survive_a_restart_and_broken_ones_are_put_aside() {
+        let directory = crate::file::tests::Scratch::new("devices");
+        let open = || Credentials::new(None, Path::new("/"), &directory, |_| None);
+        let mut credentials = open();
+        credentials.devices_mut().pair(operator(), Some(&"t".into()), 1);
+        let (path, text) = credentials.to_save().unwrap();
+        crate::file::replace(&path, &text, 0o600).unwrap();
+        assert_eq!(open().devices(), credentials.devices());
+        fs::write(&path, "{").unwrap();
+        assert_eq!(open().devices(), &Devices::default());
+        assert!(directory.join("devices.json.broken").exists() && !path.exists());
+    }
+
+    #[test]
+    fn what_a_client_came_with_ends_with_its_token() {
+        let directory = crate::file::tests::Scratch::new("standing");
+        fs::write(directory.join("token"), "first-token-1234567").unwrap();
+        let mut credentials = Credentials::new(Some(&gateway(&directory)), Path::new("/"), &directory, |_| None);
+        let own: Redacted = "device-token".into();
+        credentials.devices_mut().pair(operator(), Some(&own), 1);
+        let shared = Credential::Shared(Mark::of(&"first-token-1234567".into()));
+        let device = Credential::DeviceToken(devices::hash(&own));
+        let mut stand = |credential: &Credential| credentials.stand(credential, Some("d"), Role::Operator);
+        assert!(stand(&shared) && stand(&device) && !stand(&Credential::Bundle([0; 32])));
+        crate::file::replace(&directory.join("token"), b"other-token-1234567", 0o600).unwrap();
+        assert!(
+            !stand(&shared) && !stand(&device),
+            "what vouched for the device is gone"
+        );
+    }
+
+    #[test]
+    fn weak_and_open_secrets_are_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = crate::file::tests::Scratch::new("weak");
+        let mut credentials = Credentials::new(Some(&gateway(&directory)), Path::new("/"), &directory, |_| None);
+        let token = directory.join("token");
+        crate::file::replace(&token, b"dH7-kq2Zr9_wLx4Vb8Nm3Ty6Pc1Sf5Gj", 0o600).unwrap();
+        assert_eq!(credentials.weaknesses(), Vec::<String>::new());
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+        let found = credentials.weaknesses();
+        assert!(found.len() == 1 && found[0].contains("mode 644"), "{found:?}");
+        crate::file::replace(&token, b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 0o600).unwrap();
+        let found = credentials.weaknesses();
+        assert!(
+            found.len() == 1 && found[0].contains("guessed") && !found[0].contains("aaaa"),
+            "{found:?}"
+        );
     }
 }

@@ -44,6 +44,13 @@ impl<S> Gate<S> {
     }
 }
 
+impl<S> Gate<S> {
+    /// The stream without the gate.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
 /// Is this what a closed gate says?
 pub(crate) fn is_closed_gate(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::FileTooLarge

@@ -8,10 +8,12 @@ use koi_wire::name::{Scope, close, method};
 use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Redacted};
 use serde_json::{Map, Value};
 
-pub(crate) use self::auth::{Learned, LearnedDevice};
+pub(crate) use self::auth::MAX_COMMANDS;
 pub(crate) use self::refusal::{Close, Refusal};
 use super::params;
 use super::peer::{Origin, Peer};
+use crate::devices::{Devices, Mark, Pairing};
+use crate::methods::Role;
 use koi_wire::bundle::PairedDevice;
 
 /// All that the handshake depends on beside the frame.
@@ -28,9 +30,33 @@ pub(crate) struct Context<'a> {
     /// Devices that came paired.
     pub(crate) paired: &'a [PairedDevice],
     /// Devices that were paired since.
-    pub(crate) learned: &'a Learned,
+    pub(crate) devices: &'a Devices,
+    /// Is a device that has the shared token paired without asking anybody?
+    pub(crate) auto_approve: bool,
+    /// Is there something that keeps the gateway from taking anybody?
+    pub(crate) closed: Option<Closed>,
     /// Milliseconds for which the address is locked out.
     pub(crate) locked_for: Option<u64>,
+}
+
+/// Why the gateway takes nobody now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// It is not ready yet.
+    Starting,
+    /// It is about to end.
+    Stopping,
+}
+
+/// What a client proved itself with; while it stands, so does the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// The shared token with this mark.
+    Shared(Mark),
+    /// The token of its device with this hash.
+    DeviceToken(String),
+    /// A key that came with the bundle.
+    Bundle([u8; 32]),
 }
 
 /// A client that is let in.
@@ -46,10 +72,12 @@ pub(crate) struct Admission {
     pub(crate) scopes: Vec<Scope>,
     /// The device, when it proved one.
     pub(crate) device_id: Option<String>,
-    /// The device as it is to be remembered, when that is new.
-    pub(crate) learn: Option<LearnedDevice>,
-    /// A token that the device may use instead of the shared one.
-    pub(crate) device_token: Option<Redacted>,
+    /// What it is.
+    pub(crate) role: Role,
+    /// What it proved itself with.
+    pub(crate) credential: Credential,
+    /// The device as it is to be remembered.
+    pub(crate) pairing: Option<Pairing>,
 }
 
 /// Judges the first frame of a socket.
@@ -69,6 +97,9 @@ pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Ref
     if let Some(wait) = context.locked_for {
         return Err(Refusal::rate_limited(&request.id, wait));
     }
+    if let Some(closed) = context.closed {
+        return Err(Refusal::closed(&request.id, closed));
+    }
     let granted = auth::authenticate(&request.id, &params, context)?;
     Ok(Admission {
         request_id: request.id,
@@ -76,8 +107,9 @@ pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Ref
         protocol,
         scopes: granted.scopes,
         device_id: granted.device_id,
-        learn: granted.learn,
-        device_token: granted.device_token,
+        role: granted.role,
+        credential: granted.credential,
+        pairing: granted.pairing,
     })
 }
 

@@ -126,7 +126,7 @@ impl Trust {
         let Some(origin) = headers.origin else {
             return Origin::None;
         };
-        let host = origin.split_once("://").map(|(_, host)| host.trim_end_matches('/'));
+        let host = authority(origin);
         let own = host
             .zip(headers.host)
             .is_some_and(|(page, own)| page.eq_ignore_ascii_case(own));
@@ -141,14 +141,22 @@ impl Trust {
     }
 }
 
+/// Host and port of an origin as browsers write it: a scheme, `://`, a host, perhaps a port, and nothing else.
+fn authority(origin: &str) -> Option<&str> {
+    let (scheme, host) = origin.split_once("://")?;
+    let web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    (web && !host.is_empty() && host.chars().all(plain)).then_some(host)
+}
+
 fn is_local_host(host: &str) -> bool {
-    let name = if host.starts_with('[') {
-        host.split(']').next().unwrap_or(host)
-    } else {
-        host.split(':').next().unwrap_or(host)
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or((rest, "?")),
+        None => host.find(':').map_or((host, ""), |colon| host.split_at(colon)),
     };
-    let name = name.trim_start_matches('[');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let plain = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    plain
+        && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
 }
 
 #[cfg(test)]
@@ -247,6 +255,19 @@ mod tests {
             ("http://[::1]:3000", "127.0.0.1:18789", true, Origin::Local),
             ("http://localhost:3000", "10.0.0.5", false, Origin::Foreign),
             ("null", "10.0.0.5", true, Origin::Foreign),
+            ("http://localhost:3000@evil", "127.0.0.1:18789", true, Origin::Foreign),
+            (
+                "http://localhost:3000@evil",
+                "localhost:3000@evil",
+                true,
+                Origin::Foreign,
+            ),
+            ("http://localhost:x", "127.0.0.1:18789", true, Origin::Foreign),
+            ("http://localhost.evil:80", "127.0.0.1:18789", true, Origin::Foreign),
+            ("http://[::1]evil:80", "127.0.0.1:18789", true, Origin::Foreign),
+            ("http://localhost/x", "127.0.0.1:18789", true, Origin::Foreign),
+            ("file://localhost", "127.0.0.1:18789", true, Origin::Foreign),
+            ("http://127.0.0.9", "127.0.0.1:18789", true, Origin::Local),
         ];
         for (origin, host, direct, expected) in table {
             let forwarded_for = (!direct).then_some("9.9.9.9");

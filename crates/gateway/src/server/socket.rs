@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use koi_wire::Redacted;
 use koi_wire::frame::{
     Challenge, Event, Features, Frame, HelloAuth, HelloOk, MAX_BUFFERED_BYTES, MAX_PAYLOAD_BYTES, MAX_PREAUTH_BYTES,
     Policy, PresenceEntry, Response, ServerInfo, SessionDefaults, Snapshot, TICK_INTERVAL_MS,
 };
 use koi_wire::name::{close, event};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -48,6 +50,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the other end may take to say goodbye too.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Close code for text that is none.
+const NOT_UTF8: u16 = 1007;
+
+/// Frames that may come before the greeting.
+const MAX_EARLY: usize = 15;
 
 /// Calls without permission that are answered before the socket is closed.
 const MAX_FORBIDDEN: u32 = 10;
@@ -109,7 +117,7 @@ pub(super) async fn serve(shared: Arc<Shared>, upgraded: Upgraded, peer: Peer, s
         () = stop.cancelled() => Err(Some(Close::new(close::RESTART, "service restart"))),
     };
     match admitted {
-        Ok(admission) => socket.admit(admission, &key, stranger).await,
+        Ok(welcome) => socket.admit(welcome, &key, stranger).await,
         Err(Some(close)) => socket.close(&close).await,
         Err(None) => {}
     }
@@ -122,9 +130,18 @@ struct Socket {
     writer: Writer,
 }
 
+/// One who is let in.
+struct Welcome {
+    admission: Admission,
+    /// A token of its own.
+    device_token: Option<Redacted>,
+    /// What it sent before it was greeted.
+    early: Vec<Bytes>,
+}
+
 impl Socket {
     /// Challenge, first frame, verdict. The error is how to close; none when the client is gone already.
-    async fn handshake(&mut self) -> Result<Admission, Option<Close>> {
+    async fn handshake(&mut self) -> Result<Welcome, Option<Close>> {
         let nonce = uuid::Uuid::new_v4().to_string();
         let challenge = Challenge {
             nonce: nonce.clone(),
@@ -138,13 +155,21 @@ impl Socket {
         };
         self.send(Frame::Event(event)).await?;
         let first = self.first_frame().await?;
-        match self.judge(&first, &nonce) {
-            Ok(admission) => {
-                lock(&self.shared.limiter).succeeded(self.peer.address);
-                Ok(admission)
-            }
-            Err(refusal) => Err(Some(self.refuse(refusal).await?)),
-        }
+        let admission = match self.judge(&first, &nonce) {
+            Ok(admission) => admission,
+            Err(refusal) => return Err(Some(self.refuse(refusal).await?)),
+        };
+        lock(&self.shared.limiter).succeeded(self.peer.address);
+        let device_token = match admission.pairing.clone() {
+            Some(pairing) => self.shared.pair(pairing).await,
+            None => None,
+        };
+        let early = self.early_frames()?;
+        Ok(Welcome {
+            admission,
+            device_token,
+            early,
+        })
     }
 
     fn judge(&self, first: &[u8], nonce: &str) -> Result<Admission, Refusal> {
@@ -158,29 +183,46 @@ impl Socket {
             peer: self.peer,
             tokens: &tokens,
             paired: &paired,
-            learned: credentials.learned(),
+            devices: credentials.devices(),
+            auto_approve: credentials.auto_approves(self.peer.direct_loopback),
+            closed: self.shared.closed(),
             locked_for,
         };
-        let admission = handshake::judge(first, &context)?;
-        if let Some(device) = &admission.learn
-            && let Err(error) = credentials.learn(device.clone())
-        {
-            info!(%error, device = %device.id, "a paired device is remembered until the restart only");
-        }
-        Ok(admission)
+        handshake::judge(first, &context)
     }
 
-    async fn refuse(&mut self, refusal: Refusal) -> Result<Close, Option<Close>> {
+    async fn refuse(&mut self, mut refusal: Refusal) -> Result<Close, Option<Close>> {
         let address = self.peer.address;
         if refusal.failed_auth {
             let delay = lock(&self.shared.limiter).failed(address, self.shared.now_ms());
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
         info!(%address, code = refusal.close.code, reason = %refusal.close.reason, "refused");
+        if let Some(wish) = refusal.wish.take() {
+            self.shared.wish(*wish);
+        }
         if let Some(reply) = refusal.reply {
             self.send(Frame::Res(*reply)).await?;
         }
         Ok(refusal.close)
+    }
+
+    /// What has come by now, to be answered after the greeting. A few are welcome.
+    fn early_frames(&mut self) -> Result<Vec<Bytes>, Option<Close>> {
+        let mut early = Vec::new();
+        while let Some(next) = self.reader.next().now_or_never() {
+            early.push(match next {
+                Some(Ok(Message::Text(text))) => Bytes::from(text),
+                Some(Ok(Message::Binary(bytes))) => bytes,
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Err(error)) => return Err(close_for(&error)),
+                None | Some(Ok(Message::Close(_))) => return Err(None),
+            });
+            if early.len() > MAX_EARLY {
+                return Err(Some(Close::new(close::POLICY, "too many frames before hello")));
+            }
+        }
+        Ok(early)
     }
 
     async fn first_frame(&mut self) -> Result<Vec<u8>, Option<Close>> {
@@ -206,11 +248,15 @@ impl Socket {
     /// A last word to one who is not let in.
     async fn close(mut self, close: &Close) {
         if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, self.writer.send(close_message(close))).await {
-            goodbye(&mut self.reader).await;
+            if is_broken(close) {
+                swallow(self.reader, self.writer).await;
+            } else {
+                goodbye(&mut self.reader).await;
+            }
         }
     }
 
-    async fn admit(self, admission: Admission, key: &GateKey, stranger: Stranger) {
+    async fn admit(self, welcome: Welcome, key: &GateKey, stranger: Stranger) {
         key.open();
         drop(stranger);
         let Self {
@@ -222,21 +268,35 @@ impl Socket {
         let connection = uuid::Uuid::new_v4().to_string();
         let (outbox, drain) = Outbox::new(MAX_BUFFERED_BYTES);
         let outbox = Arc::new(outbox);
-        let caller = Arc::new(caller(&admission, &connection, &outbox));
-        let client = Client::new(presence(&admission, &peer, shared.now_ms()), Arc::clone(&caller));
+        let admission = &welcome.admission;
+        let caller = Arc::new(caller(&shared, &welcome, &peer, &connection, &outbox));
+        let client = Client::new(presence(admission, &peer, shared.now_ms()), Arc::clone(&caller));
         info!(connection, address = %peer.address, client = %admission.params.client.id, scopes = ?admission.scopes, "connected");
         // The hello goes in first: whoever is told something has had it.
-        outbox.push(Item::Response(Response::ok(
-            &admission.request_id,
-            json!(hello(&shared, &admission, &connection, &client)),
-        )));
+        let hello = json!(hello(&shared, &welcome, &connection, &client));
+        outbox.push(Item::Response(Response::ok(&admission.request_id, hello)));
         let entry = shared.hub.enter(connection.clone(), client);
+        // A credential that fell while it was being judged.
+        if !lock(&shared.credentials).stand(&caller.credential, caller.device_id.as_deref(), caller.role) {
+            outbox.close(Close::new(close::AUTHORIZATION_CHANGED, "authorization changed"));
+        }
         let writing = tokio::spawn(write(writer, drain, outbox.closing()));
-        read(&shared, &mut reader, &caller).await;
+        for frame in welcome.early {
+            methods::answer(&shared, frame, &caller);
+        }
+        let fault = read(&shared, &mut reader, &caller).await;
         drop(entry);
-        outbox.close(Close::new(close::NORMAL, ""));
-        goodbye(&mut reader).await;
-        let _ = writing.await;
+        shared.nodes.gone(&connection);
+        let broken = fault.as_ref().is_some_and(is_broken);
+        outbox.close(fault.unwrap_or_else(|| Close::new(close::NORMAL, "")));
+        if broken {
+            if let Ok(writer) = writing.await {
+                swallow(reader, writer).await;
+            }
+        } else {
+            goodbye(&mut reader).await;
+            let _ = writing.await;
+        }
         debug!(connection, "disconnected");
     }
 }
@@ -249,8 +309,22 @@ async fn goodbye(reader: &mut Reader) {
     .await;
 }
 
-/// Reads frames until the client leaves, breaks the rules, or the socket is to be closed.
-async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) {
+/// Does what comes after this make no sense any more?
+fn is_broken(close: &Close) -> bool {
+    matches!(close.code, close::TOO_BIG | close::PROTOCOL | NOT_UTF8)
+}
+
+/// The rest of a frame that was refused in the middle: taken and dropped, so that the other end gets to reading why.
+async fn swallow(reader: Reader, writer: Writer) {
+    let Ok(stream) = reader.reunite(writer) else { return };
+    let mut stream = stream.into_inner().into_inner();
+    let mut buffer = vec![0; 16 * 1024];
+    let swallowing = async { while matches!(stream.read(&mut buffer).await, Ok(count) if count > 0) {} };
+    let _ = timeout(GOODBYE_TIMEOUT, swallowing).await;
+}
+
+/// Reads frames until the client leaves, breaks the rules, or the socket is to be closed; gives how to close it, where that is new.
+async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) -> Option<Close> {
     let outbox = &caller.outbox;
     let mut closing = outbox.closing();
     let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
@@ -258,10 +332,11 @@ async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) {
     loop {
         let message = tokio::select! {
             message = reader.next() => message,
-            _ = closing.wait_for(Option::is_some) => return,
+            _ = closing.wait_for(Option::is_some) => return None,
             _ = pings.tick() => {
                 if answer_due {
-                    return debug!("no pong");
+                    debug!("no pong");
+                    return None;
                 }
                 outbox.push(Item::Ping);
                 answer_due = true;
@@ -276,32 +351,36 @@ async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) {
                 continue;
             }
             Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
-            Some(Err(error)) => return close_for(&error).into_iter().for_each(|close| outbox.close(close)),
-            None | Some(Ok(Message::Close(_))) => return,
+            Some(Err(error)) => return close_for(&error),
+            None | Some(Ok(Message::Close(_))) => return None,
         };
         methods::answer(shared, bytes, caller);
         if caller.forbidden.load(Ordering::Relaxed) > MAX_FORBIDDEN {
-            return outbox.close(Close::new(close::POLICY, "repeated unauthorized calls"));
+            return Some(Close::new(close::POLICY, "repeated unauthorized calls"));
         }
     }
 }
 
 /// Writes what is in the outbox until the socket is to be closed; then what is still there, and the reason.
-async fn write(mut writer: Writer, mut drain: Drain, mut closing: tokio::sync::watch::Receiver<Option<Close>>) {
+async fn write(
+    mut writer: Writer,
+    mut drain: Drain,
+    mut closing: tokio::sync::watch::Receiver<Option<Close>>,
+) -> Writer {
     let close = loop {
         let item = tokio::select! {
             biased;
             closed = closing.wait_for(Option::is_some) => break closed.ok().and_then(|close| close.clone()),
             item = drain.next() => item,
         };
-        let Some(item) = item else { return };
+        let Some(item) = item else { return writer };
         let stuck = tokio::select! {
             sent = writer.send(message(&item)) => sent.is_err(),
             // A client that reads nothing keeps the write from ending; the last words get their own time.
             _ = closing.wait_for(Option::is_some) => continue,
         };
         if stuck {
-            return;
+            return writer;
         }
     };
     let last_words = async {
@@ -312,6 +391,7 @@ async fn write(mut writer: Writer, mut drain: Drain, mut closing: tokio::sync::w
         writer.send(close_message(&close)).await
     };
     let _ = timeout(CLOSE_TIMEOUT, last_words).await;
+    writer
 }
 
 fn message(item: &Item) -> Message {
@@ -332,21 +412,32 @@ fn close_for(error: &Error) -> Option<Close> {
         Error::Capacity(_) => Some(Close::new(close::TOO_BIG, "")),
         Error::Io(error) if is_closed_gate(error) => Some(Close::new(close::TOO_BIG, "")),
         Error::Protocol(_) => Some(Close::new(close::PROTOCOL, "")),
-        Error::Utf8(_) => Some(Close::new(1007, "")),
+        Error::Utf8(_) => Some(Close::new(NOT_UTF8, "")),
         _ => None,
     }
 }
 
-fn caller(admission: &Admission, connection: &str, outbox: &Arc<Outbox>) -> Caller {
-    let client = &admission.params.client;
+fn caller(shared: &Shared, welcome: &Welcome, peer: &Peer, connection: &str, outbox: &Arc<Outbox>) -> Caller {
+    let admission = &welcome.admission;
+    let params = &admission.params;
+    let node = admission.role == methods::Role::Node;
+    let commands = params.commands.iter().flatten().filter(|_| node);
+    let permissions = params.permissions.as_ref().and_then(Value::as_object);
+    let permissions = permissions.into_iter().flatten().filter(|_| node);
     Caller {
         connection: connection.to_owned(),
-        client_id: client.id.clone(),
-        client_mode: client.mode.clone(),
-        role: methods::Role::Operator,
+        client: params.client.clone(),
+        address: peer.address,
+        since_ms: shared.now_ms(),
+        role: admission.role,
         scopes: admission.scopes.clone(),
-        caps: admission.params.caps.clone().unwrap_or_default(),
+        caps: params.caps.clone().unwrap_or_default(),
         device_id: admission.device_id.clone(),
+        credential: admission.credential.clone(),
+        commands: commands.take(handshake::MAX_COMMANDS).cloned().collect(),
+        permissions: permissions
+            .filter_map(|(name, may)| Some((name.clone(), may.as_bool()?)))
+            .collect(),
         outbox: Arc::clone(outbox),
         forbidden: AtomicU32::new(0),
     }
@@ -369,13 +460,14 @@ fn presence(admission: &Admission, peer: &Peer, now_ms: i64) -> PresenceEntry {
         reason: Some("connect".to_owned()),
         text: None,
         device_id: admission.device_id.clone(),
-        roles: vec!["operator".to_owned()],
+        roles: vec![admission.role.as_str().to_owned()],
         scopes: admission.scopes.clone(),
         instance_id: client.instance_id.as_deref().and_then(given),
     }
 }
 
-fn hello(shared: &Shared, admission: &Admission, connection: &str, client: &Client) -> HelloOk {
+fn hello(shared: &Shared, welcome: &Welcome, connection: &str, client: &Client) -> HelloOk {
+    let admission = &welcome.admission;
     let mut presence = shared.hub.presence();
     presence.push(client.presence.clone());
     HelloOk {
@@ -408,10 +500,10 @@ fn hello(shared: &Shared, admission: &Admission, connection: &str, client: &Clie
             auth_mode: Some("token".to_owned()),
         },
         auth: HelloAuth {
-            role: "operator".to_owned(),
+            role: admission.role.as_str().to_owned(),
             scopes: admission.scopes.clone(),
-            device_token: admission.device_token.clone(),
-            issued_at_ms: admission.device_token.as_ref().map(|_| shared.now_ms()),
+            device_token: welcome.device_token.clone(),
+            issued_at_ms: welcome.device_token.as_ref().map(|_| shared.now_ms()),
         },
         policy: Policy {
             max_payload: MAX_PAYLOAD_BYTES as u64,

@@ -30,6 +30,30 @@ pub struct Gateway {
     /// The control page and other browser clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_ui: Option<ControlUi>,
+    /// Devices and nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Nodes>,
+}
+
+/// Devices and nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Nodes {
+    /// How they are paired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairing: Option<Pairing>,
+}
+
+/// How devices and nodes are paired.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pairing {
+    /// A device of this machine that has the shared token is paired without asking anybody. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_approve_local: Option<bool>,
+    /// The same for a device that comes through the proxy. With false it waits until somebody approves it. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_approve_remote: Option<bool>,
 }
 
 /// What kind of gateway this is.

@@ -69,9 +69,9 @@ fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
 /// Overrides of the smallest document, and below each the first fault that is found.
 const FAULTS: &str = r#"
 {"gateway": {"prot": 1}}
-gateway.prot: unknown key, did you mean "port"?; allowed: auth, bind, controlUi, mode, port, trustedProxies
+gateway.prot: unknown key, did you mean "port"?; allowed: auth, bind, controlUi, mode, nodes, port, trustedProxies
 {"gateway": {"zzz": 1}}
-gateway.zzz: unknown key; allowed: auth, bind, controlUi, mode, port, trustedProxies
+gateway.zzz: unknown key; allowed: auth, bind, controlUi, mode, nodes, port, trustedProxies
 {"gateway": {"port": "80"}}
 gateway.port: is a string; allowed: a whole number from 1 to 65535
 {"gateway": {"port": 0}}

@@ -1,89 +1,72 @@
 //! Who a client is and what it may do: shared token, device proof, roles and scopes.
 
-use std::collections::BTreeMap;
-
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, VerifyingKey};
-use hmac::{Hmac, KeyInit, Mac};
 use koi_wire::Redacted;
 use koi_wire::bundle::PairedDevice;
 use koi_wire::device::{MAX_SKEW_MS, SignedFacts, decode_public_key, decode_signature, device_id, encode_public_key};
 use koi_wire::frame::{ConnectParams, DeviceProof, KOI_OPERATOR_CLIENT_ID};
 use koi_wire::name::{Scope, code, detail};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::super::peer::Origin;
-use super::{Context, Refusal};
+use super::{Context, Credential, Refusal};
+use crate::devices::{self, Mark, Pairing, Voucher, Wish};
+use crate::methods::Role;
 
-const OPERATOR: &str = "operator";
-
-/// A device that was paired by this gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct LearnedDevice {
-    /// Lowercase hex SHA-256 of the key.
-    pub(crate) id: String,
-    /// base64url without padding.
-    pub(crate) public_key: String,
-    /// Scopes that it was granted so far.
-    pub(crate) scopes: Vec<Scope>,
-    /// When it was paired, milliseconds since the epoch.
-    pub(crate) paired_at_ms: i64,
-    /// The client that it first was.
-    pub(crate) client_id: String,
-}
-
-/// Devices that were paired by this gateway, by id.
-pub(crate) type Learned = BTreeMap<String, LearnedDevice>;
+/// Commands of a node that are looked at.
+pub(crate) const MAX_COMMANDS: usize = 256;
 
 /// What a client gets.
 #[derive(Debug)]
 pub(super) struct Grant {
+    pub(super) role: Role,
     pub(super) scopes: Vec<Scope>,
     pub(super) device_id: Option<String>,
-    pub(super) learn: Option<LearnedDevice>,
-    pub(super) device_token: Option<Redacted>,
+    pub(super) credential: Credential,
+    pub(super) pairing: Option<Pairing>,
 }
 
 /// How a client proved that it belongs here, its device aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Secret {
-    Shared,
-    Device,
+    /// With the shared token that has this mark.
+    Shared(Mark),
+    /// With a token of its device that has this hash.
+    Device(String),
     None,
 }
 
 pub(super) fn authenticate(id: &str, params: &ConnectParams, context: &Context<'_>) -> Result<Grant, Refusal> {
-    let role = params.role.as_deref().unwrap_or(OPERATOR);
-    if !matches!(role, OPERATOR | "node" | "worker") {
-        return Err(Refusal::invalid(
-            id,
-            format!("invalid connect params: at /role: unknown role '{role}'"),
-        ));
-    }
-    let secret = secret(id, params, context)?;
+    let name = params.role.as_deref().unwrap_or("operator");
+    let role = match (Role::parse(name), name) {
+        (Some(role), _) => role,
+        (None, "worker") => {
+            let message = "workers cannot connect: this gateway runs its agent itself";
+            let next = "review_auth_configuration";
+            return Err(Refusal::unauthorized(id, detail::AUTH_UNAUTHORIZED, message, next));
+        }
+        (None, _) => {
+            let fault = format!("invalid connect params: at /role: unknown role '{name}'");
+            return Err(Refusal::invalid(id, fault));
+        }
+    };
+    let secret = secret(id, params, context, role)?;
     let Some(proof) = &params.device else {
         return without_device(id, params, context, role, secret);
     };
     let key = verify(id, params, proof, context, role)?;
-    if role != OPERATOR {
-        return Err(other_role(id, proof, role, context));
-    }
-    with_device(id, params, context, secret, &Known { proof, key })
+    let device = Known { proof, key, role };
+    with_device(id, params, context, secret, &device)
 }
 
-fn secret(id: &str, params: &ConnectParams, context: &Context<'_>) -> Result<Secret, Refusal> {
+fn secret(id: &str, params: &ConnectParams, context: &Context<'_>, role: Role) -> Result<Secret, Refusal> {
     let auth = params.auth.as_ref();
     let shared: Vec<&Redacted> = auth
         .into_iter()
         .flat_map(|auth| [auth.token.as_ref(), auth.password.as_ref()])
         .flatten()
         .collect();
-    let device_secret = auth.and_then(|auth| auth.device_token.as_ref());
     if !shared.is_empty() {
         if context.tokens.is_empty() {
             return Err(Refusal::unauthorized(
@@ -93,73 +76,86 @@ fn secret(id: &str, params: &ConnectParams, context: &Context<'_>) -> Result<Sec
                 "wait_then_retry",
             ));
         }
-        if shared.iter().any(|offered| is_token(offered, context.tokens)) {
-            return Ok(Secret::Shared);
+        if let Some(token) = shared.iter().find_map(|offered| accepted(offered, context.tokens)) {
+            return Ok(Secret::Shared(Mark::of(token)));
         }
     }
-    if let (Some(offered), Some(device)) = (device_secret.or(shared.first().copied()), &params.device) {
-        let role = params.role.as_deref().unwrap_or(OPERATOR);
-        let minted: Vec<Redacted> = context
-            .tokens
-            .iter()
-            .filter_map(|token| device_token(token, &device.id, role))
-            .collect();
-        if context.learned.contains_key(&device.id) && is_token(offered, &minted) {
-            return Ok(Secret::Device);
+    let own = auth.and_then(|auth| auth.device_token.as_ref());
+    let membership = params
+        .device
+        .as_ref()
+        .and_then(|device| context.devices.membership(&device.id, role))
+        .filter(|membership| membership.stands(&marks(context)));
+    if let Some(offered) = own.or(shared.first().copied()) {
+        let hash = devices::hash(offered);
+        if membership.is_some_and(|membership| membership.has_token(&hash)) {
+            return Ok(Secret::Device(hash));
         }
-        if device_secret.is_some() {
+        if own.is_some() {
+            let message = "device token mismatch (rotate/reissue device token)";
+            let next = "update_auth_credentials";
             return Err(Refusal::unauthorized(
                 id,
-                "AUTH_DEVICE_TOKEN_MISMATCH",
-                "device token mismatch (rotate/reissue device token)",
-                "update_auth_credentials",
+                detail::AUTH_DEVICE_TOKEN_MISMATCH,
+                message,
+                next,
             ));
         }
     }
-    if shared.is_empty() {
-        return Ok(Secret::None);
+    if !shared.is_empty() {
+        let has_own = membership.is_some_and(|membership| !membership.tokens.is_empty());
+        let next = if has_own {
+            "retry_with_device_token"
+        } else {
+            "update_auth_credentials"
+        };
+        let message = "gateway token mismatch (provide the gateway's auth token)";
+        return Err(Refusal::unauthorized(id, detail::AUTH_TOKEN_MISMATCH, message, next));
     }
-    let message = "gateway token mismatch (provide the gateway's auth token)";
-    Err(Refusal::unauthorized(
-        id,
-        detail::AUTH_TOKEN_MISMATCH,
-        message,
-        "update_auth_credentials",
-    ))
+    if auth.is_some_and(|auth| auth.bootstrap_token.is_some()) {
+        let message = "bootstrap token invalid or expired";
+        let next = "update_auth_credentials";
+        return Err(Refusal::unauthorized(
+            id,
+            detail::AUTH_BOOTSTRAP_TOKEN_INVALID,
+            message,
+            next,
+        ));
+    }
+    Ok(Secret::None)
 }
 
-/// Is the offered secret one of these? Takes the same time whatever is offered.
-fn is_token(offered: &Redacted, accepted: &[Redacted]) -> bool {
+fn marks(context: &Context<'_>) -> Vec<Mark> {
+    context.tokens.iter().map(Mark::of).collect()
+}
+
+/// The accepted token that was offered. All are compared, whatever the result, and each comparison takes the same time.
+fn accepted<'a>(offered: &Redacted, accepted: &'a [Redacted]) -> Option<&'a Redacted> {
     let hash = |secret: &Redacted| Sha256::digest(secret.expose().as_bytes());
     let offered = hash(offered);
-    let found = accepted
-        .iter()
-        .map(|token| hash(token).as_slice().ct_eq(offered.as_slice()));
-    found.fold(subtle::Choice::from(0), |any, one| any | one).into()
-}
-
-/// The token that a device may use instead of the shared one. It is derived, so nothing of it is stored, and it ends with the shared
-/// token that it comes from.
-pub(crate) fn device_token(shared: &Redacted, device_id: &str, role: &str) -> Option<Redacted> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(shared.expose().as_bytes()).ok()?;
-    mac.update(format!("koi-device-token|{device_id}|{role}").as_bytes());
-    Some(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()).into())
+    let mut found = None;
+    for token in accepted {
+        if bool::from(hash(token).as_slice().ct_eq(offered.as_slice())) {
+            found = Some(token);
+        }
+    }
+    found
 }
 
 fn without_device(
     id: &str,
     params: &ConnectParams,
     context: &Context<'_>,
-    role: &str,
+    role: Role,
     secret: Secret,
 ) -> Result<Grant, Refusal> {
-    if role != OPERATOR || secret == Secret::None {
+    let (Role::Operator, Secret::Shared(mark)) = (role, secret) else {
         return Err(Refusal::device_required(
             id,
             code::NOT_PAIRED,
             detail::DEVICE_IDENTITY_REQUIRED,
         ));
-    }
+    };
     let client = params.client.id.as_str();
     if matches!(
         client,
@@ -178,10 +174,11 @@ fn without_device(
         return Err(Refusal::device_required(id, top, detail_code));
     }
     Ok(Grant {
+        role,
         scopes: scopes_by_token(params, context),
         device_id: None,
-        learn: None,
-        device_token: None,
+        credential: Credential::Shared(mark),
+        pairing: None,
     })
 }
 
@@ -218,9 +215,11 @@ fn requested(params: &ConnectParams) -> Vec<Scope> {
     scopes
 }
 
+/// A device that proved itself.
 struct Known<'a> {
     proof: &'a DeviceProof,
     key: [u8; 32],
+    role: Role,
 }
 
 fn with_device(
@@ -230,36 +229,60 @@ fn with_device(
     secret: Secret,
     device: &Known<'_>,
 ) -> Result<Grant, Refusal> {
-    let asked = requested(params);
-    let public_key = encode_public_key(&device.key);
-    let grant = |scopes: Vec<Scope>, learn: Option<LearnedDevice>, device_token: Option<Redacted>| Grant {
+    let role = device.role;
+    let asked = match role {
+        Role::Operator => requested(params),
+        Role::Node => Vec::new(),
+    };
+    let grant = |credential: Credential, scopes: Vec<Scope>, pairing: Option<Pairing>| Grant {
+        role,
         scopes,
         device_id: Some(device.proof.id.clone()),
-        learn,
-        device_token,
+        credential,
+        pairing,
+    };
+    let beyond = |settled: &[Scope]| asked.iter().any(|scope| !Scope::any_covers(settled, *scope));
+    let refuse = |reason: &str, settled: &[Scope]| {
+        let wish = wish(params, context, device, &asked);
+        Err(Refusal::pairing(id, wish, reason, settled))
     };
     if let Some(paired) = context.paired.iter().find(|paired| same_key(paired, &device.key)) {
         // It came with the bundle: its signature is proof enough, and what it may ask for is settled.
-        return match asked.iter().find(|scope| !Scope::any_covers(&paired.scopes, **scope)) {
-            None => Ok(grant(asked, None, None)),
-            Some(_) => Err(scope_upgrade(id, device.proof, &asked, &paired.scopes)),
+        return match role {
+            Role::Node => refuse("role-upgrade", &paired.scopes),
+            Role::Operator if beyond(&paired.scopes) => refuse("scope-upgrade", &paired.scopes),
+            Role::Operator => Ok(grant(Credential::Bundle(device.key), asked, None)),
         };
     }
-    let known = context.learned.get(&device.proof.id);
-    match (secret, known) {
-        (Secret::Shared, _) => {
-            let learn = learned(known, device.proof, public_key, &asked, params, context.now_ms);
-            let minted = context
-                .tokens
-                .first()
-                .and_then(|token| device_token(token, &device.proof.id, OPERATOR));
-            Ok(grant(asked, learn, minted))
+    let known = context.devices.get(&device.proof.id);
+    let membership = context.devices.membership(&device.proof.id, role);
+    let settled = membership
+        .map(|membership| membership.scopes.as_slice())
+        .unwrap_or_default();
+    match secret {
+        Secret::Shared(mark) => {
+            let (pairs, reason) = match (known, membership) {
+                (None, _) => (context.auto_approve, "not-paired"),
+                // A device does not change its role by itself, not even here.
+                (Some(_), None) => (false, "role-upgrade"),
+                (Some(_), Some(_)) => (context.auto_approve || !beyond(settled), "scope-upgrade"),
+            };
+            if !pairs {
+                return refuse(reason, settled);
+            }
+            let pairing = Pairing {
+                device_id: device.proof.id.clone(),
+                public_key: encode_public_key(&device.key),
+                client: params.client.clone(),
+                role,
+                scopes: asked.clone(),
+                voucher: Voucher::Token(mark.clone()),
+            };
+            Ok(grant(Credential::Shared(mark), asked, Some(pairing)))
         }
-        (Secret::Device, Some(known)) => match asked.iter().find(|scope| !Scope::any_covers(&known.scopes, **scope)) {
-            None => Ok(grant(asked, None, None)),
-            Some(_) => Err(scope_upgrade(id, device.proof, &asked, &known.scopes)),
-        },
-        (Secret::Device | Secret::None, _) => Err(Refusal::unauthorized(
+        Secret::Device(_) if beyond(settled) => refuse("scope-upgrade", settled),
+        Secret::Device(hash) => Ok(grant(Credential::DeviceToken(hash), asked, None)),
+        Secret::None => Err(Refusal::unauthorized(
             id,
             detail::AUTH_TOKEN_MISSING,
             "gateway token missing (provide the gateway's auth token)",
@@ -272,59 +295,20 @@ fn same_key(paired: &PairedDevice, key: &[u8; 32]) -> bool {
     decode_public_key(&paired.public_key).is_some_and(|paired| paired == *key)
 }
 
-/// What is to be remembered of a device; nothing when that is known already.
-fn learned(
-    known: Option<&LearnedDevice>,
-    proof: &DeviceProof,
-    public_key: String,
-    asked: &[Scope],
-    params: &ConnectParams,
-    now_ms: i64,
-) -> Option<LearnedDevice> {
-    let mut scopes = known.map(|known| known.scopes.clone()).unwrap_or_default();
-    scopes.extend(asked);
-    scopes.sort_unstable();
-    scopes.dedup();
-    match known {
-        Some(known) if known.scopes == scopes => None,
-        Some(known) => Some(LearnedDevice {
-            scopes,
-            ..known.clone()
-        }),
-        None => Some(LearnedDevice {
-            id: proof.id.clone(),
-            public_key,
-            scopes,
-            paired_at_ms: now_ms,
-            client_id: params.client.id.clone(),
-        }),
+fn wish(params: &ConnectParams, context: &Context<'_>, device: &Known<'_>, asked: &[Scope]) -> Wish {
+    let commands = params.commands.iter().flatten().take(MAX_COMMANDS);
+    Wish {
+        request_id: Wish::id_of(&device.proof.id, device.role, asked),
+        device_id: device.proof.id.clone(),
+        public_key: encode_public_key(&device.key),
+        client: params.client.clone(),
+        role: device.role,
+        scopes: asked.to_vec(),
+        commands: commands.cloned().collect(),
+        address: context.peer.address.to_string(),
+        repair: context.devices.get(&device.proof.id).is_some(),
+        ts: context.now_ms,
     }
-}
-
-fn scope_upgrade(id: &str, proof: &DeviceProof, asked: &[Scope], approved: &[Scope]) -> Refusal {
-    let extra = json!({"requestedScopes": asked, "approvedScopes": approved});
-    Refusal::pairing(id, &pairing_request(proof, "scope-upgrade"), "scope-upgrade", extra)
-}
-
-fn other_role(id: &str, proof: &DeviceProof, role: &str, context: &Context<'_>) -> Refusal {
-    let known = context.learned.contains_key(&proof.id)
-        || context
-            .paired
-            .iter()
-            .any(|paired| decode_public_key(&paired.public_key).is_some_and(|key| device_id(&key) == proof.id));
-    let reason = if known { "role-upgrade" } else { "not-paired" };
-    Refusal::pairing(
-        id,
-        &pairing_request(proof, role),
-        reason,
-        json!({"requestedRole": role}),
-    )
-}
-
-/// The same device asking for the same thing makes the same request, so that repeated attempts do not pile up.
-fn pairing_request(proof: &DeviceProof, wish: &str) -> String {
-    let hash = Sha256::digest(format!("{}|{wish}", proof.id));
-    hex::encode(hash).chars().take(32).collect()
 }
 
 /// Checks the proof in the order of the family: id, clock, nonce, signature.
@@ -333,7 +317,7 @@ fn verify(
     params: &ConnectParams,
     proof: &DeviceProof,
     context: &Context<'_>,
-    role: &str,
+    role: Role,
 ) -> Result<[u8; 32], Refusal> {
     let refuse = |code: &str, message: &str| Refusal::device(id, code, message);
     let key = decode_public_key(&proof.public_key)
@@ -365,7 +349,7 @@ fn verify(
     Ok(key)
 }
 
-fn signed(params: &ConnectParams, proof: &DeviceProof, role: &str, key: &[u8; 32]) -> bool {
+fn signed(params: &ConnectParams, proof: &DeviceProof, role: Role, key: &[u8; 32]) -> bool {
     let (Ok(verifier), Some(signature)) = (VerifyingKey::from_bytes(key), decode_signature(&proof.signature)) else {
         return false;
     };
@@ -380,7 +364,7 @@ fn signed(params: &ConnectParams, proof: &DeviceProof, role: &str, key: &[u8; 32
         device_id: &proof.id,
         client_id: &params.client.id,
         client_mode: &params.client.mode,
-        role,
+        role: role.as_str(),
         scopes: params.scopes.as_deref().unwrap_or_default(),
         signed_at_ms: proof.signed_at,
         token: token.map_or("", Redacted::expose),

@@ -1,9 +1,13 @@
 //! Refusals of the handshake: what the client is told, and how the socket is closed.
 
 use koi_wire::frame::{ErrorShape, Response};
+use koi_wire::name::Scope;
 use koi_wire::name::{close, code, detail};
 use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-use serde_json::{Value, json};
+use serde_json::json;
+
+use super::Closed;
+use crate::devices::Wish;
 
 /// How a socket is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(crate) struct Refusal {
     pub(crate) close: Close,
     /// Does it count as a failed attempt to get in?
     pub(crate) failed_auth: bool,
+    /// What it asked for, for somebody to say yes or no to.
+    pub(crate) wish: Option<Box<Wish>>,
 }
 
 impl Refusal {
@@ -42,6 +48,7 @@ impl Refusal {
             reply: None,
             close: Close::new(code, reason),
             failed_auth: false,
+            wish: None,
         }
     }
 
@@ -83,11 +90,27 @@ impl Refusal {
         Self::told(id, close::POLICY, error)
     }
 
+    /// Nobody is taken now.
+    pub(super) fn closed(id: &str, closed: Closed) -> Self {
+        let (message, reason) = match closed {
+            Closed::Starting => ("gateway starting", "startup-sidecars"),
+            Closed::Stopping => ("gateway restarting", "gateway-restarting"),
+        };
+        let mut error = ErrorShape::new(code::UNAVAILABLE, message).with_details(json!({"reason": reason}));
+        error.retryable = Some(true);
+        error.retry_after_ms = Some(500);
+        Self::told(id, close::TRY_LATER, error)
+    }
+
     /// Credentials that are missing or wrong.
     pub(super) fn unauthorized(id: &str, detail_code: &str, message: &str, next: &str) -> Self {
-        let details = json!({"code": detail_code, "canRetryWithDeviceToken": false, "recommendedNextStep": next});
+        let retry = next == "retry_with_device_token";
+        let details = json!({"code": detail_code, "canRetryWithDeviceToken": retry, "recommendedNextStep": next});
         let error = ErrorShape::new(code::INVALID_REQUEST, format!("unauthorized: {message}")).with_details(details);
-        let counts = detail_code == detail::AUTH_TOKEN_MISMATCH;
+        let counts = matches!(
+            detail_code,
+            detail::AUTH_TOKEN_MISMATCH | detail::AUTH_DEVICE_TOKEN_MISMATCH | detail::AUTH_BOOTSTRAP_TOKEN_INVALID
+        );
         Self {
             failed_auth: counts,
             ..Self::told(id, close::POLICY, error)
@@ -114,18 +137,22 @@ impl Refusal {
         }
     }
 
-    /// The device is known, but not for this.
-    pub(super) fn pairing(id: &str, request_id: &str, reason: &str, extra: Value) -> Self {
-        let mut details = json!({"code": detail::PAIRING_REQUIRED, "requestId": request_id, "reason": reason});
-        if let (Some(details), Value::Object(extra)) = (details.as_object_mut(), extra) {
-            details.extend(extra);
+    /// Somebody has to say yes first.
+    pub(super) fn pairing(id: &str, wish: Wish, reason: &str, approved: &[Scope]) -> Self {
+        let details = json!({
+            "code": detail::PAIRING_REQUIRED, "requestId": wish.request_id, "reason": reason, "deviceId": wish.device_id,
+            "requestedRole": wish.role.as_str(), "requestedScopes": wish.scopes, "approvedScopes": approved,
+        });
+        let message = match reason {
+            "role-upgrade" => "pairing required: role upgrade pending approval",
+            "scope-upgrade" => "pairing required: scope upgrade pending approval",
+            _ => "pairing required: device pairing required",
+        };
+        let error = ErrorShape::new(code::NOT_PAIRED, message).with_details(details);
+        Self {
+            wish: Some(Box::new(wish)),
+            ..Self::told(id, close::POLICY, error)
         }
-        let message = format!("pairing required: {reason}");
-        Self::told(
-            id,
-            close::POLICY,
-            ErrorShape::new(code::NOT_PAIRED, message).with_details(details),
-        )
     }
 
     fn told(id: &str, close_code: u16, error: ErrorShape) -> Self {
@@ -134,6 +161,7 @@ impl Refusal {
             reply: Some(Box::new(Response::err(id, error))),
             close,
             failed_auth: false,
+            wish: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::devices::Voucher;
 
 const TOKEN: &str = "current-token-0123456789";
 const OLD_TOKEN: &str = "previous-token-0123456789";
@@ -17,7 +18,9 @@ struct World {
     peer: Peer,
     tokens: Vec<Redacted>,
     paired: Vec<PairedDevice>,
-    learned: Learned,
+    devices: Devices,
+    auto_approve: bool,
+    closed: Option<Closed>,
     locked_for: Option<u64>,
 }
 
@@ -32,7 +35,9 @@ impl World {
             },
             tokens: vec![TOKEN.into(), OLD_TOKEN.into()],
             paired: Vec::new(),
-            learned: Learned::new(),
+            devices: Devices::default(),
+            auto_approve: true,
+            closed: None,
             locked_for: None,
         }
     }
@@ -65,19 +70,23 @@ impl World {
             peer: self.peer,
             tokens: &self.tokens,
             paired: &self.paired,
-            learned: &self.learned,
+            devices: &self.devices,
+            auto_approve: self.auto_approve,
+            closed: self.closed,
             locked_for: self.locked_for,
         };
         judge(text, &context)
     }
 
-    /// Lets a device in and remembers it, as the socket does.
-    fn learn(&mut self, frame: &Value) -> Admission {
+    /// Lets a device in and remembers it, as the socket does; the token that was issued to it.
+    fn learn(&mut self, frame: &Value) -> (Admission, Option<Redacted>) {
         let admission = self.judge(frame).unwrap();
-        if let Some(device) = admission.learn.clone() {
-            self.learned.insert(device.id.clone(), device);
-        }
-        admission
+        let fresh = Redacted::new("fresh-token-of-the-device");
+        let issued = admission
+            .pairing
+            .clone()
+            .is_some_and(|pairing| self.devices.pair(pairing, Some(&fresh), NOW));
+        (admission, issued.then_some(fresh))
     }
 }
 
@@ -480,64 +489,157 @@ fn device_proofs_are_checked_in_order() {
 #[test]
 fn a_fresh_device_with_the_shared_token_is_paired_silently() {
     for mut world in [World::loopback(), World::proxied()] {
-        let admission = world.learn(&signed(connect("openclaw-tui", "ui", json!({}))));
+        let (admission, minted) = world.learn(&signed(connect("openclaw-tui", "ui", json!({}))));
         assert_eq!(admission.scopes, [Scope::Read, Scope::Admin]);
-        let minted = admission.device_token.unwrap();
+        let minted = minted.unwrap();
         // The device token opens the socket from now on, for what was granted and no more.
         let by_device = |scopes: Value| {
-            signed(connect(
-                "openclaw-tui",
-                "ui",
-                json!({"auth": {"deviceToken": minted.expose()}, "scopes": scopes}),
-            ))
+            let auth = json!({"deviceToken": minted.expose()});
+            signed(connect("openclaw-tui", "ui", json!({"auth": auth, "scopes": scopes})))
         };
-        assert_eq!(
-            verdict(world.judge(&by_device(json!(["operator.read"])))),
-            "ok v4 [read]"
-        );
+        let all = json!(["operator.read", "operator.admin"]);
+        assert_eq!(verdict(world.judge(&by_device(all))), "ok v4 [read admin]");
         world
-            .learned
-            .values_mut()
-            .for_each(|device| device.scopes = vec![Scope::Read]);
-        assert_eq!(
-            verdict(world.judge(&by_device(json!(["operator.admin"])))),
-            "NOT_PAIRED PAIRING_REQUIRED / 1008"
-        );
+            .devices
+            .replace_tokens(
+                &admission.device_id.unwrap(),
+                "operator",
+                Some(&[Scope::Read]),
+                Some(&minted),
+                NOW,
+            )
+            .unwrap();
+        let refusal = world.judge(&by_device(json!(["operator.admin"]))).unwrap_err();
+        let wish = refusal.wish.clone().unwrap();
+        assert_eq!((wish.scopes, wish.repair), (vec![Scope::Admin], true));
+        assert_eq!(verdict(Err(refusal)), "NOT_PAIRED PAIRING_REQUIRED / 1008");
         // With the shared token it may have more, and that is remembered.
-        let admission = world.learn(&signed(cli(json!({"scopes": ["operator.pairing"]}))));
-        assert_eq!(admission.learn.unwrap().scopes, [Scope::Read, Scope::Pairing]);
-        // Nothing new, nothing to remember.
+        world.learn(&signed(cli(json!({"scopes": ["operator.pairing"]}))));
         assert_eq!(
-            world
-                .judge(&signed(cli(json!({"scopes": ["operator.read"]}))))
-                .unwrap()
-                .learn,
-            None
+            verdict(world.judge(&by_device(json!(["operator.pairing"])))),
+            "ok v4 [pairing]"
         );
-        // A new shared token ends the device token.
+        // A token that is wrong here may be right there: the client is told to try its own.
+        let error = |frame: &Value, world: &World| world.judge(frame).unwrap_err().reply.unwrap().error.unwrap();
+        let wrong = error(&signed(cli(json!({"auth": {"token": "wrong"}}))), &world);
+        assert_eq!(wrong.details.unwrap()["recommendedNextStep"], "retry_with_device_token");
+        // A new shared token ends what the old one vouched for; what a person approved stays.
         world.tokens = vec!["brand-new-token-0123456789".into()];
+        let read = by_device(json!(["operator.read"]));
         assert_eq!(
-            verdict(world.judge(&by_device(json!(["operator.read"])))),
+            verdict(world.judge(&read)),
             "INVALID_REQUEST AUTH_DEVICE_TOKEN_MISMATCH / 1008"
         );
+        assert!(world.judge(&read).unwrap_err().failed_auth);
+        let id = world.devices.all().next().unwrap().id.clone();
+        let approved = Pairing {
+            voucher: Voucher::Person,
+            ..admission.pairing.unwrap()
+        };
+        world.devices.remove(&id, None).unwrap();
+        world.devices.pair(approved, Some(&minted), NOW);
+        assert_eq!(verdict(world.judge(&read)), "ok v4 [read]");
     }
+}
+
+#[test]
+fn where_approval_is_wanted_a_device_waits_for_it() {
+    let mut world = World::proxied();
+    world.auto_approve = false;
+    let frame = signed(cli(json!({"scopes": ["operator.read"]})));
+    let refusal = world.judge(&frame).unwrap_err();
+    let wish = refusal.wish.unwrap();
+    let error = refusal.reply.unwrap().error.unwrap();
+    let details = error.details.unwrap();
+    assert_eq!(
+        (&details["reason"], &details["requestId"]),
+        (&json!("not-paired"), &json!(wish.request_id))
+    );
+    let approved = Pairing {
+        device_id: wish.device_id,
+        public_key: wish.public_key,
+        client: wish.client,
+        role: wish.role,
+        scopes: wish.scopes,
+        voucher: Voucher::Person,
+    };
+    world.devices.pair(approved, None, NOW);
+    assert_eq!(verdict(world.judge(&frame)), "ok v4 [read]");
+    let more = world
+        .judge(&signed(cli(json!({}))))
+        .unwrap_err()
+        .reply
+        .unwrap()
+        .error
+        .unwrap();
+    assert_eq!(more.details.unwrap()["reason"], "scope-upgrade");
 }
 
 #[test]
 fn a_device_does_not_change_its_role_by_itself() {
     let mut world = World::loopback();
-    let as_node = || signed(cli(json!({"role": "node"})));
+    let as_node = || {
+        signed(connect(
+            "node-host",
+            "node",
+            json!({"role": "node", "commands": ["run"]}),
+        ))
+    };
+    let fresh = world.judge(&as_node()).unwrap();
+    assert_eq!(
+        (fresh.role, fresh.scopes),
+        (Role::Node, vec![]),
+        "a fresh one is what it says"
+    );
+    world.learn(&signed(cli(json!({}))));
     let reason = |world: &World| {
-        let error = world.judge(&as_node()).unwrap_err().reply.unwrap().error.unwrap();
-        let details = error.details.unwrap();
+        let refusal = world.judge(&as_node()).unwrap_err();
+        assert_eq!(refusal.wish.unwrap().commands, ["run"]);
+        let details = refusal.reply.unwrap().error.unwrap().details.unwrap();
         assert_eq!(details["code"], "PAIRING_REQUIRED");
         (details["reason"].clone(), details["requestId"].clone())
     };
-    assert_eq!(reason(&world).0, "not-paired");
-    world.learn(&signed(cli(json!({}))));
     let (first, again) = (reason(&world), reason(&world));
     assert_eq!(first.0, "role-upgrade");
     assert_eq!(first, again, "the same wish is the same request");
+}
+
+#[test]
+fn workers_and_bootstrap_tokens_are_told_so() {
+    let table = [
+        (
+            "a worker",
+            signed(cli(json!({"role": "worker"}))),
+            "INVALID_REQUEST AUTH_UNAUTHORIZED / 1008",
+        ),
+        (
+            "a bootstrap token",
+            signed(cli(json!({"auth": {"bootstrapToken": "x"}}))),
+            "INVALID_REQUEST AUTH_BOOTSTRAP_TOKEN_INVALID / 1008",
+        ),
+    ];
+    holds(&World::loopback(), &table);
+}
+
+#[test]
+fn nobody_is_taken_while_it_starts_or_stops() {
+    for (closed, reason) in [
+        (Closed::Starting, "startup-sidecars"),
+        (Closed::Stopping, "gateway-restarting"),
+    ] {
+        let mut world = World::loopback();
+        world.closed = Some(closed);
+        let refusal = world.judge(&cli(json!({}))).unwrap_err();
+        let error = refusal.reply.unwrap().error.unwrap();
+        assert_eq!(
+            (error.code.as_str(), error.retryable, error.retry_after_ms),
+            ("UNAVAILABLE", Some(true), Some(500))
+        );
+        assert_eq!(
+            (error.details.unwrap(), refusal.close.code),
+            (json!({"reason": reason}), 1013)
+        );
+    }
 }
 
 #[test]
