@@ -13,12 +13,15 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::Reap;
+use crate::budget::Budget;
 use crate::cloud::Cloud;
 use crate::controller::Context;
 use crate::fleet;
 use crate::janitor;
 use crate::lookups::Lookups;
 
+/// How the operator's own account is called in metrics: its number is not known before it is asked.
+pub const OWN: &str = "own";
 /// An account that nobody asked for during this time is closed: a settled agent is looked at every ten minutes.
 const UNUSED: Duration = Duration::from_secs(30 * 60);
 
@@ -26,6 +29,7 @@ const UNUSED: Duration = Duration::from_secs(30 * 60);
 pub struct Accounts<C> {
     own: Arc<Context<C>>,
     others: Mutex<HashMap<CloudWish, Account<C>>>,
+    budgets: Mutex<HashMap<(String, Option<String>), Arc<Budget>>>,
     manners: Manners,
 }
 
@@ -40,6 +44,8 @@ pub struct Manners {
     pub sweep_interval: Duration,
     /// `--reap`.
     pub reap: Reap,
+    /// `--aws-rate`.
+    pub aws_rate: Option<f64>,
 }
 
 struct Account<C> {
@@ -55,6 +61,7 @@ impl<C: Cloud> Accounts<C> {
         Self {
             own,
             others: Mutex::default(),
+            budgets: Mutex::default(),
             manners,
         }
     }
@@ -82,7 +89,7 @@ impl<C: Cloud> Accounts<C> {
         };
         others.retain(|_, account| now - account.used_at < UNUSED);
         tracing::info!(role = wish.role_arn, region = wish.region, "opens an account");
-        let account = self.open(Arc::new(cloud), now);
+        let account = self.open(wish, Arc::new(cloud), now);
         let context = Arc::clone(&account.context);
         others.insert(wish.clone(), account);
         context
@@ -99,12 +106,13 @@ impl<C: Cloud> Accounts<C> {
         std::iter::once(Arc::clone(&self.own)).chain(others).collect()
     }
 
-    fn open(&self, cloud: Arc<C>, now: Instant) -> Account<C> {
+    fn open(&self, wish: &CloudWish, cloud: Arc<C>, now: Instant) -> Account<C> {
         let Manners {
             cluster_id,
             kube_system_uid,
             sweep_interval,
             reap,
+            ..
         } = self.manners.clone();
         let fleet = self.own.fleet.sibling(&cluster_id);
         let lookups = Lookups::new(
@@ -113,16 +121,28 @@ impl<C: Cloud> Accounts<C> {
             &cluster_id,
             &kube_system_uid,
         );
-        let context = Arc::new(self.own.elsewhere(Arc::clone(&cloud), fleet.clone(), lookups));
+        let budget = self.budget(wish);
+        let context = Arc::new(
+            self.own
+                .elsewhere(Arc::clone(&cloud), fleet.clone(), lookups, Arc::clone(&budget)),
+        );
         let (sweeps, swept) = watch::channel(0);
         let sweeping = {
             let (fleet, cloud, metrics) = (fleet.clone(), Arc::clone(&cloud), Arc::clone(&self.own.metrics));
             fleet::sweep_forever(fleet, cloud, cluster_id, sweep_interval, metrics, sweeps)
         };
+        let tidying = janitor::tidy_forever(Arc::clone(&context), swept, reap);
+        let all = async move {
+            tokio::select! {
+                () = sweeping => {}
+                () = fleet::follow_forever(fleet, cloud) => {}
+                () = tidying => {}
+            }
+        };
+        let serving = Arc::clone(&budget).serve_forever();
         let work = vec![
-            AbortOnDropHandle::new(tokio::spawn(sweeping)),
-            AbortOnDropHandle::new(tokio::spawn(fleet::follow_forever(fleet, cloud))),
-            AbortOnDropHandle::new(tokio::spawn(janitor::tidy_forever(Arc::clone(&context), swept, reap))),
+            AbortOnDropHandle::new(tokio::spawn(async move { Box::pin(budget.on_own_behalf(all)).await })),
+            AbortOnDropHandle::new(tokio::spawn(serving)),
         ];
         Account {
             context,
@@ -131,7 +151,25 @@ impl<C: Cloud> Accounts<C> {
         }
     }
 
+    /// Plans that reach the same account and region by different roles share its budget: AWS counts them together.
+    fn budget(&self, wish: &CloudWish) -> Arc<Budget> {
+        let account = account_of(wish);
+        let key = (account.clone(), wish.region.clone());
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            let (fleet, metrics) = (self.own.fleet.clone(), Arc::clone(&self.own.metrics));
+            Arc::new(Budget::new(&account, self.manners.aws_rate, fleet, metrics))
+        };
+        Arc::clone(budgets.entry(key).or_insert_with(fresh))
+    }
+
     fn others(&self) -> MutexGuard<'_, HashMap<CloudWish, Account<C>>> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The account of a role, else that it is the operator's own.
+fn account_of(wish: &CloudWish) -> String {
+    let account = wish.role_arn.as_ref().and_then(|role| role.split(':').nth(4));
+    account.unwrap_or(OWN).to_owned()
 }

@@ -46,6 +46,10 @@ pub struct RunArgs {
     /// How often a settled gateway is asked.
     #[arg(long, env = "KOI_PROBE_INTERVAL", default_value = "60s", value_parser = span_of_time)]
     pub probe_interval: Duration,
+    /// How much of AWS's documented request rates is used: 1 for accounts whose quotas were not raised, more where they were, less where
+    /// others call too; `off` does not hold calls back.
+    #[arg(long, env = "KOI_AWS_RATE", default_value = "1", value_parser = rate)]
+    pub aws_rate: Rate,
     /// What happens to orphans with our claim.
     #[arg(long, env = "KOI_REAP", default_value = "report")]
     pub reap: Reap,
@@ -73,7 +77,17 @@ pub struct RunArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Optional(Option<String>);
 
+/// A part of AWS's request rates; `None`: calls are not held back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate(Option<f64>);
+
 impl RunArgs {
+    /// The part of AWS's request rates that is used; `None`: calls are not held back.
+    #[must_use]
+    pub fn aws_rate(&self) -> Option<f64> {
+        self.aws_rate.0
+    }
+
     /// The namespace to watch, if not all.
     #[must_use]
     pub fn watch_namespace(&self) -> Option<&str> {
@@ -160,6 +174,16 @@ fn cluster_id(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 63 of a-z, 0-9 and -, such as prod-eu".to_owned())
+    }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    if text == "off" {
+        return Ok(Rate(None));
+    }
+    match text.parse::<f64>() {
+        Ok(rate) if (0.01..=1000.0).contains(&rate) => Ok(Rate(Some(rate))),
+        _ => Err("must be a number from 0.01 to 1000, such as 1 or 2.5, or off".to_owned()),
     }
 }
 

@@ -53,7 +53,8 @@ impl Aws {
         let regions = aws_config::meta::region::RegionProviderChain::default_provider().or_else(DEFAULT_REGION);
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .region(regions)
-            .retry_config(retries())
+            // The controller has pauses of its own, and only it knows whose turn is next.
+            .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts());
         if let Ok(name) = AppName::new(APP_NAME) {
             loader = loader.app_name(name);
@@ -90,20 +91,12 @@ impl Aws {
     }
 }
 
-/// Few and quick: the controller has pauses of its own, and only it knows whose turn is next.
-fn retries() -> RetryConfig {
-    RetryConfig::standard()
-        .with_max_attempts(3)
-        .with_initial_backoff(Duration::from_millis(300))
-        .with_max_backoff(Duration::from_secs(3))
-}
-
 /// The SDK sets a connect time-out only: without these a call that hangs would hold its agent for ever.
 fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
         .operation_attempt_timeout(Duration::from_secs(15))
-        .operation_timeout(Duration::from_secs(35))
+        .operation_timeout(Duration::from_secs(20))
         .build()
 }
 

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koi_core::api::KoiAgent;
+use koi_core::budget::{Asker, Urgency};
 use koi_core::desired::{CloudWish, Desired, Settings};
 use koi_core::observed::Observed;
 use koi_core::plan::{Plan, Why, blocked, plan};
@@ -33,6 +34,7 @@ use kube::{Client, ResourceExt as _};
 use tracing::Instrument as _;
 
 use crate::accounts::Accounts;
+use crate::budget::{self, Budget};
 use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::device::DeviceKey;
@@ -59,6 +61,8 @@ pub type Guarded = DeserializeGuard<KoiAgent>;
 const ROUNDS: usize = 6;
 /// A plan that wants to be looked at again within this goes on at once.
 const AT_ONCE: Duration = Duration::from_millis(150);
+/// Whoever waits for its turn is woken; this is for a call that gets lost.
+const IN_LINE: Duration = Duration::from_secs(60);
 /// The first status is written at the latest after this, whatever else takes longer.
 const FIRST_WORD: Duration = Duration::from_millis(600);
 
@@ -72,6 +76,8 @@ pub struct Context<C> {
     pub fleet: Fleet,
     /// What changes rarely.
     pub lookups: Lookups<C>,
+    /// Whose turn it is to call.
+    pub budget: Arc<Budget>,
     /// Who is asked when.
     pub rounds: Rounds,
     /// Whether changes are allowed now.
@@ -96,11 +102,12 @@ pub struct Context<C> {
 
 impl<C: Cloud> Context<C> {
     /// The same operator at work in another account or region.
-    pub(crate) fn elsewhere(&self, cloud: Arc<C>, fleet: Fleet, lookups: Lookups<C>) -> Self {
+    pub(crate) fn elsewhere(&self, cloud: Arc<C>, fleet: Fleet, lookups: Lookups<C>, budget: Arc<Budget>) -> Self {
         Self {
             cloud,
             fleet,
             lookups,
+            budget,
             client: self.client.clone(),
             rounds: self.rounds.clone(),
             gate: self.gate.clone(),
@@ -166,7 +173,7 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) 
         round.home = round.whereabouts();
         at_home = accounts.of(&round.home);
         round.context = &at_home;
-        round.run().await
+        round.in_turn().await
     };
     let result = result.instrument(span).await;
     context.metrics.observe_reconcile(began.elapsed(), result.is_ok());
@@ -183,6 +190,36 @@ struct Round<'a, C> {
     status: koi_core::api::KoiAgentStatus,
     /// The account that this reconcile works in.
     home: CloudWish,
+}
+
+/// How a reconcile ended.
+struct Done {
+    action: Action,
+    /// The agent waits for its turn to call.
+    waits: bool,
+}
+
+impl Done {
+    fn after(pause: Duration) -> Self {
+        Self {
+            action: Action::requeue(pause),
+            waits: false,
+        }
+    }
+
+    fn in_line() -> Self {
+        Self {
+            action: Action::requeue(IN_LINE),
+            waits: true,
+        }
+    }
+
+    fn for_good() -> Self {
+        Self {
+            action: Action::await_change(),
+            waits: false,
+        }
+    }
 }
 
 /// What was decided, with all that it was decided from.
@@ -211,14 +248,41 @@ impl<'a, C: Cloud> Round<'a, C> {
         koi_core::desired::whereabouts(wish.as_deref().ok(), &self.status)
     }
 
+    /// One run with every call on behalf of this agent.
+    async fn in_turn(self) -> Result<Action, RoundError> {
+        let asker = self.asker();
+        let budget = Arc::clone(&self.context.budget);
+        let work = async {
+            let done = self.run().await;
+            budget::end_round(matches!(&done, Ok(Done { waits: true, .. })));
+            done.map(|done| done.action)
+        };
+        Box::pin(budget.on_behalf_of(asker, work)).await
+    }
+
+    fn asker(&self) -> Asker {
+        let urgency = if self.agent.metadata.deletion_timestamp.is_some() {
+            Urgency::Delete
+        } else if self.status.instance.is_some() {
+            Urgency::Repair
+        } else {
+            Urgency::Create
+        };
+        Asker {
+            tenant: self.agent.namespace().unwrap_or_default(),
+            agent: self.agent.uid().unwrap_or_default(),
+            urgency,
+        }
+    }
+
     /// The sentence of the house: validate, observe, plan, apply, report.
-    async fn run(mut self) -> Result<Action, RoundError> {
+    async fn run(mut self) -> Result<Done, RoundError> {
         if self.is_too_early() {
-            return Ok(Action::requeue(Duration::from_secs(1)));
+            return Ok(Done::after(Duration::from_secs(1)));
         }
         for _ in 0..ROUNDS {
             if self.whereabouts() != self.home {
-                return Ok(Action::requeue(AT_ONCE));
+                return Ok(Done::after(AT_ONCE));
             }
             let wish = self.validate();
             let wish = self.with_sources(wish).await;
@@ -227,13 +291,14 @@ impl<'a, C: Cloud> Round<'a, C> {
             match self.apply(&decision).await? {
                 Progress::Done => {}
                 Progress::GoOn => continue,
-                Progress::LookAgain(pause) => return Ok(Action::requeue(pause)),
-                Progress::Gone => return Ok(Action::await_change()),
+                Progress::LookAgain(pause) => return Ok(Done::after(pause)),
+                Progress::Wait => return Ok(Done::in_line()),
+                Progress::Gone => return Ok(Done::for_good()),
             }
             self.report(&decision).await?;
-            return Ok(Action::requeue(decision.plan.check_again.max(AT_ONCE)));
+            return Ok(Done::after(decision.plan.check_again.max(AT_ONCE)));
         }
-        Ok(Action::requeue(AT_ONCE))
+        Ok(Done::after(AT_ONCE))
     }
 
     /// Before the first whole sweep nothing is known of the instances, and an agent that was well would be called unknown for a second.

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod args;
 pub mod aws;
+pub mod budget;
 pub mod clock;
 pub mod cloud;
 pub mod controller;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Seconds of a reconcile: a settled one takes well under a millisecond, one with calls up to the SDK's time-outs.
@@ -14,7 +15,14 @@ const RECONCILE_BUCKETS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.
 /// Seconds of a probe.
 const PROBE_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-const AWS_HELP: &str = "Requests to AWS, the SDK's own retries included.";
+/// Seconds of an answer of AWS; calls are given up after 15.
+const LATENCY_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
+/// Seconds in line: none as a rule, minutes in a storm.
+const WAIT_BUCKETS: &[f64] = &[0.001, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
+
+const SHARE_HELP: &str =
+    "The part of AWS's documented rate that is used: halved when AWS refuses, then creeping up to 1.";
+const AWS_HELP: &str = "Requests to AWS.";
 const ROUND_HELP: &str = "Time of one round of one agent.";
 const AGE_HELP: &str = "Age of the fleet view: time since the last whole sweep began; -1 before the first.";
 
@@ -34,6 +42,10 @@ pub struct Metrics {
     sweeps: IntCounterVec,
     orphans: IntGaugeVec,
     leader: IntGauge,
+    latency: HistogramVec,
+    waits: HistogramVec,
+    bucket_queue: IntGaugeVec,
+    bucket_share: GaugeVec,
 }
 
 /// Makes and registers one family, and remembers its description for the time when it has no series yet.
@@ -119,6 +131,27 @@ impl Metrics {
             sweep_age: make.add(Gauge::new("koi_fleet_sweep_age_seconds", AGE_HELP), "gauge")?,
             sweeps: make.counters("koi_fleet_sweeps_total", "Fleet sweeps by result.", &["result"])?,
             orphans: make.gauges("koi_orphans", "Resources with our claim and no agent.", &["kind"])?,
+            latency: make.histograms(
+                "koi_aws_request_duration_seconds",
+                "Time from sending a request to AWS to its answer.",
+                &["service", "operation"],
+                LATENCY_BUCKETS,
+            )?,
+            waits: make.histograms(
+                "koi_aws_wait_seconds",
+                "Time that a call waited for its turn in the operator's own limiter.",
+                &["bucket"],
+                WAIT_BUCKETS,
+            )?,
+            bucket_queue: make.gauges(
+                "koi_aws_waiting",
+                "Calls that wait for their turn.",
+                &["account", "bucket"],
+            )?,
+            bucket_share: make.add(
+                GaugeVec::new(Opts::new("koi_aws_bucket_share", SHARE_HELP), &["account", "bucket"]),
+                "gauge",
+            )?,
             leader: make.add(IntGauge::new("koi_leader", "1 while this process leads."), "gauge")?,
             registry: make.registry,
             described: make.described,
@@ -144,6 +177,26 @@ impl Metrics {
     /// One attempt of a call to AWS.
     pub fn count_request(&self, service: &str, operation: &str, result: &str) {
         self.requests.with_label_values(&[service, operation, result]).inc();
+    }
+
+    /// How long an answer of AWS took.
+    pub fn observe_request(&self, service: &str, operation: &str, took: Duration) {
+        self.latency
+            .with_label_values(&[service, operation])
+            .observe(took.as_secs_f64());
+    }
+
+    /// How long a call waited for its turn.
+    pub fn observe_wait(&self, bucket: &str, waited: Duration) {
+        self.waits.with_label_values(&[bucket]).observe(waited.as_secs_f64());
+    }
+
+    /// Who waits for a token bucket, and how much of its documented rate it has.
+    pub fn set_bucket(&self, account: &str, bucket: &str, waiting: usize, share: f64) {
+        let labels = &[account, bucket];
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.bucket_queue.with_label_values(labels).set(waiting);
+        self.bucket_share.with_label_values(labels).set(share);
     }
 
     /// One round of one agent.

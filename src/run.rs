@@ -15,9 +15,10 @@ use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::{Accounts, Manners};
+use crate::accounts::{Accounts, Manners, OWN};
 use crate::args::RunArgs;
 use crate::aws::Aws;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::controller::{self, Catalogue, Context, Gate, Memories, Places, Wiring};
@@ -189,7 +190,10 @@ impl<C: Cloud> House<C> {
             fleet.clone(),
             self.args.probe_interval,
         );
+        let budget = Budget::new(OWN, self.args.aws_rate(), fleet.clone(), Arc::clone(&self.metrics));
+        let budget = Arc::new(budget);
         let context = Arc::new(Context {
+            budget: Arc::clone(&budget),
             cloud: Arc::clone(&self.cloud),
             client: self.client.clone(),
             fleet: fleet.clone(),
@@ -219,16 +223,24 @@ impl<C: Cloud> House<C> {
         let accounts = Arc::new(Accounts::new(Arc::clone(&context), self.manners(kube_system_uid)));
         let (sweeps, swept) = watch::channel(0);
         let cloud = Arc::clone(&self.cloud);
+        let serving = budget.serve_forever();
+        let agents = controller::run(Arc::clone(&accounts), wiring, woken);
+        let all = async {
+            tokio::select! {
+                () = fleet::sweep_forever(
+                    fleet.clone(), Arc::clone(&cloud), self.args.cluster_id.clone(), self.args.sweep_interval, Arc::clone(&self.metrics), sweeps,
+                ) => {}
+                () = fleet::follow_forever(fleet, cloud) => {}
+                () = plans::tell_forever(accounts, swept.clone(), self.args.sweep_interval) => {}
+                () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
+                () = self.tell_readiness(Arc::clone(&context)) => {}
+            }
+        };
         tokio::select! {
-            () = controller::run(Arc::clone(&accounts), wiring, woken) => {}
-            () = fleet::sweep_forever(
-                fleet.clone(), Arc::clone(&cloud), self.args.cluster_id.clone(), self.args.sweep_interval, Arc::clone(&self.metrics), sweeps,
-            ) => {}
-            () = fleet::follow_forever(fleet, cloud) => {}
+            () = agents => {}
             () = rounds.run() => {}
-            () = plans::tell_forever(accounts, swept.clone(), self.args.sweep_interval) => {}
-            () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
-            () = self.tell_readiness(context) => {}
+            () = serving => {}
+            () = Box::pin(context.budget.on_own_behalf(all)) => {}
         }
     }
 
@@ -239,6 +251,7 @@ impl<C: Cloud> House<C> {
             kube_system_uid,
             sweep_interval: self.args.sweep_interval,
             reap: self.args.reap,
+            aws_rate: self.args.aws_rate(),
         }
     }
 

@@ -19,6 +19,7 @@ fn defaults_are_those_of_the_documentation() {
         metrics_addr: "0.0.0.0:8080".parse().unwrap(),
         sweep_interval: Duration::from_secs(30),
         probe_interval: Duration::from_secs(60),
+        aws_rate: Rate(Some(1.0)),
         reap: Reap::Report,
         reap_grace: Duration::from_secs(3600),
         leader_election: true,

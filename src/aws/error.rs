@@ -10,9 +10,10 @@ use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::SdkError;
 use aws_sdk_ec2::operation::RequestId;
 
+use crate::budget;
 use crate::cloud::{Answer, CloudError, ErrorKind};
 
-/// Makes one call and puts its error into our words. Every call to AWS goes through here.
+/// Makes one call in its turn and puts its error into our words. Every call to AWS goes through here.
 pub(super) async fn ask<O, E>(
     operation: &'static str,
     call: impl Future<Output = Result<O, SdkError<E, HttpResponse>>> + Send,
@@ -20,7 +21,8 @@ pub(super) async fn ask<O, E>(
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    Box::pin(call).await.map_err(|error| told(operation, &error))
+    let call = async { Box::pin(call).await.map_err(|error| told(operation, &error)) };
+    budget::called(operation, call).await
 }
 
 /// Takes a refusal with one of these codes as "done": the goal of the call is met already.

@@ -9,6 +9,7 @@ use koi_core::status::event_for_step;
 use kube::ResourceExt as _;
 
 use super::{AT_ONCE, Decision, FIRST_WORD, Round, RoundError};
+use crate::budget::{self, Turn};
 use crate::cloud::{Cloud, CloudError};
 
 /// How a round goes on.
@@ -19,6 +20,8 @@ pub(super) enum Progress {
     GoOn,
     /// Somebody else was quicker, or changes are not allowed now.
     LookAgain(Duration),
+    /// Others call first; the agent is woken when it is its turn.
+    Wait,
     /// The object is let go.
     Gone,
 }
@@ -45,13 +48,19 @@ impl<C: Cloud> Round<'_, C> {
         };
         let live = decision.observed.recorded.instance_id.is_some();
         for step in &decision.plan.steps {
-            if !self.context.gate.is_open() {
-                return Ok(Progress::LookAgain(Duration::from_secs(1)));
-            }
             if self.is_first_word() && is_slow(step) {
                 self.report(decision).await?;
             }
-            match self.perform(step, desired, decision).await? {
+            if budget::take_turn(step) == Turn::Later {
+                return Ok(Progress::Wait);
+            }
+            // Last of all: whoever waited may have lost the Lease meanwhile.
+            if !self.context.gate.is_open() {
+                return Ok(Progress::LookAgain(Duration::from_secs(1)));
+            }
+            let effect = self.perform(step, desired, decision).await;
+            budget::end_turn();
+            match effect? {
                 Effect::Done => self.succeeded(step, live).await,
                 Effect::Conflict => return Ok(Progress::LookAgain(AT_ONCE)),
                 Effect::Gone => return Ok(Progress::Gone),

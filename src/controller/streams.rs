@@ -25,7 +25,7 @@ use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 
 /// How many agents are worked on at once.
-const CONCURRENCY: u16 = 16;
+const CONCURRENCY: u16 = 64;
 /// How many kinds are watched.
 const WATCHED: usize = 4;
 /// In-flight rounds get this long when the process is to stop.

@@ -3,6 +3,7 @@
 //! `Desired` (the wish) and `Observed` (what is known) go into [`plan::plan`]; out come steps, a verdict and when to look again.
 
 pub mod api;
+pub mod budget;
 pub mod change;
 pub mod desired;
 pub mod fleet;

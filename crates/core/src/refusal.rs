@@ -105,6 +105,21 @@ fn slow(count: u32) -> u64 {
     }
 }
 
+/// AWS's words for too many calls.
+const THROTTLES: &[&str] = &[
+    "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "EC2ThrottledException",
+    "TooManyRequestsException",
+    "PriorRequestNotComplete",
+    "BandwidthLimitExceeded",
+    "SlowDown",
+];
+
 /// One row of the table: a class of codes and what it means.
 struct Row {
     /// Codes, exact.
@@ -509,19 +524,7 @@ const TABLE: &[Row] = &[
     ),
     // Busy or broken.
     row(
-        &[
-            "RequestLimitExceeded",
-            "Throttling",
-            "ThrottlingException",
-            "ThrottledException",
-            "RequestThrottled",
-            "RequestThrottledException",
-            "EC2ThrottledException",
-            "TooManyRequestsException",
-            "PriorRequestNotComplete",
-            "BandwidthLimitExceeded",
-            "SlowDown",
-        ],
+        THROTTLES,
         Reason::Throttled,
         Retry::BackOff,
         "AWS asks for fewer calls; tried again with pauses",
@@ -568,6 +571,12 @@ pub fn classify(operation: &str, code: &str, message: &str) -> Refusal {
         code: code.into(),
         definite,
     }
+}
+
+/// Whether AWS refused because of the rate of calls.
+#[must_use]
+pub fn is_throttle(code: &str) -> bool {
+    THROTTLES.contains(&code) || code.contains("Throttl")
 }
 
 /// What the form of an unknown code tells.

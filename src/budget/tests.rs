@@ -1,0 +1,165 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::clock::Clock;
+
+const RUN: &str = "RunInstances";
+/// So that nobody waits for long: ten launches at once, then one each 250 ms.
+const SCALE: f64 = 2.0;
+const FULL: usize = 10;
+const EACH: Duration = Duration::from_millis(250);
+
+fn asker(tenant: &str, agent: &str) -> Asker {
+    Asker {
+        tenant: tenant.into(),
+        agent: agent.into(),
+        urgency: Urgency::Create,
+    }
+}
+
+/// A budget with what wakes agents.
+fn budget() -> (Arc<Budget>, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let (fleet, woken) = Fleet::new("c", Clock::new(Timestamp::now));
+    let metrics = Arc::new(Metrics::new("1").unwrap());
+    (Arc::new(Budget::new("own", Some(SCALE), fleet, metrics)), woken)
+}
+
+fn refused(code: &str) -> CloudError {
+    CloudError {
+        code: code.into(),
+        ..CloudError::unintelligible(RUN, "no")
+    }
+}
+
+#[tokio::test]
+async fn an_agent_in_line_is_woken_when_it_is_its_turn_and_holds_up_nobody() {
+    let (budget, mut woken) = budget();
+    tokio::spawn(Arc::clone(&budget).serve_forever());
+    let began = Instant::now();
+    let turns: Vec<Turn> = (0..FULL + 2)
+        .map(|n| budget.turn(RUN, &asker("a", &format!("agent-{n}"))))
+        .collect();
+    assert_eq!(turns[..FULL], [Turn::Now; FULL]);
+    assert_eq!(turns[FULL..], [Turn::Later; 2]);
+    assert_eq!(
+        budget.turn("StopInstances", &asker("a", "other")),
+        Turn::Now,
+        "another bucket"
+    );
+    assert_eq!(woken.recv().await.as_deref(), Some("agent-10"));
+    assert_eq!(budget.turn(RUN, &asker("a", "agent-10")), Turn::Now);
+    assert_eq!(woken.recv().await.as_deref(), Some("agent-11"));
+    assert!(began.elapsed() >= EACH * 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_turn_that_nobody_comes_for_goes_to_the_next() {
+    let (budget, mut woken) = budget();
+    tokio::spawn(Arc::clone(&budget).serve_forever());
+    for n in 0..FULL {
+        budget.turn(RUN, &asker("a", &format!("agent-{n}")));
+    }
+    assert_eq!(budget.turn(RUN, &asker("a", "absent")), Turn::Later);
+    assert_eq!(woken.recv().await.as_deref(), Some("absent"));
+    budget.leave("absent", false);
+    assert_eq!(budget.turn(RUN, &asker("a", "next")), Turn::Now);
+}
+
+#[tokio::test]
+async fn calls_wait_in_place_and_a_dropped_one_leaves_the_line() {
+    let (budget, _woken) = budget();
+    tokio::spawn(Arc::clone(&budget).serve_forever());
+    let call = || {
+        let budget = Arc::clone(&budget);
+        async move { budget.admit(RUN, &asker("a", "")).await }
+    };
+    let began = Instant::now();
+    for _ in 0..FULL {
+        call().await;
+    }
+    let mut dropped: Vec<_> = (0..20).map(|_| Box::pin(call())).collect();
+    for waiting in &mut dropped {
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+    }
+    drop(dropped);
+    call().await;
+    let took = began.elapsed();
+    assert!(took >= EACH && took < EACH * 10, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_rate_slows_its_bucket_and_others_do_not() {
+    let (budget, _woken) = budget();
+    let share = |budget: &Budget| {
+        let state = budget.state().unwrap();
+        state.lanes.lanes().find(|(name, ..)| *name == RUN).map(|lane| lane.2)
+    };
+    budget.answered(RUN, Some(&refused("VcpuLimitExceeded")));
+    assert_eq!(share(&budget), None);
+    budget.answered(RUN, Some(&refused("RequestLimitExceeded")));
+    assert_eq!(share(&budget), Some(0.5));
+}
+
+#[tokio::test]
+async fn a_step_that_took_its_turn_calls_without_waiting_again() {
+    let (budget, _woken) = budget();
+    let step = Step::StartInstance {
+        instance_id: "i-1".into(),
+    };
+    let work = async {
+        for _ in 0..FULL {
+            assert_eq!(take_turn(&step), Turn::Now);
+            called("StartInstances", async { Ok(()) }).await.unwrap();
+            end_turn();
+        }
+        assert_eq!(take_turn(&step), Turn::Later);
+        end_round(true);
+    };
+    budget.on_behalf_of(asker("a", "u"), work).await;
+    let unused = async {
+        assert_eq!(take_turn(&Step::BindCluster), Turn::Now);
+        end_turn();
+    };
+    for _ in 0..20 {
+        budget
+            .on_behalf_of(asker("a", "v"), async { unused_turn().await })
+            .await;
+    }
+    budget.on_behalf_of(asker("a", "v"), unused).await;
+}
+
+/// Takes a turn, does not use it and gives it back.
+async fn unused_turn() {
+    assert_eq!(take_turn(&Step::BindCluster), Turn::Now);
+    end_turn();
+}
+
+#[tokio::test]
+async fn without_a_rate_nobody_waits() {
+    let (fleet, _woken) = Fleet::new("c", Clock::new(Timestamp::now));
+    let metrics = Arc::new(Metrics::new("1").unwrap());
+    let budget = Arc::new(Budget::new("own", None, fleet, metrics));
+    let began = Instant::now();
+    for n in 0..100 {
+        assert_eq!(budget.turn(RUN, &asker("a", &n.to_string())), Turn::Now);
+        budget.admit(RUN, &asker("a", "")).await;
+    }
+    assert!(began.elapsed() < EACH, "{:?}", began.elapsed());
+}
+
+#[test]
+fn steps_draw_from_the_bucket_of_their_operation() {
+    let id = || "i-1".to_owned();
+    let steps = [
+        (Step::BindCluster, "PutParameter"),
+        (Step::DeleteBundle { instance_id: id() }, "DeleteParameter"),
+        (Step::StopInstance { instance_id: id() }, "StopInstances"),
+        (Step::TerminateInstance { instance_id: id() }, "TerminateInstances"),
+        (Step::DeleteRole { role: id() }, "DeleteRole"),
+    ];
+    for (step, expected) in steps {
+        assert_eq!(operation(&step), expected);
+    }
+}
