@@ -11,6 +11,7 @@ pub mod talk;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use koi_core::observed::{GatewayHealth, Hop, ProbeFailure};
 use koi_wire::Redacted;
 use koi_wire::seed::{SeedParams, SeedResult};
@@ -27,6 +28,8 @@ pub const HTTPS: u16 = 443;
 pub struct Target {
     /// The instance that it runs on.
     pub instance_id: String,
+    /// When EC2 started it: what a probe says counts for this boot alone.
+    pub launch_time: Option<Timestamp>,
     /// Where it may be reached, in the order in which to try.
     pub addresses: Vec<IpAddr>,
     /// The port; [`HTTPS`] but in tests.
@@ -42,6 +45,7 @@ impl Target {
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         self.instance_id == other.instance_id
+            && self.launch_time == other.launch_time
             && self.addresses == other.addresses
             && self.port == other.port
             && self.pin.sha256() == other.pin.sha256()

@@ -8,7 +8,7 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{Identity, Instance, Known, Observed, OwnerRecord, Recorded, Refused, SecretFacts};
-use koi_core::plan::{Why, current_instance, data_volume_id, probe_target};
+use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::refusal::classify;
 use koi_core::render::{bundle, identity, network};
 use kube::ResourceExt as _;
@@ -75,6 +75,7 @@ impl<C: Cloud> Round<'_, C> {
             recorded,
             ..Observed::default()
         };
+        forget_past_boot(&mut observed);
         let now = self.context.clock.now();
         observed.console = current_instance(&observed).and_then(|instance| self.memory.console(&instance.id, now));
         if observed.instances == Known::Unknown
@@ -271,6 +272,7 @@ impl<C: Cloud> Round<'_, C> {
         let content = secret.content.as_ref()?;
         Some(Target {
             instance_id: instance.id.clone(),
+            launch_time: instance.launch_time,
             addresses: addresses(agent.probe_address, instance),
             port: HTTPS,
             pin: content.pin.clone(),

@@ -232,6 +232,7 @@ impl Rounds {
         let probe = Probe {
             at,
             instance_id: target.instance_id.clone(),
+            launch_time: target.launch_time,
             outcome,
         };
         if self.take(uid, target, probe, ok) {

@@ -57,6 +57,7 @@ fn identity() -> Identity {
 fn target(pem: &str, address: SocketAddr) -> Target {
     Target {
         instance_id: "i-1".into(),
+        launch_time: None,
         addresses: vec![address.ip()],
         port: address.port(),
         pin: Pin::new(pem, NAME).unwrap(),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
-from scenario.kube import condition
+import requests
+from scenario.kube import Kube, condition
 from scenario.machine import Machine
 from scenario.stage import Stage
 from scenario.wait import until
@@ -129,3 +132,40 @@ def test_an_edited_secret_reaches_the_gateway(stage: Stage, settled: str) -> Non
 
     until("the gateway takes the new token", greeted, 30)
     stage.wait_ready(settled, seconds=30)
+
+
+def test_ready_is_never_told_of_the_boot_before(stage: Stage, settled: str) -> None:
+    before = stage.agent(settled)["status"]["instance"]
+    machine = stage.machine(settled)
+    machine.sh("systemctl mask nginx")  # the next boot stays without its front until this is taken back
+    seen: list[dict] = []
+    # One by one: the list is read while it grows.
+    threading.Thread(target=lambda: [seen.append(agent) for agent in watched(stage)], daemon=True).start()
+    stage.cloud.boto("ec2").stop_instances(InstanceIds=[before["id"]])
+
+    def booted_anew() -> bool:
+        agent = stage.agent(settled)
+        healthy = condition(agent, "GatewayHealthy")
+        return (agent["status"].get("instance") or {}).get("launchTime") not in (None, before["launchTime"]) and (
+            healthy["reason"] in ("Booting", "GatewayUnreachable")
+        )
+
+    until("the instance boots anew, without an answer", booted_anew, 60, seen=lambda: stage.agent(settled)["status"])
+    told = [
+        agent["status"]["instance"]["launchTime"]
+        for agent in seen
+        if agent["metadata"]["name"] == settled
+        and (condition(agent, "Ready") or {}).get("status") == "True"
+        and agent["status"]["instance"]["launchTime"] != before["launchTime"]
+    ]
+    assert told == []
+    stage.machine(settled).sh("systemctl unmask nginx")
+    stage.wait_ready(settled)
+
+
+def watched(stage: Stage) -> Iterator[dict]:
+    """Every state of the agents that the API server shows, until the world ends."""
+    kube = Kube(stage.world.kubeconfig)
+    with contextlib.suppress(requests.RequestException, OSError):
+        for change in kube.watch_agents():
+            yield change["object"]

@@ -132,6 +132,8 @@ pub struct Recorded {
     pub place: Option<Place>,
     /// Id of the instance that Ready is about. Of a new epoch only once an instance of it was seen.
     pub instance_id: Option<String>,
+    /// EC2's launch time of that instance when it was last reported; EC2 gives a new one at each start.
+    pub launch_time: Option<Timestamp>,
     /// When the instance was launched or last started, as far as we know; the boot deadline counts from here.
     pub booting_since: Option<Timestamp>,
     /// Id of the data volume.
@@ -166,6 +168,9 @@ impl Recorded {
             booting_since: instance
                 .and_then(|instance| instance.booting_since.as_ref())
                 .map(|time| time.0),
+            launch_time: instance
+                .and_then(|instance| instance.launch_time.as_ref())
+                .map(|time| time.0),
             volume_id: status.volume.as_ref().map(|volume| volume.id.clone()),
             bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
                 instance_id: bundle.instance_id.clone(),
@@ -182,6 +187,18 @@ impl Recorded {
                 condition.type_ == ConditionType::Suspended.as_str()
                     && (condition.status == "True" || condition.reason == Reason::Suspending.as_str())
             }),
+        }
+    }
+
+    /// Forgets what is remembered of the recorded instance's boot when EC2 started it anew between two looks.
+    pub fn keep_boot(&mut self, launch_time: Option<Timestamp>) {
+        // Status keeps whole seconds.
+        let second = |time: Option<Timestamp>| time.map(Timestamp::as_second);
+        let (before, now) = (second(self.launch_time), second(launch_time));
+        if before.is_some() && now.is_some() && before != now {
+            self.launch_time = launch_time;
+            self.booting_since = None;
+            self.was_healthy = false;
         }
     }
 }
@@ -423,6 +440,8 @@ pub struct Probe {
     pub at: Timestamp,
     /// The instance that was asked.
     pub instance_id: String,
+    /// Its launch time when it was asked; EC2 gives a new one at each start.
+    pub launch_time: Option<Timestamp>,
     /// The gateway's own word on its health, or the hop that is broken.
     pub outcome: Result<GatewayHealth, ProbeFailure>,
 }

@@ -20,7 +20,7 @@ use crate::change::Planned;
 use crate::desired::Desired;
 use crate::observed::{Instance, Observed, Place, Rule};
 
-pub use present::{current_instance, data_volume_id};
+pub use present::{current_instance, data_volume_id, forget_past_boot};
 pub(crate) use present::{describe_failure, hop_reason, valid_probe};
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 

@@ -21,7 +21,7 @@ use herd::Herd;
 
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};
-pub use herd::current_instance;
+pub use herd::{current_instance, forget_past_boot};
 pub use volume::data_volume_id;
 
 pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Plan {

@@ -180,6 +180,7 @@ fn probe(outcome: Result<(), Hop>) -> Probe {
     Probe {
         at: now(),
         instance_id: "i-1".into(),
+        launch_time: None,
         outcome,
     }
 }
@@ -191,6 +192,7 @@ fn ready() -> Observed {
             launch: Some(launch(1, 1)),
             place: Some(place()),
             instance_id: Some("i-1".into()),
+            launch_time: None,
             booting_since: Some(ago(500)),
             volume_id: Some("vol-1".into()),
             bundle: Some(BundleRecord {
@@ -743,6 +745,36 @@ fn a_launch_that_dies_by_itself_is_not_repeated_in_a_loop() {
 }
 
 #[test]
+fn what_was_said_in_another_boot_does_not_count() {
+    let restarted = |launched: i64, asked: Option<i64>| {
+        change(ready(), |o| {
+            o.recorded.launch_time = Some(ago(500));
+            o.recorded.was_healthy = true;
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].launch_time = Some(ago(launched));
+            }
+            o.probe = asked.map(|asked| Probe {
+                launch_time: Some(ago(asked)),
+                ..probe(Ok(()))
+            });
+            super::forget_past_boot(o);
+        })
+    };
+    let booting = (vec![], Some(Reason::Booting), false);
+    let settled = (vec![], None, false);
+    let cases = [
+        ("no restart", restarted(500, Some(500)), &settled),
+        ("no restart, not asked yet", restarted(500, None), &settled),
+        ("asked before the restart", restarted(3, Some(500)), &booting),
+        ("restarted, not asked yet", restarted(3, None), &booting),
+        ("asked after the restart", restarted(3, Some(3)), &settled),
+    ];
+    for (told, observed, expected) in cases {
+        assert_eq!(&decided(&wish(json!({})), &observed), expected, "{told}");
+    }
+}
+
+#[test]
 fn a_gateway_that_does_not_answer_is_booting_late_or_broken() {
     let silent = |healthy: bool, since: i64, hop: Hop| {
         change(ready(), |o| {
@@ -1031,6 +1063,7 @@ fn recorded() -> impl Strategy<Value = Recorded> {
                 })
                 .filter(|_| since % 7 == 0),
             instance_id: id.map(|id| format!("i-{id}")),
+            launch_time: None,
             booting_since: Some(ago(since)),
             volume_id: volume.then(|| "vol-1".into()),
             bundle: None,

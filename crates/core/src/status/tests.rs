@@ -116,6 +116,7 @@ fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceSta
         probe: Some(Probe {
             at: later(300),
             instance_id: "i-1".into(),
+            launch_time: instance(InstanceState::Running).launch_time,
             outcome,
         }),
         ..Observed::default()

@@ -19,7 +19,7 @@ use koi_core::observed::{
     GatewayHealth, Hop, Known, LaunchTrace, Observed, OwnerRecord, Place, Probe, ProbeFailure, Recorded, Refused,
     SecretFacts, Subnet, Unseen,
 };
-use koi_core::plan::{Plan, Step, Verdict, current_instance, data_volume_id, plan, probe_target};
+use koi_core::plan::{Plan, Step, Verdict, current_instance, data_volume_id, forget_past_boot, plan, probe_target};
 use koi_core::refusal::classify;
 use koi_core::render::{network, user_data};
 use koi_core::status::{self, Report};
@@ -374,6 +374,7 @@ impl World {
             recorded,
             ..Observed::default()
         };
+        forget_past_boot(&mut observed);
         observed.secret = self.secret_facts(&observed);
         observed
     }
@@ -455,6 +456,7 @@ impl World {
         Probe {
             at: self.now,
             instance_id: instance.id.clone(),
+            launch_time: instance.launch_time,
             outcome,
         }
     }

@@ -83,10 +83,12 @@ impl<'a> Round<'a> {
 /// A probe of this instance in its present boot.
 pub(crate) fn valid_probe<'a>(observed: &'a Observed, instance: &Instance) -> Option<&'a Probe> {
     let since = observed.recorded.booting_since;
-    observed
-        .probe
-        .as_ref()
-        .filter(|probe| probe.instance_id == instance.id && since.is_none_or(|since| probe.at >= since))
+    observed.probe.as_ref().filter(|probe| {
+        // An instance that was stopped and started between two looks has another launch time, and is another boot.
+        probe.instance_id == instance.id
+            && probe.launch_time == instance.launch_time
+            && since.is_none_or(|since| probe.at >= since)
+    })
 }
 
 pub(in crate::plan) fn probe_target<'a>(agent: &DesiredAgent, observed: &'a Observed) -> Option<&'a Instance> {

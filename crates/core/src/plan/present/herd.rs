@@ -100,6 +100,16 @@ fn lost_recorded(observed: &Observed) -> bool {
         .is_some_and(|unseen| unseen.reads >= 2)
 }
 
+/// Forgets what is remembered of a boot of the recorded instance that is over: it was stopped and started between two looks, which its
+/// launch time gives away. Whoever puts an [`Observed`] together calls this once its instances are known.
+pub fn forget_past_boot(observed: &mut Observed) {
+    let current = current_instance(observed);
+    let launch_time = current
+        .filter(|instance| Some(&instance.id) == observed.recorded.instance_id.as_ref())
+        .and_then(|instance| instance.launch_time);
+    observed.recorded.keep_boot(launch_time);
+}
+
 /// The instance that status is about: the recorded one, or the one that is adopted. Not the predecessor of a recorded launch.
 #[must_use]
 pub fn current_instance(observed: &Observed) -> Option<&Instance> {
