@@ -10,11 +10,13 @@ mod cloud_effects;
 mod effects;
 mod finalizer;
 mod gate;
+mod handover;
 mod malformed;
 mod memory;
 mod observe;
 mod places;
 mod report;
+mod rotate;
 mod secret;
 mod streams;
 mod validate;
@@ -296,7 +298,9 @@ impl<'a, C: Cloud> Round<'a, C> {
                 Progress::Gone => return Ok(Done::for_good()),
             }
             self.report(&decision).await?;
-            return Ok(Done::after(decision.plan.check_again.max(AT_ONCE)));
+            let handover = self.memory.handover.remaining(self.context.clock.now());
+            let check_again = handover.map_or(decision.plan.check_again, |left| left.min(decision.plan.check_again));
+            return Ok(Done::after(check_again.max(AT_ONCE)));
         }
         Ok(Done::after(AT_ONCE))
     }

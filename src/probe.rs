@@ -38,6 +38,9 @@ pub struct Target {
     pub pin: Pin,
     /// The gateway token.
     pub token: Redacted,
+    /// The Secret has just changed, and the gateway may not have it yet: our own device key vouches for the connection instead of the
+    /// token, so that a gateway that is well is not called unwell, and is not made to count failed tokens.
+    pub in_handover: bool,
 }
 
 impl Target {
@@ -49,6 +52,8 @@ impl Target {
             && self.addresses == other.addresses
             && self.port == other.port
             && self.pin.sha256() == other.pin.sha256()
+            && self.pin.others() == other.pin.others()
+            && self.in_handover == other.in_handover
             && self.token == other.token
     }
 }
@@ -81,7 +86,12 @@ impl Patience {
 /// The hop that is broken.
 pub async fn ask(target: &Target, device: &DeviceKey, patience: Patience) -> Result<GatewayHealth, ProbeFailure> {
     let mut socket = dial::reach(target, patience).await?;
-    let health = talk::greet(&mut socket, target, device, Purpose::Look, patience).await?;
+    let purpose = if target.in_handover {
+        Purpose::Vouch
+    } else {
+        Purpose::Look
+    };
+    let health = talk::greet(&mut socket, target, device, purpose, patience).await?;
     let health = talk::health(&mut socket, health, patience).await;
     talk::part(socket).await;
     health

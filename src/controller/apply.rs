@@ -124,6 +124,9 @@ impl<C: Cloud> Round<'_, C> {
             } => Ok(self
                 .put_bundle(desired, &decision.observed, (instance_id, volume_id), *overwrite)
                 .await),
+            Step::Rotate { rotation, instance_id } => {
+                self.rotate(desired, &decision.observed, rotation, instance_id).await
+            }
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
             _ => {

@@ -24,8 +24,8 @@ pub(super) fn matches_key(certificate: &[u8], key_pem: &str) -> Result<(), Strin
     }
 }
 
-/// The end of a certificate's validity: `Certificate { tbs { [version], serial, algorithm, issuer, validity { from, until } ..`.
-pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+/// A certificate's validity, from and until: `Certificate { tbs { [version], serial, algorithm, issuer, validity { from, until } ..`.
+pub(super) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     let (certificate, _) = expect(certificate, SEQUENCE)?;
     let (tbs, _) = expect(certificate, SEQUENCE)?;
     let rest = expect(tbs, VERSION).map_or(tbs, |(_, rest)| rest);
@@ -33,9 +33,10 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let (_algorithm, rest) = expect(rest, SEQUENCE)?;
     let (_issuer, rest) = expect(rest, SEQUENCE)?;
     let (validity, _) = expect(rest, SEQUENCE)?;
-    let (_, _from, rest) = take(validity)?;
-    let (tag, until, _) = take(rest)?;
-    time(tag, std::str::from_utf8(until).ok()?)
+    let (from_tag, from, rest) = take(validity)?;
+    let (until_tag, until, _) = take(rest)?;
+    let read = |tag, text| time(tag, std::str::from_utf8(text).ok()?);
+    Some((read(from_tag, from)?, read(until_tag, until)?))
 }
 
 /// The content of the element that must come next, and what follows it.
@@ -101,7 +102,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = not_after(&bytes);
+            let _ = validity(&bytes);
         }
     }
 }

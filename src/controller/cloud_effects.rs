@@ -51,6 +51,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::RecordLaunch { .. }
         | Step::RunInstances { .. }
         | Step::PutBundle { .. }
+        | Step::Rotate { .. }
         | Step::SeedWorkspace { .. }
         | Step::FetchConsole { .. }
         | Step::RemoveFinalizer => Err(CloudError::unintelligible(

@@ -104,10 +104,16 @@ impl<C: Cloud> Round<'_, C> {
         let now = self.context.clock.now();
         let owned = secret::is_owned(&found, &self.agent);
         self.memory.foreign_secret = !owned;
-        self.memory.keep_secret(
-            owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now)),
-            now,
-        );
+        let read = owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now));
+        if let Some(read) = &read {
+            let told = self
+                .status
+                .gateway
+                .as_ref()
+                .and_then(|gateway| gateway.tls_sha256.as_deref());
+            self.memory.handover.meet(read, told, now);
+        }
+        self.memory.keep_secret(read, now);
         Ok(Effect::Done)
     }
 
@@ -230,6 +236,7 @@ impl<C: Cloud> Round<'_, C> {
             Ok(()) => {
                 status::note_bundle(&mut self.status, instance_id, &sha256);
                 if overwrite {
+                    self.memory.handover.begin(self.context.clock.now());
                     self.tell_of_bundle(agent, observed, instance_id).await;
                 }
                 self.context.rounds.hurry(&agent.claim.agent_uid);
@@ -241,7 +248,7 @@ impl<C: Cloud> Round<'_, C> {
 
     /// A running gateway takes a rewritten bundle at once when it is told. It may be away: then it takes it at its next start, or by its
     /// own timer, so a failure costs minutes and nothing else.
-    async fn tell_of_bundle(&mut self, agent: &DesiredAgent, observed: &Observed, instance_id: &str) {
+    pub(super) async fn tell_of_bundle(&mut self, agent: &DesiredAgent, observed: &Observed, instance_id: &str) {
         let Some(instance) = current_instance(observed).filter(|instance| instance.id == instance_id) else {
             return;
         };

@@ -12,6 +12,7 @@ use koi_core::refusal::Refusal;
 use koi_core::status;
 use kube::ResourceExt as _;
 
+use super::handover::Handover;
 use super::secret::GatewaySecret;
 use super::validate::Validated;
 use crate::clock::{after, since};
@@ -106,6 +107,8 @@ pub(super) struct Memory {
     console: Option<(String, Timestamp, String)>,
     /// The Secret, read.
     pub(super) secret: Option<Arc<GatewaySecret>>,
+    /// What the gateway may still have of an earlier one.
+    pub(super) handover: Handover,
     /// When we made it: for a moment the watch does not show it.
     secret_made_at: Option<Timestamp>,
     /// A Secret of the name exists and is not ours.

@@ -175,6 +175,10 @@ impl<C: Cloud> Round<'_, C> {
         };
         let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
         let bundle_sha256 = volume_id.and_then(|volume_id| self.bundle_digest(desired, agent, &secret, volume_id));
+        let written = observed.recorded.bundle.as_ref().map(|bundle| &bundle.sha256);
+        if bundle_sha256.is_some() && written.is_some() && bundle_sha256.as_ref() != written {
+            self.memory.handover.begin(self.context.clock.now());
+        }
         observed.secret = Known::Present(SecretFacts {
             bundle_sha256,
             ..secret.facts.clone()
@@ -197,19 +201,21 @@ impl<C: Cloud> Round<'_, C> {
             return self.memory.secret.clone();
         };
         self.memory.foreign_secret = false;
-        if let Some(known) = self
-            .memory
-            .secret
-            .as_ref()
-            .filter(|known| known.version == found.resource_version())
-        {
+        let now = self.context.clock.now();
+        let fresh = self.memory.secret_is_fresh(now);
+        let current = |known: &&Arc<GatewaySecret>| {
+            known.version == found.resource_version() || (fresh && known.is_newer_than(&found))
+        };
+        if let Some(known) = self.memory.secret.as_ref().filter(current) {
             return Some(Arc::clone(known));
         }
-        let read = Arc::new(secret::read(
-            &found,
-            &self.agent.uid().unwrap_or_default(),
-            self.context.clock.now(),
-        ));
+        let read = Arc::new(secret::read(&found, &self.agent.uid().unwrap_or_default(), now));
+        let told = self
+            .status
+            .gateway
+            .as_ref()
+            .and_then(|gateway| gateway.tls_sha256.as_deref());
+        self.memory.handover.meet(&read, told, now);
         self.memory.secret = Some(Arc::clone(&read));
         Some(read)
     }
@@ -270,13 +276,15 @@ impl<C: Cloud> Round<'_, C> {
     pub(super) fn target(&mut self, agent: &DesiredAgent, instance: &Instance) -> Option<Target> {
         let secret = self.secret()?;
         let content = secret.content.as_ref()?;
+        let in_handover = self.memory.handover.remaining(self.context.clock.now()).is_some();
         Some(Target {
             instance_id: instance.id.clone(),
             launch_time: instance.launch_time,
             addresses: addresses(agent.probe_address, instance),
             port: HTTPS,
-            pin: content.pin.clone(),
-            token: content.material.token.clone(),
+            pin: self.memory.handover.pin(&content.pin),
+            token: content.token.clone(),
+            in_handover,
         })
     }
 }
@@ -303,7 +311,7 @@ fn foreign_secret() -> SecretFacts {
         problem: Some("exists and does not belong to this agent".to_owned()),
         tls_sha256: String::new(),
         not_after: Timestamp::MAX,
-        bundle_sha256: None,
+        ..SecretFacts::default()
     }
 }
 

@@ -4,21 +4,24 @@ use jiff::{Timestamp, ToSpan as _};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use koi_core::api::KoiAgent;
+use koi_core::api::{KoiAgent, annotations};
 use koi_core::names;
 use koi_core::observed::SecretFacts;
 use koi_core::render::bundle::SecretMaterial;
+use koi_core::rotation::{self, Rotation};
 use koi_wire::Redacted;
 use kube::{Resource as _, ResourceExt as _};
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use rustls_pki_types::UnixTime;
+use serde_json::json;
 
 use super::certificate;
 use crate::probe::pin::Pin;
 
 const TOKEN: &str = "token";
+const NEXT_TOKEN: &str = "nextToken";
 const PREVIOUS_TOKEN: &str = "previousToken";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
@@ -35,11 +38,27 @@ pub(super) struct GatewaySecret {
     pub(super) content: Option<Content>,
 }
 
+impl GatewaySecret {
+    /// Whether this is a later state than that one: versions of one kind are numbers that grow.
+    pub(super) fn is_newer_than(&self, other: &Secret) -> bool {
+        let number = |version: Option<&String>| version.and_then(|version| version.parse::<u64>().ok());
+        match (
+            number(self.version.as_ref()),
+            number(other.metadata.resource_version.as_ref()),
+        ) {
+            (Some(ours), Some(theirs)) => ours > theirs,
+            _ => false,
+        }
+    }
+}
+
 /// What goes into the bundle and the probe.
 pub(super) struct Content {
-    /// Token, certificate, key.
+    /// Tokens, certificate, key, as the gateway is to have them.
     pub(super) material: SecretMaterial,
-    /// The certificate, to insist on.
+    /// The token that people use now.
+    pub(super) token: Redacted,
+    /// The certificate, to insist on; the one that it replaced is good too while it stands behind it.
     pub(super) pin: Pin,
 }
 
@@ -71,6 +90,10 @@ pub(super) fn make(agent: &KoiAgent, now: Timestamp) -> Result<Secret, MakeError
                 .into(),
             ),
             owner_references: agent.controller_owner_ref(&()).map(|owner| vec![owner]),
+            annotations: agent
+                .annotations()
+                .get(annotations::ROTATE_TOKEN)
+                .map(|asked| [(names::ANNOTATION_ROTATION.to_owned(), asked.clone())].into()),
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".to_owned()),
@@ -130,13 +153,22 @@ pub(super) fn is_owned(secret: &Secret, agent: &KoiAgent) -> bool {
 /// Reads a Secret.
 pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewaySecret {
     let version = secret.resource_version();
+    let note = |name: &str| secret.annotations().get(name);
+    let facts = SecretFacts {
+        rotation: note(names::ANNOTATION_ROTATION).cloned(),
+        rotated_at: note(names::ANNOTATION_ROTATED_AT).and_then(|text| text.parse().ok()),
+        not_after: Timestamp::MAX,
+        ..SecretFacts::default()
+    };
     match content(secret, agent_uid, now) {
-        Ok((content, not_after)) => {
+        Ok((content, staged)) => {
+            let validity = certificate::validity(content.pin.certificate());
             let facts = SecretFacts {
-                problem: None,
                 tls_sha256: content.pin.sha256().to_owned(),
-                not_after,
-                bundle_sha256: None,
+                not_after: validity.map_or(Timestamp::MAX, |(_, until)| until),
+                renew_at: validity.map(|(from, until)| rotation::renew_at(from, until)),
+                staged,
+                ..facts
             };
             GatewaySecret {
                 version,
@@ -144,41 +176,124 @@ pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewayS
                 content: Some(content),
             }
         }
-        Err(problem) => {
-            let facts = SecretFacts {
+        Err(problem) => GatewaySecret {
+            version,
+            facts: SecretFacts {
                 problem: Some(problem),
-                tls_sha256: String::new(),
-                not_after: Timestamp::MAX,
-                bundle_sha256: None,
-            };
-            GatewaySecret {
-                version,
-                facts,
-                content: None,
-            }
-        }
+                ..facts
+            },
+            content: None,
+        },
     }
 }
 
-fn content(secret: &Secret, agent_uid: &str, now: Timestamp) -> Result<(Content, Timestamp), String> {
-    let token = field(secret, TOKEN)?.ok_or_else(|| missing(TOKEN))?;
-    if token.trim().len() < 16 {
-        return Err(format!("data.{TOKEN} must have at least 16 characters"));
-    }
-    let certificate = field(secret, CERTIFICATE)?.ok_or_else(|| missing(CERTIFICATE))?;
+/// What is in it, and whether a new token stands beside the old one.
+fn content(secret: &Secret, agent_uid: &str, now: Timestamp) -> Result<(Content, bool), String> {
+    let token = token_of(secret, TOKEN)?.ok_or_else(|| missing(TOKEN))?;
+    let next = token_of(secret, NEXT_TOKEN)?;
+    let previous = field(secret, PREVIOUS_TOKEN)?.map(|token| Redacted::new(token.trim()));
+    let certificates = field(secret, CERTIFICATE)?.ok_or_else(|| missing(CERTIFICATE))?;
     let key = field(secret, KEY)?.ok_or_else(|| missing(KEY))?;
-    let pin = Pin::new(&certificate, &names::tls_name(agent_uid)).map_err(|error| format!("data.{error}"))?;
+    let pin = Pin::new(&certificates, &names::tls_name(agent_uid)).map_err(|error| format!("data.{error}"))?;
     certificate::matches_key(pin.certificate(), &key)?;
-    let not_after = certificate::not_after(pin.certificate()).ok_or("data.tls.crt has no readable end of validity")?;
+    certificate::validity(pin.certificate()).ok_or("data.tls.crt has no readable validity")?;
     usable(&pin, now)?;
-    let previous_token = field(secret, PREVIOUS_TOKEN)?.map(|token| Redacted::new(token.trim()));
+    let staged = next.is_some();
+    // The gateway takes both alike: promoting the one behind the other changes nothing for it.
+    let (first, second) = match next {
+        Some(next) => (next, Some(token.clone())),
+        None => (token.clone(), previous),
+    };
     let material = SecretMaterial {
-        token: Redacted::new(token.trim()),
-        previous_token,
-        certificate,
+        token: first,
+        previous_token: second,
+        certificate: first_certificate(&certificates).to_owned(),
         key: Redacted::new(key),
     };
-    Ok((Content { material, pin }, not_after))
+    Ok((Content { material, token, pin }, staged))
+}
+
+fn token_of(secret: &Secret, name: &str) -> Result<Option<Redacted>, String> {
+    let Some(token) = field(secret, name)? else {
+        return Ok(None);
+    };
+    if token.trim().len() < 16 {
+        return Err(format!("data.{name} must have at least 16 characters"));
+    }
+    Ok(Some(Redacted::new(token.trim())))
+}
+
+/// The one that the gateway presents; those behind it are trusted, not presented.
+fn first_certificate(pem: &str) -> &str {
+    const END: &str = "-----END CERTIFICATE-----";
+    match pem.find(END) {
+        Some(at) => {
+            let rest = at + END.len();
+            let line = pem
+                .get(rest..)
+                .and_then(|rest| rest.find('\n'))
+                .map_or(0, |newline| newline + 1);
+            pem.get(..rest + line).unwrap_or(pem)
+        }
+        None => pem,
+    }
+}
+
+/// One step of a rotation: a merge patch of exactly the Secret that was read. `None` where it no longer makes sense.
+pub(super) fn rotate(
+    secret: &Secret,
+    rotation: &Rotation,
+    agent_uid: &str,
+    now: Timestamp,
+) -> Result<Option<serde_json::Value>, MakeError> {
+    let version = secret.resource_version();
+    let old = |name: &str| field(secret, name).ok().flatten();
+    let (data, notes) = match rotation {
+        Rotation::Stage { asked } => (
+            json!({ NEXT_TOKEN: encoded(&token()?) }),
+            json!({ names::ANNOTATION_ROTATION: asked }),
+        ),
+        Rotation::Promote => {
+            let (Some(old), Some(next)) = (old(TOKEN), old(NEXT_TOKEN)) else {
+                return Ok(None);
+            };
+            (
+                json!({ TOKEN: encoded(&next), PREVIOUS_TOKEN: encoded(&old), NEXT_TOKEN: null }),
+                json!({ names::ANNOTATION_ROTATED_AT: moment(now) }),
+            )
+        }
+        Rotation::Renew => {
+            let Some(old) = old(CERTIFICATE) else { return Ok(None) };
+            let (certificate, key) = key_pair(&names::tls_name(agent_uid), now)?;
+            let both = format!("{certificate}{}", first_certificate(&old));
+            (
+                json!({ CERTIFICATE: encoded(&both), KEY: encoded(&key) }),
+                json!({ names::ANNOTATION_ROTATED_AT: moment(now) }),
+            )
+        }
+        Rotation::Retire => {
+            let Some(certificates) = old(CERTIFICATE) else {
+                return Ok(None);
+            };
+            (
+                json!({ PREVIOUS_TOKEN: null, CERTIFICATE: encoded(first_certificate(&certificates)) }),
+                json!({ names::ANNOTATION_ROTATED_AT: null }),
+            )
+        }
+    };
+    Ok(Some(
+        json!({ "metadata": { "resourceVersion": version, "annotations": notes }, "data": data }),
+    ))
+}
+
+fn encoded(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+/// In whole seconds, as people write it.
+fn moment(now: Timestamp) -> String {
+    koi_core::status::time(now).0.to_string()
 }
 
 /// Name and use are the certificate's; that it has run out is the planner's business.
@@ -283,5 +398,85 @@ mod tests {
         let secret = make(&agent(), now()).unwrap();
         let later = "2030-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(read(&secret, &agent().uid().unwrap(), later).facts.problem, None);
+    }
+
+    /// What the API server makes of a merge patch.
+    fn patched(secret: &Secret, patch: &serde_json::Value) -> Secret {
+        fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+            let serde_json::Value::Object(fields) = patch else {
+                *target = patch.clone();
+                return;
+            };
+            if !target.is_object() {
+                *target = json!({});
+            }
+            let there = target.as_object_mut().unwrap();
+            for (name, value) in fields {
+                if value.is_null() {
+                    there.remove(name);
+                } else {
+                    merge(there.entry(name).or_insert(json!(null)), value);
+                }
+            }
+        }
+        let mut whole = serde_json::to_value(secret).unwrap();
+        merge(&mut whole, patch);
+        serde_json::from_value(whole).unwrap()
+    }
+
+    fn step(secret: &Secret, rotation: &Rotation) -> (Secret, GatewaySecret) {
+        let uid = agent().uid().unwrap();
+        let patch = rotate(secret, rotation, &uid, now()).unwrap().unwrap();
+        let secret = patched(secret, &patch);
+        let seen = read(&secret, &uid, now());
+        assert_eq!(seen.facts.problem, None);
+        (secret, seen)
+    }
+
+    fn tokens(seen: &GatewaySecret) -> (String, std::collections::BTreeSet<String>) {
+        let content = seen.content.as_ref().unwrap();
+        let taken = std::iter::once(&content.material.token).chain(&content.material.previous_token);
+        (
+            content.token.expose().to_owned(),
+            taken.map(|token| token.expose().to_owned()).collect(),
+        )
+    }
+
+    #[test]
+    fn at_every_step_of_a_rotation_the_gateway_takes_the_token_of_the_secret() {
+        let made = make(&agent(), now()).unwrap();
+        let (old, _) = tokens(&read(&made, &agent().uid().unwrap(), now()));
+        let (staged, seen) = step(&made, &Rotation::Stage { asked: "2".into() });
+        let (shown, both) = tokens(&seen);
+        assert_eq!((shown, both.len(), seen.facts.staged), (old.clone(), 2, true));
+        assert_eq!(seen.facts.rotation.as_deref(), Some("2"));
+        let (promoted, seen) = step(&staged, &Rotation::Promote);
+        let (shown, still) = tokens(&seen);
+        assert!(shown != old && both.contains(&shown));
+        assert_eq!(
+            (still, seen.facts.staged, seen.facts.rotated_at),
+            (both, false, Some(now()))
+        );
+        let (_, seen) = step(&promoted, &Rotation::Retire);
+        assert_eq!(tokens(&seen), (shown.clone(), [shown].into()));
+        assert_eq!(seen.facts.rotated_at, None);
+        assert_eq!(
+            rotate(&made, &Rotation::Promote, "u", now()).unwrap(),
+            None,
+            "nothing is staged"
+        );
+    }
+
+    #[test]
+    fn a_renewed_certificate_has_the_old_one_behind_it_for_a_while() {
+        let made = make(&agent(), now()).unwrap();
+        let pem = |secret: &Secret| field(secret, CERTIFICATE).unwrap().unwrap();
+        let (renewed, seen) = step(&made, &Rotation::Renew);
+        assert!(pem(&renewed).ends_with(&pem(&made)) && pem(&renewed).len() > pem(&made).len());
+        let presented = &seen.content.as_ref().unwrap().material.certificate;
+        assert_eq!(format!("{presented}{}", pem(&made)), pem(&renewed));
+        let (retired, _) = step(&renewed, &Rotation::Retire);
+        assert_eq!(pem(&retired), *presented);
+        assert_eq!(first_certificate("no end"), "no end");
     }
 }

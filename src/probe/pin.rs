@@ -1,5 +1,6 @@
 //! The pinned certificate: the only root that counts, equal byte by byte, and for the agent's own name.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -31,12 +32,14 @@ pub enum PinError {
 }
 
 impl Pin {
-    /// Insists on the first certificate of `pem` for `name`.
+    /// Insists on the first certificate of `pem` for `name`; those behind it, which it took the place of, are accepted too.
     ///
     /// # Errors
     /// When there is no certificate, or TLS cannot use it as a server's.
     pub fn new(pem: &str, name: &str) -> Result<Self, PinError> {
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| PinError::NotPem)?;
+        let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten();
+        let certificate = certificates.next().ok_or(PinError::NotPem)?;
+        let also = certificates.map(|other| sha256_of(&other)).collect();
         let unusable = |error: &dyn std::fmt::Display| PinError::Unusable(error.to_string());
         let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable(&error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -44,15 +47,46 @@ impl Pin {
         roots.add(certificate.clone()).map_err(|error| unusable(&error))?;
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
         let inner = inner.map_err(|error| unusable(&error))?;
-        let sha256 = hex::encode(Sha256::digest(&certificate));
-        let verifier = Arc::new(PinnedVerifier { certificate, inner });
-        let config = client_config(provider, &verifier).map_err(|error| unusable(&error))?;
+        let sha256 = sha256_of(&certificate);
+        let verifier = PinnedVerifier {
+            certificate,
+            inner,
+            provider,
+            also,
+        };
+        Self::of(name, sha256, verifier).map_err(|error| unusable(&error))
+    }
+
+    fn of(name: ServerName<'static>, sha256: String, verifier: PinnedVerifier) -> Result<Self, Error> {
+        let verifier = Arc::new(verifier);
+        let config = client_config(Arc::clone(&verifier.provider), &verifier)?;
         Ok(Self {
             name,
             sha256,
             config: Arc::new(config),
             verifier,
         })
+    }
+
+    /// The same, with exactly these others accepted too, by their SHA-256: certificates that ours took the place of. None: ours alone.
+    #[must_use]
+    pub fn accepting(&self, also: BTreeSet<String>) -> Self {
+        if self.verifier.also == also {
+            return self.clone();
+        }
+        let verifier = PinnedVerifier {
+            certificate: self.verifier.certificate.clone(),
+            inner: Arc::clone(&self.verifier.inner),
+            provider: Arc::clone(&self.verifier.provider),
+            also,
+        };
+        Self::of(self.name.clone(), self.sha256.clone(), verifier).unwrap_or_else(|_| self.clone())
+    }
+
+    /// The others that are accepted.
+    #[must_use]
+    pub fn others(&self) -> &BTreeSet<String> {
+        &self.verifier.also
     }
 
     /// Whether the certificate could answer at this time: its name, its use and its own signature.
@@ -108,6 +142,26 @@ fn client_config(provider: Arc<CryptoProvider>, verifier: &Arc<PinnedVerifier>) 
 struct PinnedVerifier {
     certificate: CertificateDer<'static>,
     inner: Arc<WebPkiServerVerifier>,
+    provider: Arc<CryptoProvider>,
+    also: BTreeSet<String>,
+}
+
+impl PinnedVerifier {
+    /// Equal byte by byte to one that ours took the place of: then it is a root of its own, for the same name.
+    fn former(&self, end_entity: &CertificateDer<'_>) -> Option<Arc<WebPkiServerVerifier>> {
+        if !self.also.contains(&sha256_of(end_entity)) {
+            return None;
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add(end_entity.clone().into_owned()).ok()?;
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
+            .build()
+            .ok()
+    }
+}
+
+fn sha256_of(certificate: &[u8]) -> String {
+    hex::encode(Sha256::digest(certificate))
 }
 
 impl ServerCertVerifier for PinnedVerifier {
@@ -120,6 +174,9 @@ impl ServerCertVerifier for PinnedVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if end_entity.as_ref() != self.certificate.as_ref() {
+            if let Some(former) = self.former(end_entity) {
+                return former.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+            }
             return Err(Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             ));

@@ -29,6 +29,8 @@ const PLATFORM: &str = "linux";
 pub enum Purpose {
     /// To look.
     Look,
+    /// To look while the gateway may not know its token yet: the device key alone must do.
+    Vouch,
     /// To change something.
     Change,
     /// To have a new bundle taken: the gateway does not know its token yet, so the device key alone must do.
@@ -38,7 +40,7 @@ pub enum Purpose {
 impl Purpose {
     fn scopes(self) -> Vec<String> {
         let scopes: &[Scope] = match self {
-            Self::Look => &[Scope::Read],
+            Self::Look | Self::Vouch => &[Scope::Read],
             Self::Change | Self::Refresh => &[Scope::Read, Scope::Admin],
         };
         scopes.iter().map(ToString::to_string).collect()
@@ -247,7 +249,8 @@ fn error_words(error: &ErrorShape) -> String {
 
 fn connect_params(challenge: &Challenge, target: &Target, device: &DeviceKey, purpose: Purpose) -> ConnectParams {
     let scopes = purpose.scopes();
-    let token = (purpose != Purpose::Refresh).then(|| target.token.clone());
+    let by_key = matches!(purpose, Purpose::Refresh | Purpose::Vouch);
+    let token = (!by_key).then(|| target.token.clone());
     let id = device.id();
     let facts = SignedFacts {
         device_id: &id,

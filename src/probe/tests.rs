@@ -56,6 +56,7 @@ fn identity() -> Identity {
 
 fn target(pem: &str, address: SocketAddr) -> Target {
     Target {
+        in_handover: false,
         instance_id: "i-1".into(),
         launch_time: None,
         addresses: vec![address.ip()],

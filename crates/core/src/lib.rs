@@ -14,4 +14,5 @@ pub mod plan;
 pub mod plan_status;
 pub mod refusal;
 pub mod render;
+pub mod rotation;
 pub mod status;

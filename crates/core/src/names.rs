@@ -24,6 +24,10 @@ pub const ROLE_POLICY: &str = "koi";
 pub const FINALIZER: &str = "skykoi.io/instance";
 /// Label on Secrets made for an agent; the operator watches Secrets by it.
 pub const LABEL_AGENT: &str = "skykoi.io/agent";
+/// Annotation on such a Secret: the value of the agent's `skykoi.io/rotate-token` that its token was made for.
+pub const ANNOTATION_ROTATION: &str = "skykoi.io/rotate-token";
+/// Annotation on such a Secret: when a rotation replaced what is still good beside the new.
+pub const ANNOTATION_ROTATED_AT: &str = "skykoi.io/rotated-at";
 /// `app.kubernetes.io/managed-by` and the field manager of every write.
 pub const MANAGER: &str = "koi-operator";
 /// EC2's limit for a tag value, in characters.

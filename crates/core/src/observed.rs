@@ -230,7 +230,7 @@ pub enum OwnerRecord {
 }
 
 /// What the planner may know of the Secret: never the secret values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretFacts {
     /// Every key is there, the certificate matches the key and the agent's TLS name. Otherwise what is wrong.
     pub problem: Option<String>,
@@ -240,6 +240,14 @@ pub struct SecretFacts {
     pub not_after: Timestamp,
     /// SHA-256 of the bundle text that this Secret and the current wish make for the recorded instance and volume, if both are known.
     pub bundle_sha256: Option<String>,
+    /// When the certificate is to be renewed, where it says how long it lasts.
+    pub renew_at: Option<Timestamp>,
+    /// The value of the annotation that asked for the present (or the staged) token.
+    pub rotation: Option<String>,
+    /// A new token stands beside the old one and has not taken its place.
+    pub staged: bool,
+    /// When a rotation of ours replaced what is still good beside the new.
+    pub rotated_at: Option<Timestamp>,
 }
 
 /// A subnet and what we need of its VPC.

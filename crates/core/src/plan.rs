@@ -19,6 +19,7 @@ use crate::api::{LaunchStatus, Reason};
 use crate::change::Planned;
 use crate::desired::Desired;
 use crate::observed::{Instance, Observed, Place, Rule};
+use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
 pub(crate) use present::{describe_failure, hop_reason, valid_probe};
@@ -132,6 +133,13 @@ pub enum Step {
         /// To which instance.
         instance_id: String,
     },
+    /// Kubernetes: one step of a rotation, a conditional write of the Secret.
+    Rotate {
+        /// Which.
+        rotation: Rotation,
+        /// The instance whose gateway is asked, where a token must be seen to work.
+        instance_id: String,
+    },
     /// SSM: write the bundle of an instance; creates it with its tag, or overwrites it without. `ParameterAlreadyExists` on the first kind
     /// (a crash after an earlier write) is answered by overwriting.
     PutBundle {
@@ -226,6 +234,7 @@ pub const STEP_NAMES: &[&str] = &[
     "StartInstance",
     "ModifyInstanceAttribute",
     "AttachVolume",
+    "Rotate",
     "PutBundle",
     "SeedWorkspace",
     "FetchConsole",
@@ -264,6 +273,7 @@ impl Step {
             Self::StartInstance { .. } => "StartInstance",
             Self::SetInstanceType { .. } | Self::SetSecurityGroups { .. } => "ModifyInstanceAttribute",
             Self::AttachVolume { .. } => "AttachVolume",
+            Self::Rotate { .. } => "Rotate",
             Self::PutBundle { .. } => "PutBundle",
             Self::SeedWorkspace { .. } => "SeedWorkspace",
             Self::FetchConsole { .. } => "FetchConsole",
@@ -289,6 +299,7 @@ impl Step {
             Self::AddFinalizer
                 | Self::CreateSecret
                 | Self::RecordLaunch { .. }
+                | Self::Rotate { .. }
                 | Self::SeedWorkspace { .. }
                 | Self::FetchConsole { .. }
                 | Self::RemoveFinalizer

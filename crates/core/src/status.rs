@@ -464,7 +464,10 @@ fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus
             .or(before.config_sha256),
         healthy_since: healthy_since(report, status),
         last_probe_time: before.last_probe_time,
-        observed_token_rotation: before.observed_token_rotation,
+        observed_token_rotation: secret
+            .filter(|secret| !secret.staged)
+            .and_then(|secret| secret.rotation.clone())
+            .or(before.observed_token_rotation),
     };
     (gateway != GatewayStatus::default()).then_some(gateway)
 }

@@ -74,6 +74,8 @@ reasons! {
     Pushing: Progress,
     /// A change that interrupts the agent is being made; status.plannedAction says which.
     Changing: Progress,
+    /// A new token or certificate takes the place of the old one; until it is over both are good.
+    Rotating: Progress,
     /// Something was changed from outside, or broke; the operator is putting it right.
     Repairing: Progress,
     /// The instance is being replaced; the data volume is kept.

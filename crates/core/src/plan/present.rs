@@ -31,6 +31,7 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
         now,
         steps: Vec::new(),
         planned: None,
+        look_at: None,
     };
     let outcome = round.walk();
     let plan = Plan::conclude(round.steps, outcome);
@@ -39,9 +40,12 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
         .planned
         .as_ref()
         .is_some_and(|planned| planned.takes_place && planned.waiting_for.is_some());
-    let check_again = if queues { SHORTLY * 10 } else { plan.check_again };
+    let waits = [
+        queues.then_some(SHORTLY * 10),
+        round.look_at.map(|at| gate::until(at, now)),
+    ];
     Plan {
-        check_again: check_again.min(plan.check_again),
+        check_again: waits.into_iter().flatten().fold(plan.check_again, std::cmp::min),
         planned: round.planned,
         ..plan
     }
@@ -55,6 +59,8 @@ struct Round<'a> {
     steps: Vec<Step>,
     /// A change that interrupts the agent.
     planned: Option<Planned>,
+    /// When something is due by its own time.
+    look_at: Option<Timestamp>,
 }
 
 impl<'a> Round<'a> {

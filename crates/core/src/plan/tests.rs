@@ -132,6 +132,7 @@ fn bare() -> Observed {
             tls_sha256: "t".into(),
             not_after: now(),
             bundle_sha256: Some("b".into()),
+            ..SecretFacts::default()
         }),
         image: Known::Present("ami-1".into()),
         subnet: Known::Present(Subnet {

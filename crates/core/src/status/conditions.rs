@@ -141,7 +141,7 @@ fn leaves_ready(reason: Reason) -> bool {
         reason,
         Reason::Repairing
             | Reason::Changing
-            | Reason::Pushing
+            | Reason::Rotating
             | Reason::WaitingForIdentity
             | Reason::Launching
             | Reason::Throttled

@@ -93,6 +93,7 @@ fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceSta
             tls_sha256: "t".into(),
             not_after: now(),
             bundle_sha256: None,
+            ..SecretFacts::default()
         }),
         image: Known::Present("ami-1".into()),
         subnet: Known::Present(Subnet {

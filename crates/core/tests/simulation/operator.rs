@@ -392,6 +392,7 @@ impl World {
             bundle_sha256: instance
                 .zip(volume)
                 .map(|(instance, volume)| self.bundle_text(version, &instance.id, &volume)),
+            ..SecretFacts::default()
         })
     }
 

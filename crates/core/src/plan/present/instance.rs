@@ -5,6 +5,7 @@ use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::observed::{Instance, InstanceState, Known};
 use crate::plan::{Halt, SHORTLY, Step};
+use crate::rotation;
 
 impl<'a> Round<'a> {
     /// A live instance: running, with its volume, its bundle and a gateway that answers.
@@ -12,7 +13,32 @@ impl<'a> Round<'a> {
         self.volume(instance)?;
         self.bundle(instance);
         self.running(instance)?;
-        self.gateway(instance)
+        self.gateway(instance)?;
+        self.rotate(instance)
+    }
+
+    /// The next step of a rotation, when the gateway has what the last one made.
+    fn rotate(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let Known::Present(secret) = &self.observed.secret else {
+            return Ok(());
+        };
+        let written = self.observed.recorded.bundle.as_ref();
+        let taken = written.is_some_and(|bundle| {
+            bundle.instance_id == instance.id && secret.bundle_sha256.as_ref() == Some(&bundle.sha256)
+        });
+        if !taken {
+            return Ok(());
+        }
+        let Some(rotation) = rotation::next(self.agent, secret, self.now) else {
+            self.look_at = self.look_at.into_iter().chain(rotation::due_at(secret)).min();
+            return Ok(());
+        };
+        let told = rotation.told();
+        self.steps.push(Step::Rotate {
+            rotation,
+            instance_id: instance.id.clone(),
+        });
+        Err(Halt::converging(Reason::Rotating, told, SHORTLY))
     }
 
     pub(super) fn bundle(&mut self, instance: &Instance) {

@@ -1,0 +1,158 @@
+//! Rotation of what opens the gateway: the token, when somebody asks for a new one, and the certificate, at two thirds of its time.
+//!
+//! Nobody is shut out in between. A new token is first put *beside* the old one (the Secret's `nextToken`), and becomes `token` only when
+//! the gateway was seen to take it; the old one then stays as `previousToken` for a while. A new certificate becomes the first of
+//! `tls.crt` with the old one behind it, so that whoever reads the Secret trusts the gateway before and after it has changed over.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::desired::DesiredAgent;
+use crate::observed::SecretFacts;
+
+/// So long the old token and the old certificate stay good: mounted Secrets follow within a minute or two.
+pub const GRACE: Duration = Duration::from_secs(120);
+
+/// One step of a rotation: one write of the Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// A new token beside the old one, for this value of the annotation.
+    Stage {
+        /// `skykoi.io/rotate-token`.
+        asked: String,
+    },
+    /// The new token takes the place of the old one, after the gateway was seen to take it.
+    Promote,
+    /// A new key pair, with the old certificate still trusted.
+    Renew,
+    /// What was replaced is no longer good.
+    Retire,
+}
+
+impl Rotation {
+    /// What is being done, for people.
+    #[must_use]
+    pub const fn told(&self) -> &'static str {
+        match self {
+            Self::Stage { .. } => "A new gateway token is being put beside the old one; both are good.",
+            Self::Promote => {
+                "A new gateway token takes the place of the old one as soon as the gateway takes it; both are good."
+            }
+            Self::Renew => "The certificate is being renewed; the old one stays trusted for a while.",
+            Self::Retire => "What a rotation replaced is being dropped.",
+        }
+    }
+}
+
+/// When a certificate is renewed: at two thirds of its time.
+#[must_use]
+pub fn renew_at(from: Timestamp, until: Timestamp) -> Timestamp {
+    let whole = until.duration_since(from).max(SignedDuration::ZERO);
+    from.saturating_add(whole / 3 * 2).unwrap_or(until)
+}
+
+/// The next step of a healthy agent whose gateway has the Secret as it is; one rotation at a time.
+#[must_use]
+pub fn next(agent: &DesiredAgent, secret: &SecretFacts, now: Timestamp) -> Option<Rotation> {
+    if secret.staged {
+        return Some(Rotation::Promote);
+    }
+    if let Some(since) = secret.rotated_at {
+        return (retire_at(since) <= now).then_some(Rotation::Retire);
+    }
+    let asked = agent
+        .rotate_token
+        .as_ref()
+        .filter(|asked| secret.rotation.as_ref() != Some(asked));
+    if let Some(asked) = asked {
+        return Some(Rotation::Stage { asked: asked.clone() });
+    }
+    let due = secret.renew_at.is_some_and(|renew_at| renew_at <= now);
+    due.then_some(Rotation::Renew)
+}
+
+/// When to look again because of the Secret alone.
+#[must_use]
+pub fn due_at(secret: &SecretFacts) -> Option<Timestamp> {
+    secret.rotated_at.map(retire_at).or(secret.renew_at)
+}
+
+fn retire_at(since: Timestamp) -> Timestamp {
+    SignedDuration::try_from(GRACE)
+        .ok()
+        .and_then(|grace| since.checked_add(grace).ok())
+        .unwrap_or(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::KoiAgent;
+    use crate::desired::{Desired, NamespaceFacts, Settings};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn agent(asked: Option<&str>) -> DesiredAgent {
+        let annotations = asked.map(|asked| json!({"skykoi.io/rotate-token": asked}));
+        let agent: KoiAgent = serde_json::from_value(json!({
+            "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "spec": {},
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "annotations": annotations},
+        }))
+        .unwrap();
+        match Desired::resolve(&agent, None, &NamespaceFacts::default(), &Settings::default()).unwrap() {
+            Desired::Present(agent) => *agent,
+            Desired::Absent(_) => panic!("gone"),
+        }
+    }
+
+    fn steps(asked: Option<&str>, secret: &SecretFacts, now: Timestamp) -> Option<Rotation> {
+        next(&agent(asked), secret, now)
+    }
+
+    #[test]
+    fn a_token_goes_through_two_slots() {
+        let mut secret = SecretFacts {
+            rotation: Some("1".into()),
+            ..SecretFacts::default()
+        };
+        assert_eq!(steps(Some("1"), &secret, at(0)), None);
+        assert_eq!(
+            steps(None, &secret, at(0)),
+            None,
+            "an annotation that goes asks for nothing"
+        );
+        let stage = Rotation::Stage { asked: "2".into() };
+        assert_eq!(steps(Some("2"), &secret, at(0)), Some(stage));
+        (secret.staged, secret.rotation) = (true, Some("2".into()));
+        assert_eq!(
+            steps(Some("3"), &secret, at(0)),
+            Some(Rotation::Promote),
+            "one at a time"
+        );
+        (secret.staged, secret.rotated_at) = (false, Some(at(0)));
+        assert_eq!(steps(Some("3"), &secret, at(119)), None);
+        assert_eq!(due_at(&secret), Some(at(120)));
+        assert_eq!(steps(Some("3"), &secret, at(120)), Some(Rotation::Retire));
+        secret.rotated_at = None;
+        assert_eq!(
+            steps(Some("3"), &secret, at(120)),
+            Some(Rotation::Stage { asked: "3".into() })
+        );
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_time() {
+        let secret = SecretFacts {
+            renew_at: Some(renew_at(at(0), at(300))),
+            ..SecretFacts::default()
+        };
+        assert_eq!((steps(None, &secret, at(199)), due_at(&secret)), (None, Some(at(200))));
+        assert_eq!(steps(None, &secret, at(200)), Some(Rotation::Renew));
+        assert_eq!(renew_at(at(5), at(0)), at(5), "nonsense is due, not endless");
+    }
+}

@@ -1,0 +1,65 @@
+//! The handover of a changed Secret: for a while the gateway may still have what was in it before.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use koi_wire::Redacted;
+
+use super::secret::GatewaySecret;
+use crate::clock::after;
+use crate::probe::pin::Pin;
+
+/// For so long after the last change the gateway may not have taken it: it is told, fetches, and reloads, in seconds where all is well.
+const LASTS: Duration = Duration::from_secs(120);
+
+/// What the gateway may still have.
+#[derive(Default)]
+pub(super) struct Handover {
+    until: Option<Timestamp>,
+    /// SHA-256 of the certificates that it may still present.
+    certificates: BTreeSet<String>,
+    /// Certificate and token as they were last.
+    last: Option<(String, Redacted)>,
+}
+
+impl Handover {
+    /// The Secret as it is now. `told`: the certificate that status names, which an earlier operator knew.
+    pub(super) fn meet(&mut self, secret: &GatewaySecret, told: Option<&str>, now: Timestamp) {
+        let Some(content) = &secret.content else { return };
+        let (certificate, token) = (content.pin.sha256(), &content.token);
+        let before = self.last.as_ref().map(|(certificate, _)| certificate.as_str()).or(told);
+        if let Some(before) = before.filter(|before| *before != certificate) {
+            self.certificates.insert(before.to_owned());
+            self.begin(now);
+        }
+        if self.last.as_ref().is_some_and(|(_, before)| before != token) {
+            self.begin(now);
+        }
+        self.last = Some((certificate.to_owned(), token.clone()));
+    }
+
+    /// Something is on its way to the gateway.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        self.until = Some(after(now, LASTS));
+    }
+
+    /// Whether it lasts, and how much longer.
+    pub(super) fn remaining(&mut self, now: Timestamp) -> Option<Duration> {
+        let left = self.until.filter(|until| now < *until);
+        if left.is_none() {
+            self.until = None;
+            self.certificates.clear();
+        }
+        Duration::try_from(left?.duration_since(now)).ok()
+    }
+
+    /// The certificate to insist on, with those that may still answer.
+    pub(super) fn pin(&self, pin: &Pin) -> Pin {
+        if self.until.is_none() {
+            return pin.clone();
+        }
+        let also = pin.others().union(&self.certificates).cloned().collect();
+        pin.accepting(also)
+    }
+}
