@@ -4,21 +4,43 @@
 //! gives the key a new session, and the old transcript stays. All that is known of a session stands in its transcript; the index beside
 //! them is a checkpoint that can be thrown away.
 
+mod context;
 pub(crate) mod entry;
+mod file;
+mod history;
+mod index;
 pub(crate) mod key;
+mod line;
+mod list;
+mod maintenance;
+mod reading;
 pub(crate) mod reset;
+mod row;
+mod store;
+mod usage;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::Value;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub(crate) use self::entry::{Answer, Body, Content, Known, Message, NewEntry, Part, Usage};
+pub(crate) use self::history::{Page, Wish};
 pub(crate) use self::key::{KeyError, Kind, Peer, SessionKey};
+pub(crate) use self::list::{Filter, Listed, Summary};
+pub(crate) use self::maintenance::Upkeep;
+pub(crate) use self::row::Totals;
+pub(crate) use self::store::Settings;
+use self::store::Store;
+pub(crate) use self::usage::{Report, Used};
 
 /// All sessions of this gateway. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Sessions(Arc<()>);
+pub(crate) struct Sessions(Arc<Store>);
 
 /// What a look at a session means for its freshness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +52,8 @@ pub(crate) enum Touch {
 }
 
 /// Why a key got a new session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Why {
     /// It had none.
     First,
@@ -42,6 +65,30 @@ pub(crate) enum Why {
     New,
     /// Somebody asked for a reset.
     Reset,
+}
+
+impl Why {
+    /// The word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "create",
+            Self::Daily => "daily",
+            Self::Idle => "idle",
+            Self::New => "new",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// What the history says of it.
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::First => "A conversation began.",
+            Self::Daily => "A new day: the conversation began anew.",
+            Self::Idle => "Nobody wrote for long: the conversation began anew.",
+            Self::New => "A new conversation began.",
+            Self::Reset => "The conversation was reset.",
+        }
+    }
 }
 
 /// The current session of a key.
@@ -84,6 +131,25 @@ pub(crate) struct Context {
     pub(crate) summary: Option<String>,
     /// What was said since, in order. Every tool result has its call.
     pub(crate) messages: Vec<Message>,
+}
+
+/// Why the sessions of a state directory cannot be had.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    /// Another gateway has them.
+    #[error("another gateway writes this state directory: {path} is locked; stop it, or set SKYKOI_STATE_DIR")]
+    Taken {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The directory cannot be used.
+    #[error("{path}: {source}; sessions cannot be kept there")]
+    Directory {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// Why something could not be done.
@@ -135,10 +201,41 @@ pub(crate) enum Change {
 }
 
 impl Sessions {
+    /// Takes a state directory for this process.
+    ///
+    /// # Errors
+    /// [`OpenError`]: another gateway has it, or it cannot be used.
+    pub(crate) fn open(settings: Settings) -> Result<Self, OpenError> {
+        Ok(Self(Arc::new(Store::open(settings)?)))
+    }
+
+    /// Who is told of changes. The first one stays.
+    pub(crate) fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
+        self.0.observe(Box::new(observer));
+    }
+
+    /// Other rules from now on.
+    pub(crate) fn set_rules(&self, zone: TimeZone, config: Option<koi_wire::config::Session>) {
+        self.0.set_rules(zone, config);
+    }
+
+    /// The agent whose sessions these are.
+    pub(crate) fn agent(&self) -> &str {
+        &self.0.agent
+    }
+
+    /// Where the transcripts are.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        &self.0.directory
+    }
+
     /// The current session of a key; made where there is none, or where `touch` finds that it is no longer fresh.
     pub(crate) async fn resolve(&self, key: &SessionKey, now_ms: i64, touch: Touch) -> Result<Resolved, SessionError> {
-        let _ = (now_ms, touch);
-        Err(SessionError::NotFound(key.to_string()))
+        if let Some(resolved) = self.0.resolve_at_once(key, now_ms, touch) {
+            return Ok(resolved);
+        }
+        let key = key.clone();
+        self.on_disk(move |store| store.resolve(&key, now_ms, touch)).await
     }
 
     /// Appends entries to a session of a key, its current one or one that it had. They are on disk when this returns, all of them or none.
@@ -149,8 +246,9 @@ impl Sessions {
         now_ms: i64,
         entries: Vec<NewEntry>,
     ) -> Result<Vec<Appended>, SessionError> {
-        let _ = (session_id, now_ms, entries);
-        Err(SessionError::NotFound(key.to_string()))
+        let (key, id) = (key.clone(), session_id.to_owned());
+        self.on_disk(move |store| store.append(&key, &id, now_ms, &entries))
+            .await
     }
 
     /// What the model sees of a session: at most so many bytes of transcript, from the last compaction on.
@@ -160,13 +258,164 @@ impl Sessions {
         session_id: &str,
         max_bytes: u64,
     ) -> Result<Context, SessionError> {
-        let _ = (session_id, max_bytes);
-        Err(SessionError::NotFound(key.to_string()))
+        let (key, id) = (key.clone(), session_id.to_owned());
+        self.on_disk(move |store| store.context(&key, &id, max_bytes)).await
+    }
+
+    /// A page of history. A key without a session has none.
+    pub(crate) async fn history(&self, key: &SessionKey, wish: Wish) -> Result<Page, SessionError> {
+        let key = key.clone();
+        self.on_disk(move |store| store.history(&key, &wish)).await
+    }
+
+    /// The rows after a place that an earlier answer named, and the place after them; none when the place is no longer one.
+    pub(crate) async fn since(
+        &self,
+        key: &SessionKey,
+        cursor: &str,
+        max_chars: usize,
+    ) -> Result<Option<(Vec<Value>, String)>, SessionError> {
+        let (key, cursor) = (key.clone(), cursor.to_owned());
+        self.on_disk(move |store| store.since(&key, &cursor, max_chars)).await
+    }
+
+    /// A row of history by the id of its entry, and how many rows are newer.
+    pub(crate) async fn find(
+        &self,
+        key: &SessionKey,
+        entry_id: &str,
+        max_chars: usize,
+    ) -> Result<Option<(Value, u64)>, SessionError> {
+        let (key, id) = (key.clone(), entry_id.to_owned());
+        self.on_disk(move |store| store.find(&key, &id, max_chars)).await
     }
 
     /// Gives a key a new session; its overrides stay.
     pub(crate) async fn reset(&self, key: &SessionKey, now_ms: i64, why: Why) -> Result<Resolved, SessionError> {
-        let _ = (now_ms, why);
-        Err(SessionError::NotFound(key.to_string()))
+        self.renew(key, now_ms, why, Map::new()).await
+    }
+
+    /// The same, with something more that holds for it.
+    pub(crate) async fn renew(
+        &self,
+        key: &SessionKey,
+        now_ms: i64,
+        why: Why,
+        meta: Map<String, Value>,
+    ) -> Result<Resolved, SessionError> {
+        let key = key.clone();
+        self.on_disk(move |store| store.renew(&key, now_ms, why, &meta)).await
+    }
+
+    /// Changes what holds for a session; a null removes. Where the key has none, it gets one.
+    pub(crate) async fn patch(
+        &self,
+        key: &SessionKey,
+        now_ms: i64,
+        meta: Map<String, Value>,
+    ) -> Result<Resolved, SessionError> {
+        let key = key.clone();
+        self.on_disk(move |store| store.patch(&key, now_ms, &meta)).await
+    }
+
+    /// Takes a key and its sessions away. The transcripts stay, under the names that are returned.
+    pub(crate) async fn delete(&self, key: &SessionKey, now_ms: i64) -> Result<Vec<String>, SessionError> {
+        if key.kind() == Kind::Main || key.kind() == Kind::Global {
+            return Err(SessionError::Refused(format!(
+                "{key} is the main session, which cannot be deleted; reset it instead"
+            )));
+        }
+        let key = key.clone();
+        self.on_disk(move |store| store.remove(&key, now_ms, "deleted")).await
+    }
+
+    /// Puts what is older than the last turns into a summary that is made without a model. None when there is nothing to put away.
+    pub(crate) async fn compact(
+        &self,
+        key: &SessionKey,
+        now_ms: i64,
+        keep_rows: Option<u64>,
+    ) -> Result<Option<Compacted>, SessionError> {
+        let key = key.clone();
+        self.on_disk(move |store| store.compact(&key, now_ms, keep_rows)).await
+    }
+
+    /// Sessions that fit, the latest first.
+    pub(crate) async fn list(&self, filter: Filter) -> Result<Listed, SessionError> {
+        self.on_disk(move |store| store.list(&filter)).await
+    }
+
+    /// What is known of the session of a key.
+    pub(crate) async fn describe(&self, key: &SessionKey) -> Result<Option<Summary>, SessionError> {
+        let key = key.clone();
+        self.on_disk(move |store| store.describe(&key)).await
+    }
+
+    /// What sessions took.
+    pub(crate) async fn usage(
+        &self,
+        key: Option<SessionKey>,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Report, SessionError> {
+        self.on_disk(move |store| store.usage(key.as_ref(), from_ms, to_ms))
+            .await
+    }
+
+    /// How many keys there are; none when the disk was not asked yet.
+    pub(crate) fn count(&self) -> usize {
+        self.0.book_as_it_is().keys.len()
+    }
+
+    /// Writes the index. What is not in it is read from the transcripts at the next start.
+    pub(crate) async fn flush(&self) -> Result<(), SessionError> {
+        self.on_disk(|store| {
+            store.flush().map_err(|source| SessionError::Disk {
+                what: store.directory.join(index::NAME).display().to_string(),
+                source,
+            })
+        })
+        .await
+    }
+
+    /// Puts away what is too old or too much. `busy` says which keys are at work.
+    pub(crate) async fn maintain(
+        &self,
+        now_ms: i64,
+        busy: impl Fn(&SessionKey) -> bool + Send + 'static,
+    ) -> Result<Upkeep, SessionError> {
+        self.on_disk(move |store| store.maintain(now_ms, &busy)).await
+    }
+
+    /// How long to wait until the index is written again: a large one is written seldom.
+    pub(crate) fn flush_pause(&self) -> Duration {
+        const LARGE: usize = 1024 * 1024;
+        let large = self.0.book_as_it_is().index_bytes > LARGE;
+        Duration::from_secs(if large { 300 } else { 10 })
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, SessionError> + Send + 'static,
+    ) -> Result<T, SessionError> {
+        let store = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.unwrap_or_else(|_| Err(SessionError::Refused("the call was cut off".to_owned())))
     }
 }
+
+/// What a compaction did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Compacted {
+    /// Rows that the model no longer sees as they are.
+    pub(crate) dropped: u64,
+    /// Rows that it still sees.
+    pub(crate) kept: u64,
+    /// Tokens before, about.
+    pub(crate) tokens_before: u64,
+    /// The first entry that it still sees.
+    pub(crate) first_kept: String,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! What the model sees of a session: the end of its transcript, from the last summary on, as a conversation that models accept.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Context;
+use super::entry::{Body, Content, Known, Message, Part};
+use super::file::{self, Line, Lines};
+use super::line::{Glance, Sort};
+use super::row::Row;
+
+/// An entry of the tree.
+struct Node {
+    id: String,
+    parent: Option<String>,
+    body: Option<Body>,
+    bytes: u64,
+}
+
+/// Where to read, taken from what is known of the session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    from: u64,
+    end: u64,
+    most: u64,
+    compacted_at: Option<u64>,
+}
+
+impl Window {
+    /// The last `most` bytes of a transcript.
+    pub(super) fn of(row: &Row, most: u64) -> Self {
+        let begin = row.bytes.saturating_sub(most);
+        let mark = row.marks.partition_point(|mark| *mark <= begin);
+        let from = mark.checked_sub(1).and_then(|at| row.marks.get(at)).copied();
+        Self {
+            from: from.unwrap_or(0),
+            end: row.bytes,
+            most,
+            compacted_at: row.compacted_at,
+        }
+    }
+}
+
+/// Reads what the model sees.
+pub(super) fn read(path: &Path, window: Window) -> io::Result<Context> {
+    let nodes = path_to_leaf(nodes(path, window)?);
+    let compaction = nodes
+        .iter()
+        .rposition(|node| matches!(node.body, Some(Body::Compaction { .. })));
+    let (mut summary, mut kept) = (None, 0);
+    match compaction.and_then(|at| Some((at, nodes.get(at)?.body.as_ref()?))) {
+        Some((
+            at,
+            Body::Compaction {
+                summary: text,
+                first_kept_entry_id,
+                ..
+            },
+        )) => {
+            summary = Some(text.clone());
+            let first = nodes.iter().take(at).position(|node| node.id == *first_kept_entry_id);
+            kept = first.unwrap_or(at);
+        }
+        // The session went on for long since.
+        _ => summary = summary.or_else(|| window.compacted_at.and_then(|at| summary_at(path, at, window.end))),
+    }
+    let messages = nodes.into_iter().skip(kept).filter_map(|node| said(node.body?));
+    Ok(Context {
+        summary,
+        messages: conversation(messages.collect()),
+    })
+}
+
+/// The entries of a window, as many of the last ones as fit.
+fn nodes(path: &Path, window: Window) -> io::Result<Vec<Node>> {
+    let mut lines = Lines::new(file::open(path)?, window.from, window.end);
+    let mut nodes: VecDeque<Node> = VecDeque::new();
+    let mut size = 0;
+    while let Some((_, length, line)) = lines.next()? {
+        let Line::Whole(line) = line else { continue };
+        let Some(node) = node(line, length) else { continue };
+        size += length;
+        nodes.push_back(node);
+        while size > window.most && nodes.len() > 1 {
+            size -= nodes.pop_front().map_or(0, |node| node.bytes);
+        }
+    }
+    Ok(nodes.into())
+}
+
+fn node(line: &[u8], bytes: u64) -> Option<Node> {
+    let glance = Glance::of(line);
+    if matches!(glance.sort, Sort::Blank | Sort::Broken | Sort::Header) {
+        return None;
+    }
+    let value: Value = serde_json::from_slice(line.trim_ascii()).ok()?;
+    let parent = value.get("parentId").and_then(Value::as_str).map(str::to_owned);
+    Some(Node {
+        id: glance.id.unwrap_or_default(),
+        parent,
+        body: Body::deserialize(value).ok(),
+        bytes,
+    })
+}
+
+/// Of a tree only what leads to its last entry. Files of old have neither ids nor parents: they are taken as they are.
+fn path_to_leaf(nodes: Vec<Node>) -> Vec<Node> {
+    let by_id: HashMap<&str, Option<&str>> = nodes
+        .iter()
+        .filter(|node| !node.id.is_empty())
+        .map(|node| (node.id.as_str(), node.parent.as_deref()))
+        .collect();
+    let Some(leaf) = nodes.iter().rev().find(|node| !node.id.is_empty()) else {
+        return nodes;
+    };
+    let mut on_path: HashSet<String> = HashSet::new();
+    let mut at = Some(leaf.id.as_str());
+    while let Some(id) = at {
+        // A circle ends where it began.
+        if !on_path.insert(id.to_owned()) {
+            break;
+        }
+        at = by_id.get(id).copied().flatten();
+    }
+    nodes
+        .into_iter()
+        .filter(|node| node.id.is_empty() || on_path.contains(&node.id))
+        .collect()
+}
+
+fn summary_at(path: &Path, at: u64, end: u64) -> Option<String> {
+    let mut lines = Lines::new(file::open(path).ok()?, at, end);
+    let (_, _, Line::Whole(line)) = lines.next().ok()?? else {
+        return None;
+    };
+    match serde_json::from_slice(line).ok()? {
+        Body::Compaction { summary, .. } => Some(summary),
+        _ => None,
+    }
+}
+
+/// What an entry says to the model.
+fn said(body: Body) -> Option<Message> {
+    match body {
+        Body::Message { message } => Some(message),
+        Body::CustomMessage { content, .. } => Some(Message::User { content, timestamp: 0 }),
+        Body::BranchSummary { summary, .. } => Some(Message::user(summary, 0)),
+        Body::ModelChange { .. } | Body::ThinkingLevelChange { .. } | Body::Compaction { .. } | Body::Custom { .. } => {
+            None
+        }
+    }
+}
+
+/// Makes a conversation of messages that a model accepts: it begins with a person's words, every result has its call right before it, and
+/// every call its result. What was cut off in the middle leaves calls without results: they get one that says so.
+pub(super) fn conversation(messages: Vec<Message>) -> Vec<Message> {
+    let mut done: Vec<Message> = Vec::with_capacity(messages.len());
+    let mut open: Vec<(String, String)> = Vec::new();
+    for message in messages {
+        match &message {
+            Message::ToolResult { tool_call_id, .. } => {
+                let Some(at) = open.iter().position(|(id, _)| id == tool_call_id) else {
+                    continue;
+                };
+                open.remove(at);
+            }
+            Message::User { .. } | Message::Assistant(_) => {
+                close(&mut done, &mut open);
+                if done.is_empty() && matches!(message, Message::Assistant(_)) {
+                    continue;
+                }
+                open = calls(&message);
+            }
+        }
+        done.push(message);
+    }
+    close(&mut done, &mut open);
+    done
+}
+
+fn calls(message: &Message) -> Vec<(String, String)> {
+    let Message::Assistant(answer) = message else {
+        return Vec::new();
+    };
+    let parts = answer.content.0.iter().filter_map(|part| match part {
+        Part::Known(Known::ToolCall { id, name, .. }) => Some((id.clone(), name.clone())),
+        _ => None,
+    });
+    parts.collect()
+}
+
+fn close(done: &mut Vec<Message>, open: &mut Vec<(String, String)>) {
+    for (id, name) in open.drain(..) {
+        done.push(Message::ToolResult {
+            tool_call_id: id,
+            tool_name: name,
+            content: Content::text("[no result: the run was interrupted]"),
+            is_error: true,
+            timestamp: 0,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
