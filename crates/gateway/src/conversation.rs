@@ -1,15 +1,45 @@
 //! Conversations: messages go in, runs come out, each message has exactly one end.
+//!
+//! A message is on disk before it is acknowledged. Its session's lane decides when it runs and with whom; a global lane decides how many run
+//! at the same time. A run belongs to a guard: whatever happens to its task, the lane goes on. The end of a run is on disk before anybody
+//! is told of it, so that a restart neither forgets a message nor answers it twice.
 
+mod book;
+mod command;
+mod ends;
 mod inbound;
+mod obey;
+mod run;
+mod scene;
+mod settings;
+mod state;
+mod voice;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub(crate) use self::book::{Book, Opened};
 pub(crate) use self::inbound::{
     Accepted, Attachment, End, ErrorKind, GlobalLane, Inbound, Outcome, Power, Progress, Source, TurnOptions, Usage,
 };
+pub(crate) use self::settings::Settings;
+use self::state::{Claim, Inner};
+pub(crate) use self::voice::{HubVoice, Voice, usage as usage_payload};
+use crate::agent::model::ModelClient;
+use crate::agent::tool::ToolBox;
+use crate::clock::Clock;
+use crate::session::SessionKey;
+
+/// The longest message, in bytes.
+pub(crate) const MAX_TEXT: usize = 1024 * 1024;
+
+/// The longest idempotency key, in bytes.
+pub(crate) const MAX_ID: usize = 256;
 
 /// Why a message was not accepted. Nothing of it is kept.
 #[derive(Debug, Error)]
@@ -26,50 +56,174 @@ pub(crate) enum Refused {
         /// How many.
         waiting: usize,
     },
-    /// The session cannot be used.
+    /// It makes no sense.
     #[error("{0}")]
-    Session(String),
+    Invalid(String),
 }
 
-/// All conversations of this gateway.
-#[derive(Debug, Default)]
-pub(crate) struct Conversations {}
+/// Who answers for a model of this name.
+pub(crate) type Models = Box<dyn Fn(&str) -> Arc<dyn ModelClient> + Send + Sync>;
+
+/// What conversations are made of.
+pub(crate) struct Parts {
+    /// Where the inbox is.
+    pub(crate) state_dir: PathBuf,
+    /// The clock.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Sessions.
+    pub(crate) book: Arc<dyn Book>,
+    /// Who is told.
+    pub(crate) voice: Arc<dyn Voice>,
+    /// Models.
+    pub(crate) models: Models,
+    /// Tools.
+    pub(crate) tools: Arc<dyn ToolBox>,
+    /// What the config says.
+    pub(crate) settings: Settings,
+}
+
+/// All conversations of this gateway. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Conversations {
+    inner: Arc<Inner>,
+}
+
+/// What somebody who comes back has missed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Missed {
+    /// Terminal events since then, and what runs have said so far. Those are `chat` events as they would have come.
+    pub(crate) events: Vec<Value>,
+    /// From where to go on.
+    pub(crate) cursor: u64,
+    /// Nothing is missing; else the history has to be read.
+    pub(crate) complete: bool,
+}
 
 impl Conversations {
+    /// Reads the inbox. What is in it runs when [`Self::start`] is called.
+    pub(crate) fn open(parts: Parts) -> Self {
+        Self {
+            inner: Arc::new(Inner::open(parts)),
+        }
+    }
+
+    /// Takes up what a stop or a crash left.
+    pub(crate) fn start(&self) {
+        self.inner.resume();
+    }
+
+    /// What keeps messages from being accepted.
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.inner.inbox.as_ref().err().cloned()
+    }
+
+    /// Other settings from now on. How many run at the same time is decided at the start.
+    pub(crate) fn set_settings(&self, settings: Settings) {
+        self.inner.set_settings(settings);
+    }
+
     /// Accepts a message: it is on disk when this returns, and will be answered once.
     ///
     /// # Errors
     /// [`Refused`]: nothing of the message is kept.
-    pub(crate) async fn submit(&self, inbound: Inbound) -> Result<Accepted, Refused> {
-        drop(inbound);
-        Err(Refused::Draining)
+    pub(crate) async fn submit(&self, mut inbound: Inbound) -> Result<Accepted, Refused> {
+        let key = SessionKey::parse(&inbound.key)
+            .map_err(|fault| Refused::Invalid(format!("session key {:?}: {fault}", shown(&inbound.key))))?;
+        inbound.key = key.to_string();
+        check(&inbound)?;
+        loop {
+            match self.inner.claim(&inbound)? {
+                Claim::Known(accepted) => return Ok(accepted),
+                Claim::Wait(settled) => settled.cancelled().await,
+                Claim::New => break,
+            }
+        }
+        // A client that leaves in the middle of this does not leave half of it behind.
+        let inner = Arc::clone(&self.inner);
+        let kept = self.inner.tasks.spawn(async move { inner.keep(inbound).await });
+        kept.await
+            .unwrap_or_else(|_| Err(Refused::Disk("the call was cut off".to_owned())))
     }
 
     /// Waits for the end of a run; none when it does not come in time, or nobody knows the run.
     pub(crate) async fn wait(&self, run_id: &str, timeout: Duration) -> Option<Outcome> {
-        let _ = (run_id, timeout);
-        None
+        if let Some(ended) = self.inner.ending(run_id) {
+            let _ = tokio::time::timeout(timeout, ended.cancelled()).await;
+        }
+        self.inner.outcome(run_id)
     }
 
-    /// Stops a run of a session, or all of them, and what waits there.
-    pub(crate) async fn abort(&self, key: &str, run_id: Option<&str>) -> Vec<String> {
-        let _ = (key, run_id);
-        Vec::new()
+    /// Stops a run of a session, or all of them, and what waits there; gives the messages that this ends.
+    pub(crate) fn abort(&self, key: &str, run_id: Option<&str>, reason: &'static str) -> Vec<String> {
+        self.inner.abort(&canonical(key), run_id, reason)
     }
 
     /// Does a run go on in this session, or wait?
     pub(crate) fn is_busy(&self, key: &str) -> bool {
-        let _ = key;
-        false
+        self.inner.is_busy(&canonical(key))
     }
 
-    /// Words of the gateway for the next turn of a session.
+    /// How many messages have no end yet.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.inner.lock().messages.len()
+    }
+
+    /// The run that goes on in a session, and what it has said so far.
+    pub(crate) fn in_flight(&self, key: &str) -> Option<(String, String)> {
+        self.inner.in_flight(&canonical(key))
+    }
+
+    /// Words of the gateway for the next turn of a session. They are on their way to the disk when this returns.
     pub(crate) fn note(&self, key: &str, text: &str) {
-        let _ = (key, text);
+        self.inner.note(&canonical(key), text);
     }
 
-    /// Accepts nothing more, and waits for what runs.
+    /// Shows words in a conversation, without a turn.
+    ///
+    /// # Errors
+    /// When they cannot be written down.
+    pub(crate) async fn announce(&self, key: &str, label: &str, text: &str) -> Result<(), String> {
+        self.inner.announce(&canonical(key), label, text).await
+    }
+
+    /// What somebody has missed since this cursor; without one, only where to begin.
+    pub(crate) fn since(&self, key: &str, cursor: Option<u64>) -> Missed {
+        self.inner.since(&canonical(key), cursor)
+    }
+
+    /// Accepts nothing more and begins nothing more, and waits for what runs. What is not done by then goes on after the next start.
     pub(crate) async fn drain(&self, deadline: Instant) {
-        let _ = deadline;
+        self.inner.drain(deadline).await;
     }
 }
+
+/// A key as state is kept under; what is no key names nothing.
+fn canonical(key: &str) -> String {
+    SessionKey::parse(key).map_or_else(|_| key.to_owned(), |key| key.to_string())
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn check(inbound: &Inbound) -> Result<(), Refused> {
+    if inbound.text.len() > MAX_TEXT {
+        return Err(Refused::Invalid(format!(
+            "the message has {} bytes; at most {MAX_TEXT} are accepted",
+            inbound.text.len()
+        )));
+    }
+    if inbound.text.trim().is_empty() && inbound.attachments.is_empty() {
+        return Err(Refused::Invalid("the message is empty".to_owned()));
+    }
+    let id = &inbound.idempotency_key;
+    if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+        return Err(Refused::Invalid(format!(
+            "the idempotency key must have 1 to {MAX_ID} bytes and no control characters"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use self::log::Log;
 use self::record::Record;
-pub(crate) use self::record::{Ended, Kept, Note, Restored};
+pub(crate) use self::record::{Ended, Kept, MOST_ENDED, Note, Restored};
 use crate::conversation::{Inbound, Outcome};
 
 /// Where it is, below the state directory.
@@ -64,13 +64,9 @@ impl Inbox {
         self.flushed(&record, false).await
     }
 
-    /// Keeps words for the next turn of a session.
-    ///
-    /// # Errors
-    /// Why they are not kept.
-    pub(crate) async fn note(&self, note: &Note) -> Result<(), String> {
-        self.flushed(&Record::Note(std::borrow::Cow::Borrowed(note)), false)
-            .await
+    /// Keeps words for the next turn of a session. Nobody waits for it.
+    pub(crate) fn note(&self, note: &Note) {
+        self.send(&Record::Note(std::borrow::Cow::Borrowed(note)), true, None);
     }
 
     /// A run begins. Nobody waits for it: it is there to count tries, and a crash of the process does not lose it.

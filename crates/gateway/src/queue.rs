@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use koi_wire::config::{QueueDrop, QueueMode};
 
-pub(crate) use self::settings::{Overrides, Settings};
+pub(crate) use self::settings::{Overrides, Settings, drop_name, mode_name, parse_mode};
 
 /// Summaries that are kept of what was dropped; of more than these only the number is told.
 const MOST_SUMMARIES: usize = 50;
@@ -35,7 +35,9 @@ pub(crate) struct Waiting {
 /// What runs as one turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Batch {
-    /// Messages whose texts make the turn, oldest first. The last one gives the run its id.
+    /// The id of the run: that of its newest message.
+    pub(crate) run: String,
+    /// Messages whose texts make the turn, oldest first.
     pub(crate) members: Vec<String>,
     /// Messages that had to go, of which the turn is told in a line each; their end is the turn's.
     pub(crate) summarised: Vec<(String, String)>,
@@ -143,6 +145,14 @@ impl Lane {
             steps.extend(self.next(settings, now_ms));
         }
         steps
+    }
+
+    /// A run that a restart broke off goes on, in a lane where nothing runs.
+    pub(crate) fn resume(&mut self, batch: Batch) -> Vec<Step> {
+        match self.running {
+            Some(_) => Vec::new(),
+            None => vec![self.run(batch)],
+        }
     }
 
     /// The run has ended.
@@ -316,9 +326,14 @@ impl Lane {
             batch.summarised = self.summarised.drain(..).collect();
             batch.forgotten = std::mem::take(&mut self.forgotten);
         }
+        batch.run = batch.members.last().cloned().unwrap_or_default();
+        vec![self.run(batch)]
+    }
+
+    fn run(&mut self, batch: Batch) -> Step {
         let summarised = batch.summarised.iter().map(|(id, _)| id);
         self.running = Some(batch.members.iter().chain(summarised).cloned().collect());
-        vec![Step::Start(batch)]
+        Step::Start(batch)
     }
 }
 

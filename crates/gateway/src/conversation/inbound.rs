@@ -97,11 +97,6 @@ impl Source {
     pub(crate) fn may_share(&self) -> bool {
         matches!(self, Self::Chat | Self::Hook | Self::System | Self::Announce)
     }
-
-    /// Is it worth running again after a crash? The next heartbeat comes by itself.
-    pub(crate) fn survives_restart(&self) -> bool {
-        *self != Self::Heartbeat
-    }
 }
 
 /// How a message is to be answered. What is absent is as the session or the config say.
@@ -126,6 +121,9 @@ pub(crate) struct TurnOptions {
     /// What it does when a run is going on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) queue_mode: Option<QueueMode>,
+    /// The conversation begins anew before.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) fresh: bool,
     /// More for the system prompt, of this turn only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) extra_system_prompt: Option<String>,
@@ -155,8 +153,6 @@ pub(crate) struct Accepted {
     pub(crate) run_id: String,
     /// The session.
     pub(crate) session_key: String,
-    /// Its transcript at this moment.
-    pub(crate) session_id: String,
     /// How far it is.
     pub(crate) state: Progress,
 }

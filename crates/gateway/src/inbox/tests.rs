@@ -54,7 +54,7 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
         text: "wake up".to_owned(),
         at: 6,
     };
-    inbox.note(&note).await.unwrap();
+    inbox.note(&note);
     inbox.started("b", &["a".to_owned(), "b".to_owned()], "s");
     inbox.ended(1, &["a".to_owned()], &[], &outcome("a")).await.unwrap();
     // Another process opens it while this one was not told to end.

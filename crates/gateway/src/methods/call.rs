@@ -60,6 +60,8 @@ pub(crate) struct Caller {
     pub(crate) role: Role,
     /// What it may do.
     pub(crate) scopes: Vec<Scope>,
+    /// The version of the protocol that it speaks.
+    pub(crate) protocol: u32,
     /// What it can take.
     pub(crate) caps: Vec<String>,
     /// Its device, when it proved one.

@@ -26,6 +26,7 @@ fn message(id: &str, at_ms: i64, mode: QueueMode) -> Waiting {
 
 fn start(members: &[&str]) -> Step {
     Step::Start(Batch {
+        run: (*members.last().unwrap()).to_owned(),
         members: members.iter().map(|id| (*id).to_owned()).collect(),
         ..Batch::default()
     })
@@ -139,6 +140,7 @@ fn what_is_too_much_goes_by_the_rule() {
     assert_eq!(of(QueueDrop::Old), (gone("b"), vec![start(&["c", "d"])]));
     assert_eq!(of(QueueDrop::New), (gone("d"), vec![start(&["b", "c"])]));
     let batch = Batch {
+        run: "d".to_owned(),
         members: vec!["c".to_owned(), "d".to_owned()],
         summarised: vec![("b".to_owned(), "about b".to_owned())],
         forgotten: 0,

@@ -54,6 +54,8 @@ pub(crate) enum Audience<'a> {
     Scope(Scope),
     /// Operators with this scope whose client can take it.
     Cap(Scope, &'a str),
+    /// Operators with this scope who speak a version of the protocol for which this holds.
+    Protocol(Scope, fn(u32) -> bool),
     /// Those who follow the list of sessions.
     SessionList,
     /// Those who follow this session.
@@ -70,6 +72,7 @@ impl Audience<'_> {
             Self::Everyone => true,
             Self::Scope(needed) => may(needed),
             Self::Cap(needed, cap) => may(needed) && caller.caps.iter().any(|has| has == cap),
+            Self::Protocol(needed, speaks) => may(needed) && speaks(caller.protocol),
             Self::SessionList => may(Scope::Read) && client.subscriptions.list,
             Self::Session(key) => may(Scope::Read) && client.subscriptions.sessions.contains(key),
             Self::Connection(one) => connection == one,
@@ -146,6 +149,11 @@ impl Hub {
         meant
             .map(|(_, client)| client.caller.outbox.broadcast(&broadcast))
             .count()
+    }
+
+    /// Does anybody speak a version of the protocol for which this holds?
+    pub(crate) fn speaks(&self, wanted: fn(u32) -> bool) -> bool {
+        self.lock().values().any(|client| wanted(client.caller.protocol))
     }
 
     /// The socket follows the list of sessions, or does so no more.

@@ -431,6 +431,7 @@ fn caller(shared: &Shared, welcome: &Welcome, peer: &Peer, connection: &str, out
         since_ms: shared.now_ms(),
         role: admission.role,
         scopes: admission.scopes.clone(),
+        protocol: admission.protocol,
         caps: params.caps.clone().unwrap_or_default(),
         device_id: admission.device_id.clone(),
         credential: admission.credential.clone(),

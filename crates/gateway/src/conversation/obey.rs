@@ -1,0 +1,195 @@
+//! Performs slash commands: the gateway answers, the model hears nothing of it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::command::{Command, HELP};
+use super::run::parse_thinking;
+use super::state::Inner;
+use super::{End, Inbound, Outcome};
+use crate::queue::{Overrides, drop_name, mode_name};
+use crate::session::{SessionKey, Touch, Why};
+
+impl Inner {
+    /// Performs a command and ends its message.
+    pub(super) async fn obey(self: Arc<Self>, message: Arc<Inbound>, command: Command) {
+        let allowed = message.options.commands >= Some(command.needs());
+        let said = if allowed {
+            let done = self.answer_command(&message, command).await;
+            done.unwrap_or_else(|fault| format!("That did not work: {fault}"))
+        } else {
+            "That needs the scope operator.admin, which this connection does not have.".to_owned()
+        };
+        let id = &message.idempotency_key;
+        let mut outcome: Outcome = self.outcome_without_run(
+            &message.key,
+            id,
+            End::Final {
+                stop_reason: "command".to_owned(),
+            },
+        );
+        outcome.text = Some(said);
+        self.end(vec![id.clone()], &[], outcome, None).await;
+    }
+
+    async fn answer_command(self: &Arc<Self>, message: &Inbound, command: Command) -> Result<String, String> {
+        let key = SessionKey::parse(&message.key).map_err(|fault| fault.to_string())?;
+        let now_ms = self.clock.now_ms();
+        match command {
+            Command::Help => Ok(HELP.to_owned()),
+            Command::New => self.begin_anew(&key, Why::New).await,
+            Command::Reset => self.begin_anew(&key, Why::Reset).await,
+            Command::Stop => {
+                let stopped = self.abort(key.as_str(), None, "stop");
+                Ok(match stopped.len() {
+                    0 => "Nothing was running.".to_owned(),
+                    count => format!("Stopped: {count} {}.", if count == 1 { "message" } else { "messages" }),
+                })
+            }
+            Command::Compact => self.book.compact(&key, now_ms).await,
+            Command::Status => self.describe(&key).await,
+            Command::Usage => Ok(self.last_usage(&key)),
+            Command::Model(None) => {
+                let opened = self.book.open(&key, now_ms, Touch::Background).await?;
+                let settings = self.settings();
+                let model = opened
+                    .model
+                    .or_else(|| settings.models.first().cloned())
+                    .unwrap_or_default();
+                Ok(format!(
+                    "Model: {model}. Set another with /model <provider>/<id>, or /model default."
+                ))
+            }
+            Command::Model(Some(name)) => self.set_model(&key, &name).await,
+            Command::Think(None) => {
+                let opened = self.book.open(&key, now_ms, Touch::Background).await?;
+                let level = opened.thinking.unwrap_or_else(|| "default".to_owned());
+                Ok(format!(
+                    "Thinking: {level}. Set it with /think off, minimal, low, medium, high or default."
+                ))
+            }
+            Command::Think(Some(level)) => self.set_thinking(&key, &level).await,
+            Command::Queue(given) => self.set_queue(&key, given.as_deref()).await,
+        }
+    }
+
+    async fn begin_anew(self: &Arc<Self>, key: &SessionKey, why: Why) -> Result<String, String> {
+        self.abort(key.as_str(), None, "reset");
+        self.book.renew(key, self.clock.now_ms(), why).await?;
+        Ok("A new conversation begins.".to_owned())
+    }
+
+    async fn set(&self, key: &SessionKey, name: &str, value: Value) -> Result<(), String> {
+        let meta = Map::from_iter([(name.to_owned(), value)]);
+        self.book.patch(key, self.clock.now_ms(), meta).await
+    }
+
+    async fn set_model(&self, key: &SessionKey, name: &str) -> Result<String, String> {
+        if name.eq_ignore_ascii_case("default") {
+            self.set(key, "model", Value::Null).await?;
+            return Ok("This conversation uses the default model again.".to_owned());
+        }
+        let fits = name
+            .split_once('/')
+            .is_some_and(|(provider, id)| !provider.is_empty() && !id.is_empty());
+        if !fits || name.len() > 256 || name.contains(char::is_whitespace) {
+            return Err(
+                "a model is named <provider>/<id>, for instance amazon-bedrock/<inference profile id>".to_owned(),
+            );
+        }
+        self.set(key, "model", json!(name)).await?;
+        Ok(format!("This conversation uses {name} from the next turn on."))
+    }
+
+    async fn set_thinking(&self, key: &SessionKey, level: &str) -> Result<String, String> {
+        if level.eq_ignore_ascii_case("default") {
+            self.set(key, "thinkingLevel", Value::Null).await?;
+            return Ok("Thinking is as the config says again.".to_owned());
+        }
+        let level = level.to_ascii_lowercase();
+        parse_thinking(&level).ok_or("use off, minimal, low, medium, high or default")?;
+        self.set(key, "thinkingLevel", json!(level)).await?;
+        Ok(format!("Thinking: {level} from the next turn on."))
+    }
+
+    async fn set_queue(&self, key: &SessionKey, given: Option<&str>) -> Result<String, String> {
+        if let Some(given) = given {
+            let default = given.eq_ignore_ascii_case("default") || given.eq_ignore_ascii_case("reset");
+            let overrides = if default {
+                Overrides::default()
+            } else {
+                Overrides::parse(given)?
+            };
+            let meta = Map::from_iter([("queueMode".to_owned(), json!(overrides.mode.map(mode_name)))]);
+            self.book.patch(key, self.clock.now_ms(), meta).await?;
+            let mut state = self.lock();
+            if default {
+                state.queues.remove(key.as_str());
+            } else {
+                let known = state.queues.entry(key.as_str().to_owned()).or_default();
+                *known = Overrides {
+                    mode: overrides.mode.or(known.mode),
+                    debounce_ms: overrides.debounce_ms.or(known.debounce_ms),
+                    cap: overrides.cap.or(known.cap),
+                    drop: overrides.drop.or(known.drop),
+                };
+            }
+        }
+        let state = self.lock();
+        let queue = self.queue_of(&state, key.as_str());
+        Ok(format!(
+            "Queue: {} debounce:{}ms cap:{} drop:{}",
+            mode_name(queue.mode),
+            queue.debounce_ms,
+            queue.cap,
+            drop_name(queue.drop)
+        ))
+    }
+
+    async fn describe(&self, key: &SessionKey) -> Result<String, String> {
+        let opened = self.book.open(key, self.clock.now_ms(), Touch::Background).await?;
+        let settings = self.settings();
+        let model = opened
+            .model
+            .or_else(|| settings.models.first().cloned())
+            .unwrap_or_default();
+        let state = self.lock();
+        let running = state
+            .runs
+            .values()
+            .filter(|running| running.key == key.as_str())
+            .count();
+        let unfinished = state
+            .messages
+            .values()
+            .filter(|pending| pending.message.key == key.as_str())
+            .count();
+        let queue = self.queue_of(&state, key.as_str());
+        Ok(format!(
+            "Session: {key} ({})\nModel: {model}\nThinking: {}\nQueue: {}\nRunning: {running}, waiting: {}\nkoi-gateway {}",
+            opened.session_id,
+            opened.thinking.unwrap_or_else(|| "default".to_owned()),
+            mode_name(queue.mode),
+            // The command itself is one of them.
+            unfinished.saturating_sub(running + 1),
+            crate::server::VERSION,
+        ))
+    }
+
+    fn last_usage(&self, key: &SessionKey) -> String {
+        let used = self.used(key.as_str());
+        if used.1 == 0 {
+            return "No run of this conversation is remembered.".to_owned();
+        }
+        let (usage, runs) = used;
+        format!(
+            "Last {runs} {}: {} tokens in, {} out, {} read from the cache, {} written to it.",
+            if runs == 1 { "run" } else { "runs" },
+            usage.input,
+            usage.output,
+            usage.cache_read,
+            usage.cache_write
+        )
+    }
+}

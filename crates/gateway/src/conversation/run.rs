@@ -1,0 +1,412 @@
+//! One run: from its place in the global lane to its end. Its guard sees to it that the lane goes on, whatever happens here.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use koi_wire::config::Thinking;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use super::scene::{Scene, Site};
+use super::state::{Inner, Running};
+use super::voice::Words;
+use super::{End, ErrorKind, Inbound, Opened, Outcome, Usage};
+use crate::agent::drive::{self, Drive};
+use crate::agent::turn::{Limits, Plan, Prompt, Stop, Turn};
+use crate::queue::Batch;
+use crate::reply::Stream;
+use crate::session::{Content, Message, SessionKey, Touch, Why};
+
+/// A run that is about to go.
+pub(super) struct Run {
+    guard: Guard,
+    key: String,
+    batch: Batch,
+    stop: watch::Receiver<Option<Stop>>,
+    stream: Arc<Mutex<Stream>>,
+    words: Arc<Mutex<Words>>,
+    started_ms: i64,
+}
+
+/// Owns a run: dropped without a word, for instance by a panic, the run has failed and its lane goes on.
+struct Guard {
+    inner: Option<Arc<Inner>>,
+    key: String,
+    run_id: String,
+    started_ms: i64,
+}
+
+impl Guard {
+    async fn finish(mut self, outcome: Outcome) {
+        if let Some(inner) = &self.inner {
+            inner.finish(&self.key, &self.run_id, outcome).await;
+        }
+        self.inner = None;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        error!(run = %self.run_id, "a run broke off");
+        let mut outcome = inner.outcome_without_run(&self.key, &self.run_id, failed("the run broke off unexpectedly"));
+        outcome.started_ms = self.started_ms;
+        let (key, run_id) = (self.key.clone(), self.run_id.clone());
+        runtime.spawn(async move { inner.finish(&key, &run_id, outcome).await });
+    }
+}
+
+/// What a run begins with.
+struct Prepared {
+    key: SessionKey,
+    session: Opened,
+    messages: Vec<Arc<Inbound>>,
+    history: Vec<Message>,
+    prompts: Vec<Prompt>,
+    /// It was answered before a crash; only its end is missing.
+    answered: Option<(End, Option<String>)>,
+}
+
+impl Run {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        key: &str,
+        batch: Batch,
+        running: &Running,
+        stop: watch::Receiver<Option<Stop>>,
+    ) -> Self {
+        let started_ms = inner.clock.now_ms();
+        Self {
+            guard: Guard {
+                inner: Some(Arc::clone(inner)),
+                key: key.to_owned(),
+                run_id: batch.run.clone(),
+                started_ms,
+            },
+            key: key.to_owned(),
+            batch,
+            stop,
+            stream: Arc::clone(&running.stream),
+            words: Arc::clone(&running.words),
+            started_ms,
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.batch.run
+    }
+
+    pub(super) async fn go(self) {
+        let Some(inner) = self.guard.inner.clone() else { return };
+        let messages = self.messages(&inner);
+        let _place = self.place(&inner, &messages).await;
+        let outcome = self.perform(&inner, messages).await;
+        debug!(run = %outcome.run_id, end = ?outcome.end, "a run is over");
+        self.guard.finish(outcome).await;
+    }
+
+    fn messages(&self, inner: &Inner) -> Vec<Arc<Inbound>> {
+        let state = inner.lock();
+        let found = self.batch.members.iter().filter_map(|id| state.messages.get(id));
+        found.map(|pending| Arc::clone(&pending.message)).collect()
+    }
+
+    /// A place in the global lane. One who is stopped while waiting needs none: it only writes down what was asked.
+    async fn place(&self, inner: &Inner, messages: &[Arc<Inbound>]) -> Option<OwnedSemaphorePermit> {
+        let lane = messages.last().map(|message| message.source.lane())?;
+        let places = Arc::clone(inner.places.get(lane as usize)?);
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            place = places.acquire_owned() => place.ok(),
+            _ = stop.wait_for(Option::is_some) => None,
+        }
+    }
+
+    async fn perform(&self, inner: &Arc<Inner>, messages: Vec<Arc<Inbound>>) -> Outcome {
+        self.status(inner, "preparing_workspace");
+        let prepared = match self.prepare(inner, messages).await {
+            Ok(prepared) => prepared,
+            Err(fault) => return self.outcome(inner, String::new(), failed(fault), None, Usage::default()),
+        };
+        let session_id = prepared.session.session_id.clone();
+        if let Some((end, text)) = prepared.answered {
+            return self.outcome(inner, session_id, end, text, Usage::default());
+        }
+        self.status(inner, "starting_model");
+        let (end, usage) = self.turn(inner, prepared).await;
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match end {
+            End::Final { .. } if stream.is_silent() => None,
+            _ => Some(stream.whole()).filter(|text| !text.is_empty()),
+        };
+        drop(stream);
+        self.outcome(inner, session_id, end, text, usage)
+    }
+
+    async fn prepare(&self, inner: &Arc<Inner>, messages: Vec<Arc<Inbound>>) -> Result<Prepared, String> {
+        let last = messages.last().ok_or("the messages of this run are gone")?;
+        let key = SessionKey::parse(&self.key).map_err(|fault| fault.to_string())?;
+        let now_ms = inner.clock.now_ms();
+        let before = self.before(inner);
+        let touch = if last.source.is_message() {
+            Touch::Message
+        } else {
+            Touch::Background
+        };
+        let mut session = match (&before, last.options.fresh) {
+            (None, true) => inner.book.renew(&key, now_ms, Why::New).await?,
+            // What was begun in one session is not brought to its end in another.
+            (Some(_), _) => inner.book.open(&key, now_ms, Touch::Background).await?,
+            (None, false) => inner.book.open(&key, now_ms, touch).await?,
+        };
+        if let Some(before) = &before {
+            session.session_id.clone_from(before);
+        }
+        self.remember(inner, &session);
+        self.status(inner, "preparing_context");
+        let ids: Vec<String> = messages.iter().map(|message| message.idempotency_key.clone()).collect();
+        let written = match &before {
+            Some(session_id) => {
+                let mut wanted = ids.clone();
+                wanted.push(self.batch.run.clone());
+                inner.book.written(&key, session_id, &wanted).await?
+            }
+            None => Vec::new(),
+        };
+        let history = inner.book.context(&key, &session.session_id).await?;
+        let fresh = messages
+            .iter()
+            .filter(|message| !is_written(&written, &message.idempotency_key));
+        let mut prompts: Vec<Prompt> = fresh.map(|message| prompt(message, true)).collect();
+        let aside = self.aside(inner);
+        if let Some(first) = prompts.first_mut()
+            && !aside.is_empty()
+        {
+            first.content.0.splice(0..0, Content::text(aside).0);
+        }
+        let answered = if prompts.is_empty() { answer_in(&written) } else { None };
+        Ok(Prepared {
+            key,
+            session,
+            messages,
+            history,
+            prompts,
+            answered,
+        })
+    }
+
+    /// The session in which this run was begun before a crash.
+    fn before(&self, inner: &Inner) -> Option<String> {
+        let state = inner.lock();
+        let mut pending = self.batch.members.iter().filter_map(|id| state.messages.get(id));
+        pending.find_map(|pending| pending.last.as_ref().map(|(_, session)| session.clone()))
+    }
+
+    /// That the run begins is on its way to the disk.
+    fn remember(&self, inner: &Inner, session: &Opened) {
+        let summarised = self.batch.summarised.iter().map(|(id, _)| id);
+        let members: Vec<String> = self.batch.members.iter().chain(summarised).cloned().collect();
+        if let Ok(inbox) = &inner.inbox {
+            inbox.started(&self.batch.run, &members, &session.session_id);
+        }
+        if let Some(mode) = session.queue_mode.as_deref().and_then(crate::queue::parse_mode) {
+            let mut state = inner.lock();
+            state
+                .queues
+                .entry(self.key.clone())
+                .or_default()
+                .mode
+                .get_or_insert(mode);
+        }
+    }
+
+    /// Words that go before the first message: what was dropped, and what the gateway has to say.
+    fn aside(&self, inner: &Inner) -> String {
+        let notes = {
+            let mut state = inner.lock();
+            let notes = state.notes.remove(&self.key).unwrap_or_default();
+            if let Some(running) = state.runs.get_mut(&self.batch.run) {
+                running.notes = notes.iter().map(|note| note.id.clone()).collect();
+            }
+            notes
+        };
+        let mut aside = String::new();
+        for note in notes {
+            aside.push_str("System: ");
+            aside.push_str(&note.text);
+            aside.push('\n');
+        }
+        let dropped = self.batch.summarised.len() + self.batch.forgotten;
+        if dropped > 0 {
+            aside.push_str(&format!("[{dropped} queued messages were dropped; in short:]\n"));
+            for (_, line) in &self.batch.summarised {
+                aside.push_str("- ");
+                aside.push_str(line);
+                aside.push('\n');
+            }
+        }
+        aside
+    }
+
+    async fn turn(&self, inner: &Arc<Inner>, prepared: Prepared) -> (End, Usage) {
+        let settings = inner.settings();
+        let options = &prepared
+            .messages
+            .last()
+            .map(|message| message.options.clone())
+            .unwrap_or_default();
+        let thinking = options
+            .thinking
+            .or_else(|| prepared.session.thinking.as_deref().and_then(parse_thinking))
+            .or(settings.thinking);
+        let chosen = options.model.clone().or(prepared.session.model.clone());
+        let primary = chosen.into_iter().chain(settings.models.iter().cloned());
+        let mut models: Vec<String> = Vec::new();
+        for model in primary {
+            if !models.contains(&model) {
+                models.push(model);
+            }
+        }
+        let specs = inner.tools.specs();
+        let system: Arc<str> = options.extra_system_prompt.clone().unwrap_or_default().into();
+        let mut turn = Turn::new(Plan {
+            run_id: self.batch.run.clone(),
+            history: prepared.history.into_iter().map(Arc::new).collect(),
+            prompts: prepared.prompts,
+            models,
+            system: Arc::clone(&system),
+            thinking,
+            tools: Arc::clone(&specs),
+            limits: Limits::default(),
+        });
+        let scene = Scene::new(Site {
+            inner: Arc::clone(inner),
+            key: prepared.key,
+            session_id: prepared.session.session_id,
+            run_id: self.batch.run.clone(),
+            background: !prepared.messages.iter().any(|message| message.source.is_message()),
+            stream: Arc::clone(&self.stream),
+            words: Arc::clone(&self.words),
+            started_ms: self.started_ms,
+        });
+        let end = drive::drive(
+            &mut turn,
+            Drive {
+                stage: &scene,
+                model: &inner.models,
+                tools: inner.tools.as_ref(),
+                specs,
+                system,
+                thinking,
+                clock: inner.clock.as_ref(),
+                site: (self.key.clone(), self.batch.run.clone()),
+                deadline: Instant::now() + options.timeout.unwrap_or(settings.timeout),
+                silence: drive::SILENCE,
+                stop: self.stop.clone(),
+            },
+        )
+        .await;
+        scene.finishing();
+        (end, turn.used())
+    }
+
+    fn status(&self, inner: &Inner, phase: &'static str) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = words.status(phase);
+        inner.voice.chat(status, true);
+        let now_ms = inner.clock.now_ms();
+        let event = words.agent(now_ms, "run_status", serde_json::json!({"phase": phase}));
+        inner.voice.agent(&self.key, "run_status", event);
+    }
+
+    fn outcome(&self, inner: &Inner, session_id: String, end: End, text: Option<String>, usage: Usage) -> Outcome {
+        Outcome {
+            run_id: self.batch.run.clone(),
+            session_key: self.key.clone(),
+            session_id,
+            end,
+            text,
+            answered_by: None,
+            started_ms: self.started_ms,
+            ended_ms: inner.clock.now_ms(),
+            usage,
+        }
+    }
+}
+
+/// A message, as the model reads it.
+pub(super) fn prompt(message: &Inbound, recorded: bool) -> Prompt {
+    let mut text = message.text.clone();
+    for attachment in &message.attachments {
+        let name = attachment
+            .file_name
+            .as_deref()
+            .map_or_else(String::new, |name| format!(" {name}"));
+        text.push_str(&format!(
+            "\n[media attached: {} ({}){name}]",
+            attachment.path, attachment.mime_type
+        ));
+    }
+    Prompt {
+        id: recorded.then(|| message.idempotency_key.clone()),
+        content: Content::text(text),
+    }
+}
+
+fn is_written(written: &[(String, Message)], id: &str) -> bool {
+    let said = |(known, message): &(String, Message)| known == id && matches!(message, Message::User { .. });
+    written.iter().any(said)
+}
+
+/// The answer that stands at the end of what was written down, where there is one.
+fn answer_in(written: &[(String, Message)]) -> Option<(End, Option<String>)> {
+    let (_, Message::Assistant(answer)) = written.last()? else {
+        return None;
+    };
+    let pieces = written.iter().filter_map(|(_, message)| match message {
+        Message::Assistant(answer) => crate::reply::visible(&answer.content.to_text()),
+        Message::User { .. } | Message::ToolResult { .. } => None,
+    });
+    let pieces: Vec<String> = pieces.collect();
+    let silent = crate::reply::visible(&answer.content.to_text()).is_none();
+    let text = (!silent).then(|| pieces.join("\n\n"));
+    let end = match answer.stop_reason.as_str() {
+        // Its calls are answered, and it goes on.
+        "toolUse" => return None,
+        "aborted" => End::Aborted {
+            stop_reason: "restart".to_owned(),
+        },
+        "error" => failed(
+            answer
+                .error_message
+                .clone()
+                .unwrap_or_else(|| "the model failed".to_owned()),
+        ),
+        reason => End::Final {
+            stop_reason: reason.to_owned(),
+        },
+    };
+    Some((end, text))
+}
+
+/// How much thinking a word means.
+pub(super) fn parse_thinking(word: &str) -> Option<Thinking> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "off" | "none" => Thinking::Off,
+        "minimal" => Thinking::Minimal,
+        "low" | "on" => Thinking::Low,
+        "medium" => Thinking::Medium,
+        "high" | "max" => Thinking::High,
+        _ => return None,
+    })
+}
+
+fn failed(message: impl Into<String>) -> End {
+    End::Error {
+        kind: ErrorKind::Unknown,
+        message: message.into(),
+    }
+}
