@@ -21,13 +21,14 @@ mod secret;
 mod streams;
 mod validate;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use koi_core::api::KoiAgent;
 use koi_core::budget::{Asker, Urgency};
 use koi_core::desired::{CloudWish, Desired, Settings};
 use koi_core::observed::Observed;
+use koi_core::offering::Exhausted;
 use koi_core::plan::{Plan, Why, blocked, plan};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -80,6 +81,8 @@ pub struct Context<C> {
     pub lookups: Lookups<C>,
     /// Whose turn it is to call.
     pub budget: Arc<Budget>,
+    /// What EC2 had no room for lately.
+    pub exhausted: Arc<Mutex<Exhausted>>,
     /// Who is asked when.
     pub rounds: Rounds,
     /// Whether changes are allowed now.
@@ -110,6 +113,7 @@ impl<C: Cloud> Context<C> {
             fleet,
             lookups,
             budget,
+            exhausted: Arc::default(),
             client: self.client.clone(),
             rounds: self.rounds.clone(),
             gate: self.gate.clone(),

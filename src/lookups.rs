@@ -123,25 +123,25 @@ impl<C: Cloud> Lookups<C> {
         Ok(known(found))
     }
 
-    /// The first of these subnets that there is, one in `zone` before others; where none is named the same of the default subnets.
+    /// Those of these subnets that there are, in their order; where none is named the default one. With a `zone` those in it, or the
+    /// first of all where none is.
     ///
     /// # Errors
     /// When one that counts was never known and cannot be asked.
-    pub async fn subnet(&self, ids: &[String], zone: Option<&str>) -> Answer<Known<Subnet>> {
+    pub async fn subnets(&self, ids: &[String], zone: Option<&str>) -> Answer<Vec<Subnet>> {
         let named = ids.iter().map(|id| SubnetChoice::Id(id));
         let default = [Some(SubnetChoice::Default), zone.map(SubnetChoice::DefaultIn)];
         let default = default.into_iter().flatten().filter(|_| ids.is_empty());
-        let mut first = None;
+        let mut found = Vec::new();
         for choice in named.chain(default) {
-            let Some(subnet) = self.one_subnet(choice).await? else {
-                continue;
-            };
-            if zone.is_none_or(|zone| subnet.zone == zone) {
-                return Ok(Known::Present(subnet));
-            }
-            first.get_or_insert(subnet);
+            found.extend(self.one_subnet(choice).await?);
         }
-        Ok(known(first))
+        if let Some(zone) = zone
+            && found.iter().any(|subnet| subnet.zone == zone)
+        {
+            found.retain(|subnet| subnet.zone == zone);
+        }
+        Ok(found)
     }
 
     async fn one_subnet(&self, choice: SubnetChoice<'_>) -> Answer<Option<Subnet>> {

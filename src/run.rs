@@ -194,6 +194,7 @@ impl<C: Cloud> House<C> {
         let budget = Arc::new(budget);
         let context = Arc::new(Context {
             budget: Arc::clone(&budget),
+            exhausted: Arc::default(),
             cloud: Arc::clone(&self.cloud),
             client: self.client.clone(),
             fleet: fleet.clone(),

@@ -1,8 +1,11 @@
 //! Apply: the steps of a plan in order, one call each; the first that fails ends the round.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use koi_core::api::{LaunchStatus, Reason};
 use koi_core::desired::Desired;
+use koi_core::offering::Offering;
 use koi_core::plan::{Step, Why};
 use koi_core::refusal::{Refusal, Retry};
 use koi_core::status::event_for_step;
@@ -94,7 +97,28 @@ impl<C: Cloud> Round<'_, C> {
             self.context.fleet.want_fresh(&self.agent.uid().unwrap_or_default());
             self.context.fleet.want_sweep();
         }
-        self.rejected(step, refusal)
+        let no_room = refusal.reason == Reason::InsufficientCapacity;
+        let next = self.rejected(step, refusal);
+        if let Step::RunInstances { launch } = step
+            && no_room
+        {
+            self.note_exhausted(launch, &error.code);
+        }
+        next
+    }
+
+    /// Everybody passes an offering over that EC2 has no room for.
+    fn note_exhausted(&mut self, launch: &LaunchStatus, code: &str) {
+        let now = self.context.clock.now();
+        let offering = Offering {
+            instance_type: launch.instance_type.clone(),
+            subnet_id: launch.subnet_id.clone(),
+        };
+        let mut exhausted = self.context.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        exhausted.note(&offering, code, now);
+        if exhausted.leaves_any(&self.memory.offerings, now) {
+            self.memory.try_elsewhere(now);
+        }
     }
 
     fn rejected(&mut self, step: &Step, refusal: Refusal) -> Progress {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use koi_core::api::KoiAgent;
 use koi_core::launch_calls::LaunchCalls;
 use koi_core::observed::Refused;
+use koi_core::offering::Offering;
 use koi_core::refusal::Refusal;
 use koi_core::status;
 use kube::ResourceExt as _;
@@ -99,6 +100,8 @@ pub(super) struct Memory {
     written: Option<Arc<KoiAgent>>,
     /// What the cloud last refused.
     pub(super) refused: Option<Refused>,
+    /// What a launch could ask for, in order.
+    pub(super) offerings: Vec<Offering>,
     /// What the calls of the recorded launch may have left.
     pub(super) launches: LaunchCalls,
     /// How many rounds in a row a read failed.
@@ -166,7 +169,8 @@ impl Memory {
         let same = self
             .refused
             .as_ref()
-            .filter(|refused| refused.step == step && refused.refusal.code == refusal.code);
+            // By class and not by code: whoever is refused in turn for two reasons is refused in a row.
+            .filter(|refused| refused.step == step && refused.refusal.retry == refusal.retry);
         let count = same.map_or(0, |refused| refused.count).saturating_add(1);
         let retry_at = refusal.pause(count).map(|pause| after(now, pause));
         self.refused = Some(Refused {
@@ -176,6 +180,15 @@ impl Memory {
             count,
             retry_at,
         });
+    }
+
+    /// EC2 has no room for what was asked, and another offering was not refused lately: it is tried without a pause.
+    pub(super) fn try_elsewhere(&mut self, now: Timestamp) {
+        if let Some(refused) = &mut self.refused
+            && let Some(pause) = refused.refusal.pause_elsewhere(refused.count)
+        {
+            refused.retry_at = Some(after(now, pause));
+        }
     }
 
     /// A step succeeded.

@@ -1,13 +1,14 @@
 //! Observe: what is known of the agent's world, put together from memory. A settled agent costs no call.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
-use koi_core::observed::{Identity, Instance, Known, Observed, OwnerRecord, Recorded, Refused, SecretFacts};
+use koi_core::observed::{Identity, Instance, Known, Observed, OwnerRecord, Recorded, Refused, SecretFacts, Subnet};
+use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::refusal::classify;
 use koi_core::render::{bundle, identity, network};
@@ -113,19 +114,51 @@ impl<C: Cloud> Round<'_, C> {
         observed.owner = known(lookups.owner().await, failed).unwrap_or(OwnerRecord::Unknown);
     }
 
-    async fn look_up_present(&self, agent: &DesiredAgent, observed: &mut Observed, failed: &mut Option<CloudError>) {
-        let lookups = &self.context.lookups;
+    async fn look_up_present(
+        &mut self,
+        agent: &DesiredAgent,
+        observed: &mut Observed,
+        failed: &mut Option<CloudError>,
+    ) {
+        let context = self.context;
+        let lookups = &context.lookups;
         self.look_up_home(observed, failed).await;
         observed.image = match &agent.image {
             ImageWish::Id(id) => Known::Present(id.clone()),
             ImageWish::Parameter(name) => known(lookups.image(name).await, failed).unwrap_or_default(),
         };
-        let zone = self.status.volume.as_ref().and_then(|volume| volume.zone.as_deref());
-        observed.subnet = known(lookups.subnet(&agent.subnet_ids, zone).await, failed).unwrap_or_default();
+        let zone = self.status.volume.as_ref().and_then(|volume| volume.zone.clone());
+        if let Some(subnets) = known(lookups.subnets(&agent.subnet_ids, zone.as_deref()).await, failed) {
+            self.choose_offering(agent, subnets, observed);
+        }
         if let Some(profile) = known(lookups.profile(&agent.identity.profile).await, failed) {
             observed.identity = Known::Present(wished_identity(agent, observed, &profile));
         }
         observed.security_group = self.security_group(agent, observed);
+    }
+
+    /// Where a launch would be asked for now: EC2 may lately have had no room for the first choice. What runs stays where it is.
+    fn choose_offering(&mut self, agent: &DesiredAgent, mut subnets: Vec<Subnet>, observed: &mut Observed) {
+        let types = std::iter::once(&agent.instance_type).chain(&agent.fallback_types);
+        let now = self.context.clock.now();
+        self.memory.offerings = offering::all(types, &subnets);
+        let lives = current_instance(observed).filter(|instance| !instance.state.is_dying());
+        let first = match lives {
+            Some(instance) => subnets
+                .iter()
+                .position(|subnet| instance.subnet_id.as_ref() == Some(&subnet.id)),
+            None => {
+                let exhausted = self.context.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+                let chosen = offering::choose(&self.memory.offerings, &exhausted, now);
+                observed.offered_type = chosen.map(|offering| offering.instance_type.clone());
+                chosen.and_then(|chosen| subnets.iter().position(|subnet| subnet.id == chosen.subnet_id))
+            }
+        };
+        observed.subnet = if subnets.is_empty() {
+            Known::Absent
+        } else {
+            Known::Present(subnets.swap_remove(first.unwrap_or_default()))
+        };
     }
 
     async fn look_up_absent(&self, farewell: &Farewell, observed: &mut Observed, failed: &mut Option<CloudError>) {

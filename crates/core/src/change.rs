@@ -155,7 +155,7 @@ impl Planned {
 pub fn differences(agent: &DesiredAgent, observed: &Observed, instance: &Instance) -> Vec<Difference> {
     let compare = |field| {
         let (kind, told) = match field {
-            Field::InstanceType => instance_type(agent, instance),
+            Field::InstanceType => instance_type(agent, observed, instance),
             Field::Image => image(observed, instance),
             Field::Subnet => subnet(agent, observed, instance),
             Field::PublicAddress => public_address(agent, observed, instance),
@@ -174,9 +174,9 @@ fn is_own(agent: &DesiredAgent, applied: Option<&AppliedStatus>, field: Field) -
         .is_some_and(|before| agent.words.get(field.name()) != Some(before))
 }
 
-fn instance_type(agent: &DesiredAgent, instance: &Instance) -> Option<(ActionKind, String)> {
+fn instance_type(agent: &DesiredAgent, observed: &Observed, instance: &Instance) -> Option<(ActionKind, String)> {
     let (there, wished) = (&instance.instance_type, &agent.instance_type);
-    let differs = !there.is_empty() && there != wished;
+    let differs = !there.is_empty() && !agent.accepts_type(there, observed.recorded.launch.as_ref());
     differs.then(|| (ActionKind::StopStart, format!("instance.type: {there} to {wished}")))
 }
 

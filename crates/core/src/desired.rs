@@ -15,12 +15,13 @@ use serde_json::{Map, Value};
 
 use crate::api::{
     DeletionPolicy, GatewaySpec, IdentityMode, ImageSpec, InstanceSpec, KoiAgent, KoiAgentStatus, KoiPlan, KoiPlanSpec,
-    ModelSpec, NetworkSpec, PlanDefaults, Power, ProbeAddress, Reason, StorageSpec, WorkspaceSpec, annotations,
-    builtin,
+    LaunchStatus, ModelSpec, NetworkSpec, PlanDefaults, Power, ProbeAddress, Reason, StorageSpec, WorkspaceSpec,
+    annotations, builtin,
 };
 use crate::change::{self, Consent, MaxConcurrent};
 use crate::names::{self, Claim};
 use crate::observed::Source;
+use crate::offering;
 use crate::plan::Why;
 use crate::render::config;
 use crate::render::identity::{ANY_MODEL, BundleScope};
@@ -84,6 +85,8 @@ pub struct DesiredAgent {
     pub role_models: BTreeSet<String>,
     /// The instance type.
     pub instance_type: String,
+    /// Types that the plan offers where EC2 has no room for the first: see [`crate::offering`].
+    pub fallback_types: Vec<String>,
     /// The image.
     pub image: ImageWish,
     /// Subnets to choose from, in order; empty: the default subnets of the default VPC.
@@ -131,6 +134,15 @@ pub struct DesiredAgent {
 }
 
 impl DesiredAgent {
+    /// Whether an instance has a type that the wish is content with: the wished one, or one that its launch took in its place.
+    #[must_use]
+    pub fn accepts_type(&self, instance_type: &str, launch: Option<&LaunchStatus>) -> bool {
+        let stands_in = launch.is_some_and(|launch| {
+            launch.instance_type == instance_type && launch.instead_of.as_ref() == Some(&self.instance_type)
+        });
+        instance_type == self.instance_type || stands_in && self.fallback_types.iter().any(|name| name == instance_type)
+    }
+
     /// Whether there are files to hand over.
     #[must_use]
     pub fn seeds_workspace(&self) -> bool {
@@ -510,6 +522,7 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
     let config = gateway_config(asked, &model, &fallbacks, owner.time_zone.as_deref())?;
     let (files, config_map) = workspace(asked)?;
     let identity = identity(asked.plan, &claim);
+    let (instance_type, fallback_types) = instance_types(asked)?;
     Ok(DesiredAgent {
         generation: asked.agent.metadata.generation.unwrap_or_default(),
         plan: None,
@@ -517,7 +530,8 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         power: asked.agent.spec.power,
         cloud: cloud(asked.plan),
         role_models: role_models(asked.plan, &identity, &model, &fallbacks, settings),
-        instance_type: instance_type(asked)?,
+        instance_type,
+        fallback_types,
         image: image(asked),
         subnet_ids: subnets(asked),
         storage: storage(asked)?,
@@ -571,11 +585,15 @@ fn models(asked: &Asked<'_>) -> Result<(String, Vec<String>), Why> {
     Ok((model.value, fallbacks.value))
 }
 
-fn instance_type(asked: &Asked<'_>) -> Result<String, Why> {
+/// The type, and those that may stand in for it.
+fn instance_types(asked: &Asked<'_>) -> Result<(String, Vec<String>), Why> {
     let chosen = asked.instance(|instance| instance.instance_type.clone());
     let chosen = chosen.unwrap_or_else(|| Chosen::builtin(builtin::INSTANCE_TYPE.into()));
     limits::instance_type(asked, &chosen)?;
-    Ok(chosen.value)
+    let listed = asked.limits().and_then(|limits| limits.instance_types.as_deref());
+    let listed = listed.filter(|_| !chosen.by_agent).unwrap_or_default();
+    let fallbacks = offering::fallback_types(&chosen.value, listed);
+    Ok((chosen.value, fallbacks))
 }
 
 fn gateway_config(asked: &Asked<'_>, model: &str, fallbacks: &[String], time_zone: Option<&str>) -> Result<Value, Why> {

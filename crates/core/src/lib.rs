@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod launch_calls;
 pub mod names;
 pub mod observed;
+pub mod offering;
 pub mod plan;
 pub mod plan_status;
 pub mod refusal;

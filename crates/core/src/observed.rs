@@ -46,6 +46,8 @@ pub struct Observed {
     pub image: Known<String>,
     /// The subnet that a launch would use now, with its VPC.
     pub subnet: Known<Subnet>,
+    /// The type that a launch would ask for now, where another than the wished one has room: see [`crate::offering`].
+    pub offered_type: Option<String>,
     /// The instance profile that the wish names. For an agent that goes: the profile and role of its own ([`crate::names::agent_role`]),
     /// asked for only where [`crate::desired::Farewell::own_role`] says that there may be one.
     pub identity: Known<Identity>,

@@ -197,6 +197,10 @@ pub struct LaunchStatus {
     #[serde(rename = "type")]
     #[schemars(schema_with = "schema::status_word")]
     pub instance_type: String,
+    /// The type that was wished, where EC2 had no room for it and the plan offers another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::status_word")]
+    pub instead_of: Option<String>,
     /// The subnet.
     #[schemars(schema_with = "schema::status_word")]
     pub subnet_id: String,

@@ -205,7 +205,7 @@ proptest! {
                 Move::Cancel(which) => {
                     if let Some((ticket, _)) = asked.get(which) {
                         budget.cancel(*ticket);
-                        if !served.contains(ticket) {
+                        if !served.contains(ticket) && !left.contains(ticket) {
                             left.push(*ticket);
                         }
                     }

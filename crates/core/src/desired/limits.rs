@@ -11,7 +11,7 @@ use crate::plan::Why;
 use crate::render::config;
 
 impl Asked<'_> {
-    fn limits(&self) -> Option<&PlanLimits> {
+    pub(super) fn limits(&self) -> Option<&PlanLimits> {
         self.plan.limits.as_ref()
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Parts<'a> {
     pub(super) group_id: &'a str,
     pub(super) image: &'a str,
     pub(super) kept: Option<&'a Volume>,
+    /// The type that is asked for: the wished one, or one that stands in for it.
+    pub(super) instance_type: &'a str,
 }
 
 /// The record of a launch.
@@ -33,7 +35,7 @@ pub(super) fn record(
     attempt: i64,
     now: Timestamp,
 ) -> Result<LaunchStatus, Halt> {
-    let claim = &agent.claim;
+    let (claim, instance_type) = (&agent.claim, parts.instance_type);
     let mut tags = claim.tags(&agent.tags);
     tags.insert(names::TAG_LAUNCH.into(), names::launch_tag(epoch, attempt));
     let home = Home {
@@ -53,7 +55,8 @@ pub(super) fn record(
         attempt,
         client_token: names::client_token(&claim.agent_uid, epoch, attempt),
         image: parts.image.into(),
-        instance_type: agent.instance_type.clone(),
+        instance_type: instance_type.to_owned(),
+        instead_of: (instance_type != agent.instance_type).then(|| agent.instance_type.clone()),
         subnet_id: parts.subnet.id.clone(),
         security_group_ids: vec![parts.group_id.into()],
         profile: agent.identity.profile.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Refusal, Retry, TABLE, classify};
+use super::{Refusal, Retry, TABLE, classify, lines};
 use crate::api::Reason;
 
 #[test]
@@ -217,6 +217,114 @@ fn retries_keep_the_promised_bounds() {
         tries(&classify("RunInstances", "InvalidInstanceID.Malformed", ""), hour),
         1
     );
+}
+
+/// Launches of one agent while nothing has room, as the controller paces them: at once while an offering is left, else by the pauses.
+fn launches(offerings: u32, within: Duration) -> u32 {
+    let capacity = classify("RunInstances", "InsufficientInstanceCapacity", "");
+    let (mut at, mut count, mut refused) = (Duration::ZERO, 0, Vec::new());
+    while at < within {
+        count += 1;
+        refused.push(at);
+        let lately = refused
+            .iter()
+            .filter(|then| at - **then < Duration::from_secs(180))
+            .count();
+        let left = u32::try_from(lately).unwrap() < offerings;
+        let elsewhere = capacity.pause_elsewhere(count).filter(|_| left);
+        at += elsewhere.or(capacity.pause(count)).unwrap();
+    }
+    count
+}
+
+#[test]
+fn missing_capacity_costs_at_most_30_launches_an_hour_over_all_offerings() {
+    let hour = Duration::from_secs(3_600);
+    for offerings in [1, 2, 3, 8, 64] {
+        let count = launches(offerings, hour);
+        assert!(count <= 30, "{offerings} offerings: {count}");
+    }
+    assert_eq!(launches(6, Duration::from_secs(6)), 6, "all offerings within seconds");
+}
+
+#[test]
+fn a_denial_names_action_resource_and_reason_and_shows_no_encoded_text() {
+    let told = |operation: &str, message: &str| classify(operation, "UnauthorizedOperation", message).message;
+    let whole = "You are not authorized to perform this operation. User: arn:aws:sts::1:assumed-role/koi/x is not authorized to perform: \
+                 ec2:RunInstances on resource: arn:aws:ec2:us-east-1:1:instance/* because no identity-based policy allows the \
+                 ec2:RunInstances action. Encoded authorization failure message: 4GIOHlTkIaWHQD0Q0m6XSnuUMCm-abcdefghijklmn";
+    assert_eq!(
+        told("RunInstances", whole),
+        "RunInstances: UnauthorizedOperation: the operator may not do ec2:RunInstances on arn:aws:ec2:us-east-1:1:instance/* (no \
+         identity-based policy allows the ec2:RunInstances action). What to do: allow the operator's role this action; the policy that it \
+         needs comes with the chart."
+    );
+    let scp = "User: x is not authorized to perform: iam:CreateRole on resource: arn:aws:iam::1:role/r with an explicit deny in a service \
+               control policy";
+    let told_scp = classify("CreateRole", "AccessDenied", scp).message;
+    assert!(
+        told_scp.contains("iam:CreateRole on arn:aws:iam::1:role/r (explicit deny in a service control policy)"),
+        "{told_scp}"
+    );
+    assert!(told_scp.contains("a policy above the operator's own"), "{told_scp}");
+    let bare = "You are not authorized to perform this operation. Encoded authorization failure message: SECRET";
+    let named = told("StopInstances", bare);
+    assert!(
+        named.contains("(ec2:StopInstances)") && !named.contains("SECRET"),
+        "{named}"
+    );
+    for (operation, action) in [
+        ("PutParameter", "ssm:PutParameter"),
+        ("GetRolePolicy", "iam:GetRolePolicy"),
+        ("AddRoleToInstanceProfile", "iam:AddRoleToInstanceProfile"),
+        ("AssumeRole", "sts:AssumeRole"),
+        ("AssociateIamInstanceProfile", "ec2:AssociateIamInstanceProfile"),
+    ] {
+        let message = classify(operation, "AccessDenied", "").message;
+        assert!(message.contains(action), "{message}");
+    }
+    let trust = "User: x is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::2:role/koi";
+    let trust = classify("AssumeRole", "AccessDenied", trust).message;
+    assert!(
+        trust.contains("trust policy") && trust.contains("arn:aws:iam::2:role/koi"),
+        "{trust}"
+    );
+}
+
+#[test]
+fn hostile_messages_stay_short_lines() {
+    let nasty = format!(
+        "not authorized to perform: {}\n\u{1b}[31m on resource: {}",
+        "a".repeat(9_000),
+        "ß".repeat(9_000)
+    );
+    for message in [
+        nasty.as_str(),
+        "not authorized to perform: ",
+        "ſ encoded authorization failure message: \u{0}",
+        "\u{0}",
+    ] {
+        let told = classify("RunInstances", "UnauthorizedOperation", message).message;
+        assert!(told.chars().count() < 700 && !told.contains(char::is_control), "{told}");
+    }
+}
+
+#[test]
+fn the_table_knows_codes_of_every_service_that_the_operator_calls() {
+    let codes: std::collections::BTreeSet<&str> = lines().flat_map(|line| line.codes.iter().copied()).collect();
+    assert!(codes.len() >= 40, "{}", codes.len());
+    for line in lines() {
+        assert!(
+            !line.advice.is_empty() && !line.advice.ends_with('.'),
+            "{:?}",
+            line.codes
+        );
+        assert_eq!(
+            line.pattern,
+            line.pattern.to_lowercase(),
+            "messages are compared in lower case"
+        );
+    }
 }
 
 #[test]

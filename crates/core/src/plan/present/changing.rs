@@ -65,7 +65,11 @@ impl Round<'_> {
                 self.steps.push(Step::StopInstance { instance_id: id });
                 Err(changing(planned, "is being made: the instance stops", SHORTLY * 2))
             }
-            InstanceState::Stopped if instance.instance_type != self.agent.instance_type => {
+            InstanceState::Stopped
+                if !self
+                    .agent
+                    .accepts_type(&instance.instance_type, self.observed.recorded.launch.as_ref()) =>
+            {
                 self.steps.push(Step::SetInstanceType {
                     instance_id: id,
                     instance_type: self.agent.instance_type.clone(),

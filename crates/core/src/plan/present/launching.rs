@@ -47,6 +47,7 @@ impl<'a> Round<'a> {
             group_id,
             image: self.image()?,
             kept,
+            instance_type: self.instance_type(),
         };
         let successor = |instance: &Instance| match (&recorded.launch, instance.launch) {
             (Some(launch), Some((epoch, _))) => epoch < launch.epoch,
@@ -78,6 +79,13 @@ impl<'a> Round<'a> {
         Err(Halt::converging(reason, message, AT_ONCE))
     }
 
+    /// The type of the offering that is asked for now.
+    fn instance_type(&self) -> &'a str {
+        let offered = self.observed.offered_type.as_ref();
+        let offered = offered.filter(|name| self.agent.fallback_types.contains(name));
+        offered.unwrap_or(&self.agent.instance_type)
+    }
+
     /// The same words from the record until the instance runs, so that status is written once.
     pub(super) fn launching(&self, kept: Option<&String>) -> (Reason, String) {
         match kept {
@@ -87,7 +95,14 @@ impl<'a> Round<'a> {
             ),
             None => (
                 Reason::Launching,
-                format!("An instance of type {} is being launched.", self.agent.instance_type),
+                format!(
+                    "An instance of type {} is being launched.",
+                    self.observed
+                        .recorded
+                        .launch
+                        .as_ref()
+                        .map_or(&self.agent.instance_type, |launch| &launch.instance_type)
+                ),
             ),
         }
     }
