@@ -107,6 +107,16 @@ impl Directory {
 
     /// What a file holds; none when there is none. A link, a pipe or a device is a fault.
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.regular(name)? else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        Ok(Some(content))
+    }
+
+    /// A file, open for reading.
+    fn regular(&self, name: &str) -> io::Result<Option<File>> {
         // Opening a pipe would wait for somebody to write.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let handle = match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
@@ -118,9 +128,24 @@ impl Directory {
         if About::from(rustix::fs::fstat(&handle)?).kind != FileType::RegularFile {
             return Err(self.not(name, FileType::RegularFile));
         }
+        Ok(Some(File::from(handle)))
+    }
+
+    /// The beginning of a text file; none when there is none.
+    pub(crate) fn read_some(&self, name: &str, most: usize) -> io::Result<Option<String>> {
+        let Some(file) = self.regular(name)? else {
+            return Ok(None);
+        };
         let mut content = Vec::new();
-        File::from(handle).read_to_end(&mut content)?;
-        Ok(Some(content))
+        file.take(most as u64).read_to_end(&mut content)?;
+        Ok(Some(String::from_utf8_lossy(&content).into_owned()))
+    }
+
+    /// Names of what is in here, so many at most.
+    pub(crate) fn names(&self, most: usize) -> io::Result<Vec<String>> {
+        let entries = rustix::fs::Dir::read_from(&self.0)?;
+        let named = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str().ok()?.to_owned()));
+        Ok(named.filter(|name| name != "." && name != "..").take(most).collect())
     }
 
     /// Writes a file beside the target, flushes it to disk, and renames it over the target. A link there is replaced, not followed.

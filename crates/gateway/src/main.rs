@@ -2,6 +2,7 @@
 
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod agent;
+mod approvals;
 mod bootstrap;
 mod clock;
 mod config;
@@ -11,9 +12,11 @@ mod devices;
 mod file;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod inbox;
+mod logfile;
 mod methods;
 mod nodes;
 mod notify;
+mod profile;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod queue;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
@@ -24,6 +27,7 @@ mod server;
 mod services;
 #[allow(dead_code, unused_imports, reason = "callers arrive one by one")]
 mod session;
+mod suspension;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,10 +40,13 @@ use koi_wire::config::{GatewayConfig, LogLevel, Secret, SecretRef};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::bootstrap::{Options, RealMachine};
 use crate::clock::SystemClock;
 use crate::config::{Loaded, Refused};
+use crate::logfile::LogFile;
 use crate::server::{Server, Settings};
 
 /// What a config that may not be used exits with; the unit does not restart after it.
@@ -77,6 +84,9 @@ enum Command {
     },
     /// Print the JSON Schema of the config
     Schema,
+    /// Print all methods with their scopes, as JSON
+    #[command(hide = true)]
+    Methods,
     /// On the instance: make the machine the home of its agent; a second run changes nothing
     Bootstrap {
         /// Write files below this directory and touch nothing else
@@ -114,6 +124,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print(&format!("{}: ok, sha256 {}", loaded.path.display(), loaded.sha256));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Methods => {
+            print(&serde_json::to_string_pretty(&methods::listed())?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Schema => {
             print(&serde_json::to_string_pretty(&koi_wire::config::schema())?);
             Ok(ExitCode::SUCCESS)
@@ -149,7 +163,7 @@ impl Home {
 
 fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
     let loaded = config::load(&home.config)?;
-    start_log(&loaded.config);
+    start_log(&loaded.config, &home.state_dir);
     for zone in config::unknown_time_zones(&loaded.config) {
         warn!(zone, "unknown time zone, UTC is used instead");
     }
@@ -225,7 +239,7 @@ fn set_up(root: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn start_log(config: &GatewayConfig) {
+fn start_log(config: &GatewayConfig, state_dir: &Path) {
     let level = match config.logging.as_ref().and_then(|logging| logging.level) {
         Some(LogLevel::Error) => LevelFilter::ERROR,
         Some(LogLevel::Warn) => LevelFilter::WARN,
@@ -233,10 +247,16 @@ fn start_log(config: &GatewayConfig) {
         Some(LogLevel::Debug) => LevelFilter::DEBUG,
         Some(LogLevel::Trace) => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
+    let on_disk = tracing_subscriber::fmt::layer()
+        .with_writer(LogFile::new(state_dir))
+        .with_ansi(false);
+    let on_stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(false)
+        .with_ansi(false);
+    tracing_subscriber::registry()
+        .with(level)
+        .with(on_stderr)
+        .with(on_disk)
         .init();
 }
 

@@ -2,17 +2,26 @@
 
 mod agent;
 mod agents_files;
+mod approvals;
 pub(crate) mod bounds;
 mod call;
+mod catalog;
 mod chat;
 mod config_get;
 mod cron;
+mod device;
 pub(crate) mod fault;
+mod gateway;
 mod heartbeat;
 mod history;
+mod logs;
+mod node;
+mod quiet;
 mod request;
 mod sessions;
 mod status;
+mod system;
+mod usage;
 mod workspace;
 
 use std::collections::HashMap;
@@ -23,7 +32,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use koi_wire::frame::{ErrorShape, Response};
 use koi_wire::name::Scope;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) use self::call::{Call, Caller, Role};
 use crate::server::Shared;
@@ -69,6 +78,12 @@ impl Method {
         let (needs, run) = (Needs::Scope(scope), Run::Later(run));
         Self { name, needs, run }
     }
+
+    /// A method of nodes.
+    pub(crate) const fn node(name: &'static str, run: fn(&Call) -> Answer) -> Self {
+        let (needs, run) = (Needs::Node, Run::Now(run));
+        Self { name, needs, run }
+    }
 }
 
 /// The families.
@@ -76,6 +91,15 @@ const FAMILIES: &[&[Method]] = &[
     status::TABLE,
     config_get::TABLE,
     workspace::TABLE,
+    system::TABLE,
+    quiet::TABLE,
+    gateway::TABLE,
+    usage::TABLE,
+    approvals::TABLE,
+    catalog::TABLE,
+    logs::TABLE,
+    node::TABLE,
+    device::TABLE,
     sessions::TABLE,
     history::TABLE,
     agents_files::TABLE,
@@ -96,6 +120,18 @@ pub(crate) static NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     names.sort_unstable();
     names
 });
+
+/// All methods with who may call them, for the documentation.
+pub(crate) fn listed() -> Vec<Value> {
+    let scope = |name: &str| match TABLE.get(name).map(|method| method.needs) {
+        Some(Needs::Scope(scope)) => scope.as_str(),
+        Some(Needs::Node) | None => "node",
+    };
+    NAMES
+        .iter()
+        .map(|name| json!({"name": name, "scope": scope(name)}))
+        .collect()
+}
 
 /// Answers one frame; what is not JSON gets no answer. What is not done at once goes on in a task of its own.
 pub(crate) fn answer(shared: &Arc<Shared>, frame: bytes::Bytes, caller: &Arc<Caller>) {

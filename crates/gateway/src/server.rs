@@ -26,9 +26,9 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use koi_wire::frame::{PresenceEntry, TICK_INTERVAL_MS};
+use koi_wire::frame::{ErrorShape, PresenceEntry, TICK_INTERVAL_MS};
 use koi_wire::health::Health;
-use koi_wire::name::{close, event};
+use koi_wire::name::{close, code, event};
 use serde_json::json;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
@@ -45,10 +45,14 @@ use self::hub::{Audience, Hub};
 use self::limiter::{Limiter, Limits};
 use self::outbox::Broadcast;
 use self::peer::{Network, Trust};
+use self::recent::Recent;
+use crate::approvals::Approvals;
 use crate::clock::Clock;
 use crate::config::Loaded;
+use crate::methods::Answer;
 use crate::nodes::Nodes;
 use crate::services::Services;
+use crate::suspension::Suspension;
 
 /// The version that this binary tells of itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -64,6 +68,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long what runs may go on before that.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it takes to be back, the supervisor's pause included.
+const RESTART_MS: u64 = 2500;
 
 /// Between two presence events, so that a crowd that comes at once is told about once.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(250);
@@ -118,6 +125,16 @@ pub(crate) struct Shared {
     /// What does the work behind the methods.
     pub(crate) services: Services,
     pub(crate) admission: Admission,
+    /// Answers by idempotency key, for methods that take one.
+    pub(crate) recent: Recent<Answer>,
+    /// Whether the gateway is held still.
+    pub(crate) suspension: Suspension,
+    /// Somebody wants it started anew.
+    pub(crate) restart: Notify,
+    /// Commands that wait for somebody to allow them.
+    pub(crate) approvals: Approvals,
+    /// Held while the file of what is allowed for good is changed.
+    pub(crate) approvals_file: Mutex<()>,
     /// Nodes, and what they are asked to do.
     pub(crate) nodes: Nodes,
     pub(crate) boot_id: String,
@@ -189,9 +206,12 @@ impl Server {
         }
         shared.services.start(&shared);
         shared.phase.store(RUNNING, Ordering::Relaxed);
-        stop.await;
+        let reason = tokio::select! {
+            () = stop => "gateway stopping",
+            () = shared.restart.notified() => "gateway restarting",
+        };
         shared.phase.store(STOPPING, Ordering::Relaxed);
-        shared.say_goodbye().await;
+        shared.say_goodbye(reason).await;
     }
 }
 
@@ -220,6 +240,11 @@ impl Shared {
             services: Services::new(&settings, &hub),
             admission: Admission::new(),
             nodes: Nodes::default(),
+            suspension: Suspension::default(),
+            restart: Notify::new(),
+            approvals: Approvals::default(),
+            approvals_file: Mutex::default(),
+            recent: Recent::default(),
             hub,
             boot_id: uuid::Uuid::new_v4().to_string(),
             started_ms,
@@ -262,6 +287,24 @@ impl Shared {
 
     pub(crate) fn uptime_ms(&self) -> u64 {
         u64::try_from(self.now_ms() - self.started_ms).unwrap_or(0)
+    }
+
+    /// May new work begin?
+    ///
+    /// # Errors
+    /// The error that whoever wanted to begin it is told.
+    pub(crate) fn may_begin(&self) -> Result<(), ErrorShape> {
+        let reason = match (self.closed(), self.suspension.current(self.now_ms())) {
+            (Some(Closed::Starting), _) => "startup-sidecars",
+            (Some(Closed::Stopping), _) => "gateway-restarting",
+            (None, Some(_)) => "gateway-suspending",
+            (None, None) => return Ok(()),
+        };
+        let mut error = ErrorShape::new(code::UNAVAILABLE, "the gateway takes no new work now");
+        error.details = Some(json!({"reason": reason}));
+        error.retryable = Some(true);
+        error.retry_after_ms = Some(500);
+        Err(error)
     }
 
     /// How the gateway is.
@@ -341,13 +384,16 @@ impl Shared {
         }
     }
 
-    async fn say_goodbye(&self) {
+    async fn say_goodbye(&self, reason: &str) {
         let clients = self.hub.len();
         info!(clients, "stopping");
         self.services.drain(SERVICES_TIMEOUT).await;
-        let payload = json!({"reason": "gateway stopping"}).to_string();
+        let mut payload = json!({"reason": reason});
+        if reason == "gateway restarting" {
+            payload["restartExpectedMs"] = RESTART_MS.into();
+        }
         self.hub
-            .tell(Audience::Everyone, Broadcast::new(event::SHUTDOWN, payload));
+            .tell(Audience::Everyone, Broadcast::new(event::SHUTDOWN, payload.to_string()));
         self.hub.close_all(&Close::new(close::RESTART, "service restart"));
         self.stop.cancel();
         self.tasks.close();

@@ -19,6 +19,11 @@ impl Services {
     /// Starts what runs on its own: tasks go to `shared.tasks` and end with `shared.stop`.
     pub(crate) fn start(&self, _shared: &Arc<Shared>) {}
 
+    /// How much runs now.
+    pub(crate) fn active(&self) -> usize {
+        0
+    }
+
     /// Lets what runs come to an end, for so long at most. Clients are still connected.
     pub(crate) async fn drain(&self, _most: Duration) {}
 }

@@ -36,7 +36,7 @@ fn every_fault_has_a_line_of_its_own() {
     let refused = parse(Path::new(PATH), text).unwrap_err();
     let expected = [
         "/etc/skykoi.json:3:5: gateway.mode: \"remote\" is not a choice; allowed: \"local\"",
-        "/etc/skykoi.json:5:5: gateway.prot: unknown key, did you mean \"port\"?; allowed: auth, bind, controlUi, mode, port, trustedProxies",
+        "/etc/skykoi.json:5:5: gateway.prot: unknown key, did you mean \"port\"?; allowed: auth, bind, controlUi, mode, nodes, port, trustedProxies",
     ];
     assert_eq!(refused.0, expected);
 }

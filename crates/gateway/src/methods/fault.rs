@@ -17,6 +17,11 @@ pub(crate) fn invalid(method: &str, fault: &str) -> ErrorShape {
     ErrorShape::new(code::INVALID_REQUEST, format!("invalid {method} params: {fault}"))
 }
 
+/// A request that makes no sense as things are.
+pub(crate) fn invalid_request(message: &str) -> ErrorShape {
+    ErrorShape::new(code::INVALID_REQUEST, message)
+}
+
 /// There is no such method.
 pub(super) fn unknown_method(name: &str) -> ErrorShape {
     let shown: String = name.chars().take(128).collect();

@@ -1,6 +1,6 @@
 //! Who is connected, and how all of them are told something.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +37,10 @@ impl Client {
 
 /// Sessions that one socket may follow at the same time.
 const MAX_FOLLOWED: usize = 1000;
+
+/// Machines that are told of, and for how long.
+const MAX_NOTES: usize = 100;
+const NOTE_LIFE_MS: i64 = 5 * 60 * 1000;
 
 /// What a client wants to hear about.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +89,7 @@ impl Audience<'_> {
 pub(crate) struct Hub {
     clients: Mutex<BTreeMap<String, Client>>,
     gateway: PresenceEntry,
+    notes: Mutex<VecDeque<PresenceEntry>>,
     presence_version: AtomicU64,
     health_version: AtomicU64,
     changed: Notify,
@@ -96,6 +101,7 @@ impl Hub {
         Self {
             clients: Mutex::default(),
             gateway,
+            notes: Mutex::default(),
             presence_version: AtomicU64::new(1),
             health_version: AtomicU64::new(1),
             changed: Notify::new(),
@@ -114,11 +120,35 @@ impl Hub {
 
     /// The presence list, the gateway first.
     pub(crate) fn presence(&self) -> Vec<PresenceEntry> {
+        let notes: Vec<PresenceEntry> = self.notes().iter().cloned().collect();
         let clients = self.lock();
+        let here = clients.values().map(|client| &client.presence);
         std::iter::once(&self.gateway)
-            .chain(clients.values().map(|client| &client.presence))
+            .chain(here)
+            .chain(&notes)
             .cloned()
             .collect()
+    }
+
+    /// Somebody tells of a machine that is not connected itself. The same machine replaces what it told before; a few are kept, and not
+    /// for long.
+    pub(crate) fn note(&self, entry: PresenceEntry) {
+        let same = |other: &PresenceEntry| {
+            let key = |entry: &PresenceEntry| (entry.device_id.clone(), entry.instance_id.clone(), entry.host.clone());
+            key(other) == key(&entry)
+        };
+        let mut notes = self.notes();
+        notes.retain(|other| !same(other) && entry.ts - other.ts < NOTE_LIFE_MS);
+        if notes.len() == MAX_NOTES {
+            notes.pop_front();
+        }
+        notes.push_back(entry);
+        drop(notes);
+        self.touch();
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, VecDeque<PresenceEntry>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Versions of presence and health.

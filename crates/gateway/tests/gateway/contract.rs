@@ -3,23 +3,45 @@
 //! Both are npm packages that `npm ci` puts into `tests/contract/node_modules`. Where continuous integration runs (`CI` is set), they must be
 //! there.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use super::harness::{Gateway, TOKEN};
 
-/// The definitions that frames of ours are held against.
+/// The definitions that frames of ours are held against, by name; made when they are first needed.
 struct Contract {
-    response: Validator,
-    event: Validator,
-    hello: Validator,
-    presence: Validator,
-    tick: Validator,
-    shutdown: Validator,
+    schema: Value,
+    made: Mutex<BTreeMap<String, Option<Arc<Validator>>>>,
+}
+
+impl Contract {
+    /// The validator of a definition; none when the contract has none of that name.
+    fn of(&self, name: &str) -> Option<Arc<Validator>> {
+        let mut made = self.made.lock().unwrap();
+        made.entry(name.to_owned())
+            .or_insert_with(|| {
+                let definition = self.schema["definitions"].get(name)?;
+                let definitions = &self.schema["definitions"];
+                let whole =
+                    json!({"$schema": self.schema["$schema"], "allOf": [definition], "definitions": definitions});
+                Some(Arc::new(jsonschema::validator_for(&whole).unwrap()))
+            })
+            .clone()
+    }
+
+    fn check(&self, name: &str, value: &Value) {
+        let Some(validator) = self.of(name) else { return };
+        let faults: Vec<String> = validator
+            .iter_errors(value)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(faults.is_empty(), "{name}: {value}\n{faults:?}");
+    }
 }
 
 fn directory() -> PathBuf {
@@ -31,55 +53,70 @@ fn contract() -> Option<&'static Contract> {
     CONTRACT
         .get_or_init(|| {
             let path = directory().join("node_modules/@openclaw/gateway-protocol/protocol.schema.json");
-            let schema: Value = serde_json::from_slice(&std::fs::read(path).ok()?).unwrap();
-            let of = |name: &str| {
-                let definition = schema["definitions"][name].clone();
-                assert!(definition.is_object(), "the contract has no {name}");
-                let whole =
-                    json!({"$schema": schema["$schema"], "allOf": [definition], "definitions": schema["definitions"]});
-                jsonschema::validator_for(&whole).unwrap()
-            };
             Some(Contract {
-                response: of("ResponseFrame"),
-                event: of("EventFrame"),
-                hello: of("HelloOk"),
-                presence: of("PresenceEntry"),
-                tick: of("TickEvent"),
-                shutdown: of("ShutdownEvent"),
+                schema: serde_json::from_slice(&std::fs::read(path).ok()?).unwrap(),
+                made: Mutex::default(),
             })
         })
         .as_ref()
 }
 
-/// Holds a frame of ours against the contract.
-pub(crate) fn holds(frame: &Value) {
-    let Some(contract) = contract() else { return };
-    let check = |validator: &Validator, value: &Value| {
-        let faults: Vec<String> = validator
-            .iter_errors(value)
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect();
-        assert!(faults.is_empty(), "{value}\n{faults:?}");
+/// `exec.approvals.get` as the contract writes names of types: `ExecApprovalsGet`.
+fn pascal(name: &str) -> String {
+    let upper = |word: &str| {
+        word.chars()
+            .take(1)
+            .flat_map(char::to_uppercase)
+            .chain(word.chars().skip(1))
+            .collect()
     };
+    name.split(['.', '-']).map(upper).collect::<Vec<String>>().concat()
+}
+
+/// Where the contract's name of a result is not made of the method's.
+fn result_of(method: &str) -> String {
+    match method {
+        "agent.identity.get" => "AgentIdentityResult".to_owned(),
+        "exec.approvals.get" | "exec.approvals.set" => "ExecApprovalsSnapshot".to_owned(),
+        "config.schema" => "ConfigSchemaResponse".to_owned(),
+        _ => format!("{}Result", pascal(method)),
+    }
+}
+
+/// Holds a frame of ours against the contract; `method` is what it answers.
+pub(crate) fn holds(frame: &Value, method: Option<&str>) {
+    let Some(contract) = contract() else { return };
     let payload = &frame["payload"];
     if frame["type"] == "res" {
-        check(&contract.response, frame);
+        contract.check("ResponseFrame", frame);
         if payload["type"] == "hello-ok" {
-            check(&contract.hello, payload);
+            contract.check("HelloOk", payload);
+        } else if let Some(method) = method.filter(|_| frame["ok"] == true && payload["status"] != "accepted") {
+            contract.check(&result_of(method), payload);
         }
         return;
     }
-    check(&contract.event, frame);
+    contract.check("EventFrame", frame);
     match frame["event"].as_str().unwrap_or_default() {
-        "tick" => check(&contract.tick, payload),
-        "shutdown" => check(&contract.shutdown, payload),
         "presence" => payload["presence"]
             .as_array()
             .unwrap()
             .iter()
-            .for_each(|entry| check(&contract.presence, entry)),
-        _ => {}
+            .for_each(|entry| contract.check("PresenceEntry", entry)),
+        name => contract.check(&format!("{}Event", pascal(name)), payload),
     }
+}
+
+/// The methods of the contract, with their scopes.
+pub(crate) fn methods() -> Option<BTreeMap<String, String>> {
+    let methods = contract()?.schema["methods"].as_object().unwrap();
+    let scope = |facts: &Value| facts["scope"].as_str().unwrap_or_default().to_owned();
+    Some(
+        methods
+            .iter()
+            .map(|(name, facts)| (name.clone(), scope(facts)))
+            .collect(),
+    )
 }
 
 #[test]
@@ -95,12 +132,14 @@ fn the_contract_is_installed_where_it_must_be() {
 #[tokio::test]
 async fn the_contract_refuses_what_is_wrong() {
     let Some(contract) = contract() else { return };
-    assert!(
-        !contract
-            .event
-            .is_valid(&json!({"type": "event", "event": "tick", "extra": 1}))
-    );
-    assert!(!contract.hello.is_valid(&json!({"type": "hello-ok"})));
+    let refuses = |name: &str, value: Value| !contract.of(name).unwrap().is_valid(&value);
+    assert!(refuses(
+        "EventFrame",
+        json!({"type": "event", "event": "tick", "extra": 1})
+    ));
+    assert!(refuses("HelloOk", json!({"type": "hello-ok"})));
+    assert!(refuses(&result_of("logs.tail"), json!({"lines": []})));
+    assert!(refuses("DevicePairRequestedEvent", json!({"requestId": ""})));
 }
 
 #[tokio::test]

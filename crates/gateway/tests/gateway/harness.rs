@@ -1,5 +1,6 @@
 //! A gateway process with a home of its own, and a client that records.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ed25519_dalek::{Signer, SigningKey};
 use futures::{SinkExt, StreamExt};
+use koi_wire::device::{SignedFacts, device_id, encode_public_key, encode_signature};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -178,10 +181,28 @@ impl Gateway {
             socket,
             challenge: Value::Null,
             events: Vec::new(),
+            asked: BTreeMap::new(),
         };
         client.challenge = client.frame().await.unwrap();
         assert_eq!(client.challenge["event"], "connect.challenge");
         Ok(client)
+    }
+
+    /// A client with a device of its own; `changes` to its connect parameters. What it was told comes too.
+    pub(crate) async fn device(&self, seed: u8, headers: &[(&'static str, &str)], changes: Value) -> (Client, Value) {
+        let mut client = self.socket_with(headers).await.unwrap();
+        let frame = sign(connect(changes), seed, &client.challenge["payload"]);
+        let told = client.ask(frame).await;
+        (client, told)
+    }
+
+    /// A node with these commands, let in.
+    pub(crate) async fn node(&self, seed: u8, commands: Value) -> (Client, Value) {
+        let client = json!({"id": "node-host", "version": "1", "platform": "linux", "mode": "node"});
+        let changes = json!({"role": "node", "scopes": [], "client": client, "commands": commands});
+        let (node, hello) = self.device(seed, &[], changes).await;
+        assert_eq!(hello["payload"]["auth"]["role"], "node", "{hello}");
+        (node, hello)
     }
 
     /// A client with all scopes.
@@ -215,6 +236,44 @@ pub(crate) fn connect(changes: Value) -> Value {
     json!({"type": "req", "id": "connect-1", "method": "connect", "params": params})
 }
 
+/// The id of the device of a seed.
+pub(crate) fn device_of(seed: u8) -> String {
+    device_id(&SigningKey::from_bytes(&[seed; 32]).verifying_key().to_bytes())
+}
+
+/// Adds the proof of a device to a connect request.
+pub(crate) fn sign(mut frame: Value, seed: u8, challenge: &Value) -> Value {
+    let key = SigningKey::from_bytes(&[seed; 32]);
+    let public = key.verifying_key().to_bytes();
+    let params = &frame["params"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let scopes: Vec<String> = params["scopes"].as_array().into_iter().flatten().map(text).collect();
+    let (auth, client) = (&params["auth"], &params["client"]);
+    let token = text(if auth["token"].is_string() {
+        &auth["token"]
+    } else {
+        &auth["deviceToken"]
+    });
+    let (nonce, ts) = (text(&challenge["nonce"]), challenge["ts"].as_i64().unwrap());
+    let facts = SignedFacts {
+        device_id: &device_id(&public),
+        client_id: &text(&client["id"]),
+        client_mode: &text(&client["mode"]),
+        role: params["role"].as_str().unwrap_or("operator"),
+        scopes: &scopes,
+        signed_at_ms: ts,
+        token: &token,
+        nonce: &nonce,
+        platform: &text(&client["platform"]),
+        device_family: "",
+    };
+    frame["params"]["device"] = json!({
+        "id": device_id(&public), "publicKey": encode_public_key(&public), "signedAt": ts, "nonce": nonce,
+        "signature": encode_signature(&key.sign(facts.payload_v3().as_bytes()).to_bytes()),
+    });
+    frame
+}
+
 /// How a socket ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
@@ -227,11 +286,19 @@ pub(crate) struct Client {
     socket: WebSocketStream<TcpStream>,
     pub(crate) challenge: Value,
     pub(crate) events: Vec<Value>,
+    /// The methods that were asked for, by id.
+    asked: BTreeMap<String, String>,
 }
 
 impl Client {
     pub(crate) async fn send(&mut self, text: impl Into<String>) {
-        self.socket.send(Message::text(text.into())).await.unwrap();
+        let text = text.into();
+        if let Ok(frame) = serde_json::from_str::<Value>(&text)
+            && let (Some(id), Some(method)) = (frame["id"].as_str(), frame["method"].as_str())
+        {
+            self.asked.insert(id.to_owned(), method.to_owned());
+        }
+        self.socket.send(Message::text(text)).await.unwrap();
     }
 
     pub(crate) async fn send_raw(&mut self, message: Message) -> Result<(), Error> {
@@ -247,7 +314,8 @@ impl Client {
             match message {
                 Some(Ok(Message::Text(text))) => {
                     let frame: Value = serde_json::from_str(&text).unwrap();
-                    contract::holds(&frame);
+                    let asked = frame["id"].as_str().and_then(|id| self.asked.get(id));
+                    contract::holds(&frame, asked.map(String::as_str));
                     return Ok(frame);
                 }
                 Some(Ok(Message::Close(close))) => {

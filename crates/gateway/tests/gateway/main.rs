@@ -6,10 +6,15 @@
     reason = "what tests call fails like a test"
 )]
 
+mod approvals;
+mod catalog;
 mod config;
 mod contract;
+mod devices;
 mod handshake;
 mod harness;
 mod lifecycle;
 mod limits;
 mod methods;
+mod nodes;
+mod suspension;
