@@ -19,9 +19,12 @@ CRDS = Path("crds")
 CHART = Path("charts/koi-operator")
 
 
-def cargo(*arguments: str) -> str:
-    """What a program of the workspace prints."""
-    command = ("cargo", "run", "--quiet", *arguments)
+def program(name: str, *arguments: str) -> str:
+    """What a program of the workspace prints. The whole workspace is built, as everywhere else: for one package alone cargo would
+    choose other features of its dependencies and compile them all again."""
+    build = ("cargo", "build", "--quiet", "--workspace", "--bins", "--example", "crds")
+    subprocess.run(build, cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    command = (ROOT / "target" / "debug" / name, *arguments)
     return subprocess.run(
         command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ).stdout
@@ -30,14 +33,14 @@ def cargo(*arguments: str) -> str:
 def custom_resources() -> dict[Path, str]:
     """The CRDs, and the chart's copies of them."""
     with tempfile.TemporaryDirectory() as folder:
-        cargo("-p", "koi-core", "--example", "crds", "--", folder)
+        program("examples/crds", folder)
         texts = {file.name: file.read_text() for file in sorted(Path(folder).iterdir())}
     return {base / name: text for base in (CRDS, CHART / "crds") for name, text in texts.items()}
 
 
 def config_schema() -> dict[Path, str]:
     """The JSON Schema of the gateway's config."""
-    return {Path("docs/gateway-config.schema.json"): cargo("-p", "koi-gateway", "--", "schema")}
+    return {Path("docs/gateway-config.schema.json"): program("koi-gateway", "schema")}
 
 
 METHODS_HEAD = """# Methods
