@@ -40,7 +40,7 @@ STAGES = (
     Stage("python", (*RUFF, "format", "--check", "tests", "tools", "charts")),
     Stage("python-lint", (*RUFF, "check", "tests", "tools", "charts")),
     Stage("lint", ("cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings")),
-    Stage("build", ("cargo", "build", "--workspace", "--bins")),
+    Stage("build", ("cargo", "build", "--workspace", "--bins", "--example", "crds")),
     Stage("unit", ("cargo", "test", "--workspace", "--quiet")),
     Stage("generated", (sys.executable, "tools/generate.py", "--check")),
     Stage("conformance", (*PYTEST, "tests/conformance")),
