@@ -3,18 +3,20 @@
 //! One file for each service, pure conversions in [`convert`] and [`request`], errors in [`error`]. Nothing here decides anything:
 //! a write whose goal is met already ("not there" when deleting) is success, everything else is told as AWS told it.
 
+mod checkups;
 mod convert;
 mod error;
 mod groups;
 mod iam;
 mod instances;
 mod meter;
+mod profiles;
 mod request;
 mod session;
 mod ssm;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use koi_core::desired::CloudWish;
-use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
+use koi_core::observed::{Checkup, Instance, Place, Rule, Snapshot, Subnet, Volume};
 
 use crate::cloud::{Answer, Bundle, Cloud, CloudError, Group, Launch, ProfileFacts, Role, SubnetChoice};
 use crate::metrics::Metrics;
@@ -45,6 +47,8 @@ pub struct Aws {
     region: String,
     base: SdkConfig,
     metrics: Arc<Metrics>,
+    /// The account has so many instances that looking through all of them costs more than asking for the troubled ones.
+    crowded: std::sync::atomic::AtomicBool,
 }
 
 impl Aws {
@@ -87,6 +91,7 @@ impl Aws {
                 .map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string),
             base: config.clone(),
             metrics: Arc::clone(metrics),
+            crowded: std::sync::atomic::AtomicBool::new(false),
         }
     }
 }
@@ -150,8 +155,20 @@ impl Cloud for Aws {
         instances::of_agents(&self.ec2, cluster_id, agent_uids).await
     }
 
-    async fn impairments(&self) -> Answer<BTreeMap<String, String>> {
-        instances::impairments(&self.ec2).await
+    async fn instances_by_id(&self, ids: &[String]) -> Answer<Vec<Instance>> {
+        instances::by_id(&self.ec2, ids).await
+    }
+
+    async fn checkups(&self) -> Answer<BTreeMap<String, Checkup>> {
+        checkups::all(&self.ec2, &self.crowded).await
+    }
+
+    async fn volumes_by_id(&self, ids: &[String]) -> Answer<Vec<Volume>> {
+        volumes::by_id(&self.ec2, ids).await
+    }
+
+    async fn parameters(&self, cluster_id: &str) -> Answer<BTreeSet<String>> {
+        ssm::names(&self.ssm, cluster_id).await
     }
 
     async fn volumes(&self, cluster_id: &str) -> Answer<Vec<Volume>> {
@@ -256,6 +273,18 @@ impl Cloud for Aws {
 
     async fn stop(&self, instance_id: &str) -> Answer<()> {
         instances::stop(&self.ec2, instance_id).await
+    }
+
+    async fn reboot(&self, instance_id: &str) -> Answer<()> {
+        instances::reboot(&self.ec2, instance_id).await
+    }
+
+    async fn set_profile(&self, instance_id: &str, profile: &str) -> Answer<()> {
+        profiles::set(&self.ec2, instance_id, profile).await
+    }
+
+    async fn grow(&self, volume_id: &str, size_gib: i64) -> Answer<()> {
+        volumes::grow(&self.ec2, volume_id, size_gib).await
     }
 
     async fn terminate(&self, instance_id: &str) -> Answer<()> {

@@ -3,13 +3,13 @@
 //! Reads answer with whole things or an error, never with half a list. Each write is one call for one
 //! [`koi_core::plan::Step`]. The AWS adapter stands behind it; controller and fleet know nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use koi_core::api::LaunchStatus;
 use koi_core::desired::CloudWish;
 pub use koi_core::fleet::Group;
-use koi_core::observed::{Instance, Place, Rule, Snapshot, Subnet, Volume};
+use koi_core::observed::{Checkup, Instance, Place, Rule, Snapshot, Subnet, Volume};
 
 /// The answer to one question.
 pub type Answer<T> = Result<T, CloudError>;
@@ -173,12 +173,18 @@ pub trait Cloud: Send + Sync + 'static {
         cluster_id: &str,
         agent_uids: &[String],
     ) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
-    /// Instances whose system or instance status check is impaired, with what EC2 says.
-    fn impairments(&self) -> impl Future<Output = Answer<BTreeMap<String, String>>> + Send;
+    /// Those of these instances that there are, whatever tags they carry.
+    fn instances_by_id(&self, ids: &[String]) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
+    /// Running instances that EC2 does not call well, or has plans for. Others of the account may be among them.
+    fn checkups(&self) -> impl Future<Output = Answer<BTreeMap<String, Checkup>>> + Send;
     /// Every volume with the claim of the installation, all pages.
     fn volumes(&self, cluster_id: &str) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
     /// Every volume with the claims of these agents.
     fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
+    /// Those of these volumes that there are, whatever tags they carry.
+    fn volumes_by_id(&self, ids: &[String]) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
+    /// The names of all parameters of the installation, all pages.
+    fn parameters(&self, cluster_id: &str) -> impl Future<Output = Answer<BTreeSet<String>>> + Send;
     /// Every snapshot with the claim of this agent.
     fn snapshots(&self, cluster_id: &str, agent_uid: &str) -> impl Future<Output = Answer<Vec<Snapshot>>> + Send;
     /// Every security group with the claim of the installation, all pages.
@@ -237,9 +243,15 @@ pub trait Cloud: Send + Sync + 'static {
     fn start(&self, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Stops an instance.
     fn stop(&self, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
+    /// Boots an instance anew.
+    fn reboot(&self, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
+    /// Gives a live instance this profile, whichever it has.
+    fn set_profile(&self, instance_id: &str, profile: &str) -> impl Future<Output = Answer<()>> + Send;
+    /// Lets a volume grow.
+    fn grow(&self, volume_id: &str, size_gib: i64) -> impl Future<Output = Answer<()>> + Send;
     /// Terminates an instance; not there is success.
     fn terminate(&self, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
-    /// Marks an instance with tags.
+    /// Puts tags on an instance, a volume or a security group.
     fn tag(&self, id: &str, tags: &BTreeMap<String, String>) -> impl Future<Output = Answer<()>> + Send;
     /// Attaches the data volume as [`koi_core::names::DATA_DEVICE`].
     fn attach(&self, volume_id: &str, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;

@@ -8,7 +8,7 @@
 mod sweep;
 mod transit;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -150,6 +150,30 @@ impl Fleet {
         });
     }
 
+    /// The instance was given this profile.
+    pub fn note_profile(&self, agent_uid: &str, instance_id: &str, profile: &str) {
+        self.note(agent_uid, |index, now| {
+            index.note_profile(agent_uid, instance_id, profile, now);
+        });
+    }
+
+    /// A thing of the agent, or a group that it wears, has these tags again.
+    pub fn note_tags(&self, agent_uid: &str, id: &str, tags: &BTreeMap<String, String>) {
+        self.note(agent_uid, |index, now| index.note_tags(agent_uid, id, tags, now));
+    }
+
+    /// The volume grows to this size.
+    pub fn note_size(&self, agent_uid: &str, volume_id: &str, size_gib: i64) {
+        self.note(agent_uid, |index, now| {
+            index.note_size(agent_uid, volume_id, size_gib, now);
+        });
+    }
+
+    /// The agent's bundle was written.
+    pub fn note_bundle(&self, agent_uid: &str) {
+        self.index().note_bundle(agent_uid, self.inner.clock.now());
+    }
+
     /// The volume is being attached.
     pub fn note_attached(&self, agent_uid: &str, volume_id: &str, instance_id: &str) {
         self.note(agent_uid, |index, now| {
@@ -233,22 +257,43 @@ impl Fleet {
     }
 }
 
-/// One whole sweep: all of it or nothing.
+/// One whole sweep: all of it or nothing. What is `recorded` and not listed is asked for by its id.
 ///
 /// # Errors
 /// The first read that failed.
-pub async fn sweep_once<C: Cloud>(cloud: &C, cluster_id: &str) -> Result<Sighting, CloudError> {
+pub async fn sweep_once<C: Cloud>(
+    cloud: &C,
+    cluster_id: &str,
+    recorded: &BTreeSet<String>,
+) -> Result<Sighting, CloudError> {
     // One after the other: together they would only meet in the same token bucket.
     let mut instances = cloud.instances(cluster_id).await?;
-    let impairments = cloud.impairments().await?;
-    let volumes = cloud.volumes(cluster_id).await?;
+    let mut checkups = cloud.checkups().await?;
+    let mut volumes = cloud.volumes(cluster_id).await?;
     let groups = cloud.groups(cluster_id).await?;
+    // What lost its claim is in none of these lists: it is asked for by its id before it counts as gone.
+    let hidden = hidden(recorded, "i-", instances.iter().map(|instance| &instance.id));
+    if !hidden.is_empty() {
+        instances.extend(cloud.instances_by_id(&hidden).await?);
+    }
+    let hidden = self::hidden(recorded, "vol-", volumes.iter().map(|volume| &volume.id));
+    if !hidden.is_empty() {
+        volumes.extend(cloud.volumes_by_id(&hidden).await?);
+    }
     for instance in &mut instances {
-        instance.impaired = impairments.get(&instance.id).cloned();
+        let checkup = checkups.remove(&instance.id).unwrap_or_default();
+        (instance.impaired, instance.events) = (checkup.impaired, checkup.events);
     }
     Ok(Sighting {
         instances,
         volumes,
         groups,
     })
+}
+
+/// Recorded ids of a kind that a list does not show.
+fn hidden<'a>(recorded: &BTreeSet<String>, prefix: &str, shown: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let shown: BTreeSet<&String> = shown.collect();
+    let kind = recorded.iter().filter(|id| id.starts_with(prefix));
+    kind.filter(|id| !shown.contains(id)).cloned().collect()
 }

@@ -51,7 +51,9 @@ pub(super) fn instance(found: &types::Instance) -> Option<Instance> {
             .filter_map(|group| text(group.group_id()))
             .collect(),
         block_devices: found.block_device_mappings().iter().filter_map(block_device).collect(),
+        client_token: text(found.client_token()),
         impaired: None,
+        events: Vec::new(),
         tags,
     })
 }
@@ -138,6 +140,7 @@ pub(super) fn group(found: &types::SecurityGroup, cluster_id: &str) -> Option<Gr
             ours: tags
                 .get(names::TAG_CLUSTER)
                 .is_some_and(|cluster| cluster == cluster_id),
+            unclaimed: !tags.contains_key(names::TAG_CLUSTER),
             ingress: found.ip_permissions().iter().flat_map(rules).collect(),
         },
         tags,
@@ -242,7 +245,8 @@ fn text(value: Option<&str>) -> Option<String> {
     value.filter(|text| !text.is_empty()).map(ToOwned::to_owned)
 }
 
-fn timestamp(time: &DateTime) -> Option<Timestamp> {
+/// A moment.
+pub(super) fn timestamp(time: &DateTime) -> Option<Timestamp> {
     Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::{self, SummaryStatus};
+use aws_sdk_ec2::types;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use koi_core::observed::Instance;
@@ -34,6 +34,15 @@ pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[Stri
     Ok(found)
 }
 
+/// Those of these instances that there are. By filter: an id that EC2 does not show would fail a call that names it.
+pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Instance>> {
+    let mut found = Vec::new();
+    for some in ids.chunks(FILTER_VALUES) {
+        found.extend(filtered(ec2, vec![request::filter("instance-id", some.iter().cloned())]).await?);
+    }
+    Ok(found)
+}
+
 async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Instance>> {
     let mut found = Vec::new();
     let mut next = None;
@@ -59,44 +68,6 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Insta
             return Ok(found);
         }
     }
-}
-
-/// Instances whose status checks fail. The filters ask for the impaired ones only: a healthy fleet answers with one empty page.
-pub(super) async fn impairments(ec2: &Client) -> Answer<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for check in ["instance-status.status", "system-status.status"] {
-        let mut next = None;
-        loop {
-            let call = ec2
-                .describe_instance_status()
-                .filters(request::filter(check, ["impaired".to_owned()]))
-                .max_results(PAGE)
-                .set_next_token(next);
-            let page = ask("DescribeInstanceStatus", call.send()).await?;
-            found.extend(page.instance_statuses().iter().filter_map(impairment));
-            next = page
-                .next_token()
-                .filter(|token| !token.is_empty())
-                .map(ToOwned::to_owned);
-            if next.is_none() {
-                break;
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn impairment(status: &types::InstanceStatus) -> Option<(String, String)> {
-    let impaired = |summary: Option<&types::InstanceStatusSummary>| {
-        summary.and_then(types::InstanceStatusSummary::status) == Some(&SummaryStatus::Impaired)
-    };
-    let what = match (impaired(status.system_status()), impaired(status.instance_status())) {
-        (true, true) => "system and instance status checks are impaired",
-        (true, false) => "the system status check is impaired (EC2's host or network)",
-        (false, true) => "the instance status check is impaired (the operating system)",
-        (false, false) => return None,
-    };
-    Some((status.instance_id()?.to_owned(), what.to_owned()))
 }
 
 /// The launch.
@@ -140,13 +111,20 @@ pub(super) async fn stop(ec2: &Client, id: &str) -> Answer<()> {
         .map(drop)
 }
 
+/// Reboots.
+pub(super) async fn reboot(ec2: &Client, id: &str) -> Answer<()> {
+    ask("RebootInstances", ec2.reboot_instances().instance_ids(id).send())
+        .await
+        .map(drop)
+}
+
 /// Terminates.
 pub(super) async fn terminate(ec2: &Client, id: &str) -> Answer<()> {
     let answer = ask("TerminateInstances", ec2.terminate_instances().instance_ids(id).send()).await;
     met(answer.map(drop), &["InvalidInstanceID.NotFound"])
 }
 
-/// Puts tags on an instance.
+/// Puts tags on a thing of EC2.
 pub(super) async fn tag(ec2: &Client, id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
     let call = ec2.create_tags().resources(id).set_tags(Some(request::tags(tags)));
     ask("CreateTags", call.send()).await.map(drop)
@@ -198,23 +176,5 @@ mod tests {
         let text = format!("{}\nfirst whole line\nlast", "x".repeat(CONSOLE_MAX));
         assert_eq!(tail(&text), "first whole line\nlast");
         assert_eq!(tail("short"), "short");
-    }
-
-    #[test]
-    fn only_failed_checks_are_impairments() {
-        let status = |system: SummaryStatus, instance: SummaryStatus| {
-            let summary = |status| types::InstanceStatusSummary::builder().status(status).build();
-            types::InstanceStatus::builder()
-                .instance_id("i-1")
-                .system_status(summary(system))
-                .instance_status(summary(instance))
-                .build()
-        };
-        assert_eq!(
-            impairment(&status(SummaryStatus::Ok, SummaryStatus::Initializing)),
-            None
-        );
-        let seen = impairment(&status(SummaryStatus::Ok, SummaryStatus::Impaired)).map(|(id, _)| id);
-        assert_eq!(seen.as_deref(), Some("i-1"));
     }
 }

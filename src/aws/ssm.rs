@@ -1,9 +1,10 @@
 //! SSM parameters: public ones, the owner record, and the bundles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ssm::Client;
-use aws_sdk_ssm::types::{ParameterType, Tag};
+use aws_sdk_ssm::types::{ParameterStringFilter, ParameterType, Tag};
+use koi_core::names::parameter_folder;
 
 use super::error::{ask, met};
 use crate::cloud::{Answer, Bundle, CloudError};
@@ -17,6 +18,38 @@ pub(super) async fn parameter(ssm: &Client, name: &str) -> Answer<Option<String>
         Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
         Err(error) if NOT_THERE.contains(&error.code.as_str()) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// SSM's largest page of descriptions.
+const PAGE: i32 = 50;
+
+/// The names of all parameters of the installation. Descriptions, not values: five times as many fit into a page, and no secret travels.
+pub(super) async fn names(ssm: &Client, cluster_id: &str) -> Answer<BTreeSet<String>> {
+    const OPERATION: &str = "DescribeParameters";
+    let below = ParameterStringFilter::builder()
+        .key("Path")
+        .option("Recursive")
+        .values(parameter_folder(cluster_id))
+        .build()
+        .map_err(|error| CloudError::unintelligible(OPERATION, format!("the filter cannot be sent: {error}")))?;
+    let mut found = BTreeSet::new();
+    let mut next = None;
+    loop {
+        let call = ssm
+            .describe_parameters()
+            .parameter_filters(below.clone())
+            .max_results(PAGE)
+            .set_next_token(next);
+        let page = ask(OPERATION, call.send()).await?;
+        found.extend(page.parameters().iter().filter_map(|parameter| parameter.name.clone()));
+        next = page
+            .next_token()
+            .filter(|token| !token.is_empty())
+            .map(ToOwned::to_owned);
+        if next.is_none() {
+            return Ok(found);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use koi_core::observed::{Snapshot, Volume};
 use super::error::{ask, met};
 use super::instances::{FILTER_VALUES, PAGE};
 use super::{convert, request};
-use crate::cloud::Answer;
+use crate::cloud::{Answer, CloudError};
 
 /// Every volume with the installation's claim.
 pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Volume>> {
@@ -22,6 +22,15 @@ pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[Stri
     let mut found = Vec::new();
     for some in agent_uids.chunks(FILTER_VALUES) {
         found.extend(filtered(ec2, request::claimed_by_agents(cluster_id, some)).await?);
+    }
+    Ok(found)
+}
+
+/// Those of these volumes that there are, whatever tags they carry.
+pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Volume>> {
+    let mut found = Vec::new();
+    for some in ids.chunks(FILTER_VALUES) {
+        found.extend(filtered(ec2, vec![request::filter("volume-id", some.iter().cloned())]).await?);
     }
     Ok(found)
 }
@@ -78,6 +87,18 @@ pub(super) async fn attach(ec2: &Client, volume_id: &str, instance_id: &str) -> 
         .instance_id(instance_id)
         .device(names::DATA_DEVICE);
     ask("AttachVolume", call.send()).await.map(drop)
+}
+
+/// Grows; the file system follows on the machine.
+pub(super) async fn grow(ec2: &Client, volume_id: &str, size_gib: i64) -> Answer<()> {
+    let size = i32::try_from(size_gib)
+        .map_err(|_| CloudError::unintelligible("ModifyVolume", format!("{size_gib} GiB is no size of a volume")))?;
+    ask(
+        "ModifyVolume",
+        ec2.modify_volume().volume_id(volume_id).size(size).send(),
+    )
+    .await
+    .map(drop)
 }
 
 /// Begins a snapshot, tagged in the same call.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use koi_core::api::{LaunchStatus, Reason};
 use koi_core::desired::Desired;
+use koi_core::observed::Observed;
 use koi_core::offering::Offering;
 use koi_core::plan::{Step, Why};
 use koi_core::refusal::{Refusal, Retry};
@@ -49,7 +50,6 @@ impl<C: Cloud> Round<'_, C> {
         let Ok(desired) = &decision.wish else {
             return Ok(Progress::Done);
         };
-        let live = decision.observed.recorded.instance_id.is_some();
         for step in &decision.plan.steps {
             if self.is_first_word() && is_slow(step) {
                 self.report(decision).await?;
@@ -64,7 +64,7 @@ impl<C: Cloud> Round<'_, C> {
             let effect = self.perform(step, desired, decision).await;
             budget::end_turn();
             match effect? {
-                Effect::Done => self.succeeded(step, live).await,
+                Effect::Done => self.succeeded(step, &decision.observed).await,
                 Effect::Conflict => return Ok(Progress::LookAgain(AT_ONCE)),
                 Effect::Gone => return Ok(Progress::Gone),
                 Effect::Refused(error) => return Ok(self.refused(step, &error)),
@@ -79,12 +79,12 @@ impl<C: Cloud> Round<'_, C> {
         })
     }
 
-    async fn succeeded(&mut self, step: &Step, live: bool) {
+    async fn succeeded(&mut self, step: &Step, observed: &Observed) {
         self.context.metrics.count_step(step.name(), true);
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
         self.memory.succeed(step.name());
-        if let Some(event) = event_for_step(step, live) {
+        if let Some(event) = event_for_step(step, observed) {
             self.publish(&event).await;
         }
     }
@@ -138,6 +138,8 @@ impl<C: Cloud> Round<'_, C> {
             Step::RemoveFinalizer => self.remove_finalizer().await,
             Step::CreateSecret => self.create_secret().await,
             Step::RecordLaunch { launch, place } => self.record_launch(decision, launch, place).await,
+            Step::RecordRemedy { repair, .. } => self.record_remedy(decision, repair).await,
+            Step::RebootInstance { instance_id } => Ok(self.reboot(desired, instance_id).await),
             Step::SeedWorkspace { instance_id } => {
                 Ok(self.seed_workspace(desired, &decision.observed, instance_id).await)
             }

@@ -35,6 +35,10 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::AttachVolume { .. }
         | Step::SetInstanceType { .. }
         | Step::SetSecurityGroups { .. }
+        | Step::RebootInstance { .. }
+        | Step::AssociateProfile { .. }
+        | Step::RestoreTags { .. }
+        | Step::GrowVolume { .. }
         | Step::CreateSnapshot { .. }
         | Step::DeleteVolume { .. } => machine(context, uid.unwrap_or_default(), step).await,
         Step::CreateRole { .. }
@@ -49,6 +53,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         Step::AddFinalizer
         | Step::CreateSecret
         | Step::RecordLaunch { .. }
+        | Step::RecordRemedy { .. }
         | Step::RunInstances { .. }
         | Step::PutBundle { .. }
         | Step::Rotate { .. }
@@ -117,6 +122,7 @@ async fn create_group<C: Cloud>(
             let facts = SecurityGroup {
                 id,
                 ours: true,
+                unclaimed: false,
                 ingress: BTreeSet::new(),
             };
             Group {
@@ -175,10 +181,39 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
             cloud.set_type(instance_id, instance_type).await?;
             fleet.note_type(uid, instance_id, instance_type);
         }
+        Step::RebootInstance { .. }
+        | Step::AssociateProfile { .. }
+        | Step::RestoreTags { .. }
+        | Step::GrowVolume { .. } => return mend(context, uid, step).await,
         Step::CreateSnapshot { volume_id, tags } => cloud.create_snapshot(volume_id, tags).await?,
         Step::DeleteVolume { volume_id } => {
             cloud.delete_volume(volume_id).await?;
             fleet.note_deleted_volume(uid, volume_id);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What puts a live instance or its volume right.
+async fn mend<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answer<()> {
+    let (cloud, fleet) = (&context.cloud, &context.fleet);
+    match step {
+        Step::RebootInstance { instance_id } => {
+            cloud.reboot(instance_id).await?;
+            context.rounds.hurry(uid);
+        }
+        Step::AssociateProfile { instance_id, profile } => {
+            cloud.set_profile(instance_id, profile).await?;
+            fleet.note_profile(uid, instance_id, profile);
+        }
+        Step::RestoreTags { id, tags } => {
+            cloud.tag(id, tags).await?;
+            fleet.note_tags(uid, id, tags);
+        }
+        Step::GrowVolume { volume_id, size_gib } => {
+            cloud.grow(volume_id, *size_gib).await?;
+            fleet.note_size(uid, volume_id, *size_gib);
         }
         _ => {}
     }

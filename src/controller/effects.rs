@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use koi_core::api::{KoiAgent, LaunchStatus, Reason};
+use koi_core::api::{KoiAgent, LaunchStatus, Reason, RepairStatus};
 use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::names::{self, MANAGER};
 use koi_core::observed::{Observed, Place};
-use koi_core::plan::{Why, current_instance};
+use koi_core::plan::{Step, Why, current_instance};
 use koi_core::refusal::{Retry, classify};
 use koi_core::render::bundle;
 use koi_core::render::user_data::{self, Home};
@@ -135,6 +135,30 @@ impl<C: Cloud> Round<'_, C> {
         Ok(effect)
     }
 
+    /// The intent, in one conditional write with this round's report.
+    pub(super) async fn record_remedy(
+        &mut self,
+        decision: &Decision,
+        repair: &RepairStatus,
+    ) -> Result<Effect, RoundError> {
+        let recorded = status::with_remedy(&self.report_of(decision), repair);
+        self.write_status(recorded, true).await
+    }
+
+    pub(super) async fn reboot(&mut self, desired: &Desired, instance_id: &str) -> Effect {
+        let uid = &desired.claim().agent_uid;
+        let step = Step::RebootInstance {
+            instance_id: instance_id.to_owned(),
+        };
+        match super::cloud_effects::shared(self.context, Some(uid), &step).await {
+            Ok(()) => {
+                status::note_rebooted(&mut self.status, self.context.clock.now());
+                Effect::Done
+            }
+            Err(error) => Effect::Refused(error),
+        }
+    }
+
     pub(super) async fn run_instances(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
         let claim = desired.claim();
         let Some(region) = self.status.cloud.as_ref().map(|cloud| cloud.region.clone()) else {
@@ -235,6 +259,7 @@ impl<C: Cloud> Round<'_, C> {
         match written {
             Ok(()) => {
                 status::note_bundle(&mut self.status, instance_id, &sha256);
+                self.context.fleet.note_bundle(&agent.claim.agent_uid);
                 if overwrite {
                     self.memory.handover.begin(self.context.clock.now());
                     self.tell_of_bundle(agent, observed, instance_id).await;

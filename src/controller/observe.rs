@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
-use koi_core::observed::{Identity, Instance, Known, Observed, OwnerRecord, Recorded, Refused, SecretFacts, Subnet};
+use koi_core::observed::{
+    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Recorded, Refused, SecretFacts, Subnet,
+};
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::refusal::classify;
@@ -47,6 +49,8 @@ impl<C: Cloud> Round<'_, C> {
         self.note_uses(desired, &observed);
         observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
         observed.may_disrupt = self.may_disrupt(desired, &observed);
+        let unreachable = |probe: &Probe| probe.outcome.as_ref().is_err_and(|failure| failure.hop == Hop::Connect);
+        observed.outage = observed.probe.as_ref().is_some_and(unreachable) && self.context.rounds.outage();
         observed
     }
 
@@ -71,6 +75,7 @@ impl<C: Cloud> Round<'_, C> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
+            bundle_gone: view.bundle_gone,
             launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
             refusal: self.memory.refused.clone(),
             recorded,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Fleet, sweep_once};
 use crate::cloud::Cloud;
@@ -11,6 +12,10 @@ use crate::metrics::Metrics;
 
 /// After a failed sweep the next one comes sooner, but not at once: whatever failed is busy or away.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// SSM lists so many parameters in one call, and few calls a second.
+const PARAMETERS_PAGE: usize = 50;
+/// Who may not list parameters is not asked about it in every sweep.
+const PARAMETERS_DENIED: Duration = Duration::from_secs(600);
 
 /// Sweeps until the task is dropped, or until our credentials work in another account than at first: then nothing that is in memory is
 /// about what they show, and the caller begins anew. The first sweep comes at once: nothing is decided before it.
@@ -23,6 +28,7 @@ pub async fn sweep_forever<C: Cloud>(
     swept: watch::Sender<u64>,
 ) {
     let mut home = None;
+    let mut parameters_due = Instant::now();
     loop {
         let ok = match cloud.place().await {
             Ok(place) if *home.get_or_insert_with(|| place.clone()) != place => {
@@ -33,7 +39,14 @@ pub async fn sweep_forever<C: Cloud>(
                 );
                 return;
             }
-            Ok(_) => sweep(&fleet, cloud.as_ref(), &cluster_id).await,
+            Ok(_) => {
+                let ok = sweep(&fleet, cloud.as_ref(), &cluster_id).await;
+                if ok && parameters_due <= Instant::now() {
+                    parameters_due =
+                        Instant::now() + list_parameters(&fleet, cloud.as_ref(), &cluster_id, interval).await;
+                }
+                ok
+            }
             Err(error) => {
                 tracing::warn!(%error, "not swept: where the credentials work cannot be asked");
                 fleet.swept(Err(&error));
@@ -54,7 +67,8 @@ pub async fn sweep_forever<C: Cloud>(
 
 async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
     let began = fleet.inner.clock.now();
-    match sweep_once(cloud, cluster_id).await {
+    let recorded = fleet.index().recorded(began);
+    match sweep_once(cloud, cluster_id, &recorded).await {
         Ok(seen) => {
             let (instances, volumes) = (seen.instances.len(), seen.volumes.len());
             let changed = fleet.index().take_sweep(began, fleet.inner.clock.now(), seen);
@@ -68,6 +82,24 @@ async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
             tracing::warn!(%error, "the fleet sweep failed; what is known stays");
             fleet.swept(Err(&error));
             false
+        }
+    }
+}
+
+/// Which bundles there are. Answers when to look again: on average one call for each sweep, however large the fleet is.
+async fn list_parameters<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, interval: Duration) -> Duration {
+    let began = fleet.inner.clock.now();
+    match cloud.parameters(cluster_id).await {
+        Ok(names) => {
+            let changed = fleet.index().take_parameters(began, &names);
+            fleet.wake(changed);
+            let pages = u32::try_from(names.len() / PARAMETERS_PAGE).unwrap_or(u32::MAX);
+            // A hair earlier than the sweep that it goes with.
+            interval.saturating_mul(pages.saturating_add(1)).mul_f64(0.9)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the bundles could not be listed");
+            PARAMETERS_DENIED
         }
     }
 }

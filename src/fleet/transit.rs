@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Fleet;
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, CloudError};
 
 /// Pauses between reads of one agent: boots and attachments take seconds, terminations up to minutes.
 const PAUSES: &[u64] = &[1500, 1500, 1500, 2000, 3000, 4000, 5000];
@@ -83,7 +83,16 @@ async fn read_instances<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, ag
         return;
     }
     let began = fleet.inner.clock.now();
-    match cloud.instances_of(cluster_id, agents).await {
+    let known = fleet.index().known(agents);
+    let read = async {
+        let mut seen = cloud.instances_of(cluster_id, agents).await?;
+        let hidden = super::hidden(&known, "i-", seen.iter().map(|instance| &instance.id));
+        if !hidden.is_empty() {
+            seen.extend(cloud.instances_by_id(&hidden).await?);
+        }
+        Ok::<_, CloudError>(seen)
+    };
+    match read.await {
         Ok(seen) => {
             let changed = fleet
                 .index()
@@ -99,7 +108,16 @@ async fn read_volumes<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, agen
         return;
     }
     let began = fleet.inner.clock.now();
-    match cloud.volumes_of(cluster_id, agents).await {
+    let known = fleet.index().known(agents);
+    let read = async {
+        let mut seen = cloud.volumes_of(cluster_id, agents).await?;
+        let hidden = super::hidden(&known, "vol-", seen.iter().map(|volume| &volume.id));
+        if !hidden.is_empty() {
+            seen.extend(cloud.volumes_by_id(&hidden).await?);
+        }
+        Ok::<_, CloudError>(seen)
+    };
+    match read.await {
         Ok(seen) => {
             let changed = fleet.index().take_volumes(agents, began, fleet.inner.clock.now(), seen);
             fleet.wake(changed);

@@ -26,6 +26,11 @@ const PATIENT: Duration = Duration::from_secs(5);
 /// For so long; later the usual interval is often enough.
 const PATIENT_FOR: Duration = Duration::from_secs(900);
 
+/// Below so many silent gateways each of them is its own trouble.
+const OUTAGE_FROM: usize = 3;
+/// A judgement about all of them is good for so long.
+const JUDGED_FOR: Duration = Duration::from_secs(1);
+
 /// The rounds.
 #[derive(Clone)]
 pub struct Rounds {
@@ -41,6 +46,7 @@ struct Inner {
     entries: Mutex<HashMap<String, Entry>>,
     changed: Notify,
     permits: Arc<Semaphore>,
+    outage: Mutex<Option<(Instant, bool)>>,
 }
 
 struct Entry {
@@ -48,6 +54,8 @@ struct Entry {
     last: Option<Probe>,
     schedule: Schedule,
     asking: bool,
+    /// It answered to this process at least once.
+    was_well: bool,
 }
 
 /// When one gateway is asked next.
@@ -99,6 +107,7 @@ impl Rounds {
             entries: Mutex::new(HashMap::new()),
             changed: Notify::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
+            outage: Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -124,6 +133,7 @@ impl Rounds {
                         broken_since: Some(now),
                     },
                     asking: entry.asking,
+                    was_well: entry.was_well,
                 };
             }
             None => {
@@ -144,6 +154,7 @@ impl Rounds {
                         last: None,
                         schedule,
                         asking: false,
+                        was_well: was_healthy,
                     },
                 );
             }
@@ -167,6 +178,24 @@ impl Rounds {
     #[must_use]
     pub fn last(&self, agent_uid: &str) -> Option<Probe> {
         self.entries().get(agent_uid)?.last.clone()
+    }
+
+    /// Whether so many gateways that were well fell silent that the fault is more likely on our side: our network, our proxy, our node.
+    #[must_use]
+    pub fn outage(&self) -> bool {
+        let now = Instant::now();
+        let mut judged = self.inner.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, outage)) = judged.filter(|(at, _)| now - *at < JUDGED_FOR) {
+            return outage;
+        }
+        let entries = self.entries();
+        let known = entries.values().filter(|entry| entry.was_well);
+        let (known, silent) = known.fold((0_usize, 0_usize), |(known, silent), entry| {
+            (known + 1, silent + usize::from(entry.schedule.broken_since.is_some()))
+        });
+        let outage = is_outage(known, silent);
+        *judged = Some((now, outage));
+        outage
     }
 
     /// The agent is gone.
@@ -259,12 +288,18 @@ impl Rounds {
             .as_ref()
             .is_none_or(|last| last.outcome != probe.outcome || last.instance_id != probe.instance_id);
         entry.last = Some(probe);
+        entry.was_well |= ok;
         news
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// More than half of those that were well are silent.
+fn is_outage(known: usize, silent: usize) -> bool {
+    silent >= OUTAGE_FROM && silent * 2 > known
 }
 
 async fn sleep_until(moment: Option<Instant>) {
@@ -317,6 +352,21 @@ mod tests {
                 broken_since: None
             }
         );
+    }
+
+    #[test]
+    fn one_silent_gateway_is_its_own_trouble_and_most_of_them_are_ours() {
+        let cases = [
+            (1, 1, false),
+            (2, 2, false),
+            (3, 3, true),
+            (10, 5, false),
+            (10, 6, true),
+            (9000, 3, false),
+        ];
+        for (known, silent, outage) in cases {
+            assert_eq!(is_outage(known, silent), outage, "{silent} of {known}");
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ VERBS = (
 SDK_CALL = re.compile(rf"\.((?:{VERBS})_[a-z_]+)\(\)")
 #: What IAM asks for besides the call itself: tags in a creating call, and the role of an instance.
 IMPLIED = {"CreateTags", "AddTagsToResource", "TagInstanceProfile", "TagRole", "PassRole"}
+#: One pattern for the role and the profile of a name: their actions tell them apart.
+IAM_NAMES = "arn:${partition}:iam::${account}:*/"
 #: Largest managed policy, in characters without white space.
 LIMIT = 6144
 
@@ -95,7 +97,8 @@ def test_the_claim_is_demanded_where_things_are_made_and_where_they_are_touched(
         fit = [
             s
             for s in STATEMENTS
-            if action in listed(s["Action"]) and any(f":{kind}/" in r for r in listed(s["Resource"]))
+            if action in listed(s["Action"])
+            and any(f":{kind}/" in r or r.startswith(IAM_NAMES) for r in listed(s["Resource"]))
         ]
         return {key for statement in fit for key in claims(statement)}
 
@@ -110,7 +113,19 @@ def test_the_claim_is_demanded_where_things_are_made_and_where_they_are_touched(
     assert demands("ec2:DeleteSecurityGroup", "security-group") == {ours}
     assert demands("ec2:ModifyInstanceAttribute", "instance") == {ours}
     assert demands("ec2:ModifyInstanceAttribute", "security-group") == {ours}
+    for action in ("RebootInstances", "AssociateIamInstanceProfile", "ReplaceIamInstanceProfileAssociation"):
+        assert demands(f"ec2:{action}", "instance") == {ours}
+    assert demands("ec2:ModifyVolume", "volume") == {ours}
     assert demands("iam:PutRolePolicy", "role") == demands("iam:DeleteRole", "role") == {ours}
+
+
+def test_a_lost_claim_is_put_back_only_where_the_rest_of_it_still_stands() -> None:
+    """No instance or volume without the agent's tag, and none of another installation, can be claimed by tags."""
+    (again,) = [s for s in STATEMENTS if s["Sid"] == "ClaimOursAgain"]
+    assert again["Condition"] == {
+        "StringEquals": {"aws:RequestTag/skykoi:cluster": "${cluster_id}"},
+        "Null": {"aws:ResourceTag/skykoi:agent-uid": "false", "aws:ResourceTag/skykoi:cluster": "true"},
+    }
 
 
 def test_roles_are_passed_to_instances_only() -> None:

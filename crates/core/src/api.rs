@@ -32,8 +32,8 @@ pub use plan::{
 pub use reason::{Reason, ReasonClass};
 pub use status::{
     ActionKind, AppliedStatus, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus,
-    LaunchArtifact, LaunchDataVolume, LaunchStatus, PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus,
-    WorkspaceStatus,
+    LaunchArtifact, LaunchDataVolume, LaunchStatus, PlannedAction, RefusalStatus, Remedy, RepairStatus, ResolvedStatus,
+    VolumeStatus, WorkspaceStatus,
 };
 
 /// Group of all kinds.

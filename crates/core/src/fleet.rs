@@ -20,6 +20,12 @@ const HOLD: Duration = Duration::from_secs(20);
 const LAUNCH_HOLD: Duration = Duration::from_secs(300);
 /// Absence is counted up to here: more proves nothing more, and would wake the agent with every sweep for ever.
 const READS_ENOUGH: u32 = 4;
+/// A recorded thing that was looked for by its id for so long is not there.
+const GIVEN_UP: Duration = Duration::from_secs(600);
+/// How long EC2 may show the old size of a volume that grows.
+const GROWTH_HOLD: Duration = Duration::from_secs(900);
+/// How long a read may lag behind our own change of a group's rules: short, for the same port may be opened twice.
+const RULES_HOLD: Duration = Duration::from_secs(5);
 
 /// A security group with what finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +64,8 @@ pub struct View {
     pub changed_at: Option<Timestamp>,
     /// Recorded things that reads do not show.
     pub unseen: BTreeMap<String, Unseen>,
+    /// SSM does not list the bundle of the recorded instance.
+    pub bundle_gone: bool,
 }
 
 /// The fleet.
@@ -80,6 +88,10 @@ struct Agent {
     volumes_at: Option<Timestamp>,
     changed_at: Option<Timestamp>,
     wants_fresh: bool,
+    /// What its status names: ours by our own word, whatever became of the tags.
+    recorded: BTreeSet<String>,
+    bundle_gone: bool,
+    bundle_written: Option<Timestamp>,
 }
 
 /// A thing and, for a while, our note on it.
@@ -87,6 +99,8 @@ struct Agent {
 struct Held<T, S> {
     thing: T,
     note: Option<Note<S>>,
+    /// What it looked like before we put something of it right, and until when a read that shows it so is late.
+    mended: Option<(T, Timestamp)>,
 }
 
 /// What a late read would show, and until when reads may be late.
@@ -116,6 +130,8 @@ impl HeldGroup {
 /// What this view compares and merges: instances and volumes alike.
 trait Thing: Clone + PartialEq {
     type State: Copy + PartialEq;
+    /// Whether this, recorded by an agent, is that agent's whatever its tags say.
+    fn is_surely_of(&self, agent_uid: &str, recorded: &BTreeSet<String>) -> bool;
     /// How ids of this kind begin.
     const PREFIX: &'static str;
     fn id(&self) -> &str;
@@ -125,6 +141,10 @@ trait Thing: Clone + PartialEq {
 
 impl Thing for Instance {
     type State = InstanceState;
+    fn is_surely_of(&self, agent_uid: &str, _recorded: &BTreeSet<String>) -> bool {
+        let token = self.client_token.as_deref();
+        token.is_some_and(|token| names::is_token_of(agent_uid, token))
+    }
     const PREFIX: &'static str = "i-";
     fn id(&self) -> &str {
         &self.id
@@ -139,6 +159,14 @@ impl Thing for Instance {
 
 impl Thing for Volume {
     type State = VolumeState;
+    fn is_surely_of(&self, agent_uid: &str, recorded: &BTreeSet<String>) -> bool {
+        let tagged = self.tags.get(names::TAG_AGENT_UID);
+        tagged.is_none_or(|tagged| tagged == agent_uid)
+            || self
+                .attached_to
+                .as_ref()
+                .is_some_and(|holder| recorded.contains(holder))
+    }
     const PREFIX: &'static str = "vol-";
     fn id(&self) -> &str {
         &self.id
@@ -188,13 +216,71 @@ impl Index {
             }
         }
         agent.unseen.retain(|id, _| recorded.contains(&id.as_str()));
+        agent.recorded = recorded.iter().map(|id| (*id).to_owned()).collect();
         View {
             instances: Known::Present(agent.instances.values().map(|held| held.thing.clone()).collect()),
             volumes: Known::Present(with_mapped(&agent.instances, &agent.volumes)),
             seen_at: Some(agent.seen_at().map_or(last, |seen| seen.max(last))),
             changed_at: agent.changed_at,
             unseen: agent.unseen.clone(),
+            bundle_gone: agent.bundle_gone,
         }
+    }
+
+    /// The recorded ids of all agents that a sweep must not overlook. A fresh launch may be hidden for a while, and what was looked for
+    /// in vain for long is not looked for for ever.
+    #[must_use]
+    pub fn recorded(&self, now: Timestamp) -> BTreeSet<String> {
+        let looked_for = |agent: &Agent, id: &String| {
+            let fresh = agent.instances.get(id).is_some_and(|held| !held.may_vanish(now));
+            let given_up = agent
+                .unseen
+                .get(id)
+                .is_some_and(|unseen| after(unseen.since, GIVEN_UP) < now);
+            !fresh && !given_up
+        };
+        self.agents
+            .values()
+            .flat_map(|agent| agent.recorded.iter().filter(|id| looked_for(agent, id)))
+            .cloned()
+            .collect()
+    }
+
+    /// The recorded ids of these agents that reads have shown.
+    #[must_use]
+    pub fn known(&self, agents: &[String]) -> BTreeSet<String> {
+        let shown = |agent: &Agent, id: &String| {
+            let instance = agent.instances.get(id).is_some_and(|held| held.note.is_none());
+            instance || agent.volumes.contains_key(id)
+        };
+        let agents = agents.iter().filter_map(|uid| self.agents.get(uid));
+        agents
+            .flat_map(|agent| agent.recorded.iter().filter(|id| shown(agent, id)))
+            .cloned()
+            .collect()
+    }
+
+    /// Takes a whole list of parameters in; answers with the agents for which it is news.
+    pub fn take_parameters(&mut self, began: Timestamp, names: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for (uid, agent) in &mut self.agents {
+            if agent.bundle_written.is_some_and(|written| began < after(written, HOLD)) {
+                continue;
+            }
+            let mut instances = agent.recorded.iter().filter(|id| id.starts_with(Instance::PREFIX));
+            let gone = instances.any(|id| !names.contains(&names::bundle_parameter(&self.cluster_id, uid, id)));
+            if gone != agent.bundle_gone {
+                agent.bundle_gone = gone;
+                changed.insert(uid.clone());
+            }
+        }
+        changed
+    }
+
+    /// The bundle of the agent was written.
+    pub fn note_bundle(&mut self, agent_uid: &str, now: Timestamp) {
+        let agent = self.agents.entry(agent_uid.to_owned()).or_default();
+        (agent.bundle_gone, agent.bundle_written) = (false, Some(now));
     }
 
     /// The security group of this name; outer `None` before the first sweep.
@@ -271,8 +357,8 @@ impl Index {
 
     /// Takes a whole sweep in; answers with the agents whose view changed.
     pub fn take_sweep(&mut self, began: Timestamp, now: Timestamp, seen: Sighting) -> BTreeSet<String> {
-        let mut instances = by_agent(seen.instances);
-        let mut volumes = by_agent(seen.volumes);
+        let mut instances = self.by_agent(seen.instances);
+        let mut volumes = self.by_agent(seen.volumes);
         let uids: BTreeSet<String> = self
             .agents
             .keys()
@@ -354,15 +440,18 @@ impl Index {
         now: Timestamp,
         seen: Vec<Instance>,
     ) -> BTreeSet<String> {
-        let mut seen = by_agent(seen);
+        let mut seen = self.by_agent(seen);
         self.take_some(agents, |agent, uid| {
             let mut seen = seen.remove(uid).unwrap_or_default();
-            // This read does not tell impairments: they stay as the last sweep told them.
-            for instance in &mut seen {
-                instance.impaired = agent
-                    .instances
-                    .get(&instance.id)
-                    .and_then(|held| held.thing.impaired.clone());
+            // This read does not tell how they are: that stays as the last sweep told it, while they run.
+            for instance in seen
+                .iter_mut()
+                .filter(|instance| instance.state == InstanceState::Running)
+            {
+                if let Some(held) = agent.instances.get(&instance.id) {
+                    instance.impaired.clone_from(&held.thing.impaired);
+                    instance.events.clone_from(&held.thing.events);
+                }
             }
             agent.take_instances(seen, began, now);
         })
@@ -376,7 +465,7 @@ impl Index {
         now: Timestamp,
         seen: Vec<Volume>,
     ) -> BTreeSet<String> {
-        let mut seen = by_agent(seen);
+        let mut seen = self.by_agent(seen);
         self.take_some(agents, |agent, uid| {
             agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now);
         })
@@ -425,6 +514,7 @@ impl Index {
         agent.instances.entry(instance.id.clone()).or_insert(Held {
             thing: instance,
             note: Some(note),
+            mended: None,
         });
     }
 
@@ -470,11 +560,12 @@ impl Index {
         }
     }
 
-    /// The instance was given these security groups. A read that lags shows the old groups for a moment; setting them again would be harmless.
+    /// The instance was given these security groups.
     pub fn note_groups(&mut self, agent_uid: &str, instance_id: &str, group_ids: &[String], now: Timestamp) {
-        let agent = self.changed(agent_uid, now);
-        if let Some(held) = agent.instances.get_mut(instance_id) {
-            held.thing.security_group_ids = group_ids.to_vec();
+        if let Some(held) = self.changed(agent_uid, now).instances.get_mut(instance_id) {
+            held.mend(after(now, HOLD), |instance| {
+                instance.security_group_ids = group_ids.to_vec();
+            });
         }
     }
 
@@ -484,6 +575,70 @@ impl Index {
         if let Some(held) = agent.instances.get_mut(instance_id) {
             instance_type.clone_into(&mut held.thing.instance_type);
         }
+    }
+
+    /// The instance was given this profile.
+    pub fn note_profile(&mut self, agent_uid: &str, instance_id: &str, profile: &str, now: Timestamp) {
+        if let Some(held) = self.changed(agent_uid, now).instances.get_mut(instance_id) {
+            held.mend(after(now, HOLD), |instance| {
+                instance.profile_arn = Some(format!("instance-profile/{profile}"));
+            });
+        }
+    }
+
+    /// A thing of the agent, or a group that it wears, has these tags again.
+    pub fn note_tags(&mut self, agent_uid: &str, id: &str, tags: &BTreeMap<String, String>, now: Timestamp) {
+        let agent = self.changed(agent_uid, now);
+        if let Some(held) = agent.instances.get_mut(id) {
+            held.mend(after(now, HOLD), |instance| instance.tags.extend(tags.clone()));
+        }
+        if let Some(held) = agent.volumes.get_mut(id) {
+            held.mend(after(now, HOLD), |volume| volume.tags.extend(tags.clone()));
+        }
+        let claimed = tags.get(names::TAG_CLUSTER) == Some(&self.cluster_id);
+        for held in self
+            .groups
+            .values_mut()
+            .filter(|held| claimed && held.group.facts.id == id)
+        {
+            held.group.tags.extend(tags.clone());
+            (held.group.facts.ours, held.group.facts.unclaimed) = (true, false);
+        }
+    }
+
+    /// The volume grows to this size. EC2 shows the old size until the modification is through, which takes minutes.
+    pub fn note_size(&mut self, agent_uid: &str, volume_id: &str, size_gib: i64, now: Timestamp) {
+        if let Some(held) = self.changed(agent_uid, now).volumes.get_mut(volume_id) {
+            held.mend(after(now, GROWTH_HOLD), |volume| volume.size_gib = size_gib);
+        }
+    }
+
+    /// Whose each thing is: the agent's whose status names it and whose it surely is, else the one's whom its tag names.
+    fn by_agent<T: Thing>(&self, seen: Vec<T>) -> BTreeMap<String, Vec<T>> {
+        let recorded: BTreeMap<&str, (&String, &BTreeSet<String>)> = self
+            .agents
+            .iter()
+            .flat_map(|(uid, agent)| {
+                agent
+                    .recorded
+                    .iter()
+                    .map(move |id| (id.as_str(), (uid, &agent.recorded)))
+            })
+            .collect();
+        let mut agents: BTreeMap<String, Vec<T>> = BTreeMap::new();
+        for thing in seen {
+            let tagged = thing.tags().get(names::TAG_AGENT_UID);
+            let recorder = recorded
+                .get(thing.id())
+                .filter(|(uid, recorded)| thing.is_surely_of(uid, recorded))
+                .map(|(uid, _)| *uid);
+            // What is asked for by its id may be anybody's.
+            let claimed = thing.tags().get(names::TAG_CLUSTER) == Some(&self.cluster_id);
+            if let Some(uid) = recorder.or(tagged.filter(|_| claimed)) {
+                agents.entry(uid.clone()).or_default().push(thing);
+            }
+        }
+        agents
     }
 
     fn changed(&mut self, agent_uid: &str, now: Timestamp) -> &mut Agent {
@@ -514,7 +669,7 @@ impl Index {
             held.earlier.push(Some(before));
             held.group.facts.ingress.extend(added.iter().cloned());
             held.group.facts.ingress.retain(|rule| !removed.contains(rule));
-            held.noted_until = Some(after(now, HOLD));
+            held.noted_until = Some(after(now, RULES_HOLD));
         }
     }
 
@@ -616,7 +771,14 @@ fn take<T: Thing>(
         unseen.remove(&id);
         match shelf.get_mut(&id) {
             Some(held) => held.read(thing, now),
-            None => drop(shelf.insert(id, Held { thing, note: None })),
+            None => {
+                let held = Held {
+                    thing,
+                    note: None,
+                    mended: None,
+                };
+                shelf.insert(id, held);
+            }
         }
     }
     for (_, unseen) in unseen.iter_mut().filter(|(id, _)| id.starts_with(T::PREFIX)) {
@@ -635,12 +797,27 @@ impl<T: Thing<State = S>, S: Copy + PartialEq> Held<T, S> {
             .note
             .as_ref()
             .is_some_and(|note| now < note.until && note.before == Some(read.state()));
-        if !late {
+        let unmended = self
+            .mended
+            .as_ref()
+            .is_some_and(|(before, until)| now < *until && *before == read);
+        if !late && !unmended {
             *self = Self {
                 thing: read,
                 note: None,
+                mended: None,
             };
         }
+    }
+
+    /// We put something of it right.
+    fn mend(&mut self, until: Timestamp, change: impl FnOnce(&mut T)) {
+        let before = self
+            .mended
+            .take()
+            .map_or_else(|| self.thing.clone(), |(before, _)| before);
+        change(&mut self.thing);
+        self.mended = Some((before, until));
     }
 
     /// A read does not show the thing: does that count? Only a fresh launch may be missing.
@@ -671,16 +848,6 @@ fn with_mapped(instances: &Shelf<Instance>, volumes: &Shelf<Volume>) -> Vec<Volu
             })
         });
     things(volumes).cloned().chain(mapped).collect()
-}
-
-fn by_agent<T: Thing>(seen: Vec<T>) -> BTreeMap<String, Vec<T>> {
-    let mut agents: BTreeMap<String, Vec<T>> = BTreeMap::new();
-    for thing in seen {
-        if let Some(uid) = thing.tags().get(names::TAG_AGENT_UID) {
-            agents.entry(uid.clone()).or_default().push(thing);
-        }
-    }
-    agents
 }
 
 fn key(group: &Group) -> (String, String) {

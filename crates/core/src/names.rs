@@ -107,6 +107,20 @@ pub fn bundle_parameter(cluster_id: &str, agent_uid: &str, instance_id: &str) ->
     format!("/koi/{cluster_id}/{agent_uid}/{instance_id}")
 }
 
+/// The folder of all parameters of an installation.
+#[must_use]
+pub fn parameter_folder(cluster_id: &str) -> String {
+    format!("/koi/{cluster_id}")
+}
+
+/// Whether a launch of this agent was made with this token: EC2 keeps the token of the creating call, and unlike tags nobody can copy it.
+#[must_use]
+pub fn is_token_of(agent_uid: &str, token: &str) -> bool {
+    token
+        .strip_prefix(&format!("koi-{}-", short_hash(&[agent_uid], 20)))
+        .is_some_and(|launch| parse_launch_tag(launch).is_some())
+}
+
 /// Name of the SSM String that binds the cluster id to one cluster in an account and region.
 #[must_use]
 pub fn owner_parameter(cluster_id: &str) -> String {

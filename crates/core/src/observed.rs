@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::{AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason};
+use crate::api::{AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy};
 use crate::refusal::Refusal;
 
 /// The result of asking for one thing.
@@ -69,11 +69,15 @@ pub struct Observed {
     pub launch_trace: LaunchTrace,
     /// Recorded instances and volumes, by id, that the latest whole reads did not show.
     pub unseen: BTreeMap<String, Unseen>,
+    /// SSM, listed whole since it was written, does not show the recorded bundle.
+    pub bundle_gone: bool,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
     pub probe: Option<Probe>,
     /// The plan has a place for one more agent that is interrupted by what its own spec did not ask for. Asked for only where
     /// [`crate::change::wants_place`] says so.
     pub may_disrupt: bool,
+    /// So many other gateways fell silent together that the operator's own way to them is the likelier fault.
+    pub outage: bool,
     /// The end of the console, fetched when a boot takes too long.
     pub console: Option<String>,
     /// What the cloud last refused to this agent, until a step of that kind succeeds. A change of the wish sets its `retry_at` to that
@@ -152,6 +156,29 @@ pub struct Recorded {
     pub planned: Option<PlannedAction>,
     /// What the agent's own spec said when it was last as wished.
     pub applied: Option<AppliedStatus>,
+    /// Since when the gateway, healthy before in this boot, is not.
+    pub silent_since: Option<Timestamp>,
+    /// The remedy that was last begun.
+    pub repair: Option<Repair>,
+    /// Id of the security group that the agent wears.
+    pub security_group_id: Option<String>,
+}
+
+/// A remedy that was begun; written down before it is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Of which instance.
+    pub instance_id: String,
+    /// What is done.
+    pub remedy: Remedy,
+    /// When it was begun.
+    pub at: Timestamp,
+    /// How many there were in this episode, this one included.
+    pub count: u32,
+    /// When an instance of this agent was last replaced as a remedy.
+    pub replaced_at: Option<Timestamp>,
+    /// The scheduled event that it answers.
+    pub event_id: Option<String>,
 }
 
 impl Recorded {
@@ -189,6 +216,21 @@ impl Recorded {
                 condition.type_ == ConditionType::Suspended.as_str()
                     && (condition.status == "True" || condition.reason == Reason::Suspending.as_str())
             }),
+            silent_since: status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == ConditionType::GatewayHealthy.as_str())
+                .filter(|condition| condition.status == "False")
+                .map(|condition| condition.last_transition_time.0),
+            repair: status.repair.as_ref().map(|repair| Repair {
+                instance_id: repair.instance_id.clone(),
+                remedy: repair.remedy,
+                at: repair.at.0,
+                count: u32::try_from(repair.count).unwrap_or(1),
+                replaced_at: repair.replaced_at.as_ref().map(|time| time.0),
+                event_id: repair.event_id.clone(),
+            }),
+            security_group_id: status.security_group_id.clone(),
         }
     }
 
@@ -304,6 +346,8 @@ pub struct SecurityGroup {
     pub id: String,
     /// It carries our installation's claim.
     pub ours: bool,
+    /// It carries no installation's claim at all: ours, too, if it is the one that status names.
+    pub unclaimed: bool,
     /// Its inbound rules in canonical form.
     pub ingress: BTreeSet<Rule>,
 }
@@ -403,10 +447,57 @@ pub struct Instance {
     pub security_group_ids: Vec<String>,
     /// Device name to volume id, root included.
     pub block_devices: BTreeMap<String, String>,
-    /// System or instance status check impaired, once EC2 says so.
-    pub impaired: Option<String>,
+    /// The token of the call that launched it: EC2 keeps it, nobody can change it.
+    pub client_token: Option<String>,
+    /// Status checks that fail.
+    pub impaired: Option<Impairment>,
+    /// What AWS has announced.
+    pub events: Vec<ScheduledEvent>,
     /// All tags.
     pub tags: BTreeMap<String, String>,
+}
+
+/// Status checks that fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impairment {
+    /// EC2's side: host, power, network.
+    pub system: bool,
+    /// The machine's side: its operating system does not answer.
+    pub instance: bool,
+    /// Since when, as EC2 says, or else as we saw it.
+    pub since: Option<Timestamp>,
+}
+
+impl Impairment {
+    /// For people.
+    #[must_use]
+    pub fn told(&self) -> &'static str {
+        match (self.system, self.instance) {
+            (true, true) => "its system and instance status checks fail",
+            (true, false) => "its system status check fails (EC2's host or network)",
+            (false, _) => "its instance status check fails (the operating system)",
+        }
+    }
+}
+
+/// Something that AWS will do to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduledEvent {
+    /// AWS's id of it.
+    pub id: String,
+    /// `instance-retirement`, `instance-stop`, `system-reboot` and the like.
+    pub code: String,
+    /// Not before this.
+    pub not_before: Option<Timestamp>,
+}
+
+/// What EC2 says of a running instance's health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkup {
+    /// Status checks that fail.
+    pub impaired: Option<Impairment>,
+    /// What AWS has announced and not done yet.
+    pub events: Vec<ScheduledEvent>,
 }
 
 /// The states of an EBS volume.

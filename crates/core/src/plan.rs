@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{LaunchStatus, Reason};
+use crate::api::{LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
 use crate::observed::{Instance, Observed, Place, Rule};
 use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
-pub(crate) use present::{describe_failure, hop_reason, valid_probe};
+pub(crate) use present::{describe_failure, hop_reason, restarts, valid_probe};
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 
 /// One change: at most one call to the cloud or one write to the cluster.
@@ -165,6 +165,40 @@ pub enum Step {
         /// Which.
         instance_id: String,
     },
+    /// Kubernetes: write `status.repair` with a resourceVersion precondition. The remedy itself comes in a later round, from what was
+    /// written.
+    RecordRemedy {
+        /// The intent.
+        repair: Box<RepairStatus>,
+        /// Why, for people.
+        why: String,
+    },
+    /// EC2: boot the operating system anew.
+    RebootInstance {
+        /// Which.
+        instance_id: String,
+    },
+    /// EC2: give a live instance its profile back. One call to find the association that is there, one to change it.
+    AssociateProfile {
+        /// Which.
+        instance_id: String,
+        /// Name of the profile.
+        profile: String,
+    },
+    /// EC2: put tags back that ours must have.
+    RestoreTags {
+        /// Of what: instance, volume or security group.
+        id: String,
+        /// Those that are missing or were changed.
+        tags: BTreeMap<String, String>,
+    },
+    /// EC2: a volume can only grow.
+    GrowVolume {
+        /// Which.
+        volume_id: String,
+        /// To which size.
+        size_gib: i64,
+    },
     /// EC2: terminate.
     TerminateInstance {
         /// Which.
@@ -239,6 +273,11 @@ pub const STEP_NAMES: &[&str] = &[
     "SeedWorkspace",
     "FetchConsole",
     "StopOrphan",
+    "RecordRemedy",
+    "RebootInstance",
+    "AssociateIamInstanceProfile",
+    "CreateTags",
+    "ModifyVolume",
     "TerminateInstance",
     "CreateSnapshot",
     "DeleteVolume",
@@ -278,6 +317,11 @@ impl Step {
             Self::SeedWorkspace { .. } => "SeedWorkspace",
             Self::FetchConsole { .. } => "FetchConsole",
             Self::StopOrphan { .. } => "StopOrphan",
+            Self::RecordRemedy { .. } => "RecordRemedy",
+            Self::RebootInstance { .. } => "RebootInstance",
+            Self::AssociateProfile { .. } => "AssociateIamInstanceProfile",
+            Self::RestoreTags { .. } => "CreateTags",
+            Self::GrowVolume { .. } => "ModifyVolume",
             Self::TerminateInstance { .. } => "TerminateInstance",
             Self::CreateSnapshot { .. } => "CreateSnapshot",
             Self::DeleteVolume { .. } => "DeleteVolume",
@@ -300,6 +344,7 @@ impl Step {
                 | Self::CreateSecret
                 | Self::RecordLaunch { .. }
                 | Self::Rotate { .. }
+                | Self::RecordRemedy { .. }
                 | Self::SeedWorkspace { .. }
                 | Self::FetchConsole { .. }
                 | Self::RemoveFinalizer

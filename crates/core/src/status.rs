@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
     AppliedStatus, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus,
-    PlannedAction, RefusalStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus, annotations,
+    PlannedAction, RefusalStatus, RepairStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus, annotations,
 };
 use crate::change;
 use crate::desired::{Desired, DesiredAgent, ImageWish};
@@ -121,6 +121,27 @@ pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> 
         gateway.config_sha256 = None;
     }
     status
+}
+
+/// The write of [`crate::plan::Step::RecordRemedy`]: the intent and this round's report in one.
+#[must_use]
+pub fn with_remedy(round: &Report<'_>, repair: &RepairStatus) -> KoiAgentStatus {
+    KoiAgentStatus {
+        repair: Some(repair.clone()),
+        ..report(round)
+    }
+}
+
+/// The instance boots anew. EC2's launch time does not tell a reboot, so that the boot that counts is told here: from the next whole
+/// second on, for an answer from before the reboot is none of it.
+pub fn note_rebooted(status: &mut KoiAgentStatus, now: Timestamp) {
+    let begins = now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap_or(now);
+    if let Some(instance) = &mut status.instance {
+        instance.booting_since = Some(time(begins));
+    }
+    if let Some(gateway) = &mut status.gateway {
+        gateway.healthy_since = None;
+    }
 }
 
 /// The call answered with its instance, which may not be visible for a while.

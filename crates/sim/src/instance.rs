@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use koi_core::api::LaunchStatus;
 use koi_core::names;
-use koi_core::observed::{Instance, InstanceState, VolumeState};
+use koi_core::observed::{Instance, InstanceState, ScheduledEvent, VolumeState};
 
 use crate::volume::Disk;
 use crate::{Account, Answer, refuse};
@@ -73,6 +73,8 @@ pub struct Machine {
     pub doom: Option<String>,
     /// Since when which status check is impaired.
     pub impaired: BTreeMap<&'static str, Timestamp>,
+    /// What AWS has announced.
+    pub events: Vec<ScheduledEvent>,
     /// As it was before the last change, and until when listings may still tell that.
     pub(crate) before: Option<(Box<Instance>, Timestamp)>,
     pub(crate) turn: Option<(Timestamp, InstanceState)>,
@@ -129,6 +131,7 @@ impl Account {
             running_since: None,
             doom: None,
             impaired: BTreeMap::new(),
+            events: Vec::new(),
             before: None,
             turn: None,
             purge_at: None,
@@ -218,7 +221,9 @@ impl Account {
             profile_arn: (!wanted.profile.is_empty()).then(|| self.profile_arn(&wanted.profile)),
             security_group_ids: wanted.group_ids.clone(),
             block_devices: BTreeMap::from([(ROOT_DEVICE.to_owned(), root.to_owned())]),
+            client_token: Some(wanted.token.clone()),
             impaired: None,
+            events: Vec::new(),
             tags: wanted.tags.clone(),
         }
     }
@@ -470,6 +475,7 @@ impl Account {
         };
         machine.running_since = Some(now);
         machine.impaired.clear();
+        machine.events.clear();
         if let Some(volume) = machine.data_volume.clone() {
             machine.instance.block_devices.insert(names::DATA_DEVICE.into(), volume);
         }

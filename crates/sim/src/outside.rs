@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use koi_core::names;
-use koi_core::observed::{Rule, Source};
+use koi_core::observed::{Rule, ScheduledEvent, Source};
 
 use crate::{Account, Answer};
 
@@ -35,6 +36,18 @@ impl Account {
         let now = self.now();
         if let Ok(machine) = self.machine(id) {
             machine.impaired.entry(check).or_insert(now);
+        }
+    }
+
+    /// AWS announces work on the hardware: `instance-retirement` and the like.
+    pub fn announces(&mut self, id: &str, code: &str, begins_in: SignedDuration) {
+        let event = ScheduledEvent {
+            id: self.id("instance-event"),
+            code: code.to_owned(),
+            not_before: Some(self.later(begins_in)),
+        };
+        if let Ok(machine) = self.machine(id) {
+            machine.events.push(event);
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use koi_core::names;
-use koi_core::observed::{Instance, SecurityGroup, Snapshot, SnapshotState, Volume};
+use koi_core::observed::{Checkup, Impairment, Instance, SecurityGroup, Snapshot, SnapshotState, Volume};
 
 use crate::{Account, Disk, GroupRecord, Machine, claimed};
 
@@ -40,15 +40,40 @@ impl Account {
         }
     }
 
-    /// DescribeInstanceStatus: what is impaired.
+    /// DescribeInstances by id: what is not there is left out.
     #[must_use]
-    pub fn impairments(&self) -> BTreeMap<String, String> {
+    pub fn instances_by_id(&self, ids: &[String]) -> Vec<Instance> {
+        let shown = self.machines.values().filter(|machine| machine.visible_at <= self.now);
+        shown
+            .map(|machine| &machine.instance)
+            .filter(|instance| ids.contains(&instance.id))
+            .cloned()
+            .collect()
+    }
+
+    /// DescribeVolumes by id: what is not there is left out.
+    #[must_use]
+    pub fn volumes_by_id(&self, ids: &[String]) -> Vec<Volume> {
+        let volumes = self.disks.values().map(|disk| &disk.volume);
+        volumes.filter(|volume| ids.contains(&volume.id)).cloned().collect()
+    }
+
+    /// DescribeInstanceStatus: what is impaired, and what is announced.
+    #[must_use]
+    pub fn checkups(&self) -> BTreeMap<String, Checkup> {
         let told = |machine: &Machine| {
-            let (check, _) = machine
-                .impaired
-                .iter()
-                .find(|(_, since)| self.now.duration_since(**since) >= IMPAIRED_AFTER)?;
-            Some((machine.instance.id.clone(), format!("{check} status check impaired")))
+            let old = |since: &&Timestamp| self.now.duration_since(**since) >= IMPAIRED_AFTER;
+            let since = machine.impaired.values().find(old);
+            let impaired = since.map(|since| Impairment {
+                system: machine.impaired.contains_key("system"),
+                instance: machine.impaired.contains_key("instance"),
+                since: Some(*since),
+            });
+            let checkup = Checkup {
+                impaired,
+                events: machine.events.clone(),
+            };
+            (checkup != Checkup::default()).then(|| (machine.instance.id.clone(), checkup))
         };
         self.machines.values().filter_map(told).collect()
     }
@@ -134,6 +159,7 @@ impl GroupRecord {
         SecurityGroup {
             id: self.id.clone(),
             ours: claimed(&self.tags, cluster_id),
+            unclaimed: !self.tags.contains_key(names::TAG_CLUSTER),
             ingress: self.ingress.clone(),
         }
     }

@@ -51,7 +51,9 @@ fn wanted() -> Instance {
         profile_arn: Some("arn:aws:iam::1:instance-profile/p".into()),
         security_group_ids: vec!["sg-1".into()],
         block_devices: [("/dev/sdf".into(), "vol-1".into())].into(),
+        client_token: None,
         impaired: None,
+        events: Vec::new(),
         tags: [(names::TAG_LAUNCH.into(), "2-1".into())].into(),
     }
 }
@@ -154,6 +156,7 @@ fn rules_are_canonical_whatever_form_they_come_in() {
         SecurityGroup {
             id: "sg-1".into(),
             ours: false,
+            unclaimed: true,
             ingress: wanted
         }
     );

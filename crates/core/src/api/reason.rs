@@ -93,6 +93,8 @@ reasons! {
     WaitingForIdentity: Waiting,
     /// Something still uses what is to be deleted; the message names the holder.
     DependencyViolation: Waiting,
+    /// AWS has announced work on the instance's hardware; the message says what and when, and what the operator does about it.
+    MaintenanceScheduled: Waiting,
     /// A change that interrupts the agent waits; status.plannedAction says for what.
     WaitingForDisruption: Waiting,
 

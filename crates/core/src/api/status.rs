@@ -68,6 +68,9 @@ pub struct KoiAgentStatus {
     /// What the cloud last refused, until it succeeds or the spec changes; keeps the pace of retries over a restart of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalStatus>,
+    /// The last remedy against an instance or gateway that was not well; keeps the pace of remedies over a restart of the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairStatus>,
     /// The snapshot that is taken of the data volume while the agent is being deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::status_word")]
@@ -92,6 +95,7 @@ impl Default for KoiAgentStatus {
             planned_action: None,
             applied: None,
             refusal: None,
+            repair: None,
             final_snapshot_id: None,
         }
     }
@@ -435,6 +439,45 @@ pub enum ActionKind {
     Replace,
     /// It cannot be done on this agent; the reason says what can be.
     Refused,
+}
+
+/// A remedy against an instance or gateway that was not well. Written before it is carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairStatus {
+    /// The instance that it was for.
+    #[schemars(schema_with = "schema::status_word")]
+    pub instance_id: String,
+    /// What was wrong, as the reason of a condition.
+    #[schemars(schema_with = "schema::status_word")]
+    pub cause: String,
+    /// What was done about it.
+    pub remedy: Remedy,
+    /// When it was begun.
+    #[schemars(schema_with = "schema::time")]
+    pub at: Time,
+    /// How many remedies there were in this episode.
+    #[schemars(range(min = 1))]
+    pub count: i32,
+    /// When an instance of this agent was last replaced as a remedy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub replaced_at: Option<Time>,
+    /// AWS's scheduled event that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::status_word")]
+    pub event_id: Option<String>,
+}
+
+/// What is done about an instance that is not well; each of them keeps the data volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Remedy {
+    /// The operating system is booted anew.
+    Reboot,
+    /// The instance is stopped and started: EC2 finds it another host.
+    StopStart,
+    /// The instance is terminated and another one launched.
+    Replace,
 }
 
 /// What the cloud refused.

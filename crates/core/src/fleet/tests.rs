@@ -1,4 +1,5 @@
 use crate::names::{TAG_AGENT_UID, TAG_CLUSTER};
+use crate::observed::{Impairment, SecurityGroup};
 
 use super::*;
 
@@ -30,8 +31,18 @@ fn instance(uid: &str, id: &str, state: InstanceState) -> Instance {
         profile_arn: Some("arn:aws:iam::1:instance-profile/p".into()),
         security_group_ids: vec!["sg-1".into()],
         block_devices: BTreeMap::new(),
+        client_token: None,
         impaired: None,
+        events: Vec::new(),
         tags: tags(uid),
+    }
+}
+
+fn sick() -> Impairment {
+    Impairment {
+        system: true,
+        instance: false,
+        since: None,
     }
 }
 
@@ -50,6 +61,7 @@ fn group(id: &str) -> Group {
     let facts = SecurityGroup {
         id: id.into(),
         ours: true,
+        unclaimed: false,
         ingress: BTreeSet::new(),
     };
     Group {
@@ -207,7 +219,7 @@ fn what_no_sweep_of_this_process_has_shown_is_unseen_since_the_first() {
 fn a_targeted_read_is_about_its_agents_alone() {
     let mut index = Index::new("c");
     let mut impaired = instance("a", "i-1", Pending);
-    impaired.impaired = Some("host".into());
+    impaired.impaired = Some(sick());
     sweep(&mut index, 0, sighting(&[impaired, instance("b", "i-2", Running)]));
     let asked = ["a".to_owned()];
     let changed = index.take_instances(&asked, at(5), at(5), vec![instance("a", "i-1", Running)]);
@@ -217,11 +229,15 @@ fn a_targeted_read_is_about_its_agents_alone() {
         (vec![Running], vec![Running])
     );
     let kept = index.view("a", &[]).instances.present().unwrap()[0].impaired.clone();
-    assert_eq!(
-        kept.as_deref(),
-        Some("host"),
-        "a targeted read says nothing of status checks"
+    assert_eq!(kept, Some(sick()), "a targeted read says nothing of status checks");
+    index.take_instances(
+        &asked,
+        at(6),
+        at(6),
+        vec![instance("a", "i-1", InstanceState::Stopping)],
     );
+    let kept = index.view("a", &[]).instances.present().unwrap()[0].impaired.clone();
+    assert_eq!(kept, None, "a check is about a machine that runs");
 }
 
 #[test]
@@ -338,4 +354,102 @@ fn living_instances_use_their_groups_and_profiles() {
     assert_eq!(index.used(), ["p".to_owned(), "sg-1".to_owned()].into());
     sweep(&mut index, 30, sighting(&[instance("a", "i-1", Terminated)]));
     assert_eq!(index.used(), BTreeSet::new());
+}
+
+/// An instance whose token says that agent `a` launched it.
+fn ours(id: &str, state: InstanceState) -> Instance {
+    Instance {
+        client_token: Some(crate::names::client_token("a", 1, 1)),
+        ..instance("a", id, state)
+    }
+}
+
+fn without(thing: Instance, keys: &[&str]) -> Instance {
+    let mut thing = thing;
+    thing.tags.retain(|key, _| !keys.contains(&key.as_str()));
+    thing
+}
+
+#[test]
+fn what_status_names_is_ours_whatever_became_of_its_tags() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[ours("i-1", Running)]));
+    index.view("a", &["i-1", "vol-1"]);
+    assert_eq!(index.recorded(at(1)), ["i-1".to_owned(), "vol-1".to_owned()].into());
+    for lost in [vec![TAG_AGENT_UID], vec![TAG_CLUSTER], vec![TAG_AGENT_UID, TAG_CLUSTER]] {
+        index.view("a", &["i-1", "vol-1"]);
+        sweep(&mut index, 2, sighting(&[without(ours("i-1", Running), &lost)]));
+        assert_eq!(states(&mut index, "a"), [Running], "{lost:?}");
+    }
+    index.view("a", &["i-1", "vol-1"]);
+    let mut moved = ours("i-1", Running);
+    moved.tags.insert(TAG_AGENT_UID.into(), "b".into());
+    sweep(&mut index, 4, sighting(&[moved]));
+    assert_eq!(
+        (states(&mut index, "a"), states(&mut index, "b")),
+        (vec![Running], vec![])
+    );
+}
+
+#[test]
+fn what_status_names_and_we_did_not_launch_is_not_ours() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[]));
+    index.view("a", &["i-1", "vol-1"]);
+    let stranger = without(instance("a", "i-1", Running), &[TAG_AGENT_UID, TAG_CLUSTER]);
+    let mut claimed = volume("b", "vol-1", VolumeState::Available);
+    claimed.attached_to = Some("i-7".into());
+    let seen = Sighting {
+        instances: vec![stranger],
+        volumes: vec![claimed],
+        ..Sighting::default()
+    };
+    sweep(&mut index, 1, seen);
+    assert_eq!(states(&mut index, "a"), []);
+    assert_eq!(index.view("a", &["i-1"]).volumes, Known::Present(vec![]));
+}
+
+#[test]
+fn a_recorded_thing_is_looked_for_by_its_id_for_a_while_and_not_while_it_may_be_late() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[]));
+    index.note_launched("a", ours("i-1", InstanceState::Pending), at(1));
+    index.view("a", &["i-1"]);
+    assert_eq!(index.recorded(at(2)), BTreeSet::new(), "a fresh one");
+    sweep(&mut index, 400, sighting(&[]));
+    assert_eq!(index.recorded(at(401)), ["i-1".to_owned()].into());
+    assert_eq!(index.recorded(at(1001)), BTreeSet::new(), "in vain for ten minutes");
+}
+
+#[test]
+fn a_read_that_shows_what_we_put_right_a_moment_ago_is_late() {
+    let mut index = Index::new("c");
+    let bare = without(ours("i-1", Running), &["Name"]);
+    sweep(&mut index, 0, sighting(std::slice::from_ref(&bare)));
+    let name = [("Name".to_owned(), "koi".to_owned())].into();
+    index.note_tags("a", "i-1", &name, at(1));
+    index.note_profile("a", "i-1", "q", at(1));
+    let named = |index: &mut Index| {
+        let seen = index.view("a", &[]).instances.present().unwrap()[0].clone();
+        (seen.tags.contains_key("Name"), seen.profile_arn.unwrap())
+    };
+    assert_eq!(sweep(&mut index, 2, sighting(std::slice::from_ref(&bare))), [""; 0]);
+    assert_eq!(named(&mut index), (true, "instance-profile/q".into()));
+    sweep(&mut index, 30, sighting(&[bare]));
+    assert!(!named(&mut index).0, "news after all");
+}
+
+#[test]
+fn a_bundle_that_ssm_does_not_list_is_gone_unless_it_was_just_written() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[ours("i-1", Running)]));
+    index.view("a", &["i-1"]);
+    let there = BTreeSet::from(["/koi/c/a/i-1".to_owned(), "/koi/c/owner".to_owned()]);
+    assert_eq!(index.take_parameters(at(1), &there), BTreeSet::new());
+    assert_eq!(index.take_parameters(at(2), &BTreeSet::new()), ["a".to_owned()].into());
+    assert!(index.view("a", &["i-1"]).bundle_gone);
+    index.note_bundle("a", at(3));
+    assert_eq!(index.take_parameters(at(4), &BTreeSet::new()), BTreeSet::new(), "late");
+    assert!(!index.view("a", &["i-1"]).bundle_gone);
+    assert_eq!(index.take_parameters(at(40), &BTreeSet::new()), ["a".to_owned()].into());
 }

@@ -103,13 +103,15 @@ impl<'a> Round<'a> {
             return Ok(());
         };
         let seen = instances.iter().any(|instance| {
-            recorded.instance_id.as_ref() == Some(&instance.id)
-                || instance.launch == Some((launch.epoch, launch.attempt))
+            let predecessor = instance.launch.is_some_and(|(epoch, _)| epoch < launch.epoch);
+            let current = recorded.instance_id.as_ref() == Some(&instance.id) && !predecessor;
+            current || instance.launch == Some((launch.epoch, launch.attempt))
         });
         if seen {
             return Ok(());
         }
-        if let Some(id) = &recorded.instance_id {
+        let shown = |id: &&String| instances.iter().any(|instance| instance.id == **id);
+        if let Some(id) = recorded.instance_id.as_ref().filter(|id| !shown(id)) {
             let age = launch
                 .recorded_at
                 .as_ref()

@@ -6,6 +6,10 @@ use super::{AT_REST, Halt, Plan, SHORTLY, Step, Verdict, Why, unknown};
 use crate::api::{Reason, annotations};
 use crate::desired::Desired;
 use crate::observed::{Observed, OwnerRecord, Refused};
+use crate::refusal::Retry;
+
+/// So many refusals in a row may be the cloud's own delay: about ten seconds.
+const LAG: u32 = 8;
 
 /// The cloud is changed only under our own owner record; where there is none it is written just before the first change.
 pub(super) fn owner(plan: &mut Plan, desired: &Desired, observed: &Observed) {
@@ -49,7 +53,11 @@ pub(super) fn refusal(plan: &mut Plan, observed: &Observed, now: Timestamp) {
     let Some(position) = plan.steps.iter().position(|step| step.name() == refused.step) else {
         return;
     };
-    plan.verdict = verdict_of(refused);
+    // Right after a thing is made, other parts of the cloud do not know it yet. That is how it is, and no news for anybody.
+    let lag = refused.refusal.retry == Retry::Soon && refused.count <= LAG;
+    if !(lag && matches!(plan.verdict, Verdict::Converging(_))) {
+        plan.verdict = verdict_of(refused);
+    }
     match refused.retry_at {
         Some(at) if at <= now => {}
         Some(at) => {
@@ -85,8 +93,18 @@ pub(super) fn until(at: Timestamp, now: Timestamp) -> std::time::Duration {
 
 /// Nothing is changed, deletion included.
 pub(super) fn pause(plan: &mut Plan, desired: &Desired) {
+    let idle = plan.steps.is_empty();
     plan.steps.clear();
     plan.check_again = AT_REST;
+    if let (Verdict::Converging(why), false) = (&mut plan.verdict, idle) {
+        *why = Why {
+            reason: Reason::Paused,
+            message: format!(
+                "The annotation {} is set: nothing is made or changed until it is removed.",
+                annotations::PAUSED
+            ),
+        };
+    }
     if matches!(desired, Desired::Absent(_)) {
         plan.verdict = Verdict::Converging(Why {
             reason: Reason::Paused,

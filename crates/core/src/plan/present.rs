@@ -1,12 +1,14 @@
 //! An agent that ought to be there: what it lacks, in the order in which the parts need each other.
 
 mod changing;
+mod claim;
 mod gateway;
 mod herd;
 mod identity;
 mod instance;
 mod launching;
 mod network;
+mod remedy;
 mod volume;
 
 use jiff::Timestamp;
@@ -22,6 +24,7 @@ use herd::Herd;
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};
 pub use herd::{current_instance, forget_past_boot};
+pub(crate) use remedy::restarts;
 pub use volume::data_volume_id;
 
 pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Plan {
@@ -97,10 +100,11 @@ impl<'a> Round<'a> {
         let identity = if *identity == Known::Unknown {
             Ok(())
         } else {
-            self.identity(place)
+            self.identity(place).and_then(|()| self.carry_profile(instance))
         };
         let unseen = *subnet == Known::Unknown || *security_group == Known::Unknown;
         let network = if unseen { Ok(()) } else { self.network(herd).map(|_| ()) };
+        self.claim(instance);
         self.change(instance)
             .and_then(|()| self.keep(instance))
             .and(identity)

@@ -17,13 +17,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Plan, Step, Verdict, plan};
-use crate::api::{KoiAgent, KoiPlan, LaunchStatus, Reason};
+
+use crate::api::{KoiAgent, KoiPlan, LaunchStatus, Reason, Remedy};
 use crate::desired::{Desired, NamespaceFacts, Settings};
 use crate::names;
 use crate::observed::{
     BundleRecord, GatewayHealth, Hop, Identity, Instance, InstanceState, Known, LaunchTrace, Observed, OwnerRecord,
-    Place, Probe, ProbeFailure, Recorded, Refused, Rule, SecretFacts, SecurityGroup, Source, Subnet, Unseen, Volume,
-    VolumeState,
+    Place, Probe, ProbeFailure, Recorded, Refused, Repair, Rule, SecretFacts, SecurityGroup, Source, Subnet, Unseen,
+    Volume, VolumeState,
 };
 use crate::refusal::classify;
 
@@ -102,11 +103,13 @@ fn instance(id: &str, state: InstanceState) -> Instance {
         image_id: "ami-1".into(),
         instance_type: "t3.small".into(),
         launch_time: None,
-        profile_arn: None,
+        profile_arn: Some("arn:aws:iam::123456789012:instance-profile/skykoi-tenant-agent-profile".into()),
         security_group_ids: vec!["sg-1".into()],
         block_devices: BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-1".to_owned())]),
+        client_token: Some(names::client_token("uid-1", 1, 1)),
         impaired: None,
-        tags: BTreeMap::new(),
+        events: Vec::new(),
+        tags: tags(Some("1-1")),
     }
 }
 
@@ -117,8 +120,21 @@ fn volume(state: VolumeState, attached_to: Option<&str>) -> Volume {
         size_gib: 20,
         zone: "a".into(),
         attached_to: attached_to.map(Into::into),
-        tags: BTreeMap::new(),
+        tags: tags(None),
     }
+}
+
+/// The claim of the agent of these tests.
+fn tags(launch: Option<&str>) -> BTreeMap<String, String> {
+    let claim = names::Claim {
+        cluster_id: "demo".into(),
+        agent_uid: "uid-1".into(),
+        namespace: "team".into(),
+        name: "ada".into(),
+    };
+    let mut tags = claim.tags(&BTreeMap::new());
+    tags.extend(launch.map(|launch| (names::TAG_LAUNCH.to_owned(), launch.to_owned())));
+    tags
 }
 
 /// Everything around an agent is there; the agent itself was never launched.
@@ -152,6 +168,7 @@ fn bare() -> Observed {
         security_group: Known::Present(SecurityGroup {
             id: "sg-1".into(),
             ours: true,
+            unclaimed: false,
             ingress: BTreeSet::from([https("172.31.0.0/16")]),
         }),
         instances: Known::Present(Vec::new()),
@@ -201,6 +218,7 @@ fn ready() -> Observed {
                 sha256: "b".into(),
             }),
             was_healthy: true,
+            security_group_id: Some("sg-1".into()),
             ..Recorded::default()
         },
         instances: Known::Present(vec![instance("i-1", InstanceState::Running)]),
@@ -459,6 +477,7 @@ fn what_was_changed_from_outside_is_put_right() {
             o.security_group = Known::Present(SecurityGroup {
                 id: "sg-1".into(),
                 ours: true,
+                unclaimed: false,
                 ingress,
             })
         })
@@ -795,7 +814,7 @@ fn a_gateway_that_does_not_answer_is_booting_late_or_broken() {
             change(silent(false, 601, Hop::Upgrade), |o| {
                 o.console = Some("step=binary".into())
             }),
-            vec![],
+            vec!["RecordRemedy"],
             Reason::BootTimeout,
         ),
         (silent(true, 30, Hop::Connect), vec![], Reason::GatewayUnreachable),
@@ -861,10 +880,7 @@ fn suspended_agents_rest() {
 #[test]
 fn paused_agents_are_observed_only() {
     let paused = |deleted| wish_of(json!({}), json!({}), deleted, json!({"skykoi.io/paused": "true"}));
-    assert_eq!(
-        decided(&paused(false), &bare()),
-        (vec![], Some(Reason::Launching), false)
-    );
+    assert_eq!(decided(&paused(false), &bare()), (vec![], Some(Reason::Paused), false));
     assert_eq!(decided(&paused(false), &ready()), (vec![], None, false));
     assert_eq!(decided(&paused(true), &ready()), (vec![], Some(Reason::Paused), false));
 }
@@ -1027,6 +1043,7 @@ fn instances() -> impl Strategy<Value = Known<Vec<Instance>>> {
     )
         .prop_map(|(id, state, launch, carries)| Instance {
             launch,
+            client_token: launch.map(|(epoch, attempt)| names::client_token("uid-1", epoch, attempt)),
             block_devices: if carries {
                 BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-1".to_owned())])
             } else {
@@ -1070,6 +1087,15 @@ fn recorded() -> impl Strategy<Value = Recorded> {
             bundle: None,
             was_healthy: healthy,
             suspended: elsewhere,
+            silent_since: healthy.then(|| ago(since / 2)),
+            repair: id.filter(|_| since % 3 == 0).map(|id| Repair {
+                instance_id: format!("i-{id}"),
+                remedy: [Remedy::Reboot, Remedy::StopStart, Remedy::Replace][usize::from(id) % 3],
+                at: ago(since % 400),
+                count: 1,
+                replaced_at: None,
+                event_id: None,
+            }),
             ..Recorded::default()
         })
 }
@@ -1174,7 +1200,13 @@ proptest! {
         let first = plan(&desired, &observed, now());
         prop_assert_eq!(&first, &plan(&desired, &observed, now()));
         prop_assert!(first.check_again > Duration::ZERO);
-        let live: Vec<&Instance> = observed.instances.present().into_iter().flatten().filter(|instance| !instance.state.is_dying()).collect();
+        let live: Vec<&Instance> = observed
+            .instances
+            .present()
+            .into_iter()
+            .flatten()
+            .filter(|instance| !instance.state.is_dying() && instance.client_token.is_some())
+            .collect();
         for (position, step) in first.steps.iter().enumerate() {
             match step {
                 Step::RunInstances { launch } => {
@@ -1185,6 +1217,10 @@ proptest! {
                     prop_assert_eq!(position + 1, first.steps.len(), "a record ends the round");
                     prop_assert!(observed.recorded.launch.as_ref().is_none_or(|old| (old.epoch, old.attempt) < (launch.epoch, launch.attempt)));
                     prop_assert!(live.is_empty(), "recorded beside {:?}", live);
+                }
+                Step::TerminateInstance { instance_id } if matches!(desired, Desired::Present(_)) => {
+                    let begun = observed.recorded.repair.as_ref();
+                    prop_assert!(begun.is_some_and(|repair| repair.remedy == Remedy::Replace && repair.instance_id == *instance_id));
                 }
                 Step::TerminateInstance { .. } | Step::DeleteVolume { .. } | Step::RemoveFinalizer => {
                     prop_assert!(matches!(desired, Desired::Absent(_)));

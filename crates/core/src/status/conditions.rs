@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::Report;
-use crate::api::{ConditionType, KoiAgentStatus, Power, Reason};
+use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, VolumeStatus};
 use crate::desired::{Desired, DesiredAgent};
 use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed, VolumeState};
@@ -147,6 +147,9 @@ fn leaves_ready(reason: Reason) -> bool {
             | Reason::Throttled
             | Reason::CloudUnreachable
             | Reason::DependencyViolation
+            | Reason::InstanceImpaired
+            | Reason::MaintenanceScheduled
+            | Reason::Paused
     )
 }
 
@@ -236,7 +239,14 @@ fn identity(report: &Report<'_>) -> Option<Said> {
     };
     let whole =
         identity.profile_arn.is_some() && identity.role_exists && identity.role_in_profile && identity.policy_current;
-    Some(if !identity.ours {
+    Some(if !carries(report.instance(), profile) {
+        said(
+            kind,
+            false,
+            Reason::Repairing,
+            format!("The instance does not carry the instance profile {profile:?}."),
+        )
+    } else if !identity.ours {
         said(
             kind,
             true,
@@ -258,6 +268,15 @@ fn identity(report: &Report<'_>) -> Option<Said> {
             format!("The instance profile {profile:?} or its role is not complete yet."),
         )
     })
+}
+
+fn carries(instance: Option<&Instance>, profile: &str) -> bool {
+    let settled = |instance: &&Instance| matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
+    let carried = |instance: &Instance| {
+        let name = instance.profile_arn.as_ref().and_then(|arn| arn.rsplit('/').next());
+        name == Some(profile)
+    };
+    instance.filter(settled).is_none_or(carried)
 }
 
 fn network(report: &Report<'_>) -> Option<Said> {
@@ -340,12 +359,7 @@ fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Said> {
         instance.block_devices.get(names::DATA_DEVICE) == Some(id) || holds(report.observed, id, instance)
     });
     Some(if attached {
-        said(
-            kind,
-            true,
-            Reason::AsWanted,
-            format!("The data volume {id} is attached."),
-        )
+        said(kind, true, Reason::AsWanted, size_message(agent, volume))
     } else {
         said(
             kind,
@@ -354,6 +368,20 @@ fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Said> {
             format!("The data volume {id} is kept and not attached."),
         )
     })
+}
+
+fn size_message(agent: &DesiredAgent, volume: &VolumeStatus) -> String {
+    let (id, wished) = (&volume.id, agent.storage.size_gib);
+    match volume.size_gib {
+        Some(size) if size > wished => format!(
+            "The data volume {id} is attached. It has {size} GiB and the wish is {wished}: a volume never shrinks, so it stays as it is. \
+             Ask for {size}, or make a smaller agent anew."
+        ),
+        Some(size) if size < wished => {
+            format!("The data volume {id} is attached. It has {size} GiB and grows to {wished}.")
+        }
+        _ => format!("The data volume {id} is attached."),
+    }
 }
 
 fn holds(observed: &Observed, volume_id: &str, instance: &Instance) -> bool {
@@ -380,12 +408,20 @@ fn instance(report: &Report<'_>) -> Said {
     };
     let id = &instance.id;
     match (instance.state, &instance.impaired) {
-        (InstanceState::Running, None) => said(kind, true, Reason::AsWanted, format!("Instance {id} is running.")),
-        (InstanceState::Running, Some(told)) => said(
+        (InstanceState::Running, None) => match announced(instance) {
+            Some(told) => said(
+                kind,
+                true,
+                Reason::MaintenanceScheduled,
+                format!("Instance {id} is running. {told}"),
+            ),
+            None => said(kind, true, Reason::AsWanted, format!("Instance {id} is running.")),
+        },
+        (InstanceState::Running, Some(impaired)) => said(
             kind,
             false,
             Reason::InstanceImpaired,
-            format!("EC2 calls instance {id} impaired: {told}."),
+            format!("EC2 calls instance {id} impaired: {}.", impaired.told()),
         ),
         (InstanceState::Pending, _) => said(kind, false, Reason::Launching, "No instance is running."),
         (state, _) if state.is_dying() => said(kind, false, Reason::InstanceGone, gone(instance)),
@@ -396,6 +432,22 @@ fn instance(report: &Report<'_>) -> Said {
             format!("Instance {id} is {}.", super::state_word(state)),
         ),
     }
+}
+
+/// What AWS has announced, and what becomes of it.
+fn announced(instance: &Instance) -> Option<String> {
+    let event = instance.events.iter().min_by_key(|event| event.not_before)?;
+    let when = event
+        .not_before
+        .map_or_else(|| "any time".to_owned(), |at| format!("{at:.0}"));
+    let then = match event.code.as_str() {
+        "instance-retirement" | "instance-stop" => {
+            "The operator stops and starts it in the two days before, which moves it to another host."
+        }
+        "instance-reboot" | "system-reboot" => "AWS boots it anew then.",
+        _ => "It may be away for a while then.",
+    };
+    Some(format!("AWS has announced {} for {when}. {then}", event.code))
 }
 
 fn gone(instance: &Instance) -> String {

@@ -1,10 +1,13 @@
 //! Events: one for each change of verdict and one for each repair, not for each round.
 
-use crate::api::{ConditionType, KoiAgentStatus, Reason, ReasonClass};
-use crate::plan::Step;
+use crate::api::{ConditionType, KoiAgentStatus, Reason, ReasonClass, Remedy};
+use crate::observed::Observed;
+use crate::plan::{Step, restarts};
 
 /// The bound of `events.k8s.io/v1` on a note.
 const NOTE_MAX: usize = 1000;
+/// How much of a cause fits beside the rest.
+const WHY_MAX: usize = 800;
 
 /// Normal or Warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +99,11 @@ fn action(reason: Reason) -> &'static str {
     }
 }
 
-/// The Event of a repair that was done, if the step is one. `live` says that the agent had been launched before.
+/// The Event of a repair that was done, if the step is one.
 #[must_use]
-pub fn event_for_step(step: &Step, live: bool) -> Option<EventFacts> {
+pub fn event_for_step(step: &Step, observed: &Observed) -> Option<EventFacts> {
+    let recorded = &observed.recorded;
+    let live = recorded.instance_id.is_some();
     let repair = |note: String| {
         Some(EventFacts {
             type_: EventType::Normal,
@@ -108,6 +113,26 @@ pub fn event_for_step(step: &Step, live: bool) -> Option<EventFacts> {
         })
     };
     match step {
+        // The end of something that was told when it began.
+        Step::StartInstance { instance_id } if recorded.suspended || is_restart(observed, instance_id) => None,
+        Step::RecordRemedy { repair: begun, why } => {
+            let (id, doing) = (&begun.instance_id, remedy_text(begun.remedy));
+            let why = why.chars().take(WHY_MAX).collect::<String>();
+            repair(format!("{doing} instance {id}: {}.", why.trim_end_matches('.')))
+        }
+        Step::AssociateProfile { instance_id, profile } => repair(format!(
+            "Gave instance {instance_id} its instance profile {profile} back."
+        )),
+        Step::RestoreTags { id, tags } => {
+            let keys: Vec<&str> = tags.keys().map(String::as_str).collect();
+            repair(format!("Put the tags {} of {id} back.", keys.join(", ")))
+        }
+        Step::GrowVolume { volume_id, size_gib } => {
+            repair(format!("Lets data volume {volume_id} grow to {size_gib} GiB."))
+        }
+        Step::PutBundle { instance_id, .. } if observed.bundle_gone => {
+            repair(format!("Wrote the lost bundle of instance {instance_id} again."))
+        }
         Step::StartInstance { instance_id } => repair(format!("Started instance {instance_id}.")),
         Step::AttachVolume { volume_id, instance_id } => {
             repair(format!("Attached data volume {volume_id} to {instance_id}."))
@@ -131,5 +156,18 @@ pub fn event_for_step(step: &Step, live: bool) -> Option<EventFacts> {
             ),
         }),
         _ => None,
+    }
+}
+
+fn is_restart(observed: &Observed, instance_id: &str) -> bool {
+    let mut instances = observed.instances.present().into_iter().flatten();
+    instances.any(|instance| instance.id == instance_id && restarts(observed, instance))
+}
+
+fn remedy_text(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::Reboot => "Reboots",
+        Remedy::StopStart => "Stops and starts",
+        Remedy::Replace => "Replaces",
     }
 }

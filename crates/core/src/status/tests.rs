@@ -47,7 +47,7 @@ fn instance(state: InstanceState) -> Instance {
         id: "i-1".into(),
         state,
         state_reason: None,
-        launch: None,
+        launch: Some((1, 1)),
         private_ip: Some("172.31.0.4".into()),
         public_ip: None,
         zone: "a".into(),
@@ -55,12 +55,23 @@ fn instance(state: InstanceState) -> Instance {
         image_id: "ami-1".into(),
         instance_type: "t3.small".into(),
         launch_time: Some(now()),
-        profile_arn: None,
+        profile_arn: Some("arn:aws:iam::1:instance-profile/skykoi-tenant-agent-profile".into()),
         security_group_ids: vec!["sg-1".into()],
         block_devices: BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-1".to_owned())]),
+        client_token: Some(names::client_token("uid-1", 1, 1)),
         impaired: None,
-        tags: BTreeMap::new(),
+        events: Vec::new(),
+        tags: tags(),
     }
+}
+
+fn tags() -> BTreeMap<String, String> {
+    let Desired::Present(agent) = wish(json!({}), json!({})) else {
+        panic!()
+    };
+    let mut tags = agent.claim.tags(&agent.tags);
+    tags.insert(names::TAG_LAUNCH.into(), "1-1".into());
+    tags
 }
 
 fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceState) -> Observed {
@@ -110,6 +121,7 @@ fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceSta
         security_group: Known::Present(SecurityGroup {
             id: "sg-1".into(),
             ours: true,
+            unclaimed: false,
             ingress: BTreeSet::from([rule]),
         }),
         instances: Known::Present(vec![instance(state)]),

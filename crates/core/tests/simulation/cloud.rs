@@ -13,7 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use koi_core::api::LaunchStatus;
 use koi_core::names;
 use koi_core::observed::{
-    Identity, Instance, InstanceState, Rule, SecurityGroup, Snapshot, SnapshotState, Source, Volume, VolumeState,
+    Identity, Impairment, Instance, InstanceState, Rule, ScheduledEvent, SecurityGroup, Snapshot, SnapshotState,
+    Source, Volume, VolumeState,
 };
 use koi_core::plan::Step;
 
@@ -146,6 +147,16 @@ impl Cloud {
             Step::TerminateInstance { instance_id } => self.terminate(instance_id),
             Step::StopInstance { instance_id } | Step::StopOrphan { instance_id } => return self.stop(instance_id),
             Step::StartInstance { instance_id } => return self.start(instance_id),
+            Step::RebootInstance { instance_id } => return self.reboot(instance_id),
+            Step::AssociateProfile { instance_id, profile } => {
+                self.machine(instance_id).seen.profile_arn = Some(profile_arn(profile));
+            }
+            Step::RestoreTags { id, tags } => self.tags(id).extend(tags.clone()),
+            Step::GrowVolume { volume_id, size_gib } => {
+                let volume = self.volumes.iter_mut().find(|volume| volume.id == *volume_id).unwrap();
+                assert!(volume.size_gib < *size_gib, "a volume never shrinks");
+                volume.size_gib = *size_gib;
+            }
             Step::SetSecurityGroups { instance_id, group_ids } => {
                 self.machine(instance_id).seen.security_group_ids.clone_from(group_ids);
             }
@@ -180,6 +191,7 @@ impl Cloud {
             SecurityGroup {
                 id,
                 ours: true,
+                unclaimed: false,
                 ingress: BTreeSet::new(),
             },
         );
@@ -266,8 +278,58 @@ impl Cloud {
         }
         machine.seen.state = InstanceState::Pending;
         machine.seen.launch_time = Some(now);
+        // Another host: what was wrong with the old one is left behind.
+        (machine.seen.impaired, machine.seen.events) = (None, Vec::new());
         machine.turns_at = Some((at, InstanceState::Running));
         Ok(())
+    }
+
+    fn reboot(&mut self, id: &str) -> Result<(), Refused> {
+        let now = self.now;
+        let machine = self.machine(id);
+        if machine.seen.state != InstanceState::Running {
+            return Err(("IncorrectInstanceState", "not running"));
+        }
+        machine.running_since = Some(now);
+        machine.seen.impaired = machine.seen.impaired.take().filter(|impaired| impaired.system);
+        Ok(())
+    }
+
+    /// The tags of an instance or a volume.
+    pub(crate) fn tags(&mut self, id: &str) -> &mut BTreeMap<String, String> {
+        let volume = self.volumes.iter_mut().find(|volume| volume.id == id);
+        match volume {
+            Some(volume) => &mut volume.tags,
+            None => {
+                &mut self
+                    .machines
+                    .iter_mut()
+                    .find(|machine| machine.seen.id == id)
+                    .unwrap()
+                    .seen
+                    .tags
+            }
+        }
+    }
+
+    /// EC2's host or the operating system fails its check.
+    pub(crate) fn impair(&mut self, id: &str, system: bool) {
+        let since = Some(self.now);
+        self.machine(id).seen.impaired = Some(Impairment {
+            system,
+            instance: !system,
+            since,
+        });
+    }
+
+    /// AWS announces that it takes the hardware away.
+    pub(crate) fn retire(&mut self, id: &str, in_hours: i64) {
+        let event = ScheduledEvent {
+            id: self.id("event"),
+            code: "instance-retirement".into(),
+            not_before: Some(self.after(in_hours * 3600)),
+        };
+        self.machine(id).seen.events = vec![event];
     }
 
     fn attach(&mut self, volume_id: &str, instance_id: &str) -> Result<(), Refused> {
@@ -334,6 +396,10 @@ impl Cloud {
     }
 }
 
+fn profile_arn(name: &str) -> String {
+    format!("arn:aws:iam::123456789012:instance-profile/{name}")
+}
+
 fn instance(id: String, launch: &LaunchStatus, now: Timestamp) -> Instance {
     Instance {
         id,
@@ -350,10 +416,12 @@ fn instance(id: String, launch: &LaunchStatus, now: Timestamp) -> Instance {
         image_id: launch.image.clone(),
         instance_type: launch.instance_type.clone(),
         launch_time: Some(now),
-        profile_arn: Some("arn:profile".into()),
+        profile_arn: Some(profile_arn(&launch.profile)),
         security_group_ids: launch.security_group_ids.clone(),
         block_devices: BTreeMap::new(),
+        client_token: Some(launch.client_token.clone()),
         impaired: None,
+        events: Vec::new(),
         tags: launch.tags.clone(),
     }
 }

@@ -227,7 +227,20 @@ impl World {
             (8, _) => self.broken_gateway = !self.broken_gateway,
             (9..=12, _) => self.spec_edit(random),
             (13, _) => self.cloud.identity.role_in_profile = false,
+            (14, Some(id)) => self.drift(&id, random),
             _ => {}
+        }
+    }
+
+    /// What people and hosts do to a live instance.
+    fn drift(&mut self, id: &str, random: &mut Random) {
+        let drift = *random.pick(&["profile", "tags", "impaired", "host", "retired"]);
+        self.note(format!("outside: {drift}"));
+        match drift {
+            "profile" => self.cloud.machine(id).seen.profile_arn = None,
+            "tags" => drop(self.cloud.tags(id).remove(names::TAG_LAUNCH)),
+            "retired" => self.cloud.retire(id, 1),
+            drift => self.cloud.impair(id, drift == "host"),
         }
     }
 
@@ -367,6 +380,8 @@ impl World {
             changed_at: self.memory.changed_at,
             launch_trace: self.memory.launch_trace,
             unseen: self.memory.unseen.clone(),
+            bundle_gone: false,
+            outage: false,
             probe: self.memory.probe.clone(),
             console: self.memory.console.clone(),
             refusal: self.memory.refusal.clone(),
@@ -599,6 +614,17 @@ impl World {
                 self.memory.launch_trace = LaunchTrace::Since(self.now);
                 self.memory.probe = None;
                 self.memory.console = None;
+            }
+            Step::RecordRemedy { repair, .. } => {
+                let previous = status.clone();
+                *status = status::with_remedy(&self.report_of(&previous, observed, decided), repair);
+                self.agent.status = Some(status.clone());
+                self.status_writes += 1;
+            }
+            Step::RebootInstance { .. } => {
+                self.cloud.apply(step)?;
+                status::note_rebooted(status, self.now);
+                self.memory.probe = None;
             }
             Step::StartInstance { .. } | Step::StopInstance { .. } => {
                 self.cloud.apply(step)?;

@@ -1,14 +1,17 @@
 //! The gateway on a running instance: whether it answers, and what its silence means.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Round;
 use super::herd::sort_out;
+use super::remedy::{SILENT_FOR, Trouble};
 use crate::api::{Power, Reason};
 use crate::desired::{DesiredAgent, span};
 use crate::observed::{Hop, Instance, InstanceState, Observed, Probe, ProbeFailure};
 use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
 
+/// A gateway that is silent for so long may have left a word on the console: its machine boots anew when the guest asks for it.
+const CONSOLE_AFTER: SignedDuration = SignedDuration::from_secs(45);
 /// How much of the console goes into a message.
 const CONSOLE_TAIL: usize = 1500;
 
@@ -21,6 +24,7 @@ impl<'a> Round<'a> {
             // Nothing has been asked since the operator started: what was true stays until the first answer.
             None if recorded.was_healthy => Ok(()),
             outcome => {
+                let silent = !matches!(outcome, Some(Ok(_)));
                 let (reason, told) = match outcome {
                     Some(Ok(health)) => (
                         Reason::GatewayUnhealthy,
@@ -32,37 +36,73 @@ impl<'a> Round<'a> {
                     Some(Err(failure)) => (hop_reason(failure.hop), describe_failure(failure)),
                     None => (Reason::Booting, "The gateway was not asked yet".into()),
                 };
-                Err(self.unanswered(instance, reason, &told))
+                Err(self.unanswered(instance, reason, &told, silent))
             }
         }
     }
 
     /// A gateway that does not answer: a boot in progress, a boot that failed, or one that broke later.
-    pub(super) fn unanswered(&mut self, instance: &Instance, reason: Reason, told: &str) -> Halt {
+    fn unanswered(&mut self, instance: &Instance, reason: Reason, told: &str, silent: bool) -> Halt {
         let recorded = &self.observed.recorded;
         if recorded.was_healthy {
-            return Halt::converging(reason, format!("{told}."), SHORTLY * 5);
+            let since = recorded.silent_since.unwrap_or(self.now);
+            return self.fell_silent(instance, reason, told, since, silent);
         }
         let since = recorded.booting_since.unwrap_or(self.now);
-        let deadline = SignedDuration::try_from(self.agent.boot_deadline).unwrap_or(SignedDuration::MAX);
+        let limit = SignedDuration::try_from(self.agent.boot_deadline).unwrap_or(SignedDuration::MAX);
+        let deadline = since.saturating_add(limit).unwrap_or(Timestamp::MAX);
         let limit = span::show(self.agent.boot_deadline);
-        if self.now.duration_since(since) < deadline {
+        if self.now < deadline {
             let message = format!(
                 "Instance {} boots; its gateway has {limit} to answer, counted from {since:.0}.",
                 instance.id
             );
             return Halt::converging(Reason::Booting, message, SHORTLY);
         }
+        let message = format!(
+            "The gateway did not answer within {limit}. {}. {}",
+            told.trim_end_matches(['.', '?']),
+            self.console(instance)
+        );
+        // The console is read before a remedy wipes it.
+        if !silent || self.observed.console.is_none() {
+            return Halt::converging(Reason::BootTimeout, message, SHORTLY * 10);
+        }
+        let trouble = Trouble::silence(Reason::BootTimeout, message, since, deadline);
+        self.remedy(instance, &trouble)
+    }
+
+    /// A gateway that was well in this boot, and is not.
+    fn fell_silent(&mut self, instance: &Instance, reason: Reason, told: &str, since: Timestamp, silent: bool) -> Halt {
+        let told = told.trim_end_matches(['.', '?']);
+        if self.observed.outage {
+            let message = format!(
+                "{told}. Most gateways fell silent together: the operator's own way to them is the likelier fault, so nothing is rebooted."
+            );
+            return Halt::converging(reason, message, SHORTLY * 5);
+        }
+        let due = since.saturating_add(SILENT_FOR).unwrap_or(since);
+        if !silent || instance.impaired.is_some() {
+            return Halt::converging(reason, format!("{told}."), SHORTLY * 5);
+        }
+        let look = since.saturating_add(CONSOLE_AFTER).unwrap_or(since);
+        let told = if self.now < look {
+            told.to_owned()
+        } else {
+            format!("{told}. {}", self.console(instance).trim_end_matches('.'))
+        };
+        let trouble = Trouble::silence(reason, told, since, due);
+        self.remedy(instance, &trouble)
+    }
+
+    /// The end of the console, which is fetched where it is not at hand.
+    fn console(&mut self, instance: &Instance) -> String {
         if self.observed.console.is_none() {
             self.steps.push(Step::FetchConsole {
                 instance_id: instance.id.clone(),
             });
         }
-        let message = format!(
-            "The gateway did not answer within {limit}. {told}. {}",
-            console_end(self.observed.console.as_deref())
-        );
-        Halt::converging(Reason::BootTimeout, message, SHORTLY * 10)
+        console_end(self.observed.console.as_deref())
     }
 
     pub(super) fn seed(&mut self, instance: &Instance, seeded: bool) -> Result<(), Halt> {

@@ -1,6 +1,7 @@
 //! The instances with our claim, sorted out: which one Ready is about, and which others live.
 
 use super::Round;
+use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed};
 use crate::plan::{Halt, Step, unknown};
 
@@ -51,6 +52,8 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
             instance.id.clone(),
         )
     });
+    // Tags can be copied, the token of the creating call cannot: what only carries tags like ours is nobody's successor.
+    let proven = |instance: &&Instance| is_proven(instance, observed);
     let by_id = recorded
         .instance_id
         .as_ref()
@@ -58,7 +61,8 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
     let unshown = recorded.instance_id.is_some() && by_id.is_none();
     let dying = instances
         .iter()
-        .filter(|instance| instance.state.is_dying() && instance.launch == launch && launch.is_some());
+        .filter(|instance| instance.state.is_dying() && instance.launch == launch && launch.is_some())
+        .filter(proven);
     let current = by_id
         .filter(|instance| !instance.state.is_dying())
         // A recorded one that EC2 hides for the moment is not supplanted by another.
@@ -66,7 +70,7 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
             if unshown && !live.is_empty() && !lost_recorded(observed) {
                 None
             } else {
-                live.first().copied()
+                live.iter().copied().find(proven)
             }
         })
         .or(by_id)
@@ -89,6 +93,19 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
         orphans,
         epoch,
     }
+}
+
+/// Whether the agent's own launch made this instance: by the recorded token, or by the token that its launch tag stands for.
+fn is_proven(instance: &Instance, observed: &Observed) -> bool {
+    let Some(token) = &instance.client_token else {
+        return false;
+    };
+    let recorded = observed.recorded.launch.as_ref();
+    let tagged = || {
+        let (uid, (epoch, attempt)) = instance.tags.get(names::TAG_AGENT_UID).zip(instance.launch)?;
+        Some(names::client_token(uid, epoch, attempt))
+    };
+    recorded.is_some_and(|launch| launch.client_token == *token) || tagged().as_ref() == Some(token)
 }
 
 fn lost_recorded(observed: &Observed) -> bool {

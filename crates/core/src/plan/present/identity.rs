@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Round;
 use crate::api::Reason;
 use crate::names;
-use crate::observed::{Known, Place};
+use crate::observed::{Instance, InstanceState, Known, Place};
 use crate::plan::{AT_ONCE, Halt, Step, launch, unknown};
 use crate::render::identity::{role_policy, trust_policy};
 
@@ -63,6 +63,27 @@ impl<'a> Round<'a> {
             launch::fresh_profile(name),
             AT_ONCE,
         ))
+    }
+
+    /// A live instance carries the wished profile. One that was just made is not given away before EC2 can have heard of it.
+    pub(super) fn carry_profile(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let wished = &self.agent.identity.profile;
+        let carried = instance.profile_arn.as_ref().and_then(|arn| arn.rsplit('/').next());
+        // A stopped instance cannot exchange what it has; it does when it runs.
+        let possible = match instance.state {
+            InstanceState::Running => true,
+            InstanceState::Stopped => carried.is_none(),
+            _ => false,
+        };
+        if !possible || carried == Some(wished) {
+            return Ok(());
+        }
+        launch::propagated(self.agent, self.observed, self.now)?;
+        self.steps.push(Step::AssociateProfile {
+            instance_id: instance.id.clone(),
+            profile: wished.clone(),
+        });
+        Ok(())
     }
 
     pub(super) fn identity_tags(&self) -> BTreeMap<String, String> {

@@ -1,6 +1,7 @@
 //! A live instance: that it runs, with its bundle.
 
 use super::Round;
+use super::remedy::restarts;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::observed::{Instance, InstanceState, Known};
@@ -13,7 +14,10 @@ impl<'a> Round<'a> {
         self.volume(instance)?;
         self.bundle(instance);
         self.running(instance)?;
-        self.gateway(instance)?;
+        self.carry_on(instance)?;
+        // Whatever waits for the machine's own trouble is told after what the gateway needs now.
+        let gateway = self.gateway(instance);
+        self.machine(instance).and(gateway)?;
         self.rotate(instance)
     }
 
@@ -48,7 +52,12 @@ impl<'a> Round<'a> {
         let Known::Present(secret) = &self.observed.secret else {
             return;
         };
-        let written = self.observed.recorded.bundle.as_ref();
+        let written = self
+            .observed
+            .recorded
+            .bundle
+            .as_ref()
+            .filter(|_| !self.observed.bundle_gone);
         let overwrite = written.is_some_and(|bundle| bundle.instance_id == instance.id);
         let current = overwrite
             && secret
@@ -77,7 +86,9 @@ impl<'a> Round<'a> {
                 self.steps.push(Step::StartInstance {
                     instance_id: id.clone(),
                 });
-                let (reason, message) = if self.observed.recorded.suspended {
+                let (reason, message) = if restarts(self.observed, instance) {
+                    (Reason::Repairing, format!("Instance {id} is being started again."))
+                } else if self.observed.recorded.suspended {
                     (Reason::Resuming, format!("Instance {id} is being started."))
                 } else {
                     let told = instance.state_reason.as_deref().unwrap_or("EC2 gives no reason");
@@ -88,6 +99,11 @@ impl<'a> Round<'a> {
                 };
                 Err(Halt::converging(reason, message, SHORTLY))
             }
+            InstanceState::Stopping if restarts(self.observed, instance) => Err(Halt::converging(
+                Reason::Repairing,
+                format!("Instance {id} is being stopped, and started again."),
+                SHORTLY * 2,
+            )),
             InstanceState::Stopping => Err(Halt::converging(
                 Reason::Repairing,
                 format!("Instance {id} is stopping; it is started when it has stopped."),

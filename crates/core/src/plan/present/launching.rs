@@ -215,7 +215,7 @@ impl<'a> Round<'a> {
     }
 }
 
-fn same_zone(kept: Option<&Volume>, subnet: &Subnet) -> Result<(), Halt> {
+pub(super) fn same_zone(kept: Option<&Volume>, subnet: &Subnet) -> Result<(), Halt> {
     match kept {
         Some(volume) if volume.zone != subnet.zone => {
             let message = format!(

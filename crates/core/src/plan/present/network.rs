@@ -1,6 +1,6 @@
 //! The security group of the rule set: its rules, and who wears it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Round;
 use super::herd::Herd;
@@ -27,7 +27,7 @@ impl<'a> Round<'a> {
             Known::Unknown => return Err(unknown(self.observed, "The security group")),
             Known::Absent => {
                 let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
-                tags.insert(names::TAG_RULE_SET.into(), rule_set);
+                tags.insert(names::TAG_RULE_SET.into(), rule_set.clone());
                 tags.insert("Name".into(), name.clone());
                 self.steps.push(Step::CreateSecurityGroup {
                     name: name.clone(),
@@ -41,6 +41,14 @@ impl<'a> Round<'a> {
                 ));
             }
         };
+        if !group.ours && group.unclaimed && self.observed.recorded.security_group_id.as_ref() == Some(&group.id) {
+            let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
+            tags.insert(names::TAG_RULE_SET.into(), rule_set);
+            self.restore(&group.id, &tags, &BTreeMap::new());
+            self.mend_rules(group, &rules);
+            self.wear(herd, group);
+            return Ok((subnet, &group.id));
+        }
         if !group.ours {
             let message = format!(
                 "A security group {name:?} exists in {} and does not carry our claim; it is not touched. Delete or rename it.",

@@ -9,12 +9,17 @@ use crate::plan::{Halt, SHORTLY, Step};
 
 impl<'a> Round<'a> {
     pub(super) fn volume(&mut self, instance: &Instance) -> Result<(), Halt> {
-        if instance.block_devices.contains_key(names::DATA_DEVICE) {
-            return Ok(());
-        }
         let Some(id) = data_volume_id(self.observed, instance) else {
             return Err(self.no_volume(instance));
         };
+        match instance.block_devices.get(names::DATA_DEVICE) {
+            Some(carried) if *carried == id => {
+                self.size(&id);
+                return Ok(());
+            }
+            Some(carried) => return Err(wrong_volume(instance, carried, &id)),
+            None => {}
+        }
         let volume = self
             .observed
             .volumes
@@ -34,10 +39,13 @@ impl<'a> Round<'a> {
             )),
             None => waiting("is not shown by EC2; looked for again"),
             Some(volume) => match (&volume.attached_to, volume.state) {
-                (Some(holder), _) if *holder == instance.id => Ok(()),
-                (Some(holder), VolumeState::InUse) => {
-                    waiting(&format!("is attached to {holder}; waiting until it is free"))
+                (Some(holder), _) if *holder == instance.id => {
+                    self.size(&id);
+                    Ok(())
                 }
+                (Some(holder), VolumeState::InUse) => waiting(&format!(
+                    "is attached to {holder}; it is taken back when it is detached there"
+                )),
                 (_, VolumeState::Available) if settled => {
                     self.steps.push(Step::AttachVolume {
                         volume_id: id.clone(),
@@ -48,6 +56,22 @@ impl<'a> Round<'a> {
                 }
                 _ => waiting("is attached as soon as instance and volume allow it"),
             },
+        }
+    }
+
+    /// A volume grows to the wished size and never shrinks.
+    fn size(&mut self, id: &str) {
+        let volumes = self.observed.volumes.present();
+        let Some(volume) = volumes.and_then(|volumes| volumes.iter().find(|volume| volume.id == id)) else {
+            return;
+        };
+        let wished = i64::from(self.agent.storage.size_gib);
+        let settled = matches!(volume.state, VolumeState::InUse | VolumeState::Available);
+        if settled && volume.size_gib > 0 && volume.size_gib < wished {
+            self.steps.push(Step::GrowVolume {
+                volume_id: id.into(),
+                size_gib: wished,
+            });
         }
     }
 
@@ -66,7 +90,17 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The data volume of an instance: what it carries, else what its launch was to take over, else what status remembers.
+/// Somebody put another volume in the place of ours.
+fn wrong_volume(instance: &Instance, carried: &str, id: &str) -> Halt {
+    let message = format!(
+        "Instance {} carries volume {carried} as {}, which is not the agent's data volume {id}. Detach it: the data volume is attached then.",
+        instance.id,
+        names::DATA_DEVICE
+    );
+    Halt::blocked(Reason::VolumeDetached, message)
+}
+
+/// The data volume of an instance: what status remembers, else what its launch was to take over, else what it carries.
 #[must_use]
 pub fn data_volume_id(observed: &Observed, instance: &Instance) -> Option<String> {
     let recorded = &observed.recorded;
@@ -75,9 +109,11 @@ pub fn data_volume_id(observed: &Observed, instance: &Instance) -> Option<String
         .launch
         .as_ref()
         .and_then(|launch| launch.kept_volume_id.as_ref());
-    carried
+    recorded
+        .volume_id
+        .as_ref()
         .or(kept)
-        .or(recorded.volume_id.as_ref())
+        .or(carried)
         .cloned()
         .or_else(|| free_volume(observed, instance))
 }

@@ -1,0 +1,249 @@
+//! Remedies for an instance or a gateway that is not well: reboot, then stop and start, then replace.
+//!
+//! One ladder for each episode. The remedy is written down before it is carried out, so that a crash neither repeats nor forgets it, and
+//! its pace outlives the operator: at most one remedy in five minutes, one replacement an hour, and longer pauses each time that the whole
+//! ladder did not help. The data volume stays in every case.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Round;
+use crate::api::{Reason, Remedy, RepairStatus};
+use crate::observed::{Instance, InstanceState, Known, Observed, Repair, ScheduledEvent};
+use crate::plan::{Halt, SHORTLY, Step, gate};
+use crate::status::time;
+
+/// A status check must have failed for so long: EC2 itself calls shorter failures noise.
+const IMPAIRED_FOR: SignedDuration = SignedDuration::from_secs(120);
+/// A gateway that was well must have been silent for so long.
+pub(super) const SILENT_FOR: SignedDuration = SignedDuration::from_secs(120);
+/// At most one remedy in this time.
+const PAUSE: SignedDuration = SignedDuration::from_secs(300);
+/// At most one replacement in this time.
+const REPLACEMENT_PAUSE: SignedDuration = SignedDuration::from_secs(3600);
+/// Pauses grow up to this.
+const PAUSE_MAX: SignedDuration = SignedDuration::from_secs(6 * 3600);
+/// Trouble that begins so long after the last remedy is an episode of its own.
+const EPISODE_GAP: SignedDuration = SignedDuration::from_secs(3600);
+/// What AWS announces for later than this can wait: the agent may be suspended by then, which does the same.
+const EVENT_LEAD: SignedDuration = SignedDuration::from_secs(48 * 3600);
+
+/// The rungs, from the cheapest; the host is left only by the second.
+const LADDER: [Remedy; 3] = [Remedy::Reboot, Remedy::StopStart, Remedy::Replace];
+const OTHER_HOST: [Remedy; 2] = [Remedy::StopStart, Remedy::Replace];
+
+/// What is wrong.
+pub(super) struct Trouble {
+    /// For the condition.
+    pub(super) reason: Reason,
+    /// A sentence without its end.
+    pub(super) told: String,
+    /// Since when.
+    pub(super) since: Timestamp,
+    /// When it may be acted on.
+    pub(super) due: Timestamp,
+    /// What helps, from the cheapest.
+    pub(super) ladder: &'static [Remedy],
+    /// The event of AWS that it is about.
+    pub(super) event_id: Option<String>,
+}
+
+impl Trouble {
+    /// A gateway that does not answer.
+    pub(super) fn silence(reason: Reason, told: String, since: Timestamp, due: Timestamp) -> Self {
+        Self {
+            reason,
+            told,
+            since,
+            due,
+            ladder: &LADDER,
+            event_id: None,
+        }
+    }
+}
+
+impl Round<'_> {
+    /// A remedy that was written down and is not through yet is carried on with.
+    pub(super) fn carry_on(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let Some(remedy) = self.begun(instance).map(|repair| repair.remedy) else {
+            return Ok(());
+        };
+        let instance_id = instance.id.clone();
+        let (step, doing) = match remedy {
+            Remedy::Reboot => (Step::RebootInstance { instance_id }, "rebooted"),
+            Remedy::StopStart => (Step::StopInstance { instance_id }, "stopped, and started again"),
+            Remedy::Replace => (
+                Step::TerminateInstance { instance_id },
+                "replaced; the data volume is kept",
+            ),
+        };
+        self.steps.push(step);
+        let message = format!("Instance {} is being {doing}.", instance.id);
+        let reason = match remedy {
+            Remedy::Replace => Reason::Replacing,
+            _ => Reason::Repairing,
+        };
+        Err(Halt::converging(reason, message, SHORTLY))
+    }
+
+    /// The remedy that this running instance still waits for: both its boot as we know it and EC2's own time of its start lie before it.
+    fn begun(&self, instance: &Instance) -> Option<&Repair> {
+        let recorded = &self.observed.recorded;
+        let repair = recorded
+            .repair
+            .as_ref()
+            .filter(|repair| repair.instance_id == instance.id)?;
+        let old_boot =
+            recorded.booting_since.is_some_and(|since| since < repair.at) && started_before(instance, repair);
+        (repair.remedy == Remedy::Replace || old_boot).then_some(repair)
+    }
+
+    /// What EC2 itself says against the machine.
+    pub(super) fn machine(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let Some(trouble) = self.impairment(instance).or_else(|| self.retirement(instance)) else {
+            return Ok(());
+        };
+        Err(self.remedy(instance, &trouble))
+    }
+
+    fn impairment(&self, instance: &Instance) -> Option<Trouble> {
+        let impaired = instance.impaired.as_ref()?;
+        let since = impaired.since.unwrap_or(self.now);
+        Some(Trouble {
+            reason: Reason::InstanceImpaired,
+            told: format!(
+                "EC2 calls instance {} impaired since {since:.0}: {}",
+                instance.id,
+                impaired.told()
+            ),
+            since,
+            due: later(since, IMPAIRED_FOR),
+            ladder: if impaired.system { &OTHER_HOST } else { &LADDER },
+            event_id: None,
+        })
+    }
+
+    /// Hardware that AWS takes away: a stop and a start find another host before it does.
+    fn retirement(&self, instance: &Instance) -> Option<Trouble> {
+        let answered = self
+            .observed
+            .recorded
+            .repair
+            .as_ref()
+            .and_then(|repair| repair.event_id.as_ref());
+        let open = |event: &&ScheduledEvent| {
+            matches!(event.code.as_str(), "instance-retirement" | "instance-stop") && answered != Some(&event.id)
+        };
+        let event = instance
+            .events
+            .iter()
+            .filter(open)
+            .min_by_key(|event| event.not_before)?;
+        let begins = event.not_before.unwrap_or(self.now);
+        let due = later(begins, -EVENT_LEAD);
+        (due <= self.now).then(|| Trouble {
+            reason: Reason::MaintenanceScheduled,
+            told: format!(
+                "AWS has announced {} of instance {} for {begins:.0}",
+                event.code, instance.id
+            ),
+            since: self.now,
+            due: self.now,
+            ladder: &OTHER_HOST,
+            event_id: Some(event.id.clone()),
+        })
+    }
+
+    /// The next rung, when its time has come; else what is waited for.
+    pub(super) fn remedy(&mut self, instance: &Instance, trouble: &Trouble) -> Halt {
+        let (remedy, count, at) = self.next_rung(trouble);
+        let verb = match remedy {
+            Remedy::Reboot => "rebooted",
+            Remedy::StopStart => "stopped and started",
+            Remedy::Replace => "replaced",
+        };
+        if at > self.now {
+            let message = format!("{}. If that lasts, it is {verb}, not before {at:.0}.", trouble.told);
+            let pause = gate::until(at, self.now).min(SHORTLY * 60);
+            return Halt::converging(trouble.reason, message, pause);
+        }
+        if remedy == Remedy::Replace
+            && let Err(halt) = self.replaceable()
+        {
+            return halt;
+        }
+        let recorded = self.observed.recorded.repair.as_ref();
+        let now = time(self.now);
+        let replaced_at = match remedy {
+            Remedy::Replace => Some(now.clone()),
+            _ => recorded.and_then(|repair| repair.replaced_at).map(time),
+        };
+        self.steps.push(Step::RecordRemedy {
+            repair: Box::new(RepairStatus {
+                instance_id: instance.id.clone(),
+                cause: trouble.reason.as_str().into(),
+                remedy,
+                at: now,
+                count: i32::try_from(count).unwrap_or(i32::MAX).saturating_add(1),
+                replaced_at,
+                event_id: trouble.event_id.clone(),
+            }),
+            why: trouble.told.clone(),
+        });
+        let message = format!("{}. It is being {verb}.", trouble.told);
+        Halt::converging(trouble.reason, message, SHORTLY)
+    }
+
+    /// Which rung comes next, how many there were in this episode, and when it may come.
+    fn next_rung(&self, trouble: &Trouble) -> (Remedy, u32, Timestamp) {
+        let recorded = self.observed.recorded.repair.as_ref();
+        let same = recorded.filter(|repair| trouble.since <= later(repair.at, EPISODE_GAP));
+        let count = same.map_or(0, |repair| repair.count);
+        let rungs = u32::try_from(trouble.ladder.len()).unwrap_or(1);
+        let rung = usize::try_from(count % rungs).unwrap_or_default();
+        let remedy = trouble.ladder.get(rung).copied().unwrap_or(Remedy::Reboot);
+        let pause = (PAUSE * 2_i32.saturating_pow((count / rungs).min(8))).min(PAUSE_MAX);
+        let mut at = trouble.due;
+        if let Some(repair) = recorded {
+            at = at.max(later(repair.at, pause));
+        }
+        let replaced_at = recorded.and_then(|repair| repair.replaced_at);
+        if let (Remedy::Replace, Some(replaced_at)) = (remedy, replaced_at) {
+            at = at.max(later(replaced_at, REPLACEMENT_PAUSE));
+        }
+        (remedy, count, at)
+    }
+
+    /// Nothing is terminated before it is known that its successor can be launched.
+    fn replaceable(&self) -> Result<(), Halt> {
+        let wait = |what: &str| {
+            let message = format!("The instance is to be replaced; {what} is not known, so it is kept for now.");
+            Halt::converging(Reason::Repairing, message, SHORTLY * 10)
+        };
+        self.image()?;
+        let Known::Present(subnet) = &self.observed.subnet else {
+            return Err(wait("the subnet of its successor"));
+        };
+        let recorded = &self.observed.recorded;
+        let volumes = self.observed.volumes.present().ok_or_else(|| wait("its data volume"))?;
+        let kept = volumes
+            .iter()
+            .find(|volume| recorded.volume_id.as_ref() == Some(&volume.id));
+        super::launching::same_zone(Some(kept.ok_or_else(|| wait("its data volume"))?), subnet)
+    }
+}
+
+/// The stop that a remedy asked for, and the start that follows.
+pub(crate) fn restarts(observed: &Observed, instance: &Instance) -> bool {
+    let repair = observed.recorded.repair.as_ref();
+    let ours = repair.filter(|repair| repair.instance_id == instance.id && repair.remedy == Remedy::StopStart);
+    let down = matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped);
+    down && ours.is_some_and(|repair| started_before(instance, repair))
+}
+
+fn started_before(instance: &Instance, repair: &Repair) -> bool {
+    instance.launch_time.is_none_or(|started| started < repair.at)
+}
+
+fn later(at: Timestamp, gap: SignedDuration) -> Timestamp {
+    at.saturating_add(gap).unwrap_or(at)
+}
