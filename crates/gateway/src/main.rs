@@ -22,6 +22,7 @@ mod queue;
 #[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod reply;
 mod schedule;
+mod secret;
 mod seed;
 mod server;
 mod services;
@@ -184,6 +185,7 @@ fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
         clock: Arc::new(SystemClock),
         variables: |name| std::env::var(name).ok(),
         host: hostname(),
+        zone: jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -26,6 +26,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::tz::TimeZone;
 use koi_wire::frame::{ErrorShape, PresenceEntry, TICK_INTERVAL_MS};
 use koi_wire::health::Health;
 use koi_wire::name::{close, code, event};
@@ -103,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) variables: Variables,
     /// Name of the machine, for the presence list.
     pub(crate) host: String,
+    /// Time zone of the machine.
+    pub(crate) zone: TimeZone,
 }
 
 /// Why a server does not start.

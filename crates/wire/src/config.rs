@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use agents::{ActiveHours, AgentDefaults, Agents, Heartbeat, HeartbeatTarget, Model, Thinking};
-pub use cron::Cron;
+pub use cron::{AlertMode, Cron, FailureAlert, SsrfPolicy};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, RateLimit};
 pub use logging::{LogLevel, Logging};
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
@@ -39,7 +39,7 @@ pub use session::{
     SendMatch, SendPolicy, SendRule, Session, SessionScope,
 };
 pub use tools::{Exec, ExecHost, ExecSecurity, Tools};
-pub use validate::validate;
+pub use validate::{duration_seconds, minutes_of_day, validate};
 
 /// Something in a config document that is not right.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -94,6 +94,18 @@ pub struct Heartbeat {
     /// Only HEARTBEAT.md of the workspace reaches the model. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub light_context: Option<bool>,
+    /// The model, where it is another than the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub model: Option<String>,
+    /// Seconds that one may take. Default: as any run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub timeout_seconds: Option<u32>,
+    /// How many there are in one day at most, wake-ups by events included: a bound of what they cost. Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 10000))]
+    pub max_per_day: Option<u32>,
 }
 
 /// A part of the day.

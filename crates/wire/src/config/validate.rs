@@ -229,7 +229,8 @@ fn time_zone(issues: &mut Issues, path: Path, zone: &str) {
 }
 
 /// Seconds of `90s`, `30m`, `2h`.
-fn duration_seconds(text: &str) -> Option<u64> {
+#[must_use]
+pub fn duration_seconds(text: &str) -> Option<u64> {
     let unit = text.chars().last()?;
     let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
     let factor = match unit {
@@ -241,7 +242,9 @@ fn duration_seconds(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-fn minutes_of_day(text: &str) -> Option<u32> {
+/// Minutes of `08:30`; those of `24:00` are the end of the day.
+#[must_use]
+pub fn minutes_of_day(text: &str) -> Option<u32> {
     let (hours, minutes) = text.split_once(':')?;
     let two = |part: &str| (part.len() == 2).then(|| part.parse::<u32>().ok()).flatten();
     let (hours, minutes) = (two(hours)?, two(minutes)?);

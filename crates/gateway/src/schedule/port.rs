@@ -1,0 +1,34 @@
+//! What the schedule asks of the rest of the gateway.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use koi_wire::config::Thinking;
+use serde_json::Value;
+
+use crate::conversation::{Accepted, Inbound, Outcome, Refused};
+
+/// Conversations, as the schedule uses them.
+pub(crate) trait Talk: Send + Sync {
+    /// Accepts a message; `fresh` gives its conversation a new session before.
+    fn submit(&self, inbound: Inbound, fresh: bool) -> BoxFuture<'_, Result<Accepted, Refused>>;
+    /// Waits for the end of a run; none when it does not come in time, or nobody knows the run.
+    fn wait<'a>(&'a self, run_id: &'a str, timeout: Duration) -> BoxFuture<'a, Option<Outcome>>;
+    /// Does a run go on in this conversation, or wait?
+    fn is_busy(&self, key: &str) -> bool;
+    /// Shows words in a conversation, without a turn.
+    fn announce<'a>(&'a self, key: &'a str, label: &'a str, text: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// Words for the next turn of a conversation.
+    fn note(&self, key: &str, text: &str);
+}
+
+/// Who hears of what the schedule does.
+pub(crate) trait Tell: Send + Sync {
+    /// An event for clients.
+    fn tell(&self, event: &'static str, payload: Value);
+}
+
+/// How much thinking a word means.
+pub(crate) fn thinking(word: &str) -> Option<Thinking> {
+    serde_json::from_value(Value::from(word)).ok()
+}
