@@ -23,7 +23,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tracing::warn;
@@ -38,12 +37,15 @@ use self::next_fire::Timetable;
 pub(crate) use self::next_wake::NextWake;
 use self::next_wake::NextWakeFile;
 use self::plan::Gate;
-pub(crate) use self::port::{Talk, Tell, thinking};
+use self::port::{Machine, thinking};
+pub(crate) use self::port::{RealMachine, Talk, Tell};
 use self::pulse::Pulse;
 pub(crate) use self::settings::Settings;
 use self::store::{Book, Store};
 pub(crate) use self::webhook::{Resolve, SystemResolver};
-pub(crate) use self::wiring::{Clients, Talking};
+#[allow(unused_imports, reason = "until conversations are part of the services")]
+pub(crate) use self::wiring::Talking;
+pub(crate) use self::wiring::{Clients, Nobody};
 use crate::clock::Clock;
 use crate::secret::Secrets;
 
@@ -61,6 +63,8 @@ pub(crate) struct Parts {
     pub(crate) tell: Arc<dyn Tell>,
     /// Where secrets are kept.
     pub(crate) secrets: Secrets,
+    /// Time and the disk.
+    pub(crate) machine: Arc<dyn Machine>,
     /// Finds the addresses of webhooks.
     pub(crate) resolver: Arc<dyn Resolve>,
 }
@@ -134,10 +138,9 @@ impl Schedule {
         self.nudge.notify_one();
     }
 
-    /// When the machine must be awake next.
+    /// When the machine must be awake next, as the file says.
     pub(crate) fn next_wake(&self) -> NextWake {
-        let now = self.now_ms();
-        self.lock().next_wake(now)
+        self.lock().next_wake.clone().unwrap_or_default()
     }
 
     /// Seconds between two heartbeats; 0 when there are none.
@@ -170,15 +173,25 @@ impl Schedule {
             inner.book.clone()
         };
         let (store, revision) = (self.store.clone(), book.revision);
-        let done = tokio::task::spawn_blocking(move || store.save(&book)).await;
-        match done {
-            Ok(Ok(())) => {
+        match self.blocking(move || store.save(&book)).await {
+            Some(Ok(())) => {
                 *saved = revision;
                 Ok(())
             }
-            Ok(Err(error)) => Err(format!("{}: {error}", self.store.path().display())),
-            Err(_) => Err("writing was cut off".to_owned()),
+            Some(Err(error)) => Err(format!("{}: {error}", self.store.path().display())),
+            None => Err("writing was cut off".to_owned()),
         }
+    }
+
+    /// Does work that waits for the disk; none when it was cut off.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let work = move || {
+            // Nobody waits any more when the gateway ends; the work is done all the same.
+            let _ = sender.send(work());
+        };
+        self.parts.machine.blocking(Box::new(work)).await;
+        receiver.await.ok()
     }
 
     /// Tells clients of a job.
@@ -245,3 +258,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

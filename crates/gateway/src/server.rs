@@ -313,6 +313,7 @@ impl Shared {
     /// How the gateway is.
     pub(crate) fn health(&self) -> Health {
         let failing = self.failing();
+        let next_wake = self.services.schedule.next_wake();
         Health {
             ok: failing.is_empty(),
             ts: self.now_ms(),
@@ -323,7 +324,9 @@ impl Shared {
             uptime_ms: self.uptime_ms(),
             failing,
             default_agent_id: DEFAULT_AGENT.to_owned(),
-            heartbeat_seconds: 0,
+            heartbeat_seconds: self.services.schedule.heartbeat_seconds(),
+            next_wake_at_ms: next_wake.at_ms,
+            warnings: self.services.schedule.complaints(),
         }
     }
 

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conversation::Conversations;
-use crate::schedule::{self, Clients, Parts, Schedule, SystemResolver, Talking};
+use crate::schedule::{self, Clients, Nobody, Parts, RealMachine, Schedule, SystemResolver};
 use crate::secret::Secrets;
 use crate::server::hub::Hub;
 use crate::server::{Settings, Shared};
@@ -19,14 +18,14 @@ pub(crate) struct Services {
 impl Services {
     /// Made from the settings; the hub is where events go.
     pub(crate) fn new(settings: &Settings, hub: &Arc<Hub>) -> Self {
-        let conversations = Arc::new(Conversations::default());
         let parts = Parts {
             state_dir: settings.state_dir.clone(),
             workspace: settings.workspace.clone(),
             clock: Arc::clone(&settings.clock),
-            talk: Arc::new(Talking { conversations }),
+            talk: Arc::new(Nobody),
             tell: Arc::new(Clients(Arc::clone(hub))),
             secrets: Secrets::new(&settings.root, settings.variables),
+            machine: Arc::new(RealMachine),
             resolver: Arc::new(SystemResolver),
         };
         let rules = schedule::Settings::new(&settings.loaded.config, &settings.zone);

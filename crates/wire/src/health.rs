@@ -30,4 +30,11 @@ pub struct Health {
     /// Seconds between heartbeats; 0 when they are off.
     #[serde(default)]
     pub heartbeat_seconds: u64,
+    /// When the machine must be awake next, for a job, in milliseconds since the epoch; in the past while one runs. Heartbeats do not
+    /// count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_wake_at_ms: Option<i64>,
+    /// What a person ought to look at, though the gateway does its work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

@@ -89,11 +89,13 @@ enum Direction {
 }
 
 #[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Enabled {
+enum Which {
+    #[serde(rename = "all")]
     All,
-    Enabled,
-    Disabled,
+    #[serde(rename = "enabled")]
+    On,
+    #[serde(rename = "disabled")]
+    Off,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +110,7 @@ struct ListParams {
     #[serde(default)]
     query: Option<Text<0, 500>>,
     #[serde(default)]
-    enabled: Option<Enabled>,
+    enabled: Option<Which>,
     #[serde(default)]
     schedule_kind: Option<Text<1, 32>>,
     #[serde(default)]
@@ -136,9 +138,9 @@ fn list(call: &Call) -> Answer {
         Some(_) => Err(call.invalid(&format!("at /{place}: must be equal to one of the allowed values"))),
     };
     let enabled = match (params.enabled, params.include_disabled) {
-        (Some(Enabled::All), _) | (None, Some(true)) => None,
-        (Some(Enabled::Disabled), _) => Some(false),
-        (Some(Enabled::Enabled), _) | (None, _) => Some(true),
+        (Some(Which::All), _) | (None, Some(true)) => None,
+        (Some(Which::Off), _) => Some(false),
+        (Some(Which::On) | None, _) => Some(true),
     };
     let trigger = one_of("trigger", params.trigger, &["conditional", "unconditional"])?;
     let mut listing = Listing {

@@ -144,7 +144,7 @@ impl Schedule {
     pub(crate) async fn runs(&self, query: Query) -> Value {
         let (history, now) = (self.history.clone(), self.now_ms());
         let (offset, limit) = (query.offset, query.limit);
-        let read = tokio::task::spawn_blocking(move || history.page(&query, now)).await;
+        let read = self.blocking(move || history.page(&query, now)).await;
         let (rows, total) = read.unwrap_or_default();
         let mut answer = paging(total, offset, limit, rows.len());
         answer["entries"] = json!(rows.iter().map(Row::view).collect::<Vec<_>>());

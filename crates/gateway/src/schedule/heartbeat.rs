@@ -370,3 +370,6 @@ pub(crate) fn words(answer: &str) -> Option<&str> {
 pub(crate) fn preview(text: &str) -> String {
     text.chars().take(200).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ impl Row {
         view
     }
 }
+
+#[cfg(test)]
+mod tests;

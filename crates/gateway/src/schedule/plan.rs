@@ -66,3 +66,6 @@ impl Gate {
         plan
     }
 }
+
+#[cfg(test)]
+mod tests;

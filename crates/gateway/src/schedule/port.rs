@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use koi_wire::config::Thinking;
 use serde_json::Value;
@@ -26,6 +27,27 @@ pub(crate) trait Talk: Send + Sync {
 pub(crate) trait Tell: Send + Sync {
     /// An event for clients.
     fn tell(&self, event: &'static str, payload: Value);
+}
+
+/// Time and the disk: what a test does in another way.
+pub(crate) trait Machine: Send + Sync {
+    /// Waits.
+    fn sleep(&self, pause: Duration) -> BoxFuture<'static, ()>;
+    /// Does work that waits for the disk, where that is no hindrance to others.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+}
+
+/// As it is.
+pub(crate) struct RealMachine;
+
+impl Machine for RealMachine {
+    fn sleep(&self, pause: Duration) -> BoxFuture<'static, ()> {
+        tokio::time::sleep(pause).boxed()
+    }
+
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        tokio::task::spawn_blocking(work).map(|_| ()).boxed()
+    }
 }
 
 /// How much thinking a word means.

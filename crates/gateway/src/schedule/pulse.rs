@@ -143,16 +143,16 @@ impl Schedule {
         };
         let path = path(&self.parts.state_dir);
         let shown = path.display().to_string();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = self.blocking(move || {
             if let Some(directory) = path.parent() {
                 std::fs::create_dir_all(directory)?;
             }
             crate::file::replace(&path, &serde_json::to_vec(&pulse)?, 0o600)
         });
         match done.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("{shown}: {error}")),
-            Err(_) => Err("writing was cut off".to_owned()),
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(format!("{shown}: {error}")),
+            None => Err("writing was cut off".to_owned()),
         }
     }
 
@@ -206,7 +206,7 @@ impl Schedule {
             let bytes = Directory::open(&workspace)?.read_at_most("HEARTBEAT.md", MAX_FILE_BYTES)?;
             Ok::<_, std::io::Error>(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         };
-        tokio::task::spawn_blocking(read).await.ok()?.ok().flatten()
+        self.blocking(read).await?.ok().flatten()
     }
 }
 

@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(60);
 /// How long one wait for a run may take before it is asked for anew.
 const WAIT: Duration = Duration::from_secs(600);
 
+/// A wait that took so long was for a run that somebody knows.
+const KNOWN_MS: i64 = 60_000;
+
 /// How often a run that nobody knows is asked for.
 const UNKNOWN_RUNS: u32 = 3;
 
@@ -95,7 +98,7 @@ impl Schedule {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.nudge.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = self.parts.machine.sleep(pause) => {}
             }
         }
     }
@@ -233,10 +236,10 @@ impl Schedule {
         };
         let mut unknown = 0;
         let outcome = loop {
-            let asked = tokio::time::Instant::now();
+            let asked = self.now_ms();
             match self.parts.talk.wait(&accepted.run_id, WAIT).await {
                 Some(outcome) => break outcome,
-                None if asked.elapsed() >= WAIT / 2 => unknown = 0,
+                None if self.now_ms() - asked >= KNOWN_MS => unknown = 0,
                 None => unknown += 1,
             }
             if unknown >= UNKNOWN_RUNS {
@@ -245,7 +248,7 @@ impl Schedule {
                     true,
                 );
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.parts.machine.sleep(Duration::from_secs(1)).await;
         };
         let mut work = Work {
             session_key: Some(outcome.session_key),
@@ -371,7 +374,7 @@ impl Schedule {
         };
         info!(job = job.id, status = ?row.status, "scheduled job");
         let (history, kept) = (self.history.clone(), row.clone());
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || history.append(kept, now)).await {
+        if let Some(Err(error)) = self.blocking(move || history.append(kept, now)).await {
             warn!(job = job.id, %error, "the history of runs cannot be written");
         }
         let mut event = row.view();

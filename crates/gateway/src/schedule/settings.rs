@@ -72,5 +72,6 @@ fn policy(cron: &Cron) -> Policy {
         .and_then(|policy| policy.allowed_hosts.clone());
     Policy {
         allowed_hosts: hosts.unwrap_or_default(),
+        ..Policy::default()
     }
 }

@@ -48,15 +48,26 @@ pub(crate) enum WebhookError {
     #[error("{0} answers {1}")]
     Answer(String, u16),
     /// No answer in time.
-    #[error("{0} does not answer within {secs} seconds", secs = TIMEOUT.as_secs())]
+    #[error("{0} does not answer in time")]
     Slow(String),
 }
 
-/// Which places inside may be called after all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How places are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// `host` or `host:port`.
+    /// Places inside that may be called after all: `host` or `host:port`.
     pub(crate) allowed_hosts: Vec<String>,
+    /// How long one call may take.
+    pub(crate) patience: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            allowed_hosts: Vec::new(),
+            patience: TIMEOUT,
+        }
+    }
 }
 
 impl Policy {
@@ -161,7 +172,7 @@ pub(crate) async fn post(
             Err(WebhookError::Answer(target.host.clone(), status))
         }
     };
-    tokio::time::timeout(TIMEOUT, call)
+    tokio::time::timeout(policy.patience, call)
         .await
         .unwrap_or_else(|_| Err(WebhookError::Slow(target.host.clone())))
 }
@@ -261,10 +272,9 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     let parts = ip.segments();
     // Addresses that hold another: the other one decides.
     let held = match parts {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             Some((high, low))
         }
-        [0x2002, high, low, ..] => Some((high, low)),
         _ => None,
     };
     if let Some((high, low)) = held {
@@ -277,3 +287,6 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         && !(parts[0] == 0x2001 && parts[1] == 0xdb8)
         && !(parts[0] == 0x3fff && parts[1] < 0x1000)
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,10 +246,9 @@ impl Job {
     /// Is somebody to hear of what just failed? Remembers that it was said.
     pub(crate) fn alert(&mut self, standard: &AlertRule, on: bool, now: i64) -> Option<Alert> {
         let rule = match &self.failure_alert {
-            Some(FailureAlert::Off(_)) => return None,
             Some(FailureAlert::On(own)) => own.over(standard),
             None if on => standard.clone(),
-            None => return None,
+            Some(FailureAlert::Off(_)) | None => return None,
         };
         let state = &self.state;
         let skipped = if rule.include_skipped == Some(true) {
@@ -304,3 +303,6 @@ fn backoff_ms(errors: u32) -> i64 {
 fn cut(text: &str) -> String {
     text.chars().take(MAX_ERROR_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests;
