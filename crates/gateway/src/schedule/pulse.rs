@@ -21,7 +21,7 @@ const MAX_EVENTS: usize = 50;
 /// Characters of one of them.
 const MAX_EVENT_CHARS: usize = 8000;
 /// HEARTBEAT.md is not read beyond this.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+const MAX_FILE_BYTES: usize = 256 * 1024;
 /// How long a heartbeat may take before nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -202,10 +202,7 @@ impl Schedule {
 
     async fn heartbeat_file(&self) -> Option<String> {
         let workspace = self.parts.workspace.clone();
-        let read = move || {
-            let bytes = Directory::open(&workspace)?.read_at_most("HEARTBEAT.md", MAX_FILE_BYTES)?;
-            Ok::<_, std::io::Error>(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-        };
+        let read = move || Directory::open(&workspace)?.read_some("HEARTBEAT.md", MAX_FILE_BYTES);
         self.blocking(read).await?.ok().flatten()
     }
 }
