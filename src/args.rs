@@ -35,7 +35,7 @@ pub struct RunArgs {
     #[arg(long, env = "KOI_CLUSTER_ID", value_parser = cluster_id)]
     pub cluster_id: String,
     /// Watch this namespace alone. Default: all.
-    #[arg(long, env = "KOI_WATCH_NAMESPACE", value_parser = optional)]
+    #[arg(long, env = "KOI_WATCH_NAMESPACE", value_parser = optional_namespace)]
     pub watch_namespace: Option<Optional>,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "KOI_METRICS_ADDR", default_value = "0.0.0.0:8080")]
@@ -60,7 +60,7 @@ pub struct RunArgs {
     #[arg(long, env = "KOI_LEADER_ELECTION", default_value = "true", action = clap::ArgAction::Set)]
     pub leader_election: bool,
     /// The operator's own namespace. Default: the pod's.
-    #[arg(long, env = "KOI_NAMESPACE", value_parser = optional)]
+    #[arg(long, env = "KOI_NAMESPACE", value_parser = optional_namespace)]
     pub namespace: Option<Optional>,
     /// Format of the log. Default: text on a terminal, else json.
     #[arg(long, env = "KOI_LOG_FORMAT")]
@@ -150,9 +150,9 @@ pub enum LogFormat {
     Text,
 }
 
-/// A line for people: what is wrong and what to do. Help and version are not wrong.
+/// A line for people: what is wrong and what to do, with the help of the `command` that was meant. Help and version are not wrong.
 #[must_use]
-pub fn advice(error: &clap::Error) -> String {
+pub fn advice(error: &clap::Error, command: Option<&str>) -> String {
     let text = error.to_string();
     let what: Vec<&str> = text
         .lines()
@@ -162,7 +162,15 @@ pub fn advice(error: &clap::Error) -> String {
         .collect();
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what).trim_end_matches('.');
-    format!("koi-operator: {what}; `koi-operator run --help` lists every flag and its environment variable")
+    let known = ["run", "crds", "render"];
+    match command.filter(|command| known.contains(command)) {
+        Some(command) => {
+            format!(
+                "koi-operator: {what}; `koi-operator {command} --help` lists every flag and its environment variable"
+            )
+        }
+        None => format!("koi-operator: {what}; `koi-operator --help` lists the commands"),
+    }
 }
 
 fn cluster_id(text: &str) -> Result<String, String> {
@@ -197,6 +205,19 @@ fn span_of_time(text: &str) -> Result<Duration, String> {
 #[expect(clippy::unnecessary_wraps, reason = "clap takes a fallible parser")]
 fn optional(text: &str) -> Result<Optional, String> {
     Ok(Optional((!text.is_empty()).then(|| text.to_owned())))
+}
+
+fn optional_namespace(text: &str) -> Result<Optional, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits = text.len() <= 63
+        && text.starts_with(plain)
+        && text.ends_with(plain)
+        && text.chars().all(|c| plain(c) || c == '-');
+    if text.is_empty() || fits {
+        optional(text)
+    } else {
+        Err("must be the name of one namespace, such as team-a".to_owned())
+    }
 }
 
 fn optional_sha256(text: &str) -> Result<Optional, String> {

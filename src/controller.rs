@@ -19,6 +19,7 @@ mod report;
 mod rotate;
 mod secret;
 mod streams;
+mod troubles;
 mod validate;
 
 use std::sync::{Arc, Mutex};
@@ -52,6 +53,7 @@ pub use memory::Memories;
 pub(crate) use observe::shared_identity;
 pub use places::Places;
 pub use streams::{Stores, Wiring, run};
+pub use troubles::Troubles;
 pub use validate::Catalogue;
 
 use apply::Progress;
@@ -182,6 +184,9 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) 
         round.in_turn().await
     };
     let result = result.instrument(span).await;
+    if let Err(RoundError::Cluster { what, source }) = &result {
+        context.stores.troubles.call_failed(what, source);
+    }
     context.metrics.observe_reconcile(began.elapsed(), result.is_ok());
     result
 }

@@ -22,7 +22,10 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return complain(&advice(&error), USAGE),
+        Err(error) if error.use_stderr() => {
+            let command = std::env::args().nth(1);
+            return complain(&advice(&error, command.as_deref()), USAGE);
+        }
         Err(help) => return say(&help.to_string()),
     };
     let done = match cli.command {

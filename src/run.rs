@@ -21,7 +21,7 @@ use crate::aws::Aws;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
-use crate::controller::{self, Catalogue, Context, Gate, Memories, Places, Wiring};
+use crate::controller::{self, Catalogue, Context, Gate, Memories, Places, Troubles, Wiring};
 use crate::device::DeviceKey;
 use crate::fleet::{self, Fleet};
 use crate::janitor;
@@ -36,6 +36,7 @@ const CRDS: &str = "crds";
 const LEADER: &str = "leader";
 const LISTS: &str = "lists";
 const SWEEP: &str = "sweep";
+const CLUSTER: &str = "cluster";
 const OWNER: &str = "cluster-id";
 
 /// What `main` found out about the process: nothing below it reads the environment.
@@ -150,6 +151,7 @@ impl<C: Cloud> House<C> {
                 () = leadership.lost() => tracing::warn!("the Lease is lost: everything in flight is abandoned; standing for it again"),
             }
             self.metrics.set_leader(false);
+            self.readiness.settle(CLUSTER);
             self.readiness.hold(LEADER, "waiting for the Lease");
             if self.stop.is_cancelled() {
                 break;
@@ -226,6 +228,7 @@ impl<C: Cloud> House<C> {
         let cloud = Arc::clone(&self.cloud);
         let serving = budget.serve_forever();
         let agents = controller::run(Arc::clone(&accounts), wiring, woken);
+        let troubles = context.stores.troubles.clone();
         let all = async {
             tokio::select! {
                 () = fleet::sweep_forever(
@@ -235,6 +238,7 @@ impl<C: Cloud> House<C> {
                 () = plans::tell_forever(accounts, swept.clone(), self.args.sweep_interval) => {}
                 () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
                 () = self.tell_readiness(Arc::clone(&context)) => {}
+                () = self.tell_troubles(troubles) => {}
             }
         };
         tokio::select! {
@@ -315,6 +319,17 @@ impl<C: Cloud> House<C> {
             .await
             .with_context(|| format!("namespace {:?}", self.namespace))?;
         Ok((uid, device))
+    }
+
+    /// Keeps readiness true to what the API server refuses us.
+    async fn tell_troubles(&self, troubles: Troubles) {
+        loop {
+            match troubles.report() {
+                Some(told) => self.readiness.hold(CLUSTER, told),
+                None => self.readiness.settle(CLUSTER),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     /// Keeps readiness true to what the sweeps and the owner record say.

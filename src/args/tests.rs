@@ -7,7 +7,7 @@ fn parse(line: &[&str]) -> Result<RunArgs, String> {
             command: Command::Run(args),
         }) => Ok(*args),
         Ok(other) => panic!("not run: {other:?}"),
-        Err(error) => Err(advice(&error)),
+        Err(error) => Err(advice(&error, Some("run"))),
     }
 }
 
@@ -60,6 +60,18 @@ fn mistakes_are_told_in_one_line_that_says_what_to_do() {
         ),
         (vec!["--cluster-id", "c", "--reap", "all"], "report, delete, off"),
         (vec!["--cluster-id", "c", "--bogus"], "--bogus"),
+        (
+            vec!["--cluster-id", "c", "--watch-namespace", "a,b"],
+            "must be the name of one namespace",
+        ),
+        (
+            vec!["--cluster-id", "c", "--namespace", "Koi"],
+            "must be the name of one namespace",
+        ),
+        (
+            vec!["--cluster-id", "c", "--aws-rate", "fast"],
+            "must be a number from 0.01 to 1000",
+        ),
         (vec!["--cluster-id", "c", "--leader-election", "maybe"], "true, false"),
         (
             vec!["--cluster-id", "c", "--gateway-artifact-url", "https://x/y"],
@@ -81,4 +93,15 @@ fn an_empty_value_is_as_good_as_none() {
         (args.watch_namespace(), args.namespace(), args.artifact()),
         (None, Some("koi"), None)
     );
+}
+
+#[test]
+fn advice_is_about_the_command_that_was_meant() {
+    let told = |words: &[&str]| {
+        let error = Cli::try_parse_from(words).expect_err("not valid");
+        advice(&error, words.get(1).copied())
+    };
+    assert!(told(&["koi-operator", "render"]).contains("`koi-operator render --help`"));
+    assert!(told(&["koi-operator", "crds", "--x"]).contains("`koi-operator crds --help`"));
+    assert!(told(&["koi-operator", "rnu"]).contains("`koi-operator --help`"));
 }

@@ -76,7 +76,7 @@ impl<C: Cloud> Round<'_, C> {
 
     /// Our write was answered with this object.
     pub(super) fn wrote(&mut self, mut written: KoiAgent) {
-        written.metadata.managed_fields = None;
+        super::streams::trim(&mut written.metadata);
         self.agent = Arc::new(written);
         self.memory.wrote(Arc::clone(&self.agent));
     }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use koi_core::api::{KoiAgent, KoiPlan, Reason};
 use koi_core::names::LABEL_AGENT;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
+use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
@@ -20,12 +20,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{Context, Guarded, RoundError, reconcile};
+use super::{Context, Guarded, RoundError, Troubles, reconcile};
 use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 
 /// How many agents are worked on at once.
 const CONCURRENCY: u16 = 64;
+/// What `kubectl apply` keeps for itself: the whole object once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How many kinds are watched.
 const WATCHED: usize = 4;
 /// In-flight rounds get this long when the process is to stop.
@@ -46,6 +48,8 @@ pub struct Stores {
     pub plans: Store<KoiPlan>,
     secrets: Store<Secret>,
     namespaces: Store<Meta<Namespace>>,
+    /// What the API server refuses us.
+    pub troubles: Troubles,
     listed: Listed,
 }
 
@@ -84,8 +88,15 @@ pub struct Wiring {
     plans: Writer<KoiPlan>,
     secrets: Writer<Secret>,
     namespaces: Writer<Meta<Namespace>>,
-    listed: Listed,
+    seen: Seen,
     watched: Option<String>,
+}
+
+/// What the watches tell of themselves.
+#[derive(Clone)]
+struct Seen {
+    listed: Listed,
+    troubles: Troubles,
 }
 
 impl Wiring {
@@ -95,8 +106,10 @@ impl Wiring {
         let (agents, secrets) = (Writer::default(), Writer::default());
         let (plans, namespaces) = (Writer::default(), Writer::default());
         let listed = Arc::new(watch::Sender::new(BTreeSet::new()));
+        let troubles = Troubles::default();
         let stores = Stores {
             listed: Arc::clone(&listed),
+            troubles: troubles.clone(),
             agents: agents.as_reader(),
             plans: plans.as_reader(),
             secrets: secrets.as_reader(),
@@ -108,7 +121,7 @@ impl Wiring {
                 plans,
                 secrets,
                 namespaces,
-                listed,
+                seen: Seen { listed, troubles },
                 watched: watched.map(ToOwned::to_owned),
             },
             stores,
@@ -184,23 +197,24 @@ fn triggers<C: Cloud>(
     let owned = watcher::Config::default().labels(LABEL_AGENT).any_semantic();
     let (agents, secrets) = (wiring.api::<Guarded>(client), wiring.api::<Secret>(client));
     let mut all = SelectAll::new();
-    all.push(from_agents(agents, wiring.agents, &wiring.listed));
-    all.push(from_secrets(watched(
-        watcher(secrets, owned),
-        wiring.secrets,
-        &wiring.listed,
-    )));
+    let seen = wiring.seen.clone();
+    all.push(from_agents(agents, wiring.agents, &seen));
+    all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets, &seen)));
+    let plans: Api<DeserializeGuard<KoiPlan>> = Api::all(client.clone());
     let plans = watched(
-        watcher(Api::all(client.clone()), watcher::Config::default().any_semantic()),
+        valid(
+            watcher(plans, watcher::Config::default().any_semantic()),
+            &seen.troubles,
+        ),
         wiring.plans,
-        &wiring.listed,
+        &seen,
     );
     all.push(from_plans(plans, context));
     let namespaces: Api<Meta<Namespace>> = Api::all(client.clone());
     let namespaces = watched(
         watcher(namespaces, watcher::Config::default().any_semantic()),
         wiring.namespaces,
-        &wiring.listed,
+        &seen,
     );
     all.push(from_namespaces(namespaces, context));
     all.push(from_fleet(woken, context));
@@ -211,18 +225,23 @@ fn triggers<C: Cloud>(
 fn watched<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     writer: Writer<K>,
-    listed: &Listed,
+    seen: &Seen,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
 where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
-    let listed = Arc::clone(listed);
+    let Seen { listed, troubles } = seen.clone();
+    let broken = troubles.clone();
     events
         .default_backoff()
-        .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "the watch broke and begins again"))
-        .modify(|object| object.meta_mut().managed_fields = None)
+        .inspect_err(move |error| {
+            tracing::warn!(kind = %K::kind(&()), %error, "the watch broke and begins again");
+            broken.watch_broke(&K::kind(&()), error);
+        })
+        .modify(|object| trim(object.meta_mut()))
         .reflect(writer)
         .inspect_ok(move |event| {
+            troubles.watch_works(&K::kind(&()));
             if matches!(event, watcher::Event::InitDone) {
                 listed.send_if_modified(|listed| listed.insert(K::kind(&()).into_owned()));
             }
@@ -230,9 +249,61 @@ where
         .touched_objects()
 }
 
-fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, listed: &Listed) -> Trigger {
+/// What nobody reads, and what would be kept twice.
+pub(super) fn trim(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
+/// Plans that make sense. One that does not counts as not there, and is told; the others are as good as before.
+fn valid(
+    events: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<KoiPlan>>>> + Send + 'static,
+    troubles: &Troubles,
+) -> impl Stream<Item = watcher::Result<watcher::Event<KoiPlan>>> + Send + 'static {
+    use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+    let troubles = troubles.clone();
+    let sift = move |guarded: DeserializeGuard<KoiPlan>| {
+        let object = malformed_plan(&guarded.name_any());
+        match guarded.0 {
+            Ok(plan) => {
+                troubles.mended(&object);
+                Ok(plan)
+            }
+            Err(invalid) => {
+                tracing::warn!(object, error = invalid.error, "left aside");
+                troubles.malformed(&object, &invalid.error);
+                Err(KoiPlan {
+                    metadata: invalid.metadata,
+                    ..KoiPlan::default()
+                })
+            }
+        }
+    };
+    events.try_filter_map(move |event| {
+        let event = match event {
+            Apply(guarded) => Some(sift(guarded).map_or_else(Delete, Apply)),
+            Delete(guarded) => {
+                let plan = sift(guarded).unwrap_or_else(|plan| plan);
+                Some(Delete(plan))
+            }
+            Init => Some(Init),
+            InitApply(guarded) => sift(guarded).ok().map(InitApply),
+            InitDone => Some(InitDone),
+        };
+        futures::future::ready(Ok(event))
+    })
+}
+
+/// How a plan that does not parse is told.
+pub(super) fn malformed_plan(name: &str) -> String {
+    format!("KoiPlan/{name}")
+}
+
+fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen) -> Trigger {
     let events = watcher(api, watcher::Config::default().any_semantic());
-    watched(events, writer, listed)
+    watched(events, writer, seen)
         .predicate_filter(what_counts, PredicateConfig::default())
         .map_ok(|agent| ObjectRef::from_obj(&agent).into())
         .boxed()

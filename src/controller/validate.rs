@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use koi_core::api::{KoiAgent, KoiPlan};
+use koi_core::api::{KoiAgent, KoiPlan, Reason};
 use koi_core::desired::{Desired, NamespaceFacts, Settings, default_plan, shared_models};
 use koi_core::plan::Why;
 use kube::ResourceExt as _;
 
+use super::streams::malformed_plan;
 use super::{Round, Stores};
 use crate::cloud::Cloud;
 
@@ -127,12 +128,27 @@ impl<C: Cloud> Round<'_, C> {
         {
             return known.wish.clone();
         }
-        let wish = resolve(&self.agent, plan.as_deref(), labels, &settled.settings);
+        let wish = match self.malformed_plan(plan.is_none()) {
+            Some(why) if !leaving => Err(why),
+            _ => resolve(&self.agent, plan.as_deref(), labels, &settled.settings),
+        };
         self.memory.validated = Some(Validated {
             from,
             wish: wish.clone(),
         });
         wish
+    }
+}
+
+impl<C: Cloud> Round<'_, C> {
+    /// The plan is there and makes no sense: that is not the same as one that is not there.
+    fn malformed_plan(&self, missing: bool) -> Option<Why> {
+        let name = &self.agent.spec.plan_ref.as_ref().filter(|_| missing)?.name;
+        let told = self.context.stores.troubles.of(&malformed_plan(name))?;
+        Some(Why {
+            reason: Reason::PlanInvalid,
+            message: format!("KoiPlan {name:?} {told}. Write it anew with the installed version of the API."),
+        })
     }
 }
 
