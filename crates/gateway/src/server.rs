@@ -9,6 +9,7 @@ mod http;
 pub(crate) mod hub;
 pub(crate) mod limiter;
 pub(crate) mod outbox;
+mod page;
 pub(crate) mod params;
 pub(crate) mod peer;
 pub(crate) mod recent;
@@ -282,6 +283,14 @@ impl Shared {
             STOPPING => Some(Closed::Stopping),
             _ => None,
         }
+    }
+
+    /// Is the control page to be seen?
+    fn serves_page(&self) -> bool {
+        let gateway = self.settings.loaded.config.gateway.as_ref();
+        gateway
+            .and_then(|gateway| gateway.control_ui.as_ref()?.enabled)
+            .unwrap_or(true)
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

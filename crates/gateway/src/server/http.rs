@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, warn};
 
 use super::peer::{Headers, UntrustedProxy};
-use super::{Shared, socket};
+use super::{Shared, page, socket};
 
 /// Sockets of one address that have not authenticated yet.
 const MAX_STRANGERS: usize = 32;
@@ -34,9 +34,19 @@ pub(super) fn answer(shared: &Arc<Shared>, from: IpAddr, mut request: Request<In
     match request.uri().path() {
         "/healthz" | "/health" => json_answer(StatusCode::OK, &json!({"ok": true, "status": "live"})),
         "/readyz" => ready(shared),
-        "/" => plain(StatusCode::UPGRADE_REQUIRED, "koi-gateway: speak WebSocket here\n"),
-        _ => plain(StatusCode::NOT_FOUND, "not found\n"),
+        path => shared
+            .serves_page()
+            .then(|| page::answer(path, request.headers()))
+            .flatten()
+            .unwrap_or_else(|| nothing_at(path)),
     }
+}
+
+fn nothing_at(path: &str) -> Answer {
+    if path == "/" {
+        return plain(StatusCode::UPGRADE_REQUIRED, "koi-gateway: speak WebSocket here\n");
+    }
+    plain(StatusCode::NOT_FOUND, "not found\n")
 }
 
 fn ready(shared: &Shared) -> Answer {

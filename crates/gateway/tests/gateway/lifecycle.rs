@@ -20,7 +20,7 @@ async fn probes() {
     }
     assert!(gateway.get("/readyz").await.contains("\"ready\":true"));
     assert!(gateway.get("/nothing").await.starts_with("HTTP/1.1 404"));
-    assert!(gateway.get("/").await.starts_with("HTTP/1.1 426"));
+    assert!(gateway.get("/").await.starts_with("HTTP/1.1 200"));
     let post = gateway
         .http("POST /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         .await;
