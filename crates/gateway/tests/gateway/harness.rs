@@ -301,6 +301,14 @@ impl Client {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
+    /// Several texts in one go.
+    pub(crate) async fn send_all(&mut self, texts: impl Iterator<Item = String>) {
+        for text in texts {
+            self.socket.feed(Message::text(text)).await.unwrap();
+        }
+        self.socket.flush().await.unwrap();
+    }
+
     pub(crate) async fn send_raw(&mut self, message: Message) -> Result<(), Error> {
         self.socket.send(message).await
     }

@@ -56,9 +56,14 @@ async fn a_signal_ends_it_with_a_word_to_everybody() {
 async fn a_silent_client_does_not_hold_up_the_end() {
     let mut gateway = Gateway::start();
     let _silent = gateway.client().await;
-    let _half = gateway.stream().await;
+    let mut half = gateway.stream().await;
+    tokio::io::AsyncWriteExt::write_all(&mut half, b"GET / HTTP/1.1\r\nHost: x\r\n")
+        .await
+        .unwrap();
+    let began = Instant::now();
     gateway.signal("TERM");
     assert_eq!(gateway.wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
