@@ -22,7 +22,10 @@ build: ## Dev binaries: target/debug/{koi-operator,koi-gateway}
 	$(BUILD)
 
 release: ## Release binaries: target/release/{koi-operator,koi-gateway}
-	cargo build --workspace --bins --release
+	cargo build -p koi-operator --bins --release
+	cargo build -p koi-gateway --bins --profile slim
+	install -D target/slim/koi-gateway target/release/koi-gateway
+	@$(PYTHON) tools/check_binary.py target/release/koi-gateway
 
 demo: ## The product's main job on a world of its own, from apply to nothing left; ends with PASS or FAIL
 	@$(PYTHON) tools/setup.py demo
@@ -39,7 +42,8 @@ long: ## The long tier: more seeds, more cases
 
 bench: ## Benchmarks: a table, and JSON under target/bench/
 	@$(PYTHON) tools/setup.py all
-	cargo build --workspace --bins --release
+	@$(MAKE) --no-print-directory release
+	cargo build -p koi-gateway --example load --profile slim
 	@$(VENV) -m bench
 
 world: ## Start the test world alone and keep it: eval "$$(make -s world)"

@@ -30,7 +30,7 @@ use std::task::Poll;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use koi_wire::frame::{ErrorShape, Response};
+use koi_wire::frame::ErrorShape;
 use koi_wire::name::Scope;
 use serde_json::{Value, json};
 
@@ -145,16 +145,16 @@ fn begin(shared: &Arc<Shared>, frame: bytes::Bytes, caller: &Arc<Caller>) -> Opt
         Ok(request) => request,
         Err(wrong) => {
             let error = fault::invalid_frame(&wrong.fault);
-            caller.respond(Response::err(wrong.id, error));
+            caller.respond(&wrong.id, &Err(error));
             return None;
         }
     };
     match find(&request.method, caller) {
-        Err(error) => caller.respond(Response::err(request.id, error)),
+        Err(error) => caller.respond(&request.id, &Err(error)),
         Ok(method) => {
             let call = Call::new(shared, caller, request.id, method.name, frame);
             match method.run {
-                Run::Now(run) => caller.respond(call.response(run(&call))),
+                Run::Now(run) => caller.respond(&call.id, &run(&call)),
                 Run::Later(run) => return later(run, call),
             }
         }
@@ -168,7 +168,7 @@ fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxF
     let ticket = match call.shared.admission.enter(call.size()) {
         Ok(ticket) => ticket,
         Err(full) => {
-            caller.respond(Response::err(id, fault::busy(full)));
+            caller.respond(&id, &Err(fault::busy(full)));
             return None;
         }
     };
@@ -176,16 +176,13 @@ fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxF
     let work = async move {
         let mut ticket = ticket;
         ticket.start().await;
-        match run(call.with_ticket(ticket)).await {
-            Ok(payload) => Response::ok(id, payload),
-            Err(error) => Response::err(id, error),
-        }
+        run(call.with_ticket(ticket)).await
     };
     let mut whole = async move {
         let mut closing = caller.outbox.closing();
         tokio::select! {
             biased;
-            response = work => caller.respond(response),
+            answer = work => caller.respond(&id, &answer),
             // Who has left waits for nothing; what has begun is brought to its end all the same.
             () = async { let _ = closing.wait_for(Option::is_some).await; parked.cancelled().await; } => {}
         }

@@ -77,6 +77,9 @@ const RESTART_MS: u64 = 2500;
 /// Between two presence events, so that a crowd that comes at once is told about once.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long what was found out about health counts.
+const HEALTH_LIFE_MS: i64 = 1000;
+
 /// How often health is told unasked.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -151,6 +154,7 @@ pub(crate) struct Shared {
     limiter: Mutex<Limiter>,
     strangers: Mutex<HashMap<IpAddr, usize>>,
     seeded: Notify,
+    known_health: Mutex<Option<Health>>,
     /// Done when the gateway stops.
     pub(crate) stop: CancellationToken,
     /// What is waited for at the end.
@@ -270,6 +274,7 @@ impl Shared {
             ))),
             strangers: Mutex::default(),
             seeded: Notify::new(),
+            known_health: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             settings,
@@ -319,13 +324,31 @@ impl Shared {
         Err(error)
     }
 
-    /// How the gateway is.
+    /// How the gateway is. What files say about it is looked up once a second at most.
     pub(crate) fn health(&self) -> Health {
+        let now_ms = self.now_ms();
+        let mut known = lock(&self.known_health);
+        let health = match known
+            .take()
+            .filter(|health| (0..HEALTH_LIFE_MS).contains(&(now_ms - health.ts)))
+        {
+            Some(health) => health,
+            None => self.look_after_health(now_ms),
+        };
+        *known = Some(health.clone());
+        Health {
+            ts: now_ms,
+            uptime_ms: self.uptime_ms(),
+            ..health
+        }
+    }
+
+    fn look_after_health(&self, now_ms: i64) -> Health {
         let failing = self.failing();
         let next_wake = self.services.schedule.next_wake();
         Health {
             ok: failing.is_empty(),
-            ts: self.now_ms(),
+            ts: now_ms,
             duration_ms: 0,
             runtime_version: VERSION.to_owned(),
             config_sha256: self.settings.loaded.sha256.clone(),
@@ -356,6 +379,7 @@ impl Shared {
 
     /// The workspace was seeded: health says so from now on.
     pub(crate) fn workspace_seeded(&self) {
+        *lock(&self.known_health) = None;
         self.seeded.notify_one();
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use koi_wire::frame::{ClientInfo, ErrorShape, Response};
+use koi_wire::frame::{ClientInfo, ErrorShape};
 use koi_wire::name::{Scope, code};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -89,15 +89,15 @@ impl Caller {
     }
 
     /// Sends an answer.
-    pub(super) fn respond(&self, response: Response) {
-        if response
-            .error
-            .as_ref()
-            .is_some_and(|error| error.code == code::FORBIDDEN)
-        {
-            self.forbidden.fetch_add(1, Ordering::Relaxed);
-        }
-        self.outbox.push(Item::Response(response));
+    pub(super) fn respond(&self, id: &str, answer: &Answer) {
+        self.outbox.push(match answer {
+            Ok(payload) => Item::ok(id, payload),
+            Err(error) => {
+                let forbidden = error.code == code::FORBIDDEN;
+                self.forbidden.fetch_add(u32::from(forbidden), Ordering::Relaxed);
+                Item::err(id, error)
+            }
+        });
     }
 }
 
@@ -173,7 +173,7 @@ impl Call {
 
     /// The first of two answers; the second is what the method gives in the end.
     pub(crate) fn interim(&self, payload: Value) {
-        self.caller.respond(Response::ok(self.id.clone(), payload));
+        self.caller.respond(&self.id, &Ok(payload));
     }
 
     /// From here on the call only waits for something that may take long (a run, an approval): its frame is given back, and it takes
@@ -188,12 +188,5 @@ impl Call {
     pub(crate) async fn blocking(self, work: fn(&Self) -> Answer) -> Answer {
         let done = tokio::task::spawn_blocking(move || work(&self)).await;
         done.unwrap_or_else(|_| Err(fault::unavailable("the call was cut off")))
-    }
-
-    pub(super) fn response(&self, answer: Answer) -> Response {
-        match answer {
-            Ok(payload) => Response::ok(self.id.clone(), payload),
-            Err(error) => Response::err(self.id.clone(), error),
-        }
     }
 }

@@ -38,6 +38,9 @@ impl Client {
 /// Sessions that one socket may follow at the same time.
 const MAX_FOLLOWED: usize = 1000;
 
+/// Clients that the presence list shows; a crowd does not make every greeting long.
+const MAX_SHOWN: usize = 256;
+
 /// Machines that are told of, and for how long.
 const MAX_NOTES: usize = 100;
 const NOTE_LIFE_MS: i64 = 5 * 60 * 1000;
@@ -122,7 +125,7 @@ impl Hub {
     pub(crate) fn presence(&self) -> Vec<PresenceEntry> {
         let notes: Vec<PresenceEntry> = self.notes().iter().cloned().collect();
         let clients = self.lock();
-        let here = clients.values().map(|client| &client.presence);
+        let here = clients.values().map(|client| &client.presence).take(MAX_SHOWN);
         std::iter::once(&self.gateway)
             .chain(here)
             .chain(&notes)

@@ -5,16 +5,30 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use koi_wire::frame::{Frame, Response, StateVersion};
+use koi_wire::frame::{ErrorShape, StateVersion};
+use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::handshake::Close;
 
+/// An answer on the wire.
+#[derive(Serialize)]
+struct Answer<'a, T> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ErrorShape>,
+}
+
 /// Something to write.
 #[derive(Clone, Debug)]
 pub(crate) enum Item {
-    /// An answer.
-    Response(Response),
+    /// An answer, as text.
+    Answer(String),
     /// An event; the payload is shared by all sockets that get it.
     Event(u64, Arc<Broadcast>),
     /// A WebSocket ping.
@@ -55,10 +69,37 @@ impl Broadcast {
 }
 
 impl Item {
+    /// A good answer.
+    pub(crate) fn ok(id: &str, payload: &impl Serialize) -> Self {
+        Self::answer(&Answer {
+            kind: "res",
+            id,
+            ok: true,
+            payload: Some(payload),
+            error: None,
+        })
+    }
+
+    /// A bad answer.
+    pub(crate) fn err(id: &str, error: &ErrorShape) -> Self {
+        Self::answer(&Answer::<()> {
+            kind: "res",
+            id,
+            ok: false,
+            payload: None,
+            error: Some(error),
+        })
+    }
+
+    /// Made into text at once: what waits is as large as it looks, and nothing is copied on the way out.
+    fn answer<T: Serialize>(answer: &Answer<'_, T>) -> Self {
+        Self::Answer(serde_json::to_string(answer).unwrap_or_default())
+    }
+
     /// The text of the frame; none for a ping.
-    pub(crate) fn text(&self) -> Option<String> {
+    pub(crate) fn into_text(self) -> Option<String> {
         match self {
-            Self::Response(response) => Some(Frame::Res(response.clone()).to_text()),
+            Self::Answer(text) => Some(text),
             Self::Event(seq, broadcast) => {
                 let state = broadcast.state.map_or_else(String::new, |state| {
                     format!(
@@ -78,32 +119,10 @@ impl Item {
     fn weight(&self) -> usize {
         const ENVELOPE: usize = 128;
         match self {
-            // Answers are small or were just made; their exact size is not worth a second serialisation. What a client can make large
-            // counts: the id that comes back, and the error that quotes what it sent.
-            Self::Response(response) => {
-                let error = response.error.as_ref().map_or(0, |error| {
-                    error.message.len() + error.details.as_ref().map_or(0, weight_of)
-                });
-                ENVELOPE + response.id.len() + error + response.payload.as_ref().map_or(0, weight_of)
-            }
+            Self::Answer(text) => ENVELOPE + text.len(),
             Self::Event(_, broadcast) => ENVELOPE + broadcast.payload.len(),
             Self::Ping => 2,
         }
-    }
-}
-
-fn weight_of(value: &serde_json::Value) -> usize {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => items.iter().map(weight_of).sum::<usize>() + 2,
-        Value::Object(map) => {
-            map.iter()
-                .map(|(key, value)| key.len() + 4 + weight_of(value))
-                .sum::<usize>()
-                + 2
-        }
-        _ => 8,
     }
 }
 
@@ -191,12 +210,16 @@ impl Drain {
 
     /// What is there already.
     pub(crate) fn next_now(&mut self) -> Option<Item> {
-        self.receiver.try_recv().ok()
+        let item = self.receiver.try_recv().ok()?;
+        self.waiting.fetch_sub(item.weight(), Ordering::Relaxed);
+        Some(item)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use koi_wire::frame::{Frame, Response};
+
     use super::*;
 
     fn event(droppable: bool, size: usize) -> Arc<Broadcast> {
@@ -229,15 +252,12 @@ mod tests {
 
     #[test]
     fn what_comes_back_to_the_client_counts() {
-        let error = koi_wire::frame::ErrorShape::new("INVALID_REQUEST", "m".repeat(400));
-        for response in [
-            Response::ok("i".repeat(600), serde_json::Value::Null),
-            Response::err("i".repeat(200), error),
-        ] {
+        let error = ErrorShape::new("INVALID_REQUEST", "m".repeat(400));
+        for answer in [Item::ok(&"i".repeat(600), &()), Item::err(&"i".repeat(200), &error)] {
             let (outbox, _drain) = Outbox::new(1000);
-            outbox.push(Item::Response(response.clone()));
+            outbox.push(answer.clone());
             assert_eq!(*outbox.closing().borrow(), None);
-            outbox.push(Item::Response(response));
+            outbox.push(answer);
             assert_eq!(*outbox.closing().borrow(), Some(Close::new(1008, "slow consumer")));
         }
     }
@@ -261,8 +281,15 @@ mod tests {
             state,
             droppable: true,
         };
-        let text = Item::Event(7, Arc::new(broadcast)).text().unwrap();
+        let text = Item::Event(7, Arc::new(broadcast)).into_text().unwrap();
         let frame = Frame::from_text(&text).unwrap();
         assert_eq!(frame.to_text(), text);
+        let error = ErrorShape::new("UNAVAILABLE", "x");
+        for (item, response) in [
+            (Item::ok("1", &7), Response::ok("1", 7.into())),
+            (Item::err("2", &error), Response::err("2", error.clone())),
+        ] {
+            assert_eq!(item.into_text().unwrap(), Frame::Res(response).to_text());
+        }
     }
 }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use koi_wire::Redacted;
 use koi_wire::frame::{
     Challenge, Event, Features, Frame, HelloAuth, HelloOk, MAX_BUFFERED_BYTES, MAX_PAYLOAD_BYTES, MAX_PREAUTH_BYTES,
-    Policy, PresenceEntry, Response, ServerInfo, SessionDefaults, Snapshot, TICK_INTERVAL_MS,
+    Policy, PresenceEntry, ServerInfo, SessionDefaults, Snapshot, TICK_INTERVAL_MS,
 };
 use koi_wire::name::{close, event};
 use serde_json::{Value, json};
@@ -53,6 +53,12 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Close code for text that is none.
 const NOT_UTF8: u16 = 1007;
+
+/// Frames that are written in one go.
+const MAX_BATCH: usize = 32;
+
+/// Bytes that are gathered before they are written.
+const WRITE_BUFFER: usize = 16 * 1024;
 
 /// Frames that may come before the greeting.
 const MAX_EARLY: usize = 15;
@@ -99,7 +105,7 @@ pub(super) async fn serve(shared: Arc<Shared>, upgraded: Upgraded, peer: Peer, s
     let (gate, key) = Gate::new(TokioIo::new(upgraded), MAX_PREAUTH_BYTES + FRAME_HEADER + READ_BUFFER);
     let limits = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
+        .write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(MAX_PAYLOAD_BYTES))
         .max_frame_size(Some(MAX_PAYLOAD_BYTES));
     let stream = WebSocketStream::from_raw_socket(gate, Role::Server, Some(limits)).await;
@@ -273,8 +279,8 @@ impl Socket {
         let client = Client::new(presence(admission, &peer, shared.now_ms()), Arc::clone(&caller));
         info!(connection, address = %peer.address, client = %admission.params.client.id, scopes = ?admission.scopes, "connected");
         // The hello goes in first: whoever is told something has had it.
-        let hello = json!(hello(&shared, &welcome, &connection, &client));
-        outbox.push(Item::Response(Response::ok(&admission.request_id, hello)));
+        let hello = hello(&shared, &welcome, &connection, &client);
+        outbox.push(Item::ok(&admission.request_id, &hello));
         let entry = shared.hub.enter(connection.clone(), client);
         // A credential that fell while it was being judged.
         if !lock(&shared.credentials).stand(&caller.credential, caller.device_id.as_deref(), caller.role) {
@@ -375,7 +381,7 @@ async fn write(
         };
         let Some(item) = item else { return writer };
         let stuck = tokio::select! {
-            sent = writer.send(message(&item)) => sent.is_err(),
+            sent = write_some(&mut writer, &mut drain, item) => sent.is_err(),
             // A client that reads nothing keeps the write from ending; the last words get their own time.
             _ = closing.wait_for(Option::is_some) => continue,
         };
@@ -385,7 +391,7 @@ async fn write(
     };
     let last_words = async {
         while let Some(item) = drain.next_now() {
-            writer.feed(message(&item)).await?;
+            writer.feed(message(item)).await?;
         }
         let close = close.unwrap_or_else(|| Close::new(close::NORMAL, ""));
         writer.send(close_message(&close)).await
@@ -394,9 +400,23 @@ async fn write(
     writer
 }
 
-fn message(item: &Item) -> Message {
-    item.text()
-        .map_or_else(|| Message::Ping(bytes::Bytes::new()), Message::text)
+/// Writes an item, and what else is there by then, in one go.
+async fn write_some(writer: &mut Writer, drain: &mut Drain, first: Item) -> Result<(), Error> {
+    let mut next = Some(first);
+    for _ in 0..MAX_BATCH {
+        let Some(item) = next.take() else { break };
+        writer.feed(message(item)).await?;
+        next = drain.next_now();
+    }
+    if let Some(item) = next {
+        writer.feed(message(item)).await?;
+    }
+    writer.flush().await
+}
+
+fn message(item: Item) -> Message {
+    item.into_text()
+        .map_or_else(|| Message::Ping(Bytes::new()), Message::text)
 }
 
 fn close_message(close: &Close) -> Message {
