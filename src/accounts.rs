@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::args::Reap;
 use crate::budget::Budget;
 use crate::cloud::Cloud;
 use crate::controller::Context;
 use crate::fleet;
 use crate::janitor;
 use crate::lookups::Lookups;
+use crate::reaper::Reaping;
 
 /// How the operator's own account is called in metrics: its number is not known before it is asked.
 pub const OWN: &str = "own";
@@ -42,8 +42,8 @@ pub struct Manners {
     pub kube_system_uid: String,
     /// `--sweep-interval`.
     pub sweep_interval: Duration,
-    /// `--reap`.
-    pub reap: Reap,
+    /// `--reap` and what goes with it.
+    pub reaping: Reaping,
     /// `--aws-rate`.
     pub aws_rate: Option<f64>,
 }
@@ -111,7 +111,7 @@ impl<C: Cloud> Accounts<C> {
             cluster_id,
             kube_system_uid,
             sweep_interval,
-            reap,
+            reaping,
             ..
         } = self.manners.clone();
         let fleet = self.own.fleet.sibling(&cluster_id);
@@ -131,7 +131,7 @@ impl<C: Cloud> Accounts<C> {
             let (fleet, cloud, metrics) = (fleet.clone(), Arc::clone(&cloud), Arc::clone(&self.own.metrics));
             fleet::sweep_forever(fleet, cloud, cluster_id, sweep_interval, metrics, sweeps)
         };
-        let tidying = janitor::tidy_forever(Arc::clone(&context), swept, reap);
+        let tidying = janitor::tidy_forever(Arc::clone(&context), swept, reaping);
         let all = async move {
             tokio::select! {
                 () = sweeping => {}

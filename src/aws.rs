@@ -299,8 +299,12 @@ impl Cloud for Aws {
         volumes::attach(&self.ec2, volume_id, instance_id).await
     }
 
-    async fn create_snapshot(&self, volume_id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
+    async fn create_snapshot(&self, volume_id: &str, tags: &BTreeMap<String, String>) -> Answer<String> {
         volumes::snapshot(&self.ec2, volume_id, tags).await
+    }
+
+    async fn identities(&self, prefix: &str) -> Answer<BTreeSet<String>> {
+        iam::named(&self.iam, prefix).await
     }
 
     async fn delete_volume(&self, volume_id: &str) -> Answer<()> {

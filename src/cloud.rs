@@ -255,12 +255,14 @@ pub trait Cloud: Send + Sync + 'static {
     fn tag(&self, id: &str, tags: &BTreeMap<String, String>) -> impl Future<Output = Answer<()>> + Send;
     /// Attaches the data volume as [`koi_core::names::DATA_DEVICE`].
     fn attach(&self, volume_id: &str, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
-    /// Begins a snapshot.
+    /// Begins a snapshot; answers its id.
     fn create_snapshot(
         &self,
         volume_id: &str,
         tags: &BTreeMap<String, String>,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    ) -> impl Future<Output = Answer<String>> + Send;
+    /// The names of all roles and instance profiles that begin like this, all pages.
+    fn identities(&self, prefix: &str) -> impl Future<Output = Answer<BTreeSet<String>>> + Send;
     /// Deletes a volume; not there is success.
     fn delete_volume(&self, volume_id: &str) -> impl Future<Output = Answer<()>> + Send;
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use koi_core::fleet::{Index, Sighting, View};
-use koi_core::observed::{Instance, InstanceState, Rule};
+use koi_core::observed::{Instance, InstanceState, Rule, Volume};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
@@ -110,6 +110,12 @@ impl Fleet {
     #[must_use]
     pub fn marked_orphans(&self) -> usize {
         self.index().marked_orphans()
+    }
+
+    /// Everything of all agents: instances and volumes.
+    #[must_use]
+    pub fn everything(&self) -> (Vec<Instance>, Vec<Volume>) {
+        self.index().everything()
     }
 
     /// When the last whole sweep began.

@@ -4,29 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use koi_core::names::TAG_AGENT_UID;
-use koi_core::observed::{InstanceState, OwnerRecord, VolumeState};
+use koi_core::observed::OwnerRecord;
 use koi_core::plan::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 use tokio::sync::watch;
 
-use crate::args::Reap;
 use crate::cloud::{Cloud, ProfileFacts};
 use crate::controller::{Context, shared_effect, shared_identity};
+use crate::reaper::{Reaper, Reaping};
 
 /// How many sweeps in a row a shared thing had no user.
 type Unused = BTreeMap<String, u32>;
 
 /// Works after each sweep until the task is dropped.
-pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>, reap: Reap) {
-    if reap == Reap::Delete {
-        tracing::warn!("--reap=delete: this version counts and tells orphans, it does not delete them yet");
-    }
+pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>, reaping: Reaping) {
+    let mut reaper = Reaper::new(reaping);
     context.stores.listed().await;
     let mut unused = Unused::new();
     while swept.changed().await.is_ok() {
         forget_the_gone(&context);
-        if reap != Reap::Off {
-            count_orphans(&context);
-        }
+        reaper.look(&context).await;
         context.metrics.set_agents(&context.stores.reasons());
         unused = tidy(&context, &unused).await;
     }
@@ -45,31 +41,6 @@ fn forget_the_gone<C: Cloud>(context: &Context<C>) {
             context.metrics.forget_agent(&namespace, &name);
         }
     }
-}
-
-/// Things with our claim whose agent the cluster does not have, and live instances that are not the recorded one of theirs.
-fn count_orphans<C: Cloud>(context: &Context<C>) {
-    let there = context.stores.agent_uids();
-    let (mut instances, mut volumes) = (context.fleet.marked_orphans(), 0);
-    for uid in context.fleet.agents().into_iter().filter(|uid| !there.contains(uid)) {
-        let view = context.fleet.view(&uid, &[]);
-        let live = view
-            .instances
-            .present()
-            .into_iter()
-            .flatten()
-            .filter(|instance| instance.state != InstanceState::Terminated);
-        let left = view
-            .volumes
-            .present()
-            .into_iter()
-            .flatten()
-            .filter(|volume| volume.state != VolumeState::Deleted);
-        instances += live.count();
-        volumes += left.count();
-    }
-    context.metrics.set_orphans("instance", instances);
-    context.metrics.set_orphans("volume", volumes);
 }
 
 /// Removes shared things that nobody used for two sweeps.
@@ -96,7 +67,9 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
         .map(|group| group.id.as_str())
         .chain(identities.iter().map(|identity| identity.name.as_str()));
     let unused = count_unused(before, keys, &users);
+    let place = crate::reaper::place(context).await;
     context.metrics.set_orphans(
+        &place,
         "security-group",
         groups.iter().filter(|group| unused.contains_key(&group.id)).count(),
     );

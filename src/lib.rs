@@ -16,6 +16,7 @@ pub mod lookups;
 pub mod metrics;
 pub mod plans;
 pub mod probe;
+pub mod reaper;
 pub mod render;
 pub mod run;
 pub mod serve;

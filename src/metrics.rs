@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -41,6 +42,7 @@ pub struct Metrics {
     sweep_age: Gauge,
     sweeps: IntCounterVec,
     orphans: IntGaugeVec,
+    orphan_counts: Mutex<BTreeMap<(&'static str, String), i64>>,
     leader: IntGauge,
     latency: HistogramVec,
     waits: HistogramVec,
@@ -131,6 +133,7 @@ impl Metrics {
             sweep_age: make.add(Gauge::new("koi_fleet_sweep_age_seconds", AGE_HELP), "gauge")?,
             sweeps: make.counters("koi_fleet_sweeps_total", "Fleet sweeps by result.", &["result"])?,
             orphans: make.gauges("koi_orphans", "Resources with our claim and no agent.", &["kind"])?,
+            orphan_counts: Mutex::default(),
             latency: make.histograms(
                 "koi_aws_request_duration_seconds",
                 "Time from sending a request to AWS to its answer.",
@@ -168,7 +171,7 @@ impl Metrics {
             self.probes.with_label_values(&[result]);
             self.sweeps.with_label_values(&[result]);
         }
-        for kind in ["instance", "volume", "security-group"] {
+        for kind in ["instance", "volume", "parameter", "role", "security-group"] {
             self.orphans.with_label_values(&[kind]);
         }
         self.agents.with_label_values(&["Ready"]);
@@ -240,11 +243,17 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// How many things of a kind have our claim and no agent.
-    pub fn set_orphans(&self, kind: &str, count: usize) {
+    /// How many things of a kind have our claim and no agent in one account and region; the gauge is about all of them.
+    pub fn set_orphans(&self, place: &str, kind: &'static str, count: usize) {
+        let mut counts = self.orphan_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.insert((kind, place.to_owned()), i64::try_from(count).unwrap_or(i64::MAX));
+        let all = counts
+            .iter()
+            .filter(|((of, _), _)| *of == kind)
+            .map(|(_, count)| *count);
         self.orphans
             .with_label_values(&[kind])
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+            .set(all.fold(0, i64::saturating_add));
     }
 
     /// Whether one agent is ready.

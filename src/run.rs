@@ -30,6 +30,7 @@ use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::plans;
 use crate::probe::rounds::Rounds;
+use crate::reaper::Reaping;
 use crate::serve::{self, Pages, Readiness};
 
 const CRDS: &str = "crds";
@@ -236,7 +237,7 @@ impl<C: Cloud> House<C> {
                 ) => {}
                 () = fleet::follow_forever(fleet, cloud) => {}
                 () = plans::tell_forever(accounts, swept.clone(), self.args.sweep_interval) => {}
-                () = janitor::tidy_forever(Arc::clone(&context), swept, self.args.reap) => {}
+                () = janitor::tidy_forever(Arc::clone(&context), swept, self.reaping()) => {}
                 () = self.tell_readiness(Arc::clone(&context)) => {}
                 () = self.tell_troubles(troubles) => {}
             }
@@ -249,13 +250,21 @@ impl<C: Cloud> House<C> {
         }
     }
 
+    fn reaping(&self) -> Reaping {
+        Reaping {
+            mode: self.args.reap,
+            grace: self.args.reap_grace,
+            watched: self.args.watch_namespace().map(ToOwned::to_owned),
+        }
+    }
+
     /// How every account is worked on.
     fn manners(&self, kube_system_uid: String) -> Manners {
         Manners {
             cluster_id: self.args.cluster_id.clone(),
             kube_system_uid,
             sweep_interval: self.args.sweep_interval,
-            reap: self.args.reap,
+            reaping: self.reaping(),
             aws_rate: self.args.aws_rate(),
         }
     }

@@ -126,6 +126,7 @@ pub(super) fn snapshot(found: &types::Snapshot) -> Option<Snapshot> {
             Some(types::SnapshotState::Completed) => SnapshotState::Completed,
             _ => SnapshotState::Unrecognized,
         },
+        last: tags(found.tags()).contains_key(names::TAG_LAST_SNAPSHOT),
     })
 }
 

@@ -1,6 +1,6 @@
 //! IAM: instance profiles, roles and their inline policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_iam::Client;
 use aws_sdk_iam::types::{Role, Tag};
@@ -9,6 +9,8 @@ use koi_core::names::ROLE_POLICY;
 use super::error::{ask, met};
 use crate::cloud::{self, Answer, CloudError, ProfileFacts, Tagged};
 
+/// The most that one page may hold.
+const PAGE: i32 = 1000;
 /// IAM's "it is not there".
 const NOT_THERE: &[&str] = &["NoSuchEntity", "NoSuchEntityException"];
 
@@ -138,6 +140,36 @@ pub(super) async fn delete_role(iam: &Client, role: &str) -> Answer<()> {
             .map(drop),
         NOT_THERE,
     )
+}
+
+/// The names of all roles and instance profiles that begin like this: IAM filters by path alone.
+pub(super) async fn named(iam: &Client, prefix: &str) -> Answer<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut next = None;
+    loop {
+        let call = iam.list_roles().max_items(PAGE).set_marker(next);
+        let page = ask("ListRoles", call.send()).await?;
+        found.extend(page.roles().iter().map(|role| role.role_name().to_owned()));
+        next = page.marker().filter(|_| page.is_truncated()).map(ToOwned::to_owned);
+        if next.is_none() {
+            break;
+        }
+    }
+    loop {
+        let call = iam.list_instance_profiles().max_items(PAGE).set_marker(next);
+        let page = ask("ListInstanceProfiles", call.send()).await?;
+        found.extend(
+            page.instance_profiles()
+                .iter()
+                .map(|profile| profile.instance_profile_name().to_owned()),
+        );
+        next = page.marker().filter(|_| page.is_truncated()).map(ToOwned::to_owned);
+        if next.is_none() {
+            break;
+        }
+    }
+    found.retain(|name| name.starts_with(prefix));
+    Ok(found)
 }
 
 fn tags(found: &[Tag]) -> BTreeMap<String, String> {

@@ -101,14 +101,17 @@ pub(super) async fn grow(ec2: &Client, volume_id: &str, size_gib: i64) -> Answer
     .map(drop)
 }
 
-/// Begins a snapshot, tagged in the same call.
-pub(super) async fn snapshot(ec2: &Client, volume_id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
+/// Begins a snapshot, tagged in the same call; answers its id.
+pub(super) async fn snapshot(ec2: &Client, volume_id: &str, tags: &BTreeMap<String, String>) -> Answer<String> {
     let call = ec2
         .create_snapshot()
         .volume_id(volume_id)
         .description(format!("last state of {volume_id}"))
         .tag_specifications(request::tag_specification(ResourceType::Snapshot, tags));
-    ask("CreateSnapshot", call.send()).await.map(drop)
+    let answer = ask("CreateSnapshot", call.send()).await?;
+    answer
+        .snapshot_id
+        .ok_or_else(|| CloudError::unintelligible("CreateSnapshot", "the answer names no snapshot"))
 }
 
 /// Deletes.

@@ -153,6 +153,14 @@ impl<C: Cloud> Round<'_, C> {
             Step::Rotate { rotation, instance_id } => {
                 self.rotate(desired, &decision.observed, rotation, instance_id).await
             }
+            Step::CreateSnapshot { volume_id, tags } => Ok(self.create_snapshot(volume_id, tags).await),
+            Step::Abandon { left } => {
+                tracing::warn!(
+                    ?left,
+                    "let go by annotation; this is left behind, as far as it is known"
+                );
+                Ok(Effect::Done)
+            }
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
             _ => {

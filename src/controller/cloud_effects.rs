@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use koi_core::fleet::TAG_ORPHAN;
 use koi_core::names;
 use koi_core::observed::{InstanceState, SecurityGroup};
 use koi_core::plan::Step;
@@ -59,6 +58,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::Rotate { .. }
         | Step::SeedWorkspace { .. }
         | Step::FetchConsole { .. }
+        | Step::Abandon { .. }
         | Step::RemoveFinalizer => Err(CloudError::unintelligible(
             step.name(),
             "this step belongs to an agent's round",
@@ -157,7 +157,7 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
         }
         Step::StopOrphan { instance_id } => {
             cloud
-                .tag(instance_id, &[(TAG_ORPHAN.to_owned(), "true".to_owned())].into())
+                .tag(instance_id, &[(names::TAG_ORPHAN.to_owned(), "true".to_owned())].into())
                 .await?;
             cloud.stop(instance_id).await?;
             fleet.note_state(uid, instance_id, InstanceState::Stopping);
@@ -185,8 +185,8 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
         | Step::AssociateProfile { .. }
         | Step::RestoreTags { .. }
         | Step::GrowVolume { .. } => return mend(context, uid, step).await,
-        Step::CreateSnapshot { volume_id, tags } => cloud.create_snapshot(volume_id, tags).await?,
-        Step::DeleteVolume { volume_id } => {
+        Step::CreateSnapshot { volume_id, tags } => drop(cloud.create_snapshot(volume_id, tags).await?),
+        Step::DeleteVolume { volume_id, .. } => {
             cloud.delete_volume(volume_id).await?;
             fleet.note_deleted_volume(uid, volume_id);
         }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koi_core::api::{KoiAgent, LaunchStatus, Reason, RepairStatus};
 use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::names::{self, MANAGER};
-use koi_core::observed::{Observed, Place};
+use koi_core::observed::{Observed, Place, Snapshot, SnapshotState};
 use koi_core::plan::{Step, Why, current_instance};
 use koi_core::refusal::{Retry, classify};
 use koi_core::render::bundle;
@@ -285,6 +285,28 @@ impl<C: Cloud> Round<'_, C> {
             Err(failure) => {
                 tracing::warn!(hop = ?failure.hop, failure.message, "the gateway could not be told of its new bundle");
             }
+        }
+    }
+
+    /// Snapshots have no token: what was begun is remembered until a list shows it.
+    pub(super) async fn create_snapshot(
+        &mut self,
+        volume_id: &str,
+        tags: &std::collections::BTreeMap<String, String>,
+    ) -> Effect {
+        match self.context.cloud.create_snapshot(volume_id, tags).await {
+            Ok(id) => {
+                tracing::info!(snapshot = id, volume = volume_id, "the last snapshot is being taken");
+                let begun = Snapshot {
+                    id,
+                    volume_id: volume_id.to_owned(),
+                    state: SnapshotState::Pending,
+                    last: true,
+                };
+                self.memory.begun_snapshots.push((self.context.clock.now(), begun));
+                Effect::Done
+            }
+            Err(error) => Effect::Refused(error),
         }
     }
 

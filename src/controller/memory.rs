@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::api::KoiAgent;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::Refused;
+use koi_core::observed::{Refused, Snapshot};
 use koi_core::offering::Offering;
 use koi_core::refusal::Refusal;
 use koi_core::status;
@@ -21,6 +21,8 @@ use crate::clock::{after, since};
 /// A console that was fetched is good for so long.
 const CONSOLE: Duration = Duration::from_secs(300);
 
+/// So long a list may not show what was begun.
+const LIST_LAG: Duration = Duration::from_secs(300);
 /// For so long the watch may be behind our own creation.
 const WATCH_LAG: Duration = Duration::from_secs(5);
 
@@ -116,6 +118,8 @@ pub(super) struct Memory {
     secret_made_at: Option<Timestamp>,
     /// A Secret of the name exists and is not ours.
     pub(super) foreign_secret: bool,
+    /// Snapshots that were begun, and when, and that no list has shown yet.
+    pub(super) begun_snapshots: Vec<(Timestamp, Snapshot)>,
     /// The wish, settled.
     pub(super) validated: Option<Validated>,
     /// The bundle that the wish and the Secret make.
@@ -216,6 +220,13 @@ impl Memory {
             .as_ref()
             .filter(|(id, at, _)| id == instance_id && since(*at, now) < CONSOLE)?;
         Some(text.clone())
+    }
+
+    /// Adds what was begun and is not listed yet.
+    pub(super) fn complete(&mut self, listed: &mut Vec<Snapshot>, now: Timestamp) {
+        self.begun_snapshots
+            .retain(|(at, begun)| since(*at, now) < LIST_LAG && listed.iter().all(|listed| listed.id != begun.id));
+        listed.extend(self.begun_snapshots.iter().map(|(_, begun)| begun.clone()));
     }
 
     /// A console was fetched.

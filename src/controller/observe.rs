@@ -166,7 +166,7 @@ impl<C: Cloud> Round<'_, C> {
         };
     }
 
-    async fn look_up_absent(&self, farewell: &Farewell, observed: &mut Observed, failed: &mut Option<CloudError>) {
+    async fn look_up_absent(&mut self, farewell: &Farewell, observed: &mut Observed, failed: &mut Option<CloudError>) {
         self.look_up_home(observed, failed).await;
         if let Some(role) = &farewell.own_role
             && let Some(profile) = known(self.context.lookups.profile(role).await, failed)
@@ -180,7 +180,10 @@ impl<C: Cloud> Round<'_, C> {
                 .cloud
                 .snapshots(&farewell.claim.cluster_id, &farewell.claim.agent_uid)
                 .await;
-            observed.snapshots = known(asked, failed).map_or(Known::Unknown, Known::Present);
+            observed.snapshots = known(asked, failed).map_or(Known::Unknown, |mut listed| {
+                self.memory.complete(&mut listed, self.context.clock.now());
+                Known::Present(listed)
+            });
         }
     }
 

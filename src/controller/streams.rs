@@ -51,9 +51,16 @@ pub struct Stores {
     /// What the API server refuses us.
     pub troubles: Troubles,
     listed: Listed,
+    watched: Option<String>,
 }
 
 impl Stores {
+    /// The one namespace that is watched; none: all of them.
+    #[must_use]
+    pub fn watched(&self) -> Option<&str> {
+        self.watched.as_deref()
+    }
+
     /// A plan by name.
     #[must_use]
     pub fn plan(&self, name: &str) -> Option<Arc<KoiPlan>> {
@@ -114,6 +121,7 @@ impl Wiring {
             plans: plans.as_reader(),
             secrets: secrets.as_reader(),
             namespaces: namespaces.as_reader(),
+            watched: watched.map(ToOwned::to_owned),
         };
         (
             Self {

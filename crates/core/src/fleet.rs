@@ -11,9 +11,6 @@ use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Rule, SecurityGroup, Unseen, Volume, VolumeState};
 use jiff::Timestamp;
 
-/// The tag of an instance that is not the recorded one of its agent.
-pub const TAG_ORPHAN: &str = "skykoi:orphan";
-
 /// How long a read may lag behind the answer of our own call.
 const HOLD: Duration = Duration::from_secs(20);
 /// How long a fresh instance may be missing from reads.
@@ -340,8 +337,16 @@ impl Index {
     #[must_use]
     pub fn marked_orphans(&self) -> usize {
         self.living()
-            .filter(|instance| instance.tags.contains_key(TAG_ORPHAN))
+            .filter(|instance| instance.tags.contains_key(names::TAG_ORPHAN))
             .count()
+    }
+
+    /// Everything of all agents: instances, and the volumes that reads show.
+    #[must_use]
+    pub fn everything(&self) -> (Vec<Instance>, Vec<Volume>) {
+        let instances = self.agents.values().flat_map(|agent| things(&agent.instances)).cloned();
+        let volumes = self.agents.values().flat_map(|agent| things(&agent.volumes)).cloned();
+        (instances.collect(), volumes.collect())
     }
 
     fn living(&self) -> impl Iterator<Item = &Instance> {

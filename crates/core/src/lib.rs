@@ -13,6 +13,7 @@ pub mod observed;
 pub mod offering;
 pub mod plan;
 pub mod plan_status;
+pub mod reap;
 pub mod refusal;
 pub mod render;
 pub mod rotation;

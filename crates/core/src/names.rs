@@ -12,6 +12,12 @@ pub const TAG_AGENT_UID: &str = "skykoi:agent-uid";
 pub const TAG_AGENT: &str = "skykoi:agent";
 /// Instance only: `epoch-attempt` of the launch that made it; enough to rebuild a lost status.
 pub const TAG_LAUNCH: &str = "skykoi:launch";
+/// On the data volume, and on what is launched with it: the agent's `storage.deletionPolicy`, for when the agent is gone.
+pub const TAG_DELETION_POLICY: &str = "skykoi:deletion-policy";
+/// On the snapshot that is taken of a data volume before it is deleted.
+pub const TAG_LAST_SNAPSHOT: &str = "skykoi:last-snapshot";
+/// On an instance that is not the recorded one of its agent.
+pub const TAG_ORPHAN: &str = "skykoi:orphan";
 /// Security group only: the hash of the rule set that the group stands for.
 pub const TAG_RULE_SET: &str = "skykoi:rule-set";
 /// The tag of an SSM bundle that the instance role's policy compares with the caller's instance.
@@ -121,6 +127,18 @@ pub fn is_token_of(agent_uid: &str, token: &str) -> bool {
         .is_some_and(|launch| parse_launch_tag(launch).is_some())
 }
 
+/// Agent UID and instance id of such a name.
+#[must_use]
+pub fn parse_bundle_parameter(cluster_id: &str, name: &str) -> Option<(String, String)> {
+    let rest = name
+        .strip_prefix("/koi/")?
+        .strip_prefix(cluster_id)?
+        .strip_prefix('/')?;
+    let (uid, instance_id) = rest.split_once('/')?;
+    let fits = !uid.is_empty() && instance_id.starts_with("i-") && !instance_id.contains('/');
+    fits.then(|| (uid.to_owned(), instance_id.to_owned()))
+}
+
 /// Name of the SSM String that binds the cluster id to one cluster in an account and region.
 #[must_use]
 pub fn owner_parameter(cluster_id: &str) -> String {
@@ -136,8 +154,18 @@ pub fn security_group(cluster_id: &str, rule_set: &str) -> String {
 /// Role and instance profile of an agent with an identity of its own: IAM allows 64 characters.
 #[must_use]
 pub fn agent_role(cluster_id: &str, agent_uid: &str) -> String {
+    format!(
+        "{}{}",
+        agent_role_prefix(cluster_id),
+        short_hash(&[cluster_id, agent_uid], 20)
+    )
+}
+
+/// How the names of all such roles begin.
+#[must_use]
+pub fn agent_role_prefix(cluster_id: &str) -> String {
     let head: String = cluster_id.chars().take(24).collect();
-    format!("koi-{head}-{}", short_hash(&[cluster_id, agent_uid], 20))
+    format!("koi-{head}-")
 }
 
 /// Name of the Secret with the gateway token and the TLS key pair.

@@ -116,6 +116,8 @@ pub struct Snapshot {
     pub volume_id: String,
     /// How far it is.
     pub state: SnapshotState,
+    /// It was begun as the last one of a volume that is to be deleted: [`crate::names::TAG_LAST_SNAPSHOT`].
+    pub last: bool,
 }
 
 /// The states of a snapshot.
@@ -390,7 +392,7 @@ pub enum Source {
 }
 
 /// The states of an EC2 instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum InstanceState {
     /// Starting.
     Pending,
@@ -405,6 +407,7 @@ pub enum InstanceState {
     /// Gone for good.
     Terminated,
     /// A state that this version does not know: wait, conclude nothing.
+    #[default]
     Unrecognized,
 }
 
@@ -417,7 +420,7 @@ impl InstanceState {
 }
 
 /// An instance with our claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Instance {
     /// `i-...`.
     pub id: String,
@@ -501,7 +504,7 @@ pub struct Checkup {
 }
 
 /// The states of an EBS volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum VolumeState {
     /// Being made.
     Creating,
@@ -514,11 +517,12 @@ pub enum VolumeState {
     /// Gone.
     Deleted,
     /// `error`, or a state that this version does not know.
+    #[default]
     Unrecognized,
 }
 
 /// A data volume with our claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Volume {
     /// `vol-...`.
     pub id: String,

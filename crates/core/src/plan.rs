@@ -9,6 +9,7 @@ mod gate;
 mod launch;
 mod present;
 mod shared;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +24,9 @@ use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
 pub(crate) use present::{describe_failure, hop_reason, restarts, valid_probe};
+pub use shared::teardown as identity_teardown;
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
+pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
 
 /// One change: at most one call to the cloud or one write to the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,6 +218,8 @@ pub enum Step {
     DeleteVolume {
         /// Which.
         volume_id: String,
+        /// The snapshot that keeps what was on it.
+        snapshot_id: Option<String>,
     },
     /// SSM: delete the bundles of this agent.
     DeleteBundle {
@@ -245,6 +250,11 @@ pub enum Step {
     DeleteRole {
         /// Role name.
         role: String,
+    },
+    /// Nothing is done: an object is let go by force, and this is what it leaves, for the log and an Event.
+    Abandon {
+        /// Ids and names, as far as they are known.
+        left: Vec<String>,
     },
     /// Kubernetes: let the object go. Only when the cloud says that everything of it is gone.
     RemoveFinalizer,
@@ -287,6 +297,7 @@ pub const STEP_NAMES: &[&str] = &[
     "DeleteInstanceProfile",
     "DeleteRolePolicy",
     "DeleteRole",
+    "Abandon",
     "RemoveFinalizer",
 ];
 
@@ -331,6 +342,7 @@ impl Step {
             Self::DeleteInstanceProfile { .. } => "DeleteInstanceProfile",
             Self::DeleteRolePolicy { .. } => "DeleteRolePolicy",
             Self::DeleteRole { .. } => "DeleteRole",
+            Self::Abandon { .. } => "Abandon",
             Self::RemoveFinalizer => "RemoveFinalizer",
         }
     }
@@ -347,6 +359,7 @@ impl Step {
                 | Self::RecordRemedy { .. }
                 | Self::SeedWorkspace { .. }
                 | Self::FetchConsole { .. }
+                | Self::Abandon { .. }
                 | Self::RemoveFinalizer
         )
     }

@@ -157,6 +157,7 @@ impl Account {
                     id: id.clone(),
                     volume_id: volume_id.to_owned(),
                     state: SnapshotState::Pending,
+                    last: tags.contains_key(names::TAG_LAST_SNAPSHOT),
                 },
                 tags: tags.clone(),
                 begun: now,

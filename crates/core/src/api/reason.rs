@@ -98,6 +98,8 @@ reasons! {
     /// A change that interrupts the agent waits; status.plannedAction says for what.
     WaitingForDisruption: Waiting,
 
+    /// Something in the cloud carries the claim of an agent that is not there; the Event says what it is and what becomes of it.
+    Orphaned: Broken,
     /// Nothing answers on port 443: address, route, security group, nginx. The message names the broken hop.
     GatewayUnreachable: Broken,
     /// The gateway refuses the operator's token or device key.

@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::launch::{self, VISIBILITY};
+use super::snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
 use super::{Halt, Plan, SHORTLY, Step, present, shared, unknown};
 use crate::api::{DeletionPolicy, Reason};
 use crate::desired::Farewell;
-use crate::observed::{Instance, InstanceState, Known, Observed, SnapshotState, Volume, VolumeState};
+use crate::names;
+use crate::observed::{Instance, InstanceState, Known, Observed, Volume, VolumeState};
+use crate::reap;
 
 pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> Plan {
     let mut round = Round {
@@ -38,11 +41,14 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         if self.farewell.force {
-            self.steps.push(Step::RemoveFinalizer);
-            return Err(deleting(format!(
-                "Let go by annotation. Left behind: {}.",
-                self.left_behind()
-            )));
+            let left = self.left_behind();
+            let told = if left.is_empty() {
+                "nothing that is known".to_owned()
+            } else {
+                left.join(", ")
+            };
+            self.steps.extend([Step::Abandon { left }, Step::RemoveFinalizer]);
+            return Err(deleting(format!("Let go by annotation. Left behind: {told}.")));
         }
         self.place()?;
         self.instances()?;
@@ -145,6 +151,7 @@ impl<'a> Round<'a> {
 
     fn volumes(&mut self) -> Result<(), Halt> {
         if self.farewell.deletion_policy == DeletionPolicy::Retain {
+            self.retain();
             return Ok(());
         }
         let volumes = match &self.observed.volumes {
@@ -163,6 +170,24 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// The word on the volume is the last one: nobody may take it for a left-over.
+    fn retain(&mut self) {
+        let volumes = self.observed.volumes.present().into_iter().flatten();
+        let unsaid = volumes.filter(|volume| {
+            let ours = self.farewell.claim.matches(&volume.tags);
+            let free = matches!(volume.state, VolumeState::Available | VolumeState::InUse);
+            ours && free && reap::policy(&volume.tags) != Some(DeletionPolicy::Retain)
+        });
+        let word = (
+            names::TAG_DELETION_POLICY.to_owned(),
+            DeletionPolicy::Retain.as_str().to_owned(),
+        );
+        self.steps.extend(unsaid.map(|volume| Step::RestoreTags {
+            id: volume.id.clone(),
+            tags: [word.clone()].into(),
+        }));
+    }
+
     fn volume(&mut self, volume: &Volume) -> Result<String, Halt> {
         let id = &volume.id;
         match volume.state {
@@ -170,38 +195,45 @@ impl<'a> Round<'a> {
             VolumeState::Deleting => return Ok(format!("volume {id} is being deleted")),
             _ => return Ok(format!("volume {id} is not free yet")),
         }
-        if self.farewell.deletion_policy == DeletionPolicy::Snapshot
-            && let Some(waiting) = self.snapshot(id)?
-        {
-            return Ok(waiting);
-        }
-        self.steps.push(Step::DeleteVolume { volume_id: id.clone() });
+        let snapshot_id = match self.farewell.deletion_policy {
+            DeletionPolicy::Snapshot => match self.snapshot(id)? {
+                Ok(done) => Some(done),
+                Err(waiting) => return Ok(waiting),
+            },
+            DeletionPolicy::Delete | DeletionPolicy::Retain => None,
+        };
+        self.steps.push(Step::DeleteVolume {
+            volume_id: id.clone(),
+            snapshot_id,
+        });
         Ok(format!("volume {id} is being deleted"))
     }
 
-    /// What the volume waits for; nothing once a snapshot of it is complete.
-    fn snapshot(&mut self, volume_id: &str) -> Result<Option<String>, Halt> {
-        let snapshots = match &self.observed.snapshots {
+    /// The last snapshot, once it is complete; until then what the volume waits for.
+    fn snapshot(&mut self, volume_id: &str) -> Result<Result<String, String>, Halt> {
+        let known = match &self.observed.snapshots {
             Known::Present(snapshots) => snapshots.as_slice(),
             Known::Absent => &[],
             Known::Unknown => return Err(unknown(self.observed, "Which snapshots the agent has")),
         };
-        let mine = || snapshots.iter().filter(|snapshot| snapshot.volume_id == volume_id);
-        if mine().any(|snapshot| snapshot.state == SnapshotState::Completed) {
-            return Ok(None);
+        match last_snapshot(volume_id, known) {
+            LastSnapshot::Done(id) => Ok(Ok(id)),
+            LastSnapshot::Pending(id) => Ok(Err(format!(
+                "volume {volume_id}, of which snapshot {id} is being taken"
+            ))),
+            LastSnapshot::Failed(ids) => Ok(Err(format!(
+                "volume {volume_id}, of which no snapshot can be taken ({} failed); set spec.storage.deletionPolicy to Retain or Delete",
+                ids.join(", ")
+            ))),
+            LastSnapshot::Missing => {
+                let tags = last_snapshot_tags(&self.farewell.claim.tags(&self.farewell.tags));
+                self.steps.push(Step::CreateSnapshot {
+                    volume_id: volume_id.into(),
+                    tags,
+                });
+                Ok(Err(format!("volume {volume_id}, of which a snapshot is being taken")))
+            }
         }
-        if let Some(pending) = mine().find(|snapshot| snapshot.state == SnapshotState::Pending) {
-            return Ok(Some(format!(
-                "volume {volume_id}, of which snapshot {} is being taken",
-                pending.id
-            )));
-        }
-        let tags = self.farewell.claim.tags(&self.farewell.tags);
-        self.steps.push(Step::CreateSnapshot {
-            volume_id: volume_id.into(),
-            tags,
-        });
-        Ok(Some(format!("volume {volume_id}, of which a snapshot is being taken")))
     }
 
     /// The bundles that we may have written; "not there" is success for each.
@@ -235,29 +267,32 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn left_behind(&self) -> String {
+    /// Everything that may still be there, as far as the last view and status know it.
+    fn left_behind(&self) -> Vec<String> {
         let recorded = &self.observed.recorded;
         let instances = self.observed.instances.present().into_iter().flatten();
         let instances = instances
             .filter(|instance| instance.state != InstanceState::Terminated)
             .map(|instance| instance.id.clone());
-        let volumes = self
-            .observed
-            .volumes
-            .present()
-            .into_iter()
-            .flatten()
+        let volumes = self.observed.volumes.present().into_iter().flatten();
+        let volumes = volumes
+            .filter(|volume| volume.state != VolumeState::Deleted)
             .map(|volume| volume.id.clone());
+        let claim = &self.farewell.claim;
+        let bundle = recorded
+            .bundle
+            .as_ref()
+            .map(|bundle| names::bundle_parameter(&claim.cluster_id, &claim.agent_uid, &bundle.instance_id));
+        let launch = recorded.launch.as_ref().filter(|_| recorded.instance_id.is_none());
+        let launched = launch.map(|launch| format!("whatever was launched with client token {}", launch.client_token));
         let known: BTreeSet<String> = instances
             .chain(volumes)
             .chain(recorded.instance_id.clone())
             .chain(recorded.volume_id.clone())
+            .chain(bundle)
             .chain(self.farewell.own_role.clone())
+            .chain(launched)
             .collect();
-        if known.is_empty() {
-            "nothing that is known".into()
-        } else {
-            known.into_iter().collect::<Vec<_>>().join(", ")
-        }
+        known.into_iter().collect()
     }
 }

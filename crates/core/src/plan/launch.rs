@@ -38,6 +38,10 @@ pub(super) fn record(
     let (claim, instance_type) = (&agent.claim, parts.instance_type);
     let mut tags = claim.tags(&agent.tags);
     tags.insert(names::TAG_LAUNCH.into(), names::launch_tag(epoch, attempt));
+    tags.insert(
+        names::TAG_DELETION_POLICY.into(),
+        agent.storage.deletion_policy.as_str().into(),
+    );
     let home = Home {
         cluster_id: &claim.cluster_id,
         agent_uid: &claim.agent_uid,

@@ -61,7 +61,8 @@ pub fn plan_shared(groups: &[SharedGroup], identities: &[SharedIdentity], unused
 }
 
 /// The way a role and its profile go: IAM refuses any other order.
-pub(super) fn teardown(name: &str, identity: &Identity) -> Vec<Step> {
+#[must_use]
+pub fn teardown(name: &str, identity: &Identity) -> Vec<Step> {
     let mut steps = Vec::new();
     if identity.profile_arn.is_some() {
         if identity.role_in_profile {

@@ -133,6 +133,7 @@ fn tags(launch: Option<&str>) -> BTreeMap<String, String> {
         name: "ada".into(),
     };
     let mut tags = claim.tags(&BTreeMap::new());
+    tags.insert(names::TAG_DELETION_POLICY.into(), "Snapshot".into());
     tags.extend(launch.map(|launch| (names::TAG_LAUNCH.to_owned(), launch.to_owned())));
     tags
 }
@@ -902,6 +903,7 @@ fn the_way_out_one_thing_after_the_other() {
                 id: "snap-1".into(),
                 volume_id: "vol-1".into(),
                 state,
+                last: true,
             }]);
         })
     };
@@ -920,7 +922,11 @@ fn the_way_out_one_thing_after_the_other() {
         (delete(), terminated(), vec!["DeleteVolume"]),
         (delete(), empty(), vec!["DeleteBundle", "RemoveFinalizer"]),
         (delete(), change(empty(), |o| o.changed_at = Some(now())), vec![]),
-        (retain(), terminated(), vec!["DeleteBundle", "RemoveFinalizer"]),
+        (
+            retain(),
+            terminated(),
+            vec!["CreateTags", "DeleteBundle", "RemoveFinalizer"],
+        ),
         (snapshot(), taken(Pending), vec![]),
         (
             snapshot(),
@@ -981,7 +987,7 @@ fn deletion_touches_nothing_where_it_must_not_and_can_be_forced() {
     assert_eq!(decided(&delete, &taken), (vec![], Some(Reason::ClusterIdTaken), true));
     let forced = wish_of(json!({}), json!({}), true, json!({"skykoi.io/force-delete": "true"}));
     let plan = plan(&forced, &moved, now());
-    assert_eq!(names_of(&plan), ["RemoveFinalizer"]);
+    assert_eq!(names_of(&plan), ["Abandon", "RemoveFinalizer"]);
     let Verdict::Converging(why) = plan.verdict else {
         panic!()
     };

@@ -147,6 +147,18 @@ pub fn event_for_step(step: &Step, observed: &Observed) -> Option<EventFacts> {
         Step::SetSecurityGroups { instance_id, .. } => repair(format!(
             "Gave instance {instance_id} the security group of its rule set."
         )),
+        Step::DeleteVolume {
+            volume_id,
+            snapshot_id: Some(snapshot_id),
+        } => Some(EventFacts {
+            type_: EventType::Normal,
+            reason: Reason::Deleting,
+            action: "Snapshot",
+            note: format!(
+                "Snapshot {snapshot_id} is complete and keeps the last state of data volume {volume_id}, which was deleted."
+            ),
+        }),
+        Step::Abandon { left } => Some(abandoned(left)),
         Step::StopOrphan { instance_id } => Some(EventFacts {
             type_: EventType::Warning,
             reason: Reason::Repairing,
@@ -169,5 +181,23 @@ fn remedy_text(remedy: Remedy) -> &'static str {
         Remedy::Reboot => "Reboots",
         Remedy::StopStart => "Stops and starts",
         Remedy::Replace => "Replaces",
+    }
+}
+
+/// An object that is let go by force.
+fn abandoned(left: &[String]) -> EventFacts {
+    let told = if left.is_empty() {
+        "nothing that is known".to_owned()
+    } else {
+        left.join(", ")
+    };
+    EventFacts {
+        type_: EventType::Warning,
+        reason: Reason::Deleting,
+        action: "Abandon",
+        note: format!("Let go by annotation, without the cloud. Left behind: {told}.")
+            .chars()
+            .take(NOTE_MAX)
+            .collect(),
     }
 }

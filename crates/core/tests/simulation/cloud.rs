@@ -171,7 +171,7 @@ impl Cloud {
                 machine.seen.instance_type.clone_from(instance_type);
             }
             Step::AttachVolume { volume_id, instance_id } => return self.attach(volume_id, instance_id),
-            Step::DeleteVolume { volume_id } => return self.delete_volume(volume_id),
+            Step::DeleteVolume { volume_id, .. } => return self.delete_volume(volume_id),
             Step::CreateSnapshot { volume_id, .. } => self.snapshot(volume_id),
             Step::DeleteBundle { instance_id } => {
                 self.bundles.remove(instance_id);
@@ -379,6 +379,7 @@ impl Cloud {
             id: self.id("snap"),
             volume_id: volume_id.into(),
             state: SnapshotState::Pending,
+            last: true,
         };
         let done = self.after(20);
         self.snapshots.push((snapshot, done));

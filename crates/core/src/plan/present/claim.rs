@@ -38,7 +38,11 @@ impl Round<'_> {
             .filter(|id| recorded.volume_id.as_ref() == Some(id))
             .and_then(|id| volumes?.iter().find(|volume| volume.id == id));
         if let Some(volume) = volume {
-            self.restore(&volume.id, &wanted, &volume.tags);
+            let mut of_volume = wanted;
+            // What is to become of the data is written on it, for when the object is gone.
+            let policy = self.agent.storage.deletion_policy.as_str();
+            of_volume.insert(names::TAG_DELETION_POLICY.into(), policy.into());
+            self.restore(&volume.id, &of_volume, &volume.tags);
         }
     }
 

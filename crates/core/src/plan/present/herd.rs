@@ -5,9 +5,6 @@ use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed};
 use crate::plan::{Halt, Step, unknown};
 
-/// Tag of an instance that is not the recorded one.
-const ORPHAN: &str = "skykoi:orphan";
-
 /// The instances with our claim, sorted out.
 pub(super) struct Herd<'a> {
     /// The one that Ready is about, alive or dying.
@@ -32,7 +29,7 @@ impl<'a> Round<'a> {
     pub(super) fn stop_orphans(&mut self, herd: &Herd<'_>) {
         let running = herd.orphans.iter().filter(|orphan| {
             orphan.state == InstanceState::Running
-                || (orphan.state == InstanceState::Stopped && !orphan.tags.contains_key(ORPHAN))
+                || (orphan.state == InstanceState::Stopped && !orphan.tags.contains_key(names::TAG_ORPHAN))
         });
         self.steps.extend(running.map(|orphan| Step::StopOrphan {
             instance_id: orphan.id.clone(),

@@ -1,0 +1,305 @@
+//! The reaper: after each sweep, what carries our claim and has no agent is counted, told, and where that is wanted removed.
+//!
+//! What is an orphan and what may become of it is decided in [`koi_core::reap`]; here the cloud is listed, then the cluster, and the
+//! steps are done. Parameters and roles have no sweep of their own: they are listed now and then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ObjectReference;
+use koi_core::api::{GROUP, KoiAgent, Reason, VERSION};
+use koi_core::names;
+use koi_core::observed::OwnerRecord;
+use koi_core::plan::Step;
+use koi_core::reap::{self, Ages, Fate, Kind, Living, Orphan, Sight};
+use kube::ResourceExt as _;
+use kube::api::{Api, ListParams};
+use kube::runtime::events::{Event, EventType};
+
+use crate::args::Reap;
+use crate::clock::since;
+use crate::cloud::{Answer, Cloud};
+use crate::controller::{Context, shared_effect, shared_identity};
+
+/// Parameters and roles are listed at most so often, however short the grace period is long.
+const SLOWEST: Duration = Duration::from_secs(900);
+/// At most so many orphans are removed after one sweep: a mistake is seen before it is everywhere.
+const AT_ONCE: usize = 10;
+/// One page of the API server.
+const PAGE: u32 = 500;
+
+/// What is done about orphans.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reaping {
+    /// `--reap`.
+    pub mode: Reap,
+    /// `--reap-grace`.
+    pub grace: Duration,
+    /// `--watch-namespace`: agents elsewhere are not seen, so their things are not judged.
+    pub watched: Option<String>,
+}
+
+/// What it remembers between sweeps; lost with the process, which only makes orphans younger.
+pub struct Reaper {
+    reaping: Reaping,
+    ages: Ages,
+    told: BTreeSet<(Kind, String)>,
+    slow: Option<(Timestamp, Slow)>,
+}
+
+/// What is listed now and then.
+#[derive(Clone, Debug, Default)]
+struct Slow {
+    parameters: BTreeSet<(String, String)>,
+    roles: BTreeSet<String>,
+}
+
+impl Reaper {
+    /// Nothing was seen.
+    #[must_use]
+    pub fn new(reaping: Reaping) -> Self {
+        Self {
+            reaping,
+            ages: Ages::new(),
+            told: BTreeSet::new(),
+            slow: None,
+        }
+    }
+
+    /// After a sweep.
+    pub async fn look<C: Cloud>(&mut self, context: &Context<C>) {
+        if self.reaping.mode == Reap::Off || context.fleet.groups().is_none() {
+            return;
+        }
+        let now = context.clock.now();
+        // The cloud first, the cluster second.
+        let sight = self.sight(context, now).await;
+        let living = living(context);
+        let orphans = reap::orphans(&sight, &living, self.reaping.watched.as_deref());
+        self.ages = reap::age(&self.ages, &orphans, now);
+        let place = place(context).await;
+        for kind in Kind::ALL {
+            let count = orphans.iter().filter(|orphan| orphan.kind == kind).count();
+            context.metrics.set_orphans(&place, kind.as_str(), count);
+        }
+        let grace = SignedDuration::try_from(self.reaping.grace).unwrap_or(SignedDuration::MAX);
+        let due = reap::due(&orphans, &self.ages, grace, now);
+        self.told.retain(|key| self.ages.contains_key(key));
+        for orphan in &due {
+            if self.told.insert((orphan.kind, orphan.id.clone())) {
+                tell(context, orphan, self.reaping.mode).await;
+            }
+        }
+        if self.reaping.mode == Reap::Delete && !due.is_empty() {
+            remove(context, &sight, &due).await;
+        }
+    }
+
+    /// What the cloud has with our claim.
+    async fn sight<C: Cloud>(&mut self, context: &Context<C>, now: Timestamp) -> Sight {
+        let pause = self.reaping.grace.min(SLOWEST);
+        if self.slow.as_ref().is_none_or(|(at, _)| since(*at, now) >= pause) {
+            match slow(context).await {
+                Ok(seen) => self.slow = Some((now, seen)),
+                // What is known stays; it is asked for again in its time.
+                Err(error) => {
+                    tracing::warn!(%error, "parameters and roles could not be listed");
+                    let seen = self.slow.take().map(|(_, seen)| seen).unwrap_or_default();
+                    self.slow = Some((now, seen));
+                }
+            }
+        }
+        let slow = self.slow.as_ref().map(|(_, slow)| slow.clone()).unwrap_or_default();
+        let (instances, volumes) = context.fleet.everything();
+        Sight {
+            identities: identities(context, &slow.roles).await,
+            parameters: slow.parameters,
+            used_profiles: context.fleet.used(),
+            instances,
+            volumes,
+        }
+    }
+}
+
+/// Where this is, as one word.
+pub(crate) async fn place<C: Cloud>(context: &Context<C>) -> String {
+    let place = context.lookups.place().await;
+    place.map_or_else(
+        |_| "unknown".into(),
+        |place| format!("{}/{}", place.account, place.region),
+    )
+}
+
+/// The lists that have no sweep.
+async fn slow<C: Cloud>(context: &Context<C>) -> Answer<Slow> {
+    let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
+    let parameters = context.cloud.parameters(&cluster_id).await?;
+    let roles = context.cloud.identities(&names::agent_role_prefix(&cluster_id)).await?;
+    let bundle = |name: &String| names::parse_bundle_parameter(&cluster_id, name);
+    Ok(Slow {
+        parameters: parameters.iter().filter_map(bundle).collect(),
+        roles,
+    })
+}
+
+/// Roles and profiles of agents that are not there; those of agents that are need no look.
+async fn identities<C: Cloud>(
+    context: &Context<C>,
+    names: &BTreeSet<String>,
+) -> Vec<(String, String, koi_core::observed::Identity)> {
+    let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
+    let there = context.stores.agent_uids();
+    let wanted: BTreeSet<String> = there.iter().map(|uid| names::agent_role(&cluster_id, uid)).collect();
+    let mut found = Vec::new();
+    for name in names.difference(&wanted) {
+        let Ok(profile) = context.lookups.profile(name).await else {
+            continue;
+        };
+        let tagged = profile.facts.profile.as_ref().or(profile.facts.role.as_ref());
+        let uid = tagged.and_then(|tagged| tagged.tags.get(names::TAG_AGENT_UID));
+        if let Some(uid) = uid.filter(|uid| !uid.is_empty()) {
+            found.push((name.clone(), uid.clone(), shared_identity(&profile, &cluster_id)));
+        }
+    }
+    found
+}
+
+/// The agents of the cluster as the watch shows them: good enough to count.
+fn living<C: Cloud>(context: &Context<C>) -> BTreeMap<String, Living> {
+    let mut living: BTreeMap<String, Living> = BTreeMap::new();
+    // An object that does not parse is an agent all the same.
+    for uid in context.stores.agent_uids() {
+        living.insert(uid, Living::default());
+    }
+    for guarded in context.stores.agents.state() {
+        if let Ok(agent) = &guarded.0 {
+            living.insert(agent.uid().unwrap_or_default(), facts(agent));
+        }
+    }
+    living
+}
+
+fn facts(agent: &KoiAgent) -> Living {
+    let status = agent.status.as_ref();
+    let instance = status
+        .and_then(|status| status.instance.as_ref())
+        .map(|instance| instance.id.clone());
+    let bundle = status
+        .and_then(|status| status.bundle.as_ref())
+        .map(|bundle| bundle.instance_id.clone());
+    Living {
+        instances: instance.into_iter().chain(bundle).collect(),
+        volume: status
+            .and_then(|status| status.volume.as_ref())
+            .map(|volume| volume.id.clone()),
+        leaving: agent.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// One Event for each orphan, on the agent that it names: it may be found by that name although it is gone.
+async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap) {
+    let fate = match (&orphan.fate, mode) {
+        (Fate::Keep(why), _) => format!("it stays: {why}"),
+        (Fate::Delete(_), Reap::Delete) => "it is being removed".to_owned(),
+        (Fate::Snapshot, Reap::Delete) => "a snapshot is taken, then it is removed".to_owned(),
+        _ => "it stays: --reap=delete would remove it".to_owned(),
+    };
+    let (kind, id, why) = (orphan.kind.as_str(), &orphan.id, &orphan.why);
+    tracing::warn!(kind, id, uid = orphan.agent_uid, agent = ?orphan.agent, why, fate, "an orphan");
+    let Some((namespace, name)) = orphan.agent.clone() else {
+        return;
+    };
+    let event = Event {
+        type_: EventType::Warning,
+        reason: Reason::Orphaned.as_str().to_owned(),
+        note: Some(format!("Orphaned {kind} {id}: {why}; {fate}.")),
+        action: "Reap".to_owned(),
+        secondary: None,
+    };
+    let regarding = ObjectReference {
+        api_version: Some(format!("{GROUP}/{VERSION}")),
+        kind: Some("KoiAgent".to_owned()),
+        namespace: Some(namespace),
+        name: Some(name),
+        uid: Some(orphan.agent_uid.clone()),
+        ..ObjectReference::default()
+    };
+    match context.recorder.publish(&event, &regarding).await {
+        Ok(()) => context.metrics.count_write("Event"),
+        // Its namespace may be gone: the log has it.
+        Err(error) => tracing::debug!(%error, "the Event of an orphan could not be told"),
+    }
+}
+
+/// Removes what is due: only under our own owner record, read anew, and only what no agent of a fresh list has.
+async fn remove<C: Cloud>(context: &Context<C>, sight: &Sight, due: &[&Orphan]) {
+    if !context.gate.is_open() {
+        return;
+    }
+    context.lookups.forget_owner();
+    if context.lookups.owner().await != Ok(OwnerRecord::Ours) {
+        tracing::warn!(
+            "orphans stay: the owner record of the cluster id does not name this cluster, or cannot be read"
+        );
+        return;
+    }
+    let there = match listed(context).await {
+        Ok(there) => there,
+        Err(error) => return tracing::warn!(%error, "orphans stay: the cluster cannot be asked for its agents"),
+    };
+    let shown = context.stores.agent_uids();
+    let certain = |orphan: &&&Orphan| shown.contains(&orphan.agent_uid) || !there.contains(&orphan.agent_uid);
+    for orphan in due.iter().filter(certain).take(AT_ONCE) {
+        for step in steps(context, sight, orphan).await {
+            if !context.gate.is_open() {
+                return;
+            }
+            let detail = (orphan.kind.as_str(), orphan.id.as_str(), step.name());
+            match shared_effect(context, Some(&orphan.agent_uid), &step).await {
+                Ok(()) => tracing::warn!(?detail, uid = orphan.agent_uid, "reaped"),
+                Err(error) => {
+                    tracing::warn!(?detail, %error, "could not be reaped; tried again after the next sweep");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn steps<C: Cloud>(context: &Context<C>, sight: &Sight, orphan: &Orphan) -> Vec<Step> {
+    match &orphan.fate {
+        Fate::Keep(_) => Vec::new(),
+        Fate::Delete(steps) => steps.clone(),
+        Fate::Snapshot => {
+            let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
+            let tags = sight
+                .volumes
+                .iter()
+                .find(|volume| volume.id == orphan.id)
+                .map(|volume| &volume.tags);
+            match (tags, context.cloud.snapshots(&cluster_id, &orphan.agent_uid).await) {
+                (Some(tags), Ok(snapshots)) => reap::after_snapshot(&orphan.id, &snapshots, tags),
+                _ => Vec::new(),
+            }
+        }
+    }
+}
+
+/// The agents that the API server has now, asked for anew: no watch that is behind decides about a deletion.
+async fn listed<C: Cloud>(context: &Context<C>) -> kube::Result<BTreeSet<String>> {
+    let api: Api<KoiAgent> = match context.stores.watched() {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    };
+    let mut uids = BTreeSet::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list_metadata(&params).await?;
+        uids.extend(page.items.iter().filter_map(|agent| agent.metadata.uid.clone()));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(uids),
+        }
+    }
+}
