@@ -67,7 +67,7 @@ def gateway_methods() -> dict[Path, str]:
     """The table of methods: the contract's, and our own."""
     lines = (ROOT / "crates/gateway/tests/contract/methods.tsv").read_text().splitlines()
     contract = dict(line.split("\t") for line in lines)
-    ours = {method["name"]: method["scope"] for method in json.loads(cargo("-p", "koi-gateway", "--", "methods"))}
+    ours = {method["name"]: method["scope"] for method in json.loads(program("koi-gateway", "methods"))}
 
     def row(name: str) -> str:
         scope = contract.get(name) or f"{ours[name]} (our addition)"

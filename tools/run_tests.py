@@ -46,6 +46,7 @@ STAGES = (
     Stage("conformance", (*PYTEST, "tests/conformance")),
     Stage("api", (*PYTEST, "tests/api")),
     Stage("chart", (*PYTEST, "tests/chart")),
+    Stage("page", (*PYTEST, "tests/page")),
     Stage("world", (*PYTEST, "tests/world/tests")),
     Stage("scenarios", (*PYTEST, "tests/e2e")),
 )

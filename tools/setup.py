@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | demo | debs | venv | contract | kube | rootfs | check] ...
+    tools/setup.py [all | demo | debs | browser | venv | contract | kube | rootfs | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -141,7 +141,17 @@ def check() -> None:
 
 def debs() -> None:
     """Debian packages whose commands are absent."""
-    absent = sorted({package for command, package in COMMANDS.items() if not has(command)})
+    install(sorted({package for command, package in COMMANDS.items() if not has(command)}))
+
+
+def browser() -> None:
+    """A browser for the tests of the control page."""
+    if not any(has(name) for name in paths.BROWSERS):
+        install(["chromium"])
+
+
+def install(absent: list[str]) -> None:
+    """Has Debian packages installed; says which when they cannot be had."""
     if not absent:
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
@@ -150,8 +160,8 @@ def debs() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     log = paths.CACHE / "logs" / "debs.log"
     run_logged("package lists", ["apt-get", "update"], log, lambda _n, line: line, env=environment)
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *absent]
-    run_logged(f"packages {' '.join(absent)}", install, log, lambda _n, line: line[:80], env=environment)
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *absent]
+    run_logged(f"packages {' '.join(absent)}", command, log, lambda _n, line: line[:80], env=environment)
 
 
 def has(command: str) -> bool:
@@ -346,7 +356,8 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "rootfs": (rootfs,),
     "demo": (demo,),
     "contract": (contract,),
-    "all": (check, debs, venv, contract, rootfs, kube),
+    "browser": (browser,),
+    "all": (check, debs, browser, venv, contract, rootfs, kube),
 }
 
 

@@ -55,6 +55,10 @@ def kube_program(name: str) -> Path:
     return program
 
 
+#: browsers that the tests of the control page can drive, under the names that distributions give them
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
 def system_program(name: str) -> str:
     """A program of the operating system; /usr/sbin is searched even where the PATH leaves it out."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
