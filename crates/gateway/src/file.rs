@@ -148,6 +148,31 @@ impl Directory {
         Ok(named.filter(|name| name != "." && name != "..").take(most).collect())
     }
 
+    /// The same, but no more than so many bytes; a file that is larger is a fault.
+    pub(crate) fn read_at_most(&self, name: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = self.regular(name)? else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        file.take(most + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > most {
+            let text = format!("{name} has more than {most} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(Some(content))
+    }
+
+    /// How large a file is, and when it was last changed, in milliseconds since the epoch; none when there is none.
+    pub(crate) fn size_and_time(&self, name: &str) -> io::Result<Option<(u64, i64)>> {
+        let Some(file) = self.regular(name)? else {
+            return Ok(None);
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        let (seconds, nanos) = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Some((size, seconds.saturating_mul(1000) + nanos / 1_000_000)))
+    }
+
     /// Writes a file beside the target, flushes it to disk, and renames it over the target. A link there is replaced, not followed.
     pub(crate) fn replace(&self, name: &str, content: &[u8], mode: u32, owner: Option<Ids>) -> io::Result<()> {
         let fresh = format!(".{name}.new");

@@ -35,6 +35,7 @@ use koi_wire::name::Scope;
 use serde_json::{Value, json};
 
 pub(crate) use self::call::{Call, Caller, Role};
+pub(crate) use self::sessions::announce as announce_sessions;
 use crate::server::Shared;
 
 /// What a method gives.

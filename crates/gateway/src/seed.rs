@@ -19,7 +19,7 @@ const DEFAULTS: &str = "workspace-defaults.json";
 const MARKER: &str = "workspace-seeded.json";
 
 /// Owner and group may write: the gateway and the owner of the home are in one group.
-const FILE_MODE: u32 = 0o664;
+pub(crate) const FILE_MODE: u32 = 0o664;
 const DIRECTORY_MODE: u32 = 0o775;
 
 /// Were the files of the spec put in place?

@@ -54,6 +54,7 @@ use crate::config::Loaded;
 use crate::methods::Answer;
 use crate::nodes::Nodes;
 use crate::services::Services;
+use crate::session::OpenError;
 use crate::suspension::Suspension;
 
 /// The version that this binary tells of itself.
@@ -123,6 +124,9 @@ pub(crate) enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Sessions cannot be kept.
+    #[error(transparent)]
+    Sessions(#[from] OpenError),
 }
 
 /// What all connections share.
@@ -186,7 +190,7 @@ impl Server {
             Err(error) => info!(%error, "not listening on [::1]"),
         }
         Ok(Self {
-            shared: Arc::new(Shared::new(settings)),
+            shared: Arc::new(Shared::new(settings)?),
             listeners,
         })
     }
@@ -224,7 +228,7 @@ impl Server {
 }
 
 impl Shared {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings) -> Result<Self, OpenError> {
         let gateway = settings.loaded.config.gateway.as_ref();
         let proxies = gateway
             .and_then(|gateway| gateway.trusted_proxies.as_ref())
@@ -244,8 +248,8 @@ impl Shared {
             ..PresenceEntry::default()
         };
         let hub = Arc::new(Hub::new(entry));
-        Self {
-            services: Services::new(&settings, &hub),
+        Ok(Self {
+            services: Services::new(&settings, &hub)?,
             admission: Admission::new(),
             nodes: Nodes::default(),
             suspension: Suspension::default(),
@@ -278,7 +282,7 @@ impl Shared {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             settings,
-        }
+        })
     }
 
     /// What keeps the gateway from taking anybody, if something does.

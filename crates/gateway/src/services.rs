@@ -4,20 +4,44 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::schedule::{self, Clients, Nobody, Parts, RealMachine, Schedule, SystemResolver};
 use crate::secret::Secrets;
 use crate::server::hub::Hub;
-use crate::server::{Settings, Shared};
+use crate::server::{DEFAULT_AGENT, Settings, Shared};
+use crate::session::{self, OpenError, Sessions};
+use crate::{clock, methods};
+
+/// How often it is looked whether sessions are too old or too many.
+const UPKEEP_PAUSE: Duration = Duration::from_secs(3600);
 
 /// All of them.
 pub(crate) struct Services {
+    /// Conversations as they are kept on disk.
+    pub(crate) sessions: Sessions,
     /// Jobs by the clock, and heartbeats.
     pub(crate) schedule: Arc<Schedule>,
 }
 
 impl Services {
     /// Made from the settings; the hub is where events go.
-    pub(crate) fn new(settings: &Settings, hub: &Arc<Hub>) -> Self {
+    ///
+    /// # Errors
+    /// The state directory cannot be had.
+    pub(crate) fn new(settings: &Settings, hub: &Arc<Hub>) -> Result<Self, OpenError> {
+        let config = &settings.loaded.config;
+        let zone = config
+            .agent_defaults()
+            .and_then(|defaults| defaults.user_timezone.as_deref());
+        let sessions = Sessions::open(session::Settings {
+            state_dir: settings.state_dir.clone(),
+            agent: DEFAULT_AGENT.to_owned(),
+            workspace: settings.workspace.clone(),
+            zone: clock::owner_zone(zone, &settings.zone),
+            config: config.session.clone(),
+        })?;
+        methods::announce_sessions(&sessions, hub);
         let parts = Parts {
             state_dir: settings.state_dir.clone(),
             workspace: settings.workspace.clone(),
@@ -29,13 +53,14 @@ impl Services {
             resolver: Arc::new(SystemResolver),
         };
         let rules = schedule::Settings::new(&settings.loaded.config, &settings.zone);
-        Self {
-            schedule: Arc::new(Schedule::new(parts, rules)),
-        }
+        let schedule = Arc::new(Schedule::new(parts, rules));
+        Ok(Self { sessions, schedule })
     }
 
     /// Starts what runs on its own: tasks go to `shared.tasks` and end with `shared.stop`.
     pub(crate) fn start(&self, shared: &Arc<Shared>) {
+        shared.tasks.spawn(keep_index(Arc::clone(shared)));
+        shared.tasks.spawn(keep_sessions(Arc::clone(shared)));
         let schedule = Arc::clone(&self.schedule);
         shared
             .tasks
@@ -48,5 +73,35 @@ impl Services {
     }
 
     /// Lets what runs come to an end, for so long at most. Clients are still connected.
-    pub(crate) async fn drain(&self, _most: Duration) {}
+    pub(crate) async fn drain(&self, most: Duration) {
+        // Without it the next start reads from the transcripts what changed.
+        let written = tokio::time::timeout(most, self.sessions.flush()).await;
+        if !matches!(written, Ok(Ok(()))) {
+            warn!("the index of sessions was not written");
+        }
+    }
+}
+
+/// Reads what is known of sessions, then writes the index now and then.
+async fn keep_index(shared: Arc<Shared>) {
+    let sessions = shared.services.sessions.clone();
+    loop {
+        if let Err(error) = sessions.flush_or_load().await {
+            warn!(%error, "sessions");
+        }
+        let pause = tokio::time::sleep(sessions.flush_pause());
+        if shared.stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Puts away what is too old or too much.
+async fn keep_sessions(shared: Arc<Shared>) {
+    let pause = || tokio::time::sleep(UPKEEP_PAUSE);
+    while shared.stop.run_until_cancelled(pause()).await.is_some() {
+        if let Err(error) = shared.services.sessions.maintain(shared.now_ms(), |_| false).await {
+            warn!(%error, "upkeep of sessions");
+        }
+    }
 }

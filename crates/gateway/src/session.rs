@@ -210,8 +210,18 @@ impl Sessions {
     }
 
     /// Who is told of changes. The first one stays.
-    pub(crate) fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
-        self.0.observe(Box::new(observer));
+    pub(crate) fn observe(&self, observer: impl Fn(&Self, &Change) + Send + Sync + 'static) {
+        let known = Arc::downgrade(&self.0);
+        self.0.observe(Box::new(move |change| {
+            if let Some(store) = known.upgrade() {
+                observer(&Self(store), change);
+            }
+        }));
+    }
+
+    /// The owner's time zone.
+    pub(crate) fn zone(&self) -> TimeZone {
+        self.0.zone()
     }
 
     /// Other rules from now on.
@@ -362,9 +372,14 @@ impl Sessions {
             .await
     }
 
-    /// How many keys there are; none when the disk was not asked yet.
+    /// How many keys there are; none while they are being read.
     pub(crate) fn count(&self) -> usize {
-        self.0.book_as_it_is().keys.len()
+        self.0.count()
+    }
+
+    /// The latest sessions; none while they are being read.
+    pub(crate) fn recent(&self, most: usize) -> Vec<Summary> {
+        self.0.recent(most)
     }
 
     /// Writes the index. What is not in it is read from the transcripts at the next start.
@@ -376,6 +391,17 @@ impl Sessions {
             })
         })
         .await
+    }
+
+    /// The same; where nothing is known yet, everything that the disk says is read first.
+    pub(crate) async fn flush_or_load(&self) -> Result<(), SessionError> {
+        self.on_disk(|store| store.book().map(drop)).await?;
+        self.flush().await
+    }
+
+    /// What is known of a key, without a look at the disk.
+    pub(crate) fn known(&self, key: &SessionKey) -> Option<Summary> {
+        self.0.known(key)
     }
 
     /// Puts away what is too old or too much. `busy` says which keys are at work.

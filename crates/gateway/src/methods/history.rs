@@ -1,5 +1,179 @@
-//! Methods of the family `chat.history, chat.inject`.
+//! `chat.history`, `chat.message.get`, `chat.inject`: what was said, and notes that nobody said.
 
-use super::Method;
+use futures::FutureExt;
+use koi_wire::name::{Scope, event};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-pub(super) const TABLE: &[Method] = &[];
+use super::bounds::{List, Text};
+use super::sessions::{KeyText, With, defaults, failed, key, shown};
+use super::{Answer, Call, Method};
+use crate::server::hub::Audience;
+use crate::server::outbox::Broadcast;
+use crate::session::{Answer as Said, Content, Message, NewEntry, SessionKey, Summary, Touch, Wish};
+
+/// Rows of a page when nobody says how many.
+const DEFAULT_LIMIT: u64 = 200;
+
+/// Characters of a text when nobody says how many.
+const DEFAULT_CHARS: usize = 8000;
+
+pub(super) const TABLE: &[Method] = &[
+    Method::later("chat.history", Scope::Read, |call| history(call).boxed()),
+    Method::later("chat.message.get", Scope::Read, |call| message(call).boxed()),
+    Method::later("chat.inject", Scope::Admin, |call| inject(call).boxed()),
+];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct HistoryParams {
+    session_key: KeyText,
+    agent_id: Option<Text<1, 64>>,
+    cursor: Option<Text<0, 512>>,
+    limit: Option<u64>,
+    offset: Option<u64>,
+    #[serde(rename = "pendingBefore")]
+    _pending_before: Option<u64>,
+    #[serde(default, rename = "inputRunIds")]
+    _input_run_ids: List<Text<1, 256>, 50>,
+    message_id: Option<Text<1, 256>>,
+    session_id: Option<Text<1, 128>>,
+    max_chars: Option<usize>,
+}
+
+async fn history(call: Call) -> Answer {
+    let params: HistoryParams = call.params()?;
+    let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=1000).contains(&limit) {
+        return Err(call.invalid("at /limit: must be >= 1 and <= 1000"));
+    }
+    let max_chars = params.max_chars.unwrap_or(DEFAULT_CHARS);
+    if !(1..=500_000).contains(&max_chars) {
+        return Err(call.invalid("at /maxChars: must be >= 1 and <= 500000"));
+    }
+    let key = key(&call, "/sessionKey", &params.session_key, params.agent_id.as_deref())?;
+    let sessions = &call.shared.services.sessions;
+    if let Some(cursor) = params.cursor.as_deref() {
+        return since(&call, &key, cursor, max_chars).await;
+    }
+    let mut offset = params.offset.unwrap_or(0);
+    if let Some(id) = params.message_id.as_deref() {
+        let found = sessions
+            .find(&key, id, 1)
+            .await
+            .map_err(|error| failed(&call, &error))?;
+        // The page has the message in its middle.
+        offset = found.map_or(offset, |(_, newer)| newer.saturating_sub(limit / 2));
+    }
+    let wish = Wish {
+        limit,
+        offset,
+        max_chars,
+        session_id: params.session_id.map(Text::into_string),
+    };
+    let page = sessions
+        .history(&key, wish)
+        .await
+        .map_err(|error| failed(&call, &error))?;
+    let known = sessions.describe(&key).await.map_err(|error| failed(&call, &error))?;
+    let mut answer = info(&call, &key, known.as_ref());
+    if let Some(answer) = answer.as_object_mut() {
+        answer.insert("messages".to_owned(), Value::Array(page.rows));
+        answer.insert("hasMore".to_owned(), json!(page.next_offset.is_some()));
+        answer.insert("totalMessages".to_owned(), json!(page.total));
+        answer.insert("offset".to_owned(), json!(offset));
+        answer.extend(page.next_offset.map(|next| ("nextOffset".to_owned(), json!(next))));
+    }
+    Ok(answer)
+}
+
+/// What a page says of its session.
+fn info(call: &Call, key: &SessionKey, known: Option<&Summary>) -> Value {
+    let text = |name: &str| known.and_then(|summary| summary.text(name));
+    json!({
+        "sessionKey": key,
+        "sessionId": known.map(|summary| summary.session_id.as_str()),
+        "deltaCursor": known.map_or("", |summary| summary.cursor.as_str()),
+        "defaults": defaults(&call.shared.settings.loaded.config),
+        "sessionInfo": known.map(|summary| shown(summary, With::default())),
+        "thinkingLevel": text("thinkingLevel"),
+    })
+}
+
+/// What came since the client last looked: so it catches up after it was away.
+async fn since(call: &Call, key: &SessionKey, cursor: &str, max_chars: usize) -> Answer {
+    let sessions = &call.shared.services.sessions;
+    let found = sessions.since(key, cursor, max_chars).await;
+    let Some((rows, next)) = found.map_err(|error| failed(call, &error))? else {
+        return Ok(json!({"kind": "reset"}));
+    };
+    let known = sessions.describe(key).await.map_err(|error| failed(call, &error))?;
+    let session = known.map(|summary| shown(&summary, With::default()));
+    Ok(json!({"kind": "delta", "messages": rows, "deltaCursor": next, "sessionInfo": session}))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MessageParams {
+    session_key: KeyText,
+    agent_id: Option<Text<1, 64>>,
+    message_id: Text<1, 256>,
+    max_chars: Option<usize>,
+}
+
+async fn message(call: Call) -> Answer {
+    let params: MessageParams = call.params()?;
+    let max_chars = params.max_chars.unwrap_or(200_000).clamp(1, 2_000_000);
+    let key = key(&call, "/sessionKey", &params.session_key, params.agent_id.as_deref())?;
+    let found = call
+        .shared
+        .services
+        .sessions
+        .find(&key, &params.message_id, max_chars)
+        .await;
+    Ok(match found.map_err(|error| failed(&call, &error))? {
+        Some((row, _)) => json!({"ok": true, "message": row}),
+        None => json!({"ok": false, "unavailableReason": "not_found"}),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct InjectParams {
+    session_key: KeyText,
+    agent_id: Option<Text<1, 64>>,
+    message: Text<1, 1_000_000>,
+    label: Option<Text<0, 100>>,
+}
+
+async fn inject(call: Call) -> Answer {
+    let params: InjectParams = call.params()?;
+    let key = key(&call, "/sessionKey", &params.session_key, params.agent_id.as_deref())?;
+    let sessions = &call.shared.services.sessions;
+    let now_ms = call.shared.now_ms();
+    let text = match params.label.as_deref().filter(|label| !label.is_empty()) {
+        Some(label) => format!("[{label}]\n\n{}", &*params.message),
+        None => params.message.into_string(),
+    };
+    let message = Message::Assistant(Box::new(Said {
+        content: Content::text(text),
+        provider: "koi-gateway".to_owned(),
+        model: "injected".to_owned(),
+        stop_reason: "stop".to_owned(),
+        timestamp: now_ms,
+        ..Said::default()
+    }));
+    let current = sessions.resolve(&key, now_ms, Touch::Background).await;
+    let current = current.map_err(|error| failed(&call, &error))?;
+    let shown = json!(message);
+    let entry = NewEntry::message(message).in_background(true);
+    let appended = sessions.append(&key, &current.session_id, now_ms, vec![entry]).await;
+    let appended = appended.map_err(|error| failed(&call, &error))?;
+    let id = appended.first().map_or("", |entry| entry.id.as_str());
+    let payload = json!({
+        "runId": format!("inject-{id}"), "sessionKey": key, "agentId": key.agent(), "seq": 0, "state": "final", "message": shown
+    });
+    let broadcast = Broadcast::new(event::CHAT, payload.to_string());
+    call.shared.hub.tell(Audience::Scope(Scope::Read), broadcast);
+    Ok(json!({"ok": true, "messageId": id}))
+}

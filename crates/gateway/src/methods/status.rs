@@ -2,8 +2,9 @@
 
 use koi_wire::name::{Scope, method};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::sessions::{With, defaults, shown};
 use super::{Answer, Call, Method};
 use crate::server::{DEFAULT_AGENT, VERSION};
 
@@ -32,12 +33,25 @@ fn status(call: &Call) -> Answer {
         "uptimeMs": shared.uptime_ms(),
         "configSha256": shared.settings.loaded.sha256,
         "heartbeat": {"defaultAgentId": DEFAULT_AGENT, "agents": []},
-        "sessions": {"paths": [], "count": 0, "defaults": {}, "recent": []},
+        "sessions": sessions(call),
         "tasks": {"total": 0, "active": 0},
         "queuedSystemEvents": [],
         "clients": shared.hub.len(),
         "processMemory": {"rss": resident_bytes()},
     }))
+}
+
+/// What is known of sessions.
+fn sessions(call: &Call) -> Value {
+    let sessions = &call.shared.services.sessions;
+    let recent = sessions.recent(5);
+    let recent: Vec<Value> = recent.iter().map(|summary| shown(summary, With::default())).collect();
+    json!({
+        "paths": [sessions.directory().join("sessions.json")],
+        "count": sessions.count(),
+        "defaults": defaults(&call.shared.settings.loaded.config),
+        "recent": recent,
+    })
 }
 
 /// Resident memory, from the kernel.

@@ -107,25 +107,46 @@ impl Summary {
 
 impl Store {
     pub(super) fn list(&self, filter: &Filter) -> Result<Listed, SessionError> {
-        let book = self.book()?;
-        let mut found: Vec<(i64, &SessionKey, &[Row])> = fitting(&book, filter).collect();
-        let total = found.len();
-        // The latest first; the key decides between equals, so that pages do not overlap.
-        found.sort_unstable_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
-        let page = found
-            .into_iter()
-            .skip(filter.offset)
-            .take(filter.limit.unwrap_or(usize::MAX))
-            .filter_map(|(_, key, rows)| Summary::of(key, rows));
-        Ok(Listed {
-            sessions: page.collect(),
-            total,
-        })
+        Ok(listed(&*self.book()?, filter))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.book_at_once().map_or(0, |book| book.keys.len())
+    }
+
+    pub(super) fn recent(&self, most: usize) -> Vec<Summary> {
+        let filter = Filter {
+            limit: Some(most),
+            ..Filter::default()
+        };
+        self.book_at_once()
+            .map_or_else(Vec::new, |book| listed(&book, &filter).sessions)
+    }
+
+    pub(super) fn known(&self, key: &SessionKey) -> Option<Summary> {
+        let book = self.book_as_it_is();
+        book.keys.get(key).and_then(|rows| Summary::of(key, rows))
     }
 
     pub(super) fn describe(&self, key: &SessionKey) -> Result<Option<Summary>, SessionError> {
         let book = self.book()?;
         Ok(book.keys.get(key).and_then(|rows| Summary::of(key, rows)))
+    }
+}
+
+fn listed(book: &Book, filter: &Filter) -> Listed {
+    let mut found: Vec<(i64, &SessionKey, &[Row])> = fitting(book, filter).collect();
+    let total = found.len();
+    // The latest first; the key decides between equals, so that pages do not overlap.
+    found.sort_unstable_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
+    let page = found
+        .into_iter()
+        .skip(filter.offset)
+        .take(filter.limit.unwrap_or(usize::MAX))
+        .filter_map(|(_, key, rows)| Summary::of(key, rows));
+    Listed {
+        sessions: page.collect(),
+        total,
     }
 }
 

@@ -197,12 +197,11 @@ impl Row {
         if said.role != "assistant" {
             return;
         }
-        if !said.model.is_empty() {
+        // What took nothing came from no model.
+        if let Some(usage) = said.usage.as_ref().filter(|usage| Totals::from(*usage).tokens() > 0) {
+            let took = Totals::from(usage);
             self.model.clone_from(&said.model);
             self.provider.clone_from(&said.provider);
-        }
-        if let Some(usage) = &said.usage {
-            let took = Totals::from(usage);
             self.totals.add(&took);
             self.context_tokens = if usage.total_tokens > 0 {
                 usage.total_tokens

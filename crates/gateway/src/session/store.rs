@@ -158,9 +158,14 @@ impl Store {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The book, where nobody else has it just now.
+    pub(super) fn book_at_once(&self) -> Option<MutexGuard<'_, Book>> {
+        self.book.try_lock().ok()
+    }
+
     /// The current session, where it is known without a look at the disk that it is fresh.
     pub(super) fn resolve_at_once(&self, key: &SessionKey, now_ms: i64, touch: Touch) -> Option<Resolved> {
-        let book = self.book.try_lock().ok()?;
+        let book = self.book_at_once()?;
         let row = book.current(key)?;
         let fresh = touch == Touch::Background || self.judge(key, row, now_ms) == Verdict::Fresh;
         fresh.then(|| resolved(row, None))
