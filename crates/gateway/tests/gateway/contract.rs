@@ -107,6 +107,13 @@ pub(crate) fn holds(frame: &Value, method: Option<&str>) {
     }
 }
 
+/// Holds a part of an answer against a definition of the contract, which must have it.
+pub(crate) fn fits(name: &str, value: &Value) {
+    let Some(contract) = contract() else { return };
+    assert!(contract.of(name).is_some(), "the contract has no {name}");
+    contract.check(name, value);
+}
+
 /// The methods of the contract, with their scopes.
 pub(crate) fn methods() -> Option<BTreeMap<String, String>> {
     let methods = contract()?.schema["methods"].as_object().unwrap();

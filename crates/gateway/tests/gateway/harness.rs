@@ -133,6 +133,11 @@ impl Gateway {
         wait_for("the end of the gateway", || child.try_wait().unwrap())
     }
 
+    /// The home, for another gateway after this one.
+    pub(crate) fn keep_home(mut self) -> Home {
+        std::mem::replace(&mut self.home, Home(PathBuf::new()))
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }

@@ -17,4 +17,5 @@ mod lifecycle;
 mod limits;
 mod methods;
 mod nodes;
+mod sessions;
 mod suspension;

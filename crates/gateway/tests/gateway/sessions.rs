@@ -1,0 +1,570 @@
+//! Sessions, history and workspace files over the socket; every answer is held against the published contract.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::contract;
+use super::harness::{Client, Gateway, Home, PATIENCE, config, connect, program};
+
+/// Calls a method, holds the payload against its definition in the contract, and gives it.
+async fn ok(client: &mut Client, method: &str, params: Value, definition: &str) -> Value {
+    let answer = client.call(method, params).await;
+    assert_eq!(answer["ok"], true, "{method}: {answer}");
+    let payload = answer["payload"].clone();
+    if !definition.is_empty() {
+        contract::fits(definition, &payload);
+    }
+    payload
+}
+
+async fn refused(client: &mut Client, method: &str, params: Value) -> String {
+    let answer = client.call(method, params).await;
+    assert_eq!(answer["ok"], false, "{method}: {answer}");
+    answer["error"]["message"].as_str().unwrap().to_owned()
+}
+
+async fn inject(client: &mut Client, key: &str, text: &str) -> String {
+    let answer = ok(client, "chat.inject", json!({"sessionKey": key, "message": text}), "").await;
+    answer["messageId"].as_str().unwrap().to_owned()
+}
+
+fn words(history: &Value) -> Vec<String> {
+    let rows = history["messages"].as_array().unwrap();
+    let word = |row: &Value| {
+        assert!(row["role"].is_string() && row["content"].is_array(), "{row}");
+        assert!(
+            row["__openclaw"]["id"].is_string() && row["__openclaw"]["seq"].is_u64(),
+            "{row}"
+        );
+        let kind = row["__openclaw"]["kind"].as_str().unwrap_or("-");
+        format!("{kind} {}", row["content"][0]["text"].as_str().unwrap())
+    };
+    rows.iter().map(word).collect()
+}
+
+#[tokio::test]
+async fn a_session_from_its_creation_to_its_end() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let made = ok(
+        &mut client,
+        "sessions.create",
+        json!({"label": "Work", "thinkingLevel": "low"}),
+        "SessionsCreateResult",
+    )
+    .await;
+    let key = made["key"].as_str().unwrap().to_owned();
+    assert!(key.starts_with("agent:main:dashboard:"), "{key}");
+    contract::fits("SessionRow", &made["entry"]);
+    inject(&mut client, &key, "one").await;
+    let id = inject(&mut client, &key, "two").await;
+
+    let page = ok(&mut client, "chat.history", json!({"sessionKey": key, "limit": 1}), "").await;
+    assert_eq!(words(&page), ["- two"]);
+    let facts = json!([
+        page["totalMessages"],
+        page["hasMore"],
+        page["nextOffset"],
+        page["sessionId"],
+        page["thinkingLevel"]
+    ]);
+    assert_eq!(facts, json!([2, true, 1, made["sessionId"], "low"]));
+    contract::fits("SessionRow", &page["sessionInfo"]);
+    let older = ok(
+        &mut client,
+        "chat.history",
+        json!({"sessionKey": key, "limit": 1, "offset": 1}),
+        "",
+    )
+    .await;
+    assert_eq!(
+        (words(&older), &older["hasMore"]),
+        (vec!["- one".to_owned()], &json!(false))
+    );
+    let message = ok(
+        &mut client,
+        "chat.message.get",
+        json!({"sessionKey": key, "messageId": id}),
+        "ChatMessageGetResult",
+    )
+    .await;
+    assert_eq!(message["message"]["content"][0]["text"], "two");
+
+    let cursor = page["deltaCursor"].clone();
+    inject(&mut client, &key, "three").await;
+    let since = ok(
+        &mut client,
+        "chat.history",
+        json!({"sessionKey": key, "cursor": cursor}),
+        "ChatHistoryCursorResult",
+    )
+    .await;
+    assert_eq!(
+        (words(&since), &since["kind"]),
+        (vec!["- three".to_owned()], &json!("delta"))
+    );
+
+    let patched = ok(
+        &mut client,
+        "sessions.patch",
+        json!({"key": key, "label": null, "model": "amazon-bedrock/m", "pinned": true}),
+        "",
+    )
+    .await;
+    contract::fits("SessionRow", &patched["entry"]);
+    let entry = &patched["entry"];
+    assert_eq!(
+        (
+            &entry["label"],
+            &entry["model"],
+            &entry["modelProvider"],
+            &entry["pinned"],
+            &entry["thinkingLevel"]
+        ),
+        (
+            &Value::Null,
+            &json!("m"),
+            &json!("amazon-bedrock"),
+            &json!(true),
+            &json!("low")
+        )
+    );
+
+    let reset = ok(&mut client, "sessions.reset", json!({"key": key, "reason": "new"}), "").await;
+    assert_ne!(reset["entry"]["sessionId"], made["sessionId"]);
+    assert_eq!(reset["entry"]["previousSessionId"], made["sessionId"]);
+    let whole = ok(&mut client, "chat.history", json!({"sessionKey": key}), "").await;
+    assert_eq!(
+        words(&whole),
+        ["- one", "- two", "- three", "reset A new conversation began."]
+    );
+    let gone = ok(
+        &mut client,
+        "chat.history",
+        json!({"sessionKey": key, "cursor": since["deltaCursor"]}),
+        "ChatHistoryCursorResult",
+    )
+    .await;
+    assert_eq!(gone, json!({"kind": "reset"}));
+    let preview = ok(
+        &mut client,
+        "sessions.preview",
+        json!({"keys": [key, "main"], "limit": 2}),
+        "",
+    )
+    .await;
+    assert_eq!(
+        preview["previews"][0]["items"][0],
+        json!({"role": "assistant", "text": "three"})
+    );
+    assert_eq!(preview["previews"][1]["status"], "missing");
+
+    let deleted = ok(
+        &mut client,
+        "sessions.delete",
+        json!({"key": key}),
+        "SessionsDeleteResult",
+    )
+    .await;
+    assert_eq!(
+        (&deleted["deleted"], deleted["archived"].as_array().unwrap().len()),
+        (&json!(true), 2)
+    );
+    let again = ok(
+        &mut client,
+        "sessions.delete",
+        json!({"key": key}),
+        "SessionsDeleteResult",
+    )
+    .await;
+    assert_eq!(again, json!({"ok": true, "key": key, "deleted": false, "archived": []}));
+    assert_eq!(
+        ok(&mut client, "sessions.describe", json!({"key": key}), "").await,
+        json!({"session": null})
+    );
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_and_find_what_is_asked_for() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    for n in 0..7 {
+        let key = format!("agent:main:telegram:group:{n}");
+        ok(
+            &mut client,
+            "sessions.create",
+            json!({"key": key, "label": format!("Number {n}")}),
+            "SessionsCreateResult",
+        )
+        .await;
+        inject(&mut client, &key, &format!("hello {n}")).await;
+    }
+    let mut seen = Vec::new();
+    let mut offset = json!(0);
+    while !offset.is_null() {
+        let page = ok(
+            &mut client,
+            "sessions.list",
+            json!({"limit": 3, "offset": offset, "includeLastMessage": true}),
+            "",
+        )
+        .await;
+        assert_eq!(
+            (&page["totalCount"], page["hasMore"].as_bool().unwrap()),
+            (&json!(7), !page["nextOffset"].is_null())
+        );
+        for row in page["sessions"].as_array().unwrap() {
+            contract::fits("SessionRow", row);
+            assert_eq!((&row["kind"], &row["channel"]), (&json!("group"), &json!("telegram")));
+            seen.push(row["lastMessagePreview"].as_str().unwrap().to_owned());
+        }
+        offset = page["nextOffset"].clone();
+    }
+    seen.sort();
+    assert_eq!(seen, (0..7).map(|n| format!("hello {n}")).collect::<Vec<_>>());
+    let found = ok(&mut client, "sessions.list", json!({"search": "number 3"}), "").await;
+    assert_eq!(found["count"], 1);
+    ok(
+        &mut client,
+        "sessions.patch",
+        json!({"key": "agent:main:telegram:group:3", "archived": true}),
+        "",
+    )
+    .await;
+    for (archived, count) in [(json!(true), 1), (json!(false), 6), (json!("all"), 7)] {
+        let listed = ok(&mut client, "sessions.list", json!({"archived": archived}), "").await;
+        assert_eq!(listed["totalCount"], count, "{archived}");
+    }
+    let resolved = ok(
+        &mut client,
+        "sessions.resolve",
+        json!({"label": "Number 5"}),
+        "SessionsResolveResult",
+    )
+    .await;
+    assert_eq!(resolved["key"], "agent:main:telegram:group:5");
+    let missing = ok(
+        &mut client,
+        "sessions.resolve",
+        json!({"label": "x", "allowMissing": true}),
+        "SessionsResolveResult",
+    )
+    .await;
+    assert_eq!(missing["ok"], false);
+    let status = ok(&mut client, "status", json!({}), "").await;
+    assert_eq!(
+        (
+            &status["sessions"]["count"],
+            status["sessions"]["recent"].as_array().unwrap().len()
+        ),
+        (&json!(7), 5)
+    );
+    for method in ["sessions.usage", "usage.cost", "usage.status"] {
+        let usage = ok(&mut client, method, json!({}), "").await;
+        assert!(usage["updatedAt"].is_u64(), "{usage}");
+    }
+    ok(&mut client, "sessions.usage.timeseries", json!({"key": "main"}), "").await;
+    ok(&mut client, "sessions.usage.logs", json!({"key": "main"}), "").await;
+}
+
+#[tokio::test]
+async fn who_follows_a_session_hears_of_it_and_nobody_else() {
+    let gateway = Gateway::start();
+    let (mut follower, mut watcher, mut writer) =
+        (gateway.client().await, gateway.client().await, gateway.client().await);
+    ok(&mut follower, "sessions.messages.subscribe", json!({"key": "main"}), "").await;
+    ok(&mut watcher, "sessions.subscribe", json!({}), "").await;
+    inject(&mut writer, "agent:main:other", "unheard").await;
+    inject(&mut writer, "main", "heard").await;
+    let told = follower.event("session.message").await;
+    assert_eq!(told["payload"]["message"]["content"][0]["text"], "heard");
+    assert_eq!(told["payload"]["sessionKey"], "agent:main:main");
+    assert_eq!(told["payload"]["messageSeq"], 1);
+    contract::fits("SessionRow", &told["payload"]["session"]);
+    let mut reasons = Vec::new();
+    for _ in 0..4 {
+        let payload = watcher.event("sessions.changed").await["payload"].clone();
+        contract::fits("SessionRow", &payload["session"]);
+        reasons.push(format!(
+            "{} {}",
+            payload["sessionKey"].as_str().unwrap(),
+            payload["reason"].as_str().unwrap()
+        ));
+    }
+    let expected = [
+        "agent:main:other create",
+        "agent:main:other message",
+        "agent:main:main create",
+        "agent:main:main message",
+    ];
+    assert_eq!(reasons, expected);
+    ok(
+        &mut follower,
+        "sessions.messages.unsubscribe",
+        json!({"key": "main"}),
+        "",
+    )
+    .await;
+    ok(&mut watcher, "sessions.unsubscribe", json!({}), "").await;
+    inject(&mut writer, "main", "too late").await;
+    for client in [&mut follower, &mut watcher] {
+        client.call("health", Value::Null).await;
+        assert!(
+            client
+                .events
+                .iter()
+                .all(|event| event["event"] != "session.message" && event["event"] != "sessions.changed")
+        );
+    }
+    assert!(
+        watcher.events.iter().any(|event| event["event"] == "chat"),
+        "an injected note is a chat event too"
+    );
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_named() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let table = [
+        (
+            "chat.history",
+            json!({}),
+            "invalid chat.history params: at root: must have required property 'sessionKey'",
+        ),
+        (
+            "chat.history",
+            json!({"sessionKey": "main", "zzz": 1}),
+            "invalid chat.history params: at root: unexpected property 'zzz'",
+        ),
+        (
+            "chat.history",
+            json!({"sessionKey": "main", "limit": 0}),
+            "invalid chat.history params: at /limit: must be >= 1 and <= 1000",
+        ),
+        (
+            "chat.history",
+            json!({"sessionKey": "a\u{0}b"}),
+            "invalid chat.history params: at /sessionKey: must not contain control characters",
+        ),
+        (
+            "chat.history",
+            json!({"sessionKey": "agent:../x:main"}),
+            "invalid chat.history params: at /sessionKey: names an agent by what is no id: letters, digits, - and _, at most 64",
+        ),
+        (
+            "chat.history",
+            json!({"sessionKey": "agent:other:main"}),
+            "unknown agent id \"other\"",
+        ),
+        (
+            "sessions.patch",
+            json!({"key": "main", "model": 5}),
+            "invalid sessions.patch params: at /model: must be string",
+        ),
+        (
+            "sessions.patch",
+            json!({"key": "main", "worktree": true}),
+            "invalid sessions.patch params: at root: unexpected property 'worktree'",
+        ),
+        (
+            "sessions.patch",
+            json!({"key": "main", "sendPolicy": "ask"}),
+            "invalid sessions.patch params: at /sendPolicy: must be equal to one of the allowed values",
+        ),
+        (
+            "sessions.patch",
+            json!({"key": "main", "expectedSessionId": "x", "label": "y"}),
+            "agent:main:main is another session by now; look at it again",
+        ),
+        (
+            "sessions.delete",
+            json!({"key": "main"}),
+            "agent:main:main is the main session, which cannot be deleted; reset it instead",
+        ),
+        (
+            "sessions.compact",
+            json!({"key": "main"}),
+            "session not found: agent:main:main",
+        ),
+        ("sessions.resolve", json!({"label": "nobody"}), "No session found"),
+        (
+            "sessions.usage",
+            json!({"startDate": "2026-02-31"}),
+            "invalid sessions.usage params: at /startDate: must be a date such as 2026-01-31",
+        ),
+        (
+            "chat.inject",
+            json!({"sessionKey": "main", "message": ""}),
+            "invalid chat.inject params: at /message: must not have fewer than 1 characters",
+        ),
+        (
+            "agents.files.get",
+            json!({"agentId": "main", "name": "../../etc/passwd"}),
+            "invalid agents.files.get params: at /name: must be one of AGENTS.md, SOUL.md, TOOLS.md, IDENTITY.md, USER.md, HEARTBEAT.md, BOOTSTRAP.md, MEMORY.md",
+        ),
+        ("agents.files.list", json!({"agentId": "x"}), "unknown agent id \"x\""),
+    ];
+    for (method, params, expected) in table {
+        assert_eq!(refused(&mut client, method, params).await, expected);
+    }
+    let mut reader = gateway.socket().await;
+    reader
+        .ask(connect(json!({"scopes": ["operator.read", "operator.write"]})))
+        .await;
+    for (method, params) in [
+        ("sessions.patch", json!({"key": "main", "execSecurity": "full"})),
+        ("sessions.reset", json!({"key": "main"})),
+        ("sessions.delete", json!({"key": "x"})),
+        (
+            "agents.files.set",
+            json!({"agentId": "main", "name": "SOUL.md", "content": ""}),
+        ),
+    ] {
+        assert_eq!(
+            refused(&mut reader, method, params).await,
+            "missing scope: operator.admin",
+            "{method}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn workspace_files_are_read_and_written_but_no_link_is_followed() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let workspace = gateway.home.path("koi");
+    let set = ok(
+        &mut client,
+        "agents.files.set",
+        json!({"agentId": "main", "name": "SOUL.md", "content": "kind"}),
+        "AgentsFilesSetResult",
+    )
+    .await;
+    assert_eq!(set["file"]["size"], 4);
+    assert_eq!(fs::read_to_string(workspace.join("SOUL.md")).unwrap(), "kind");
+    let file = ok(
+        &mut client,
+        "agents.files.get",
+        json!({"agentId": "main", "name": "SOUL.md"}),
+        "AgentsFilesGetResult",
+    )
+    .await;
+    assert_eq!(file["file"]["content"], "kind");
+    fs::write(gateway.home.path("secret"), "s3cret").unwrap();
+    std::os::unix::fs::symlink(gateway.home.path("secret"), workspace.join("USER.md")).unwrap();
+    fs::File::create(workspace.join("TOOLS.md"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    let listed = ok(
+        &mut client,
+        "agents.files.list",
+        json!({"agentId": "main"}),
+        "AgentsFilesListResult",
+    )
+    .await;
+    let files = listed["files"].as_array().unwrap();
+    let missing = |name: &str| files.iter().find(|file| file["name"] == name).unwrap()["missing"].clone();
+    assert_eq!(
+        (missing("USER.md"), missing("SOUL.md"), missing("AGENTS.md")),
+        (json!(true), json!(false), json!(true))
+    );
+    let error = refused(
+        &mut client,
+        "agents.files.get",
+        json!({"agentId": "main", "name": "USER.md"}),
+    )
+    .await;
+    assert_eq!(error, "cannot be read: USER.md is a symbolic link");
+    let error = refused(
+        &mut client,
+        "agents.files.get",
+        json!({"agentId": "main", "name": "TOOLS.md"}),
+    )
+    .await;
+    assert_eq!(error, "cannot be read: TOOLS.md has more than 1048576 bytes");
+    ok(
+        &mut client,
+        "agents.files.set",
+        json!({"agentId": "main", "name": "USER.md", "content": "mine"}),
+        "",
+    )
+    .await;
+    assert_eq!(fs::read_to_string(gateway.home.path("secret")).unwrap(), "s3cret");
+    fs::rename(&workspace, gateway.home.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &workspace).unwrap();
+    let error = refused(
+        &mut client,
+        "agents.files.get",
+        json!({"agentId": "main", "name": "SOUL.md"}),
+    )
+    .await;
+    assert!(error.ends_with("koi is a symbolic link"), "{error}");
+}
+
+/// The process is killed at random moments while it writes; what it acknowledged is there afterwards.
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let mut home = Home::new();
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 0..6_u32 {
+        let settings = config(&home);
+        let mut gateway = Gateway::start_with(home, &settings);
+        let mut client = gateway.client().await;
+        let page = ok(
+            &mut client,
+            "chat.history",
+            json!({"sessionKey": "main", "limit": 1000}),
+            "",
+        )
+        .await;
+        let shown = words(&page);
+        assert!(!shown.iter().any(|text| text.starts_with("unreadable")), "{shown:?}");
+        for text in &acknowledged {
+            assert_eq!(shown.iter().filter(|shown| *shown == text).count(), 1, "{text}");
+        }
+        // Requests are sent without waiting, answers are counted until the kill.
+        let burst = 5 + round * 7;
+        for n in 0..60 {
+            let params = json!({"sessionKey": "main", "message": format!("{round}-{n} {}", "x".repeat(2000))});
+            client
+                .send(
+                    json!({"type": "req", "id": format!("{n}"), "method": "chat.inject", "params": params}).to_string(),
+                )
+                .await;
+        }
+        for _ in 0..burst {
+            let answer = client.response().await.unwrap();
+            assert_eq!(answer["ok"], true, "{answer}");
+            acknowledged.push(format!(
+                "- {round}-{} {}",
+                answer["id"].as_str().unwrap(),
+                "x".repeat(2000)
+            ));
+        }
+        gateway.signal("KILL");
+        gateway.wait();
+        if round % 2 == 1 {
+            // The index is no more than a checkpoint.
+            let _ = fs::remove_file(gateway.home.path("state/agents/main/sessions/sessions.json"));
+        }
+        home = gateway.keep_home();
+    }
+    assert!(acknowledged.len() > 100);
+}
+
+#[tokio::test]
+async fn a_second_gateway_leaves_the_first_ones_state_alone() {
+    let gateway = Gateway::start();
+    let mut second = program(&gateway.home.0);
+    second
+        .args(["run", "--port", "0", "--config"])
+        .arg(gateway.home.path("skykoi.json"));
+    let output = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || second.output().unwrap()));
+    let output = output.await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("another gateway writes this state directory"), "{text}");
+}
