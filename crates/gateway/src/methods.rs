@@ -21,7 +21,6 @@ mod request;
 mod sessions;
 mod status;
 mod system;
-mod usage;
 mod workspace;
 
 use std::collections::HashMap;
@@ -95,7 +94,6 @@ const FAMILIES: &[&[Method]] = &[
     system::TABLE,
     quiet::TABLE,
     gateway::TABLE,
-    usage::TABLE,
     approvals::TABLE,
     catalog::TABLE,
     logs::TABLE,

@@ -34,8 +34,7 @@ pub(super) const TABLE: &[Method] = &[
     Method::later("sessions.describe", Scope::Read, |call| describe(call).boxed()),
     Method::later("sessions.resolve", Scope::Read, |call| resolve(call).boxed()),
     Method::later("sessions.preview", Scope::Read, |call| preview(call).boxed()),
-    Method::now("sessions.subscribe", Scope::Read, |call| follow_list(call, true)),
-    Method::now("sessions.unsubscribe", Scope::Read, |call| follow_list(call, false)),
+    Method::now("sessions.subscribe", Scope::Read, follow_list),
     Method::now("sessions.messages.subscribe", Scope::Read, follow),
     Method::now("sessions.messages.unsubscribe", Scope::Read, unfollow),
     change::CREATE,
@@ -328,14 +327,11 @@ fn preview_item(row: &Value) -> Option<Value> {
     (!words.is_empty()).then(|| json!({"role": role, "text": words.join("\n")}))
 }
 
-fn follow_list(call: &Call, on: bool) -> Answer {
-    if on {
-        call.params::<ListParams>()?;
-    } else {
-        call.no_params()?;
-    }
-    call.shared.hub.follow_list(&call.caller.connection, on);
-    Ok(json!({"subscribed": on}))
+/// Until the socket is closed.
+fn follow_list(call: &Call) -> Answer {
+    call.params::<ListParams>()?;
+    call.shared.hub.follow_list(&call.caller.connection, true);
+    Ok(json!({"subscribed": true}))
 }
 
 #[derive(Deserialize)]

@@ -43,109 +43,62 @@ fn words(history: &Value) -> Vec<String> {
     rows.iter().map(word).collect()
 }
 
-#[tokio::test]
-async fn a_session_from_its_creation_to_its_end() {
-    let gateway = Gateway::start();
-    let mut client = gateway.client().await;
-    let made = ok(
-        &mut client,
-        "sessions.create",
-        json!({"label": "Work", "thinkingLevel": "low"}),
-        "SessionsCreateResult",
-    )
-    .await;
+/// A session with a label, and its key.
+async fn create(client: &mut Client) -> (String, Value) {
+    let params = json!({"label": "Work", "thinkingLevel": "low"});
+    let made = ok(client, "sessions.create", params, "SessionsCreateResult").await;
     let key = made["key"].as_str().unwrap().to_owned();
     assert!(key.starts_with("agent:main:dashboard:"), "{key}");
     contract::fits("SessionRow", &made["entry"]);
+    (key, made)
+}
+
+async fn history(client: &mut Client, key: &str, more: Value) -> Value {
+    let mut params = json!({"sessionKey": key});
+    for (name, value) in more.as_object().unwrap() {
+        params[name] = value.clone();
+    }
+    let definition = if params["cursor"].is_null() {
+        ""
+    } else {
+        "ChatHistoryCursorResult"
+    };
+    ok(client, "chat.history", params, definition).await
+}
+
+#[tokio::test]
+async fn history_comes_in_pages_and_goes_on_where_a_client_left_off() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let (key, made) = create(&mut client).await;
     inject(&mut client, &key, "one").await;
     let id = inject(&mut client, &key, "two").await;
-
-    let page = ok(&mut client, "chat.history", json!({"sessionKey": key, "limit": 1}), "").await;
+    let page = history(&mut client, &key, json!({"limit": 1})).await;
     assert_eq!(words(&page), ["- two"]);
-    let facts = json!([
-        page["totalMessages"],
-        page["hasMore"],
-        page["nextOffset"],
-        page["sessionId"],
-        page["thinkingLevel"]
-    ]);
-    assert_eq!(facts, json!([2, true, 1, made["sessionId"], "low"]));
+    let facts = ["totalMessages", "hasMore", "nextOffset", "sessionId", "thinkingLevel"].map(|name| page[name].clone());
+    assert_eq!(json!(facts), json!([2, true, 1, made["sessionId"], "low"]));
     contract::fits("SessionRow", &page["sessionInfo"]);
-    let older = ok(
-        &mut client,
-        "chat.history",
-        json!({"sessionKey": key, "limit": 1, "offset": 1}),
-        "",
-    )
-    .await;
+    let older = history(&mut client, &key, json!({"limit": 1, "offset": 1})).await;
     assert_eq!(
         (words(&older), &older["hasMore"]),
         (vec!["- one".to_owned()], &json!(false))
     );
-    let message = ok(
-        &mut client,
-        "chat.message.get",
-        json!({"sessionKey": key, "messageId": id}),
-        "ChatMessageGetResult",
-    )
-    .await;
+    let params = json!({"sessionKey": key, "messageId": id});
+    let message = ok(&mut client, "chat.message.get", params, "ChatMessageGetResult").await;
     assert_eq!(message["message"]["content"][0]["text"], "two");
-
-    let cursor = page["deltaCursor"].clone();
     inject(&mut client, &key, "three").await;
-    let since = ok(
-        &mut client,
-        "chat.history",
-        json!({"sessionKey": key, "cursor": cursor}),
-        "ChatHistoryCursorResult",
-    )
-    .await;
+    let since = history(&mut client, &key, json!({"cursor": page["deltaCursor"]})).await;
     assert_eq!(
         (words(&since), &since["kind"]),
         (vec!["- three".to_owned()], &json!("delta"))
     );
-
-    let patched = ok(
-        &mut client,
-        "sessions.patch",
-        json!({"key": key, "label": null, "model": "amazon-bedrock/m", "pinned": true}),
-        "",
-    )
-    .await;
-    contract::fits("SessionRow", &patched["entry"]);
-    let entry = &patched["entry"];
-    assert_eq!(
-        (
-            &entry["label"],
-            &entry["model"],
-            &entry["modelProvider"],
-            &entry["pinned"],
-            &entry["thinkingLevel"]
-        ),
-        (
-            &Value::Null,
-            &json!("m"),
-            &json!("amazon-bedrock"),
-            &json!(true),
-            &json!("low")
-        )
-    );
-
-    let reset = ok(&mut client, "sessions.reset", json!({"key": key, "reason": "new"}), "").await;
-    assert_ne!(reset["entry"]["sessionId"], made["sessionId"]);
-    assert_eq!(reset["entry"]["previousSessionId"], made["sessionId"]);
-    let whole = ok(&mut client, "chat.history", json!({"sessionKey": key}), "").await;
+    ok(&mut client, "sessions.reset", json!({"key": key, "reason": "new"}), "").await;
+    let whole = history(&mut client, &key, json!({})).await;
     assert_eq!(
         words(&whole),
         ["- one", "- two", "- three", "reset A new conversation began."]
     );
-    let gone = ok(
-        &mut client,
-        "chat.history",
-        json!({"sessionKey": key, "cursor": since["deltaCursor"]}),
-        "ChatHistoryCursorResult",
-    )
-    .await;
+    let gone = history(&mut client, &key, json!({"cursor": since["deltaCursor"]})).await;
     assert_eq!(gone, json!({"kind": "reset"}));
     let preview = ok(
         &mut client,
@@ -159,7 +112,23 @@ async fn a_session_from_its_creation_to_its_end() {
         json!({"role": "assistant", "text": "three"})
     );
     assert_eq!(preview["previews"][1]["status"], "missing");
+}
 
+#[tokio::test]
+async fn a_session_is_changed_begun_anew_and_deleted() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let (key, made) = create(&mut client).await;
+    let params = json!({"key": key, "label": null, "model": "amazon-bedrock/m", "pinned": true});
+    let patched = ok(&mut client, "sessions.patch", params, "").await;
+    contract::fits("SessionRow", &patched["entry"]);
+    let facts =
+        ["label", "model", "modelProvider", "pinned", "thinkingLevel"].map(|name| patched["entry"][name].clone());
+    assert_eq!(json!(facts), json!([null, "m", "amazon-bedrock", true, "low"]));
+    let reset = ok(&mut client, "sessions.reset", json!({"key": key}), "").await;
+    assert_ne!(reset["entry"]["sessionId"], made["sessionId"]);
+    assert_eq!(reset["entry"]["previousSessionId"], made["sessionId"]);
+    assert_eq!(reset["entry"]["pinned"], true);
     let deleted = ok(
         &mut client,
         "sessions.delete",
@@ -179,27 +148,30 @@ async fn a_session_from_its_creation_to_its_end() {
     )
     .await;
     assert_eq!(again, json!({"ok": true, "key": key, "deleted": false, "archived": []}));
-    assert_eq!(
-        ok(&mut client, "sessions.describe", json!({"key": key}), "").await,
-        json!({"session": null})
-    );
+    let gone = ok(&mut client, "sessions.describe", json!({"key": key}), "").await;
+    assert_eq!(gone, json!({"session": null}));
 }
 
-#[tokio::test]
-async fn lists_come_in_pages_and_find_what_is_asked_for() {
-    let gateway = Gateway::start();
-    let mut client = gateway.client().await;
+/// Seven groups with a word in each.
+async fn groups(client: &mut Client) {
     for n in 0..7 {
         let key = format!("agent:main:telegram:group:{n}");
         ok(
-            &mut client,
+            client,
             "sessions.create",
             json!({"key": key, "label": format!("Number {n}")}),
             "SessionsCreateResult",
         )
         .await;
-        inject(&mut client, &key, &format!("hello {n}")).await;
+        inject(client, &key, &format!("hello {n}")).await;
     }
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    groups(&mut client).await;
     let mut seen = Vec::new();
     let mut offset = json!(0);
     while !offset.is_null() {
@@ -223,6 +195,13 @@ async fn lists_come_in_pages_and_find_what_is_asked_for() {
     }
     seen.sort();
     assert_eq!(seen, (0..7).map(|n| format!("hello {n}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn lists_find_what_is_asked_for() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    groups(&mut client).await;
     let found = ok(&mut client, "sessions.list", json!({"search": "number 3"}), "").await;
     assert_eq!(found["count"], 1);
     ok(
@@ -306,7 +285,6 @@ async fn who_follows_a_session_hears_of_it_and_nobody_else() {
         "",
     )
     .await;
-    ok(&mut watcher, "sessions.unsubscribe", json!({}), "").await;
     inject(&mut writer, "main", "too late").await;
     for client in [&mut follower, &mut watcher] {
         client.call("health", Value::Null).await;
@@ -323,92 +301,59 @@ async fn who_follows_a_session_hears_of_it_and_nobody_else() {
     );
 }
 
+/// Methods and parameters, and below each what is said of them.
+const NONSENSE: &str = r#"
+chat.history {}
+invalid chat.history params: at root: must have required property 'sessionKey'
+chat.history {"sessionKey": "main", "zzz": 1}
+invalid chat.history params: at root: unexpected property 'zzz'
+chat.history {"sessionKey": "main", "limit": 0}
+invalid chat.history params: at /limit: must be >= 1 and <= 1000
+chat.history {"sessionKey": "a\u0000b"}
+invalid chat.history params: at /sessionKey: must not contain control characters
+chat.history {"sessionKey": "agent:../x:main"}
+invalid chat.history params: at /sessionKey: names an agent by what is no id: letters, digits, - and _, at most 64
+chat.history {"sessionKey": "agent:other:main"}
+unknown agent id "other"
+sessions.patch {"key": "main", "model": 5}
+invalid sessions.patch params: at /model: must be string
+sessions.patch {"key": "main", "worktree": true}
+invalid sessions.patch params: at root: unexpected property 'worktree'
+sessions.patch {"key": "main", "sendPolicy": "ask"}
+invalid sessions.patch params: at /sendPolicy: must be equal to one of the allowed values
+sessions.patch {"key": "main", "expectedSessionId": "x", "label": "y"}
+agent:main:main is another session by now; look at it again
+sessions.delete {"key": "main"}
+agent:main:main is the main session, which cannot be deleted; reset it instead
+sessions.compact {"key": "main"}
+session not found: agent:main:main
+sessions.resolve {"label": "nobody"}
+No session found
+sessions.usage {"startDate": "2026-02-31"}
+invalid sessions.usage params: at /startDate: must be a date such as 2026-01-31
+chat.inject {"sessionKey": "main", "message": ""}
+invalid chat.inject params: at /message: must not have fewer than 1 characters
+agents.files.get {"agentId": "main", "name": "../../etc/passwd"}
+invalid agents.files.get params: at /name: must be one of AGENTS.md, SOUL.md, TOOLS.md, IDENTITY.md, USER.md, HEARTBEAT.md, BOOTSTRAP.md, MEMORY.md
+agents.files.list {"agentId": "x"}
+unknown agent id "x"
+"#;
+
 #[tokio::test]
 async fn what_makes_no_sense_is_named() {
     let gateway = Gateway::start();
     let mut client = gateway.client().await;
-    let table = [
-        (
-            "chat.history",
-            json!({}),
-            "invalid chat.history params: at root: must have required property 'sessionKey'",
-        ),
-        (
-            "chat.history",
-            json!({"sessionKey": "main", "zzz": 1}),
-            "invalid chat.history params: at root: unexpected property 'zzz'",
-        ),
-        (
-            "chat.history",
-            json!({"sessionKey": "main", "limit": 0}),
-            "invalid chat.history params: at /limit: must be >= 1 and <= 1000",
-        ),
-        (
-            "chat.history",
-            json!({"sessionKey": "a\u{0}b"}),
-            "invalid chat.history params: at /sessionKey: must not contain control characters",
-        ),
-        (
-            "chat.history",
-            json!({"sessionKey": "agent:../x:main"}),
-            "invalid chat.history params: at /sessionKey: names an agent by what is no id: letters, digits, - and _, at most 64",
-        ),
-        (
-            "chat.history",
-            json!({"sessionKey": "agent:other:main"}),
-            "unknown agent id \"other\"",
-        ),
-        (
-            "sessions.patch",
-            json!({"key": "main", "model": 5}),
-            "invalid sessions.patch params: at /model: must be string",
-        ),
-        (
-            "sessions.patch",
-            json!({"key": "main", "worktree": true}),
-            "invalid sessions.patch params: at root: unexpected property 'worktree'",
-        ),
-        (
-            "sessions.patch",
-            json!({"key": "main", "sendPolicy": "ask"}),
-            "invalid sessions.patch params: at /sendPolicy: must be equal to one of the allowed values",
-        ),
-        (
-            "sessions.patch",
-            json!({"key": "main", "expectedSessionId": "x", "label": "y"}),
-            "agent:main:main is another session by now; look at it again",
-        ),
-        (
-            "sessions.delete",
-            json!({"key": "main"}),
-            "agent:main:main is the main session, which cannot be deleted; reset it instead",
-        ),
-        (
-            "sessions.compact",
-            json!({"key": "main"}),
-            "session not found: agent:main:main",
-        ),
-        ("sessions.resolve", json!({"label": "nobody"}), "No session found"),
-        (
-            "sessions.usage",
-            json!({"startDate": "2026-02-31"}),
-            "invalid sessions.usage params: at /startDate: must be a date such as 2026-01-31",
-        ),
-        (
-            "chat.inject",
-            json!({"sessionKey": "main", "message": ""}),
-            "invalid chat.inject params: at /message: must not have fewer than 1 characters",
-        ),
-        (
-            "agents.files.get",
-            json!({"agentId": "main", "name": "../../etc/passwd"}),
-            "invalid agents.files.get params: at /name: must be one of AGENTS.md, SOUL.md, TOOLS.md, IDENTITY.md, USER.md, HEARTBEAT.md, BOOTSTRAP.md, MEMORY.md",
-        ),
-        ("agents.files.list", json!({"agentId": "x"}), "unknown agent id \"x\""),
-    ];
-    for (method, params, expected) in table {
-        assert_eq!(refused(&mut client, method, params).await, expected);
+    let lines: Vec<&str> = NONSENSE.trim().lines().collect();
+    for pair in lines.chunks(2) {
+        let (method, params) = pair[0].split_once(' ').unwrap();
+        let params: Value = serde_json::from_str(params).unwrap();
+        assert_eq!(refused(&mut client, method, params).await, pair[1], "{}", pair[0]);
     }
+}
+
+#[tokio::test]
+async fn what_only_an_admin_may_do_is_refused_to_others() {
+    let gateway = Gateway::start();
     let mut reader = gateway.socket().await;
     reader
         .ask(connect(json!({"scopes": ["operator.read", "operator.write"]})))
@@ -431,7 +376,7 @@ async fn what_makes_no_sense_is_named() {
 }
 
 #[tokio::test]
-async fn workspace_files_are_read_and_written_but_no_link_is_followed() {
+async fn workspace_files_are_read_and_written() {
     let gateway = Gateway::start();
     let mut client = gateway.client().await;
     let workspace = gateway.home.path("koi");
@@ -452,6 +397,13 @@ async fn workspace_files_are_read_and_written_but_no_link_is_followed() {
     )
     .await;
     assert_eq!(file["file"]["content"], "kind");
+}
+
+#[tokio::test]
+async fn no_link_in_the_workspace_is_followed() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let workspace = gateway.home.path("koi");
     fs::write(gateway.home.path("secret"), "s3cret").unwrap();
     std::os::unix::fs::symlink(gateway.home.path("secret"), workspace.join("USER.md")).unwrap();
     fs::File::create(workspace.join("TOOLS.md"))
@@ -468,7 +420,7 @@ async fn workspace_files_are_read_and_written_but_no_link_is_followed() {
     let files = listed["files"].as_array().unwrap();
     let missing = |name: &str| files.iter().find(|file| file["name"] == name).unwrap()["missing"].clone();
     assert_eq!(
-        (missing("USER.md"), missing("SOUL.md"), missing("AGENTS.md")),
+        (missing("USER.md"), missing("TOOLS.md"), missing("AGENTS.md")),
         (json!(true), json!(false), json!(true))
     );
     let error = refused(
