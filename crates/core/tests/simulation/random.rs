@@ -26,8 +26,8 @@ impl Random {
         self.below(of) < hits
     }
 
-    pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+    pub(crate) fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         let index = usize::try_from(self.below(list.len() as u64)).unwrap();
-        &list[index]
+        list[index]
     }
 }

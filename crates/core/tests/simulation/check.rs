@@ -1,0 +1,194 @@
+//! What must hold: before each step, at any time, at rest, and at the end.
+
+use std::collections::BTreeMap;
+
+use koi_core::desired::Desired;
+use koi_core::names;
+use koi_core::observed::{Instance, InstanceState};
+use koi_core::plan::{Step, Verdict};
+use koi_sim::Account;
+
+use super::cluster::CLUSTER;
+use super::operator::{Decision, Round};
+use super::world::World;
+
+impl Round<'_> {
+    /// The launch is what status says to the last field, and what is touched carries our claim.
+    pub(crate) fn check_step(&self, step: &Step, desired: &Desired, decision: &Decision) {
+        if let Step::RunInstances { launch } = step {
+            let recorded = self.object.status().launch;
+            let ours = self.operator.memories[&self.index].seen.as_ref().unwrap().version == self.object.version();
+            if ours {
+                assert_eq!(
+                    recorded.as_ref(),
+                    Some(launch.as_ref()),
+                    "a launch that is not the recorded one"
+                );
+            }
+            assert!(self.object.finalizer, "a launch before the finalizer");
+            let owner = self.account.parameter(&names::owner_parameter(CLUSTER));
+            assert!(owner.is_some(), "a launch before the cluster id is bound");
+        }
+        let (Step::StopInstance { instance_id }
+        | Step::StartInstance { instance_id }
+        | Step::StopOrphan { instance_id }
+        | Step::TerminateInstance { instance_id }) = step
+        else {
+            return;
+        };
+        let instances = decision.observed.instances.present().unwrap();
+        let touched = instances.iter().find(|instance| instance.id == *instance_id).unwrap();
+        assert!(
+            desired.claim().matches(&touched.tags),
+            "{step:?} touches what is not ours"
+        );
+    }
+}
+
+impl World {
+    /// What must hold at any time.
+    pub(crate) fn check(&self) {
+        for object in &self.objects {
+            let uid = object.uid();
+            let mine = |tags: &BTreeMap<String, String>| claimed_by(tags, &uid);
+            let live = self.home.machines().filter(|machine| {
+                mine(&machine.instance.tags)
+                    && !machine.instance.state.is_dying()
+                    && !self.by_hand.contains(&machine.instance.id)
+            });
+            let live: Vec<&str> = live.map(|machine| machine.instance.id.as_str()).collect();
+            assert!(live.len() <= 1, "two live instances of {uid}: {live:?}");
+            let volumes = self
+                .home
+                .disks()
+                .filter(|disk| !disk.is_root && mine(&disk.volume.tags));
+            assert!(volumes.count() <= 2, "more and more volumes of {uid}");
+        }
+        for (uid, volume) in &self.treasures {
+            let kept = self.home.disks().any(|disk| disk.volume.id == *volume);
+            assert!(kept, "the data of {uid} in {volume} is lost");
+        }
+        assert_eq!(strangers(&self.home), self.strangers, "what is not ours was touched");
+        assert!(
+            self.elsewhere.log().is_empty(),
+            "changes in an account where no agent lives"
+        );
+    }
+
+    /// Remembers the volumes of agents that were ready: nobody may lose them any more.
+    pub(crate) fn note_treasures(&mut self) {
+        for object in self.objects.iter().filter(|object| object.exists && !object.going()) {
+            let status = object.status();
+            let healthy = status
+                .gateway
+                .as_ref()
+                .is_some_and(|gateway| gateway.healthy_since.is_some());
+            if let (true, Some(volume)) = (healthy, status.volume) {
+                self.treasures.insert(object.uid(), volume.id);
+            }
+        }
+        let going = self.objects.iter().filter(|object| object.going() || !object.exists);
+        for uid in going.map(super::cluster::Object::uid).collect::<Vec<_>>() {
+            self.treasures.remove(&uid);
+        }
+    }
+
+    /// All who stay are ready, and their world is as they wish.
+    pub(crate) fn check_settled(&self) {
+        for object in self.objects.iter().filter(|object| object.exists) {
+            let status = object.status();
+            let of = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind);
+            let ready = of("Ready").expect("no Ready condition");
+            assert_eq!(
+                (ready.status.as_str(), ready.reason.as_str()),
+                ("True", "Ready"),
+                "{}",
+                ready.message
+            );
+            for condition in &status.conditions {
+                let wanted = if matches!(condition.type_.as_str(), "Reconciling" | "Stalled" | "Suspended") {
+                    "False"
+                } else {
+                    "True"
+                };
+                assert_eq!(condition.status, wanted, "{condition:?}");
+            }
+            let instance = &status.instance.as_ref().expect("no instance").id;
+            let machine = self
+                .home
+                .machine_of(instance)
+                .expect("the instance of status is not there");
+            assert_eq!(machine.instance.state, InstanceState::Running);
+            for id in &machine.instance.security_group_ids {
+                let group = self
+                    .home
+                    .all_groups()
+                    .find(|group| group.id == *id)
+                    .expect("its group is not there");
+                assert!(
+                    group.ingress.iter().all(|rule| rule.from_port == 443),
+                    "a port is open: {:?}",
+                    group.ingress
+                );
+                assert!(!group.ingress.is_empty(), "nobody may come in");
+            }
+        }
+        for memory in self.operators.iter().flat_map(|operator| operator.memories.iter()) {
+            let (index, memory) = memory;
+            if self.objects[*index].exists {
+                assert_eq!(memory.last.as_ref().map(|plan| &plan.verdict), Some(&Verdict::Settled));
+            }
+        }
+    }
+
+    /// Nothing of those who went is left but what they asked to keep.
+    pub(crate) fn check_gone(&self) {
+        for object in &self.objects {
+            let uid = object.uid();
+            let mine = |tags: &BTreeMap<String, String>| claimed_by(tags, &uid);
+            let live = self
+                .home
+                .machines()
+                .filter(|machine| mine(&machine.instance.tags) && machine.instance.state != InstanceState::Terminated);
+            assert_eq!(live.count(), 0, "instances of {uid} are left");
+            let volumes = self.home.disks().filter(|disk| mine(&disk.volume.tags)).count();
+            let snapshots = self.home.snapshots(CLUSTER, &uid).len();
+            match object.start.deletion_policy {
+                "Delete" => assert_eq!((volumes, snapshots), (0, 0), "volumes and snapshots of {uid} are left"),
+                "Snapshot" => assert_eq!(volumes, 0, "volumes of {uid} are left"),
+                _ => assert_eq!(snapshots, 0, "snapshots of {uid} were made"),
+            }
+        }
+        let parameters: Vec<&str> = self
+            .home
+            .parameters()
+            .filter(|name| !name.ends_with("/owner"))
+            .collect();
+        assert!(parameters.is_empty(), "parameters are left: {parameters:?}");
+        let identities: Vec<&str> = self
+            .home
+            .identities()
+            .into_iter()
+            .filter(|name| *name != "stranger")
+            .collect();
+        assert!(identities.is_empty(), "roles or profiles are left: {identities:?}");
+        assert_eq!(self.home.groups(CLUSTER).count(), 0, "security groups are left");
+    }
+}
+
+/// Everything of the account that never was ours, as it is.
+pub(crate) fn strangers(account: &Account) -> (Vec<Instance>, Vec<String>) {
+    let ours = |tags: &BTreeMap<String, String>| tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == CLUSTER);
+    let machines = account.machines().map(|machine| &machine.instance);
+    let groups = account.all_groups().filter(|group| !ours(&group.tags));
+    (
+        machines.filter(|instance| !ours(&instance.tags)).cloned().collect(),
+        groups.map(|group| format!("{group:?}")).collect(),
+    )
+}
+
+/// The claim of one of our agents.
+pub(crate) fn claimed_by(tags: &BTreeMap<String, String>, uid: &str) -> bool {
+    let of = |key: &str| tags.get(key).map(String::as_str);
+    (of(names::TAG_CLUSTER), of(names::TAG_AGENT_UID)) == (Some(CLUSTER), Some(uid))
+}

@@ -1,0 +1,154 @@
+//! The API server as far as the policy meets it: objects with versions, their Secrets, and people who edit them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use koi_core::api::{KoiAgent, KoiAgentStatus, annotations};
+use koi_core::desired::{Desired, NamespaceFacts, Settings};
+use koi_core::plan::Why;
+use koi_core::status;
+use serde_json::{Value, json};
+
+use super::schedule::{Edit, Fault, Start};
+
+/// The installation.
+pub(crate) const CLUSTER: &str = "sim";
+
+/// One KoiAgent and what belongs to it.
+pub(crate) struct Object {
+    pub(crate) agent: KoiAgent,
+    pub(crate) start: Start,
+    pub(crate) exists: bool,
+    pub(crate) finalizer: bool,
+    /// Version of the Secret's content; the count never goes back.
+    pub(crate) secret: Option<u32>,
+    pub(crate) secrets_made: u32,
+    pub(crate) gateway_broken: bool,
+    /// Faults of coming steps: so many steps from now.
+    pub(crate) faults: Vec<(u8, Fault)>,
+    /// Writes to the object and its Secret by the operator.
+    pub(crate) writes: usize,
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        cluster_id: CLUSTER.into(),
+        device_public_key: "key".into(),
+        ..Settings::default()
+    }
+}
+
+impl Object {
+    pub(crate) fn new(index: usize, start: Start) -> Self {
+        let power = if start.suspended { "Suspended" } else { "Running" };
+        let agent = serde_json::from_value(json!({
+            "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent",
+            "metadata": {"name": format!("a{index}"), "namespace": "n", "uid": format!("uid-{index}"), "generation": 1, "resourceVersion": "1"},
+            "spec": {"power": power, "storage": {"deletionPolicy": start.deletion_policy}, "workspace": {"files": {"SOUL.md": "calm"}}},
+        }))
+        .unwrap();
+        Self {
+            agent,
+            start,
+            exists: false,
+            finalizer: false,
+            secret: None,
+            secrets_made: 0,
+            gateway_broken: false,
+            faults: Vec::new(),
+            writes: 0,
+        }
+    }
+
+    pub(crate) fn uid(&self) -> String {
+        self.agent.metadata.uid.clone().unwrap_or_default()
+    }
+
+    pub(crate) fn going(&self) -> bool {
+        self.agent.metadata.deletion_timestamp.is_some()
+    }
+
+    pub(crate) fn status(&self) -> KoiAgentStatus {
+        self.agent.status.clone().unwrap_or_default()
+    }
+
+    /// What the operator settles from the object; a plan that is gone is met only by those who go.
+    pub(crate) fn wish(&self) -> Result<Desired, Why> {
+        let mode = if self.start.own_identity { "PerAgent" } else { "Shared" };
+        let plan = serde_json::from_value(json!({
+            "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "p", "generation": 1},
+            "spec": {"identity": {"mode": mode}},
+        }))
+        .unwrap();
+        let plan = Some(&plan).filter(|_| !(self.going() && self.start.plan_goes));
+        Desired::resolve(&self.agent, plan, &NamespaceFacts::default(), &settings())
+    }
+
+    /// Somebody edits spec or annotations.
+    pub(crate) fn edit(&mut self, edit: Edit, now: Timestamp) {
+        match edit {
+            Edit::Power(power) => self.set("power", json!(power)),
+            Edit::Type(kind) => self.set("instance", json!({"type": kind})),
+            Edit::Ingress(cidr) => self.set("network", json!({"ingressCidrs": [cidr]})),
+            Edit::Volume(size) => {
+                let policy = self.start.deletion_policy;
+                self.set("storage", json!({"deletionPolicy": policy, "dataVolumeGiB": size}));
+            }
+            Edit::Config(level) => {
+                let level = ["info", "debug", "warn"][level as usize % 3];
+                self.set("gateway", json!({"config": {"logging": {"level": level}}}));
+            }
+            Edit::Pause(paused) => self.annotate(annotations::PAUSED, paused.then_some("true")),
+            Edit::RotateToken(number) => self.annotate(annotations::ROTATE_TOKEN, Some(&format!("r{number}"))),
+            Edit::Delete => {
+                self.agent.metadata.deletion_timestamp.get_or_insert(status::time(now));
+                self.bump();
+                self.exists &= self.finalizer;
+            }
+        }
+    }
+
+    fn set(&mut self, field: &str, value: Value) {
+        let mut spec = serde_json::to_value(&self.agent.spec).unwrap();
+        if spec[field] == value {
+            return;
+        }
+        spec[field] = value;
+        self.agent.spec = serde_json::from_value(spec).unwrap();
+        *self.agent.metadata.generation.get_or_insert(0) += 1;
+        self.bump();
+    }
+
+    fn annotate(&mut self, key: &str, value: Option<&str>) {
+        let all = self.agent.metadata.annotations.get_or_insert_with(BTreeMap::new);
+        match value {
+            Some(value) => drop(all.insert(key.to_owned(), value.to_owned())),
+            None => drop(all.remove(key)),
+        }
+        self.bump();
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.agent.metadata.resource_version.as_ref().unwrap().parse().unwrap()
+    }
+
+    /// The object was written.
+    pub(crate) fn bump(&mut self) {
+        self.agent.metadata.resource_version = Some((self.version() + 1).to_string());
+    }
+
+    /// A fresh Secret, never one that was there before.
+    pub(crate) fn make_secret(&mut self) {
+        self.secrets_made += 1;
+        self.secret = Some(self.secrets_made);
+    }
+
+    /// The fault of this step, if one is due.
+    pub(crate) fn next_fault(&mut self) -> Option<Fault> {
+        for (left, _) in &mut self.faults {
+            *left = left.saturating_sub(1);
+        }
+        let due = self.faults.iter().position(|(left, _)| *left == 0)?;
+        Some(self.faults.remove(due).1)
+    }
+}

@@ -1,0 +1,249 @@
+//! Observe: what the controller puts together from status, fleet view and look-ups, and what a probe meets.
+
+use jiff::{SignedDuration, Timestamp};
+use koi_core::api::DeletionPolicy;
+use koi_core::desired::{Desired, DesiredAgent};
+use koi_core::names;
+use koi_core::observed::{
+    GatewayHealth, Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, ProbeFailure, Recorded, SecretFacts,
+    SecurityGroup, Subnet, Volume,
+};
+use koi_core::plan::{Why, current_instance, data_volume_id, probe_target};
+use koi_core::render::{identity, network};
+use koi_sim::Account;
+
+use super::cluster::{CLUSTER, Object};
+use super::operator::Round;
+
+/// The owner record says that this is our cluster.
+pub(crate) const OWNER: &str = "us";
+/// How long a machine boots.
+const BOOT: SignedDuration = SignedDuration::from_secs(4);
+/// How long look-ups are remembered.
+const LOOKUP: SignedDuration = SignedDuration::from_secs(900);
+/// How long a thing that is not there is remembered as such.
+const ABSENT: SignedDuration = SignedDuration::from_secs(30);
+
+impl Round<'_> {
+    pub(crate) fn observe(&mut self, wish: &Result<Desired, Why>) -> Observed {
+        let mut observed = self.remembered(wish);
+        let Ok(desired) = wish else { return observed };
+        match desired {
+            Desired::Present(agent) => self.look_up_present(agent, &mut observed),
+            Desired::Absent(farewell) => {
+                observed.place = Known::Present(self.account.place.clone());
+                observed.owner = self.owner();
+                if let Some(role) = &farewell.own_role {
+                    observed.identity = Known::Present(self.identity(role));
+                }
+                let volumes = observed.volumes.present().is_some_and(|volumes| !volumes.is_empty());
+                if farewell.deletion_policy == DeletionPolicy::Snapshot && volumes {
+                    let snapshots = self.account.snapshots(CLUSTER, &farewell.claim.agent_uid);
+                    observed.snapshots = Known::Present(snapshots);
+                }
+            }
+        }
+        if let Desired::Present(agent) = desired {
+            observed.secret = self.secret(agent, &observed);
+        }
+        self.probe(desired, &mut observed);
+        observed
+    }
+
+    fn remembered(&mut self, wish: &Result<Desired, Why>) -> Observed {
+        let recorded = Recorded::from_status(&self.status);
+        let uid = self.object.uid();
+        if matches!(wish, Ok(Desired::Absent(_))) {
+            self.operator.index.want_fresh(&uid);
+        }
+        let ids: Vec<&str> = recorded
+            .instance_id
+            .iter()
+            .chain(&recorded.volume_id)
+            .map(String::as_str)
+            .collect();
+        let mut view = self.operator.index.view(&uid, &ids);
+        complete_sizes(&mut view.volumes, &self.status);
+        let memory = &self.operator.memories[&self.index];
+        let mut observed = Observed {
+            has_finalizer: memory.seen.as_ref().unwrap().finalizer,
+            instances: view.instances,
+            volumes: view.volumes,
+            seen_at: view.seen_at,
+            changed_at: view.changed_at,
+            unseen: view.unseen,
+            launch_trace: memory.launches.of(recorded.launch.as_ref()),
+            refusal: memory.refused.clone(),
+            recorded,
+            ..Observed::default()
+        };
+        observed.console = current_instance(&observed)
+            .and_then(|instance| memory.console.clone().filter(|(id, _)| *id == instance.id))
+            .map(|(_, text)| text);
+        observed
+    }
+
+    fn look_up_present(&mut self, agent: &DesiredAgent, observed: &mut Observed) {
+        observed.place = Known::Present(self.account.place.clone());
+        observed.owner = self.owner();
+        observed.image = Known::Present("ami-1".into());
+        let zone = self.status.volume.as_ref().and_then(|volume| volume.zone.clone());
+        let subnet = self.subnet(zone.as_deref());
+        let mut identity = self.identity(&agent.identity.profile);
+        let wanted = identity::role_policy(CLUSTER, &self.account.place, &agent.role_models, &agent.identity.scope);
+        let (_, role) = self.account.identity(&agent.identity.profile);
+        identity.policy_current &= role
+            .and_then(|role| role.policy.as_deref())
+            .is_some_and(|policy| policy == wanted);
+        observed.identity = Known::Present(identity);
+        observed.security_group = self.group(agent, &subnet);
+        observed.subnet = Known::Present(subnet);
+    }
+
+    fn subnet(&self, zone: Option<&str>) -> Subnet {
+        let subnets = &self.account.subnets;
+        let found = subnets
+            .iter()
+            .find(|subnet| zone.is_none_or(|zone| subnet.zone == zone));
+        found.unwrap_or(&subnets[0]).clone()
+    }
+
+    fn group(&mut self, agent: &DesiredAgent, subnet: &Subnet) -> Known<SecurityGroup> {
+        let rule_set = network::rule_set(&network::rules(&agent.ingress, subnet));
+        let name = names::security_group(CLUSTER, &rule_set);
+        match self.operator.index.group(&subnet.vpc_id, &name) {
+            None => Known::Unknown,
+            Some(None) => Known::Absent,
+            Some(Some(group)) => Known::Present(group.facts),
+        }
+    }
+
+    fn owner(&mut self) -> OwnerRecord {
+        if let Some((owner, until)) = self.operator.owner.as_ref().filter(|(_, until)| self.now < *until) {
+            let _ = until;
+            return owner.clone();
+        }
+        let owner = match self.account.parameter(&names::owner_parameter(CLUSTER)) {
+            None => OwnerRecord::Unbound,
+            Some(record) if record.value == OWNER => OwnerRecord::Ours,
+            Some(record) => OwnerRecord::Foreign {
+                kube_system_uid: record.value.clone(),
+            },
+        };
+        let pause = if owner == OwnerRecord::Ours { LOOKUP } else { ABSENT };
+        self.operator.owner = Some((owner.clone(), self.now.saturating_add(pause).unwrap()));
+        owner
+    }
+
+    /// Remembered for a while, as the look-ups do; our own changes are noted.
+    pub(crate) fn identity(&mut self, name: &str) -> Identity {
+        let (now, known) = (self.now, self.operator.identities.get(name));
+        if let Some((identity, until)) = known.filter(|(_, until)| now < *until) {
+            let _ = until;
+            return identity.clone();
+        }
+        let changed_at = known.and_then(|(identity, _)| identity.changed_at);
+        let identity = Identity {
+            changed_at,
+            ..identity_of(self.account, name)
+        };
+        let pause = if identity.profile_arn.is_some() { LOOKUP } else { ABSENT };
+        let until = now.saturating_add(pause).unwrap();
+        self.operator
+            .identities
+            .insert(name.to_owned(), (identity.clone(), until));
+        identity
+    }
+
+    fn secret(&self, agent: &DesiredAgent, observed: &Observed) -> Known<SecretFacts> {
+        let Some(version) = self.object.secret else {
+            return Known::Absent;
+        };
+        let instance = current_instance(observed);
+        let volume = instance.and_then(|instance| data_volume_id(observed, instance));
+        Known::Present(SecretFacts {
+            problem: None,
+            tls_sha256: format!("tls{version}"),
+            not_after: Timestamp::MAX,
+            bundle_sha256: volume.map(|volume| bundle_text(version, &volume, &agent.config_sha256)),
+        })
+    }
+
+    /// Who can be asked is asked.
+    fn probe(&mut self, desired: &Desired, observed: &mut Observed) {
+        let asked =
+            probe_target(desired, observed).map(|instance| probe(self.account, self.object, instance, self.now));
+        let memory = self.operator.memory(self.index);
+        if asked.is_some() {
+            memory.probe = asked;
+        }
+        observed.probe.clone_from(&memory.probe);
+    }
+}
+
+/// What IAM shows, as the planner knows it.
+pub(crate) fn identity_of(account: &Account, name: &str) -> Identity {
+    let (profile, role) = account.identity(name);
+    let claimed = |tags: &std::collections::BTreeMap<String, String>| {
+        tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == CLUSTER)
+    };
+    let tags = profile.map(|profile| &profile.tags).or(role.map(|role| &role.tags));
+    Identity {
+        profile_arn: profile.map(|_| account.profile_arn(name)),
+        ours: tags.is_none_or(claimed),
+        role_exists: role.is_some(),
+        policy_current: role.is_some_and(|role| role.policy.is_some()),
+        role_in_profile: profile.is_some_and(|profile| profile.role.is_some()),
+        changed_at: None,
+    }
+}
+
+/// What a bundle is made of, as far as the simulation goes.
+pub(crate) fn bundle_text(secret: u32, volume: &str, config: &str) -> String {
+    format!("{secret} {volume} {config}")
+}
+
+/// The way of a probe: a machine that booted, with its volume and a bundle, whose gateway holds the Secret's token.
+pub(crate) fn probe(account: &Account, object: &Object, instance: &Instance, now: Timestamp) -> Probe {
+    let failed = |hop, message: &str| {
+        Err(ProbeFailure {
+            hop,
+            message: message.to_owned(),
+        })
+    };
+    let name = names::bundle_parameter(CLUSTER, &object.uid(), &instance.id);
+    let bundle = account.parameter(&name).map(|parameter| parameter.value.as_str());
+    let machine = account.machine_of(&instance.id);
+    let booted = machine
+        .and_then(|machine| machine.running_since)
+        .is_some_and(|since| now.duration_since(since) >= BOOT);
+    let mounted = machine.is_some_and(|machine| machine.data_volume.is_some() && machine.impaired.is_empty());
+    let parts: Vec<&str> = bundle.unwrap_or_default().split(' ').collect();
+    let outcome = if !booted || !mounted || object.gateway_broken || parts.len() != 3 {
+        failed(Hop::Connect, "refused")
+    } else if Some(parts[0]) != object.secret.map(|version| version.to_string()).as_deref() {
+        failed(Hop::Tls, "another certificate")
+    } else {
+        Ok(GatewayHealth {
+            ok: true,
+            version: "1".into(),
+            config_sha256: Some(parts[2].to_owned()),
+            workspace_seeded: false,
+            detail: None,
+        })
+    };
+    Probe {
+        at: now,
+        instance_id: instance.id.clone(),
+        outcome,
+    }
+}
+
+/// A volume that only a block device mapping names has the size of its launch.
+fn complete_sizes(volumes: &mut Known<Vec<Volume>>, status: &koi_core::api::KoiAgentStatus) {
+    let Known::Present(volumes) = volumes else { return };
+    let recorded = status.volume.as_ref().and_then(|volume| volume.size_gib);
+    for volume in volumes.iter_mut().filter(|volume| volume.size_gib == 0) {
+        volume.size_gib = recorded.unwrap_or(1).into();
+    }
+}

@@ -1,0 +1,518 @@
+//! The world of one schedule: an account, a cluster, one or two operators, and a time that jumps to what happens next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use koi_core::api::KoiAgentStatus;
+use koi_core::fleet::{Group, Sighting};
+use koi_core::names;
+use koi_core::observed::{Instance, Place};
+use koi_core::plan::{SharedGroup, SharedIdentity, Step, Verdict, count_unused, plan_shared};
+use koi_sim::{Account, Sight, Wanted};
+
+use super::check::{claimed_by, strangers};
+use super::cluster::{CLUSTER, Object};
+use super::observe::{identity_of, probe};
+use super::operator::{Operator, Outcome, Round, Seen};
+use super::schedule::{Deed, Edit, Event, Schedule, What};
+
+/// Between two sweeps.
+const SWEEP: SignedDuration = SignedDuration::from_secs(30);
+/// What is in transit is read again after this.
+const FOLLOW: SignedDuration = SignedDuration::from_secs(2);
+
+pub(crate) struct World {
+    pub(crate) home: Account,
+    /// Where the credentials may lead by mistake.
+    pub(crate) elsewhere: Account,
+    pub(crate) objects: Vec<Object>,
+    pub(crate) operators: Vec<Operator>,
+    /// Instances that somebody made by hand.
+    pub(crate) by_hand: BTreeSet<String>,
+    /// Data volumes of agents that were ready.
+    pub(crate) treasures: BTreeMap<String, String>,
+    pub(crate) strangers: (Vec<Instance>, Vec<String>),
+    pub(crate) history: Vec<String>,
+    now: Timestamp,
+    away: u8,
+    late: bool,
+    hidden: BTreeSet<usize>,
+    no_sweeps: u8,
+}
+
+impl World {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let place = |account: &str| Place {
+            account: account.into(),
+            region: "us-east-1".into(),
+        };
+        let mut home = Account::new(place("123456789012"), now);
+        home.manners.read_lag = SignedDuration::from_secs(schedule.lag);
+        populate(&mut home);
+        let now = home.now();
+        let objects = schedule.agents.iter().enumerate();
+        Self {
+            strangers: strangers(&home),
+            home,
+            elsewhere: Account::new(place("999999999999"), now),
+            objects: objects.map(|(index, start)| Object::new(index, *start)).collect(),
+            operators: vec![Operator::new(now)],
+            by_hand: BTreeSet::new(),
+            treasures: BTreeMap::new(),
+            history: Vec::new(),
+            now,
+            away: 0,
+            late: schedule.lag > 0,
+            hidden: BTreeSet::new(),
+            no_sweeps: 0,
+        }
+    }
+
+    /// Agents whose time has come are created.
+    pub(crate) fn create(&mut self, round: u32) {
+        for index in 0..self.objects.len() {
+            let object = &mut self.objects[index];
+            if object.start.round == round && !object.going() {
+                object.exists = true;
+                self.changed(index);
+            }
+        }
+    }
+
+    /// Time goes on to what happens next, and whoever is due is looked at.
+    pub(crate) fn round(&mut self) {
+        self.now = self.next_moment();
+        self.home.advance(self.now);
+        self.elsewhere.advance(self.now);
+        self.away = self.away.saturating_sub(1);
+        if self.away == 1 {
+            self.restart();
+        }
+        for number in 0..self.operators.len() {
+            self.read(number);
+            for index in 0..self.objects.len() {
+                self.reconcile(number, index);
+            }
+        }
+        self.note_treasures();
+        self.check();
+    }
+
+    fn next_moment(&self) -> Timestamp {
+        let soonest = self.now.saturating_add(SignedDuration::from_secs(1)).unwrap();
+        let due = self.operators.iter().flat_map(|operator| {
+            let agents = operator
+                .memories
+                .iter()
+                .filter(|(index, _)| self.objects[**index].exists);
+            let moving = !operator.index.in_transit().0.is_empty() || !operator.index.in_transit().1.is_empty();
+            let follow = moving.then(|| self.now.saturating_add(FOLLOW).unwrap());
+            agents
+                .map(|(_, memory)| memory.next_at)
+                .chain([operator.next_sweep])
+                .chain(follow)
+        });
+        due.min().unwrap_or(soonest).max(soonest)
+    }
+
+    /// The sweep when it is due, and targeted reads of what is in transit.
+    fn read(&mut self, number: usize) {
+        let (now, account) = (self.now, if self.away > 0 { &self.elsewhere } else { &self.home });
+        let sight = Sight {
+            late: self.late,
+            hides: self
+                .hidden
+                .iter()
+                .flat_map(|index| ids_of(account, &self.objects[*index].uid()))
+                .collect(),
+        };
+        let operator = &mut self.operators[number];
+        let mut woken = BTreeSet::new();
+        if operator.next_sweep <= now {
+            operator.next_sweep = now.saturating_add(SWEEP).unwrap();
+            if self.no_sweeps > 0 {
+                self.no_sweeps -= 1;
+                operator.next_sweep = now.saturating_add(SignedDuration::from_secs(5)).unwrap();
+                return;
+            }
+            woken = operator.index.take_sweep(now, now, sighting(account, &sight));
+            operator.sweeps += 1;
+            self.hidden.clear();
+            self.tidy(number);
+            self.ask_gateways(number);
+        } else {
+            let (instances, volumes) = operator.index.in_transit();
+            let (instances, volumes) = (
+                instances.into_iter().collect::<Vec<_>>(),
+                volumes.into_iter().collect::<Vec<_>>(),
+            );
+            if !instances.is_empty() {
+                let seen = account.instances(CLUSTER, &instances, &sight);
+                woken.extend(operator.index.take_instances(&instances, now, now, seen));
+            }
+            if !volumes.is_empty() {
+                let seen = account.volumes(CLUSTER, &volumes, &sight);
+                woken.extend(operator.index.take_volumes(&volumes, now, now, seen));
+            }
+        }
+        for index in 0..self.objects.len() {
+            if woken.contains(&self.objects[index].uid()) {
+                self.operators[number].wake(index);
+            }
+        }
+    }
+
+    /// Probes go on while nothing else happens: whose answer turns is looked at.
+    fn ask_gateways(&mut self, number: usize) {
+        for (index, object) in self.objects.iter().enumerate() {
+            let memory = self.operators[number].memory(index);
+            let Some(last) = &memory.probe else { continue };
+            let Some(machine) = self.home.machine_of(&last.instance_id) else {
+                continue;
+            };
+            let fresh = probe(&self.home, object, &machine.instance, self.now);
+            if fresh.outcome.is_ok() != last.outcome.is_ok() {
+                self.operators[number].wake(index);
+            }
+        }
+    }
+
+    fn reconcile(&mut self, number: usize, index: usize) {
+        let due = self.operators[number].memory(index).next_at <= self.now;
+        if !due || !self.objects[index].exists {
+            return;
+        }
+        let known = self.operators[number].sweeps > 0 || self.objects[index].going();
+        if !known && self.objects[index].status().observed_generation >= 0 {
+            return;
+        }
+        let mut told = Vec::new();
+        let outcome = Round {
+            operator: &mut self.operators[number],
+            object: &mut self.objects[index],
+            account: if self.away > 0 {
+                &mut self.elsewhere
+            } else {
+                &mut self.home
+            },
+            index,
+            now: self.now,
+            told: &mut told,
+            status: KoiAgentStatus::default(),
+        }
+        .run();
+        for text in told {
+            self.note(&format!("operator {number}: {text}"));
+        }
+        if matches!(outcome, Outcome::Died) {
+            self.operators[number] = Operator::new(self.now);
+        }
+    }
+
+    /// What is shared and has no user goes after two sweeps.
+    fn tidy(&mut self, number: usize) {
+        let Some(groups) = self.operators[number].index.groups() else {
+            return;
+        };
+        let mut users = self.operators[number].index.used();
+        for object in self.objects.iter().filter(|object| object.exists && !object.going()) {
+            users.extend(object.status().security_group_id);
+            if let Ok(koi_core::desired::Desired::Present(agent)) = object.wish() {
+                users.insert(agent.identity.profile.clone());
+                for subnet in &self.home.subnets {
+                    let rules = koi_core::render::network::rules(&agent.ingress, subnet);
+                    let name = names::security_group(CLUSTER, &koi_core::render::network::rule_set(&rules));
+                    users.extend(
+                        groups
+                            .iter()
+                            .filter(|group| group.name == name)
+                            .map(|group| group.facts.id.clone()),
+                    );
+                }
+            }
+        }
+        let groups: Vec<SharedGroup> = groups
+            .into_iter()
+            .map(|group| SharedGroup {
+                id: group.facts.id,
+                name: group.name,
+            })
+            .collect();
+        let names: Vec<String> = self.operators[number].identities.keys().cloned().collect();
+        let shared = names.into_iter().filter(|name| is_shared(&self.home, name));
+        let identities: Vec<SharedIdentity> = shared
+            .map(|name| SharedIdentity {
+                identity: identity_of(&self.home, &name),
+                name,
+            })
+            .collect();
+        let keys = groups.iter().map(|group| group.id.as_str());
+        let keys = keys.chain(identities.iter().map(|identity| identity.name.as_str()));
+        let unused = count_unused(&self.operators[number].unused, keys, &users);
+        let steps = plan_shared(&groups, &identities, &unused);
+        self.operators[number].unused = unused;
+        if self.away == 0 {
+            for step in steps {
+                self.remove_shared(number, &step);
+            }
+        }
+    }
+
+    fn remove_shared(&mut self, number: usize, step: &Step) {
+        let (account, operator) = (&mut self.home, &mut self.operators[number]);
+        let (name, done) = match step {
+            Step::DeleteSecurityGroup { group_id } => {
+                if account.delete_group(group_id).is_ok() {
+                    operator.index.note_deleted_group(group_id);
+                }
+                return;
+            }
+            Step::RemoveRoleFromInstanceProfile { role } => (role, account.remove_role(role, role)),
+            Step::DeleteInstanceProfile { profile } => (profile, account.delete_profile(profile)),
+            Step::DeleteRolePolicy { role } => (role, account.delete_role_policy(role)),
+            Step::DeleteRole { role } => (role, account.delete_role(role)),
+            other => panic!("not a shared thing: {other:?}"),
+        };
+        let _ = done;
+        // The look-ups note it; here the next look is as good, as long as somebody still knows the name.
+        let identity = identity_of(account, name);
+        operator.identities.insert(name.clone(), (identity, self.now));
+    }
+
+    pub(crate) fn note(&mut self, text: &str) {
+        let text: String = text.chars().take(200).collect();
+        self.history
+            .push(format!("{:>6} s  {text}", self.now.as_second() - 1_700_000_060));
+    }
+
+    /// The watch shows the object to every operator.
+    fn changed(&mut self, index: usize) {
+        let object = &self.objects[index];
+        let seen = Seen {
+            agent: object.agent.clone(),
+            finalizer: object.finalizer,
+            version: object.version(),
+        };
+        for operator in &mut self.operators {
+            operator.memory(index).seen = Some(seen.clone());
+            operator.wake(index);
+        }
+    }
+
+    /// What one operator wrote is shown to the other, a round later.
+    pub(crate) fn sync(&mut self) {
+        if self.operators.len() < 2 {
+            return;
+        }
+        for index in 0..self.objects.len() {
+            let version = self.objects[index].version();
+            let behind = |operator: &Operator| {
+                let seen = operator.memories.get(&index).and_then(|memory| memory.seen.as_ref());
+                seen.is_none_or(|seen| seen.version != version)
+            };
+            if self.operators.iter().any(behind) {
+                self.changed(index);
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        for operator in &mut self.operators {
+            *operator = Operator::new(self.now);
+        }
+    }
+
+    pub(crate) fn happen(&mut self, event: &Event) {
+        self.note(&format!("{:?}", event.what));
+        match event.what {
+            What::Crash => self.restart(),
+            What::SecondLeader if self.operators.len() < 2 => self.operators.push(Operator::new(self.now)),
+            What::SecondLeader => {}
+            What::LateReads(late) => self.late = late,
+            What::Hide(agent) => drop(self.hidden.insert(agent)),
+            What::NoSweep(times) => self.no_sweeps = times,
+            What::OtherAccount(rounds) => {
+                // Whoever has no home yet would find one there.
+                let homeless = |object: &Object| object.exists && object.status().cloud.is_none();
+                if !self.objects.iter().any(homeless)
+                    && self.objects.iter().all(|object| object.start.round < event.round)
+                {
+                    self.away = rounds + 1;
+                    self.restart();
+                }
+            }
+            What::Fault { agent, nth, fault } => self.objects[agent].faults.push((nth + 1, fault)),
+            What::Outside { agent, deed } => self.outside(agent, deed),
+            What::Edit { agent, edit } => self.edit(agent, edit),
+        }
+    }
+
+    pub(crate) fn edit(&mut self, agent: usize, edit: Edit) {
+        if !self.objects[agent].exists {
+            return;
+        }
+        self.objects[agent].edit(edit, self.now);
+        self.changed(agent);
+    }
+
+    fn outside(&mut self, agent: usize, deed: Deed) {
+        let object = &mut self.objects[agent];
+        let (uid, status) = (object.uid(), object.status());
+        let id = status
+            .instance
+            .as_ref()
+            .map(|instance| instance.id.clone())
+            .unwrap_or_default();
+        let groups: Vec<String> = self.home.groups(CLUSTER).map(|group| group.id.clone()).collect();
+        match deed {
+            Deed::Stop => self.home.somebody_stops(&id),
+            Deed::Terminate => self.home.somebody_terminates(&id),
+            Deed::LoseLaunchTag => self.home.untags(&id, &[names::TAG_LAUNCH]),
+            Deed::OpenPort => groups.iter().take(1).for_each(|group| self.home.opens(group, 22)),
+            Deed::CloseGroup => groups.iter().take(1).for_each(|group| self.home.closes(group)),
+            Deed::Detach => self.home.detaches(&id),
+            Deed::DropBundle => self.home.drops_parameter(&names::bundle_parameter(CLUSTER, &uid, &id)),
+            Deed::EmptyProfile => status
+                .instance_profile
+                .iter()
+                .for_each(|name| self.home.empties_profile(name)),
+            Deed::Impair(check) => self.home.impairs(&id, check),
+            Deed::Copy => self.by_hand.extend(self.home.copies(&id, &BTreeMap::new())),
+            Deed::BreakGateway => object.gateway_broken = true,
+            Deed::MendGateway => object.gateway_broken = false,
+            Deed::DeleteSecret => {
+                object.secret = None;
+                self.changed(agent);
+            }
+            Deed::EditSecret => {
+                if object.secret.is_some() {
+                    object.make_secret();
+                }
+                self.changed(agent);
+            }
+        }
+    }
+
+    /// From here on nothing goes wrong, and everybody who stays is to run.
+    pub(crate) fn calm(&mut self) {
+        self.note("calm");
+        self.late = false;
+        self.hidden.clear();
+        self.no_sweeps = 0;
+        if self.away > 0 {
+            self.away = 0;
+            self.restart();
+        }
+        self.operators.truncate(1);
+        self.home.manners.read_lag = SignedDuration::ZERO;
+        for index in 0..self.objects.len() {
+            self.objects[index].gateway_broken = false;
+            self.objects[index].faults.clear();
+            self.edit(index, Edit::Pause(false));
+            if !self.objects[index].going() {
+                self.edit(index, Edit::Power("Running"));
+            }
+        }
+    }
+
+    /// Everybody who stays is at rest, everybody who goes is gone, and nothing moves.
+    pub(crate) fn settled(&self) -> bool {
+        let still = self.home.machines().all(|machine| {
+            self.by_hand.contains(&machine.instance.id)
+                || matches!(
+                    machine.instance.state,
+                    koi_core::observed::InstanceState::Running
+                        | koi_core::observed::InstanceState::Terminated
+                        | koi_core::observed::InstanceState::Stopped
+                )
+        });
+        still
+            && self.objects.iter().enumerate().all(|(index, object)| {
+                let memory = self.operators[0].memories.get(&index);
+                let looked_at = memory.filter(|memory| memory.next_at > self.now);
+                let last = looked_at.and_then(|memory| memory.last.as_ref());
+                let rests = last.is_some_and(|plan| plan.verdict == Verdict::Settled && plan.steps.is_empty());
+                !object.exists || (rests && !object.going())
+            })
+    }
+
+    pub(crate) fn gone(&self) -> bool {
+        self.objects.iter().all(|object| !object.exists)
+    }
+
+    /// Writes to the cluster and changes in the cloud so far.
+    pub(crate) fn effects(&self) -> (usize, usize) {
+        (
+            self.objects.iter().map(|object| object.writes).sum(),
+            self.home.log().len(),
+        )
+    }
+
+    pub(crate) fn trace(&self) -> String {
+        let skip = self.history.len().saturating_sub(200);
+        let status: Vec<String> = self
+            .objects
+            .iter()
+            .map(|object| format!("{:?}", object.agent.status))
+            .collect();
+        format!("{}\n{}", self.history[skip..].join("\n"), status.join("\n"))
+    }
+}
+
+fn sighting(account: &Account, sight: &Sight) -> Sighting {
+    let mut instances = account.instances(CLUSTER, &[], sight);
+    let impaired = account.impairments();
+    for instance in &mut instances {
+        instance.impaired = impaired.get(&instance.id).cloned();
+    }
+    let groups = account.groups(CLUSTER).map(|group| Group {
+        name: group.name.clone(),
+        vpc_id: group.vpc_id.clone(),
+        facts: group.facts(CLUSTER),
+        tags: group.tags.clone(),
+    });
+    Sighting {
+        instances,
+        volumes: account.volumes(CLUSTER, &[], sight),
+        groups: groups.collect(),
+    }
+}
+
+fn ids_of(account: &Account, uid: &str) -> Vec<String> {
+    let machines = account
+        .machines()
+        .filter(|machine| claimed_by(&machine.instance.tags, uid));
+    machines.map(|machine| machine.instance.id.clone()).collect()
+}
+
+fn is_shared(account: &Account, name: &str) -> bool {
+    let (profile, role) = account.identity(name);
+    let tags = profile.map(|profile| &profile.tags).or(role.map(|role| &role.tags));
+    tags.is_some_and(|tags| !tags.contains_key(names::TAG_AGENT_UID))
+}
+
+/// Things of others: one without a claim, one of another installation.
+fn populate(account: &mut Account) {
+    let ours_elsewhere = BTreeMap::from([
+        (names::TAG_CLUSTER.to_owned(), "other".to_owned()),
+        (names::TAG_AGENT_UID.to_owned(), "uid-0".to_owned()),
+    ]);
+    let subnet = account.subnets[0].clone();
+    let _ = account.unlogged(|account| {
+        account.create_group("default", &subnet.vpc_id, &BTreeMap::new())?;
+        for (token, tags) in [("s1", BTreeMap::new()), ("s2", ours_elsewhere)] {
+            account.run_instances(&Wanted {
+                token: token.into(),
+                image: "ami-9".into(),
+                subnet_id: subnet.id.clone(),
+                volume_gib: Some(8),
+                tags,
+                ..Wanted::default()
+            })?;
+        }
+        Ok(())
+    });
+    let later = account.now().saturating_add(SignedDuration::from_secs(60)).unwrap();
+    account.advance(later);
+}
