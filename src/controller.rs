@@ -322,11 +322,16 @@ impl<'a, C: Cloud> Round<'a, C> {
         known && waiting
     }
 
-    fn plan(&self, wish: Result<Arc<Desired>, Why>, observed: Observed) -> Decision {
+    fn plan(&mut self, wish: Result<Arc<Desired>, Why>, mut observed: Observed) -> Decision {
         let plan = match &wish {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
             Err(why) => blocked(why.clone()),
         };
+        if plan.is_at_rest() && self.memory.refused.is_some() {
+            // What was refused is no longer asked for: somebody else did it, or the wish turned.
+            self.memory.refused = None;
+            observed.refusal = None;
+        }
         tracing::debug!(steps = ?plan.steps.iter().map(koi_core::plan::Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");
         Decision { wish, observed, plan }
     }

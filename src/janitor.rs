@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use koi_core::api::builtin::SHARED_PROFILE;
 use koi_core::names::TAG_AGENT_UID;
 use koi_core::observed::OwnerRecord;
 use koi_core::plan::{SharedGroup, SharedIdentity, count_unused, plan_shared};
@@ -19,13 +20,29 @@ type Unused = BTreeMap<String, u32>;
 pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::Receiver<u64>, reaping: Reaping) {
     let mut reaper = Reaper::new(reaping);
     context.stores.listed().await;
-    let mut unused = Unused::new();
+    let (mut unused, mut met) = (Unused::new(), false);
     while swept.changed().await.is_ok() {
+        met = met || meet_shared(&context).await;
         forget_the_gone(&context);
         reaper.look(&context).await;
         context.metrics.set_agents(&context.stores.reasons());
         unused = tidy(&context, &unused).await;
     }
+}
+
+/// Looks once for the shared profiles that plans name: an operator that ended between the last agent's end and the tidying left them, and
+/// IAM has no list by tag. True when all of them were looked for.
+async fn meet_shared<C: Cloud>(context: &Context<C>) -> bool {
+    let settings = context.catalogue.settings(&context.stores);
+    let named = settings.shared_models.keys().map(String::as_str);
+    let names: BTreeSet<&str> = named.chain([SHARED_PROFILE]).collect();
+    for name in names {
+        if let Err(error) = context.lookups.profile(name).await {
+            tracing::debug!(profile = name, %error, "a shared profile cannot be looked at yet");
+            return false;
+        }
+    }
+    true
 }
 
 /// Agents that the cluster no longer has.

@@ -69,9 +69,7 @@ pub struct View {
 #[derive(Debug)]
 pub struct Index {
     cluster_id: String,
-    first_sweep: Option<Timestamp>,
     last_sweep: Option<Timestamp>,
-    sweeps: u32,
     agents: BTreeMap<String, Agent>,
     groups: BTreeMap<(String, String), HeldGroup>,
 }
@@ -184,9 +182,7 @@ impl Index {
     pub fn new(cluster_id: &str) -> Self {
         Self {
             cluster_id: cluster_id.to_owned(),
-            first_sweep: None,
             last_sweep: None,
-            sweeps: 0,
             agents: BTreeMap::new(),
             groups: BTreeMap::new(),
         }
@@ -194,22 +190,19 @@ impl Index {
 
     /// What is known of one agent. `recorded` are the ids that its status names: those that no read shows are told as unseen.
     pub fn view(&mut self, agent_uid: &str, recorded: &[&str]) -> View {
-        let (Some(first), Some(last)) = (self.first_sweep, self.last_sweep) else {
+        let Some(last) = self.last_sweep else {
             let changed_at = self.agents.get(agent_uid).and_then(|agent| agent.changed_at);
             return View {
                 changed_at,
                 ..View::default()
             };
         };
-        let reads = self.sweeps.min(READS_ENOUGH);
         let agent = self.agents.entry(agent_uid.to_owned()).or_default();
         for id in recorded {
             if !agent.instances.contains_key(*id) && !agent.volumes.contains_key(*id) {
-                // No sweep of this process has shown it: each was a read without it.
-                agent
-                    .unseen
-                    .entry((*id).to_owned())
-                    .or_insert(Unseen { since: first, reads });
+                // Earlier reads prove nothing: another operator may have recorded it a moment ago.
+                let unseen = Unseen { since: last, reads: 0 };
+                agent.unseen.entry((*id).to_owned()).or_insert(unseen);
             }
         }
         agent.unseen.retain(|id, _| recorded.contains(&id.as_str()));
@@ -385,9 +378,7 @@ impl Index {
         self.agents.retain(|_, agent| !agent.is_empty());
         let groups = self.take_groups(began, seen.groups);
         changed.extend(self.wearers(&groups));
-        self.first_sweep.get_or_insert(began);
         self.last_sweep = Some(began);
-        self.sweeps = self.sweeps.saturating_add(1);
         changed
     }
 
@@ -787,6 +778,9 @@ fn take<T: Thing>(
         }
     }
     for (_, unseen) in unseen.iter_mut().filter(|(id, _)| id.starts_with(T::PREFIX)) {
+        if unseen.reads == 0 {
+            unseen.since = began;
+        }
         unseen.reads = (unseen.reads + 1).min(READS_ENOUGH);
     }
     let gone = shelf.extract_if(.., |id, held| !shown.contains(id) && held.may_vanish(now));

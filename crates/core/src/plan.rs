@@ -473,6 +473,12 @@ impl Halt {
 }
 
 impl Plan {
+    /// Nothing is to be done and nothing is waited for.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.steps.is_empty() && self.verdict == Verdict::Settled
+    }
+
     fn conclude(steps: Vec<Step>, outcome: Result<(), Halt>) -> Self {
         let (verdict, check_again) = match outcome {
             // What is repaired in passing is looked at once more.

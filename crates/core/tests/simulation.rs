@@ -76,6 +76,11 @@ fn live(world: &mut World, schedule: &Schedule) {
     if schedule.seed % 4 != 0 {
         world.calm();
         until(world, "settled", World::settled);
+        // A sweep or two may complete what status says.
+        for _ in 0..3 {
+            world.round();
+        }
+        until(world, "settled", World::settled);
         world.check_settled();
         let before = world.effects();
         for _ in 0..6 {
@@ -116,7 +121,7 @@ fn shrunk(schedule: &Schedule) -> Schedule {
     'again: loop {
         for less in smallest.smaller() {
             tries += 1;
-            if tries > 400 {
+            if tries > 300 {
                 return smallest;
             }
             if failure(&less).is_some() {

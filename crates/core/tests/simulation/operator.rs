@@ -215,7 +215,7 @@ impl Round<'_> {
 
     fn decide(&mut self) -> Decision {
         let wish = self.wish();
-        let observed = self.observe(&wish);
+        let mut observed = self.observe(&wish);
         let plan = match &wish {
             Ok(desired) => plan(desired, &observed, self.now),
             Err(why) => blocked(why.clone()),
@@ -227,6 +227,9 @@ impl Round<'_> {
                 .push(format!("agent {} {names:?} {:?}", self.index, plan.verdict));
         }
         memory.last = Some(plan.clone());
+        if plan.is_at_rest() {
+            (memory.refused, observed.refusal) = (None, None);
+        }
         Decision { wish, observed, plan }
     }
 
@@ -337,6 +340,8 @@ impl Round<'_> {
         if conditional && seen.version != self.object.version() {
             return false;
         }
+        let changed = difference(seen.agent.status.as_ref(), &status);
+        self.told.push(format!("agent {} status {changed}", self.index));
         self.object.agent.status = Some(status.clone());
         self.object.bump();
         self.object.writes += 1;
@@ -358,4 +363,26 @@ impl Round<'_> {
 
 pub(crate) fn after(now: Timestamp, pause: std::time::Duration) -> Timestamp {
     now.saturating_add(SignedDuration::try_from(pause).unwrap()).unwrap()
+}
+
+/// What a write of status changes, for traces.
+fn difference(before: Option<&KoiAgentStatus>, after: &KoiAgentStatus) -> String {
+    let Some(before) = before else { return "first".into() };
+    let fields = [
+        ("conditions", before.conditions != after.conditions),
+        ("cloud", before.cloud != after.cloud),
+        ("resolved", before.resolved != after.resolved),
+        ("launch", before.launch != after.launch),
+        ("instance", before.instance != after.instance),
+        ("volume", before.volume != after.volume),
+        ("securityGroupId", before.security_group_id != after.security_group_id),
+        ("instanceProfile", before.instance_profile != after.instance_profile),
+        ("gateway", before.gateway != after.gateway),
+        ("bundle", before.bundle != after.bundle),
+        ("workspace", before.workspace != after.workspace),
+        ("plannedAction", before.planned_action != after.planned_action),
+        ("refusal", before.refusal != after.refusal),
+    ];
+    let changed = fields.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name);
+    changed.collect::<Vec<_>>().join(", ")
 }

@@ -233,9 +233,10 @@ fn what(agents: u64, phase: u8, random: &mut Random) -> What {
             nth,
             fault: fault(random),
         },
-        12..=16 => What::Outside {
-            agent,
-            deed: deed(random),
+        // A copy of what is gone already is an orphan, which is the reaper's.
+        12..=16 => match deed(random) {
+            Deed::Copy if phase == 1 => What::Crash,
+            deed => What::Outside { agent, deed },
         },
         _ if phase == 1 => What::Crash,
         _ => What::Edit {
@@ -256,23 +257,26 @@ fn fault(random: &mut Random) -> Fault {
     }
 }
 
+/// What others do, the likelier the more often it stands here.
+const DEEDS: &[Deed] = &[
+    Deed::Stop,
+    Deed::Stop,
+    Deed::Terminate,
+    Deed::LoseLaunchTag,
+    Deed::OpenPort,
+    Deed::CloseGroup,
+    Deed::Detach,
+    Deed::EmptyProfile,
+    Deed::Copy,
+    Deed::BreakGateway,
+    Deed::BreakGateway,
+    Deed::MendGateway,
+    Deed::DeleteSecret,
+    Deed::EditSecret,
+];
+
 fn deed(random: &mut Random) -> Deed {
-    match random.below(16) {
-        0 | 1 => Deed::Stop,
-        2 => Deed::Terminate,
-        3 => Deed::LoseLaunchTag,
-        4 => Deed::OpenPort,
-        5 => Deed::CloseGroup,
-        6 => Deed::Detach,
-        7 => Deed::DropBundle,
-        8 => Deed::EmptyProfile,
-        9 => Deed::Impair(random.pick(&["system", "instance"])),
-        10 => Deed::Copy,
-        11 | 12 => Deed::BreakGateway,
-        13 => Deed::MendGateway,
-        14 => Deed::DeleteSecret,
-        _ => Deed::EditSecret,
-    }
+    random.pick(DEEDS)
 }
 
 fn edit(random: &mut Random) -> Edit {

@@ -85,9 +85,11 @@ impl World {
         self.now = self.next_moment();
         self.home.advance(self.now);
         self.elsewhere.advance(self.now);
-        self.away = self.away.saturating_sub(1);
-        if self.away == 1 {
-            self.restart();
+        if self.away > 0 {
+            self.away -= 1;
+            if self.away == 0 {
+                self.restart();
+            }
         }
         for number in 0..self.operators.len() {
             self.read(number);
@@ -239,6 +241,9 @@ impl World {
                 name: group.name,
             })
             .collect();
+        if self.operators[number].sweeps == 1 {
+            self.meet_shared(number);
+        }
         let names: Vec<String> = self.operators[number].identities.keys().cloned().collect();
         let shared = names.into_iter().filter(|name| is_shared(&self.home, name));
         let identities: Vec<SharedIdentity> = shared
@@ -257,6 +262,15 @@ impl World {
                 self.remove_shared(number, &step);
             }
         }
+    }
+
+    /// After a start the shared profiles that plans name are looked up, whether an agent uses them or not.
+    fn meet_shared(&mut self, number: usize) {
+        let known = &mut self.operators[number].identities;
+        let name = koi_core::api::builtin::SHARED_PROFILE;
+        known
+            .entry(name.to_owned())
+            .or_insert((identity_of(&self.home, name), self.now));
     }
 
     fn remove_shared(&mut self, number: usize, step: &Step) {
@@ -282,6 +296,10 @@ impl World {
 
     pub(crate) fn note(&mut self, text: &str) {
         let text: String = text.chars().take(200).collect();
+        // What repeats is told once.
+        if self.history.iter().rev().take(8).any(|told| told.ends_with(&text)) {
+            return;
+        }
         self.history
             .push(format!("{:>6} s  {text}", self.now.as_second() - 1_700_000_060));
     }
