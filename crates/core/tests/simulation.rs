@@ -94,6 +94,7 @@ fn live(world: &mut World, schedule: &Schedule) {
     chaos(world, schedule, 1);
     world.calm();
     until(world, "gone", World::gone);
+    world.clear_orphans();
     for _ in 0..8 {
         world.round();
     }

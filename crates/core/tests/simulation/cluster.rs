@@ -72,16 +72,17 @@ impl Object {
         self.agent.status.clone().unwrap_or_default()
     }
 
-    /// What the operator settles from the object; a plan that is gone is met only by those who go.
-    pub(crate) fn wish(&self) -> Result<Desired, Why> {
+    /// What the operator settles from a copy of the object; a plan that is gone is met only by those who go.
+    pub(crate) fn settle(&self, agent: &KoiAgent) -> Result<Desired, Why> {
         let mode = if self.start.own_identity { "PerAgent" } else { "Shared" };
         let plan = serde_json::from_value(json!({
             "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "p", "generation": 1},
             "spec": {"identity": {"mode": mode}},
         }))
         .unwrap();
-        let plan = Some(&plan).filter(|_| !(self.going() && self.start.plan_goes));
-        Desired::resolve(&self.agent, plan, &NamespaceFacts::default(), &settings())
+        let going = agent.metadata.deletion_timestamp.is_some();
+        let plan = Some(&plan).filter(|_| !(going && self.start.plan_goes));
+        Desired::resolve(agent, plan, &NamespaceFacts::default(), &settings())
     }
 
     /// Somebody edits spec or annotations.

@@ -255,6 +255,13 @@ impl Round<'_> {
                 account.set_groups(instance_id, group_ids).map_err(told)?;
                 index.note_groups(&uid, instance_id, group_ids, now);
             }
+            Step::SetInstanceType {
+                instance_id,
+                instance_type,
+            } => {
+                account.set_type(instance_id, instance_type).map_err(told)?;
+                index.note_type(&uid, instance_id, instance_type, now);
+            }
             Step::AttachVolume { volume_id, instance_id } => {
                 account.attach_volume(volume_id, instance_id).map_err(told)?;
                 index.note_attached(&uid, volume_id, instance_id, now);

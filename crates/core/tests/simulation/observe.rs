@@ -1,5 +1,7 @@
 //! Observe: what the controller puts together from status, fleet view and look-ups, and what a probe meets.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use koi_core::api::DeletionPolicy;
 use koi_core::desired::{Desired, DesiredAgent};
@@ -8,12 +10,12 @@ use koi_core::observed::{
     GatewayHealth, Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, ProbeFailure, Recorded, SecretFacts,
     SecurityGroup, Subnet, Volume,
 };
-use koi_core::plan::{Why, current_instance, data_volume_id, probe_target};
+use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::render::{identity, network};
 use koi_sim::Account;
 
 use super::cluster::{CLUSTER, Object};
-use super::operator::Round;
+use super::operator::{Round, Wish};
 
 /// The owner record says that this is our cluster.
 pub(crate) const OWNER: &str = "us";
@@ -25,9 +27,11 @@ const LOOKUP: SignedDuration = SignedDuration::from_secs(900);
 const ABSENT: SignedDuration = SignedDuration::from_secs(30);
 
 impl Round<'_> {
-    pub(crate) fn observe(&mut self, wish: &Result<Desired, Why>) -> Observed {
+    pub(crate) fn observe(&mut self, wish: &Wish) -> Observed {
         let mut observed = self.remembered(wish);
-        let Ok(desired) = wish else { return observed };
+        let Ok(desired) = wish.as_deref() else {
+            return observed;
+        };
         match desired {
             Desired::Present(agent) => self.look_up_present(agent, &mut observed),
             Desired::Absent(farewell) => {
@@ -47,13 +51,26 @@ impl Round<'_> {
             observed.secret = self.secret(agent, &observed);
         }
         self.probe(desired, &mut observed);
+        self.note_uses(desired, &observed);
         observed
     }
 
-    fn remembered(&mut self, wish: &Result<Desired, Why>) -> Observed {
+    /// Tells the janitor what this agent shares with others.
+    fn note_uses(&mut self, desired: &Desired, observed: &Observed) {
+        let uses = match desired {
+            Desired::Present(agent) => {
+                let group = observed.security_group.present().map(|group| group.id.clone());
+                group.into_iter().chain([agent.identity.profile.clone()]).collect()
+            }
+            Desired::Absent(_) => BTreeSet::new(),
+        };
+        self.operator.memory(self.index).uses = Some(uses);
+    }
+
+    fn remembered(&mut self, wish: &Wish) -> Observed {
         let recorded = Recorded::from_status(&self.status);
         let uid = self.object.uid();
-        if matches!(wish, Ok(Desired::Absent(_))) {
+        if matches!(wish.as_deref(), Ok(Desired::Absent(_))) {
             self.operator.index.want_fresh(&uid);
         }
         let ids: Vec<&str> = recorded
@@ -77,6 +94,8 @@ impl Round<'_> {
             recorded,
             ..Observed::default()
         };
+        observed.may_disrupt = true;
+        forget_past_boot(&mut observed);
         observed.console = current_instance(&observed)
             .and_then(|instance| memory.console.clone().filter(|(id, _)| *id == instance.id))
             .map(|(_, text)| text);
@@ -235,6 +254,7 @@ pub(crate) fn probe(account: &Account, object: &Object, instance: &Instance, now
     Probe {
         at: now,
         instance_id: instance.id.clone(),
+        launch_time: instance.launch_time,
         outcome,
     }
 }

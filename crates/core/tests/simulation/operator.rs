@@ -1,6 +1,7 @@
 //! The operator around the pure core, as the controller is: what it remembers, how a reconcile goes, what a crash wipes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use koi_core::api::{KoiAgent, KoiAgentStatus};
@@ -40,8 +41,15 @@ pub(crate) struct Memory {
     pub(crate) console: Option<(String, String)>,
     pub(crate) next_at: Timestamp,
     pub(crate) last: Option<Plan>,
+    /// What it shares with others; `None`: not looked at yet.
+    pub(crate) uses: Option<BTreeSet<String>>,
+    wish: Option<(WishKey, Wish)>,
     generation: Option<i64>,
 }
+
+/// A settled wish, as often handed around as there are passes.
+pub(crate) type Wish = Result<Arc<Desired>, Why>;
+type WishKey = (Option<i64>, Option<BTreeMap<String, String>>, bool);
 
 /// A copy of an object.
 #[derive(Clone)]
@@ -79,7 +87,7 @@ pub(crate) struct Round<'a> {
 
 /// What was decided, with what it was decided from.
 pub(crate) struct Decision {
-    pub(crate) wish: Result<Desired, Why>,
+    pub(crate) wish: Wish,
     pub(crate) observed: Observed,
     pub(crate) plan: Plan,
 }
@@ -117,6 +125,8 @@ impl Default for Memory {
             console: None,
             next_at: Timestamp::MIN,
             last: None,
+            uses: None,
+            wish: None,
             generation: None,
         }
     }
@@ -233,12 +243,20 @@ impl Round<'_> {
         Decision { wish, observed, plan }
     }
 
-    /// Of the object as this operator knows it.
-    fn wish(&mut self) -> Result<Desired, Why> {
-        let seen = self.operator.memory(self.index).seen.as_ref().unwrap().agent.clone();
-        let now = std::mem::replace(&mut self.object.agent, seen);
-        let wish = self.object.wish();
-        self.object.agent = now;
+    /// Of the object as this operator knows it, settled once for each change.
+    fn wish(&mut self) -> Wish {
+        let memory = self.operator.memory(self.index);
+        let metadata = &memory.seen.as_ref().unwrap().agent.metadata;
+        let key = (
+            metadata.generation,
+            metadata.annotations.clone(),
+            metadata.deletion_timestamp.is_some(),
+        );
+        if let Some((_, wish)) = memory.wish.as_ref().filter(|(known, _)| *known == key) {
+            return wish.clone();
+        }
+        let wish = self.object.settle(&memory.seen.as_ref().unwrap().agent).map(Arc::new);
+        memory.wish = Some((key, wish.clone()));
         wish
     }
 
@@ -300,7 +318,7 @@ impl Round<'_> {
             previous: &self.status,
             generation: seen.agent.metadata.generation.unwrap_or_default(),
             name: seen.agent.metadata.name.as_deref().unwrap_or_default(),
-            desired: decision.wish.as_ref(),
+            desired: decision.wish.as_deref(),
             observed: &decision.observed,
             plan: &decision.plan,
             now: self.now,

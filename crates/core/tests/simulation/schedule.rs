@@ -80,6 +80,7 @@ pub(crate) enum Fault {
 
 /// What others do to things in the cloud and in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(dead_code, reason = "DEEDS says which of them happen")]
 pub(crate) enum Deed {
     Stop,
     Terminate,

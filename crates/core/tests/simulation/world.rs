@@ -214,25 +214,20 @@ impl World {
 
     /// What is shared and has no user goes after two sweeps.
     fn tidy(&mut self, number: usize) {
+        if self.operators[number].sweeps == 1 {
+            self.meet_shared(number);
+        }
         let Some(groups) = self.operators[number].index.groups() else {
             return;
         };
         let mut users = self.operators[number].index.used();
-        for object in self.objects.iter().filter(|object| object.exists && !object.going()) {
-            users.extend(object.status().security_group_id);
-            if let Ok(koi_core::desired::Desired::Present(agent)) = object.wish() {
-                users.insert(agent.identity.profile.clone());
-                for subnet in &self.home.subnets {
-                    let rules = koi_core::render::network::rules(&agent.ingress, subnet);
-                    let name = names::security_group(CLUSTER, &koi_core::render::network::rule_set(&rules));
-                    users.extend(
-                        groups
-                            .iter()
-                            .filter(|group| group.name == name)
-                            .map(|group| group.facts.id.clone()),
-                    );
-                }
-            }
+        for (index, _) in self.objects.iter().enumerate().filter(|(_, object)| object.exists) {
+            // An agent that was not looked at yet may use any of them.
+            let Some(uses) = self.operators[number].memory(index).uses.clone() else {
+                self.operators[number].unused.clear();
+                return;
+            };
+            users.extend(uses);
         }
         let groups: Vec<SharedGroup> = groups
             .into_iter()
@@ -241,9 +236,6 @@ impl World {
                 name: group.name,
             })
             .collect();
-        if self.operators[number].sweeps == 1 {
-            self.meet_shared(number);
-        }
         let names: Vec<String> = self.operators[number].identities.keys().cloned().collect();
         let shared = names.into_iter().filter(|name| is_shared(&self.home, name));
         let identities: Vec<SharedIdentity> = shared
@@ -453,6 +445,13 @@ impl World {
                 let rests = last.is_some_and(|plan| plan.verdict == Verdict::Settled && plan.steps.is_empty());
                 !object.exists || (rests && !object.going())
             })
+    }
+
+    /// A copy by hand that was not visible yet when its agent went is an orphan: people, or the reaper, see to it.
+    pub(crate) fn clear_orphans(&mut self) {
+        for id in &self.by_hand {
+            self.home.somebody_terminates(id);
+        }
     }
 
     pub(crate) fn gone(&self) -> bool {
