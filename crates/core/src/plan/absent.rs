@@ -239,11 +239,9 @@ impl<'a> Round<'a> {
     /// The bundles that we may have written; "not there" is success for each.
     fn bundles(&mut self) {
         let recorded = &self.observed.recorded;
-        let launch = recorded.launch.as_ref().map(|launch| (launch.epoch, launch.attempt));
+        // Predecessors too: an operator that no longer led may have written one for an instance that was replaced meanwhile.
         let instances = self.observed.instances.present().into_iter().flatten();
-        let launched = instances
-            .filter(|instance| launch.is_none() || instance.launch == launch)
-            .map(|instance| &instance.id);
+        let launched = instances.map(|instance| &instance.id);
         let written = recorded.bundle.as_ref().map(|bundle| &bundle.instance_id);
         let ids: BTreeSet<&String> = launched.chain(written).chain(&recorded.instance_id).collect();
         self.steps.extend(ids.into_iter().map(|id| Step::DeleteBundle {

@@ -1,11 +1,13 @@
 //! The API server as far as the policy meets it: objects with versions, their Secrets, and people who edit them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use koi_core::api::{KoiAgent, KoiAgentStatus, annotations};
 use koi_core::desired::{Desired, NamespaceFacts, Settings};
+use koi_core::observed::{Hop, SecretFacts};
 use koi_core::plan::Why;
+use koi_core::rotation::Rotation;
 use koi_core::status;
 use serde_json::{Value, json};
 
@@ -20,14 +22,76 @@ pub(crate) struct Object {
     pub(crate) start: Start,
     pub(crate) exists: bool,
     pub(crate) finalizer: bool,
-    /// Version of the Secret's content; the count never goes back.
-    pub(crate) secret: Option<u32>,
-    pub(crate) secrets_made: u32,
+    pub(crate) secret: Option<Secret>,
+    /// Tokens and certificates are numbers that never come twice.
+    last_number: u32,
     pub(crate) gateway_broken: bool,
     /// Faults of coming steps: so many steps from now.
     pub(crate) faults: Vec<(u8, Fault)>,
     /// Writes to the object and its Secret by the operator.
     pub(crate) writes: usize,
+}
+
+/// What the Secret of an agent holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Secret {
+    pub(crate) token: u32,
+    next: Option<u32>,
+    previous: Option<u32>,
+    pub(crate) certificate: u32,
+    old_certificate: Option<u32>,
+    rotation: Option<String>,
+    rotated_at: Option<Timestamp>,
+    pub(crate) renew_at: Option<Timestamp>,
+}
+
+impl Secret {
+    /// What a bundle of it lets the gateway take: tokens, and the certificate that it shows.
+    pub(crate) fn material(&self) -> String {
+        let tokens: BTreeSet<u32> = [Some(self.token), self.next, self.previous]
+            .into_iter()
+            .flatten()
+            .collect();
+        format!("{tokens:?}/{}", self.certificate).replace(' ', "")
+    }
+
+    /// Whoever reads the Secret now is let in by a gateway with this material.
+    pub(crate) fn opens(&self, material: &str) -> Result<(), Hop> {
+        let (tokens, certificate) = material.split_once('/').unwrap_or_default();
+        let trusted = [Some(self.certificate), self.old_certificate];
+        if !trusted
+            .into_iter()
+            .flatten()
+            .any(|number| number.to_string() == certificate)
+        {
+            return Err(Hop::Tls);
+        }
+        let taken = |token: u32| {
+            tokens
+                .trim_matches(['{', '}'])
+                .split(',')
+                .any(|one| one == token.to_string())
+        };
+        if taken(self.token) { Ok(()) } else { Err(Hop::Handshake) }
+    }
+
+    /// No rotation is under way.
+    pub(crate) fn rests(&self) -> bool {
+        self.next.is_none() && self.rotated_at.is_none()
+    }
+
+    pub(crate) fn facts(&self, bundle_sha256: Option<String>) -> SecretFacts {
+        SecretFacts {
+            tls_sha256: format!("tls{}", self.certificate),
+            not_after: Timestamp::MAX,
+            bundle_sha256,
+            renew_at: self.renew_at,
+            rotation: self.rotation.clone(),
+            staged: self.next.is_some(),
+            rotated_at: self.rotated_at,
+            ..SecretFacts::default()
+        }
+    }
 }
 
 pub(crate) fn settings() -> Settings {
@@ -53,7 +117,7 @@ impl Object {
             exists: false,
             finalizer: false,
             secret: None,
-            secrets_made: 0,
+            last_number: 0,
             gateway_broken: false,
             faults: Vec::new(),
             writes: 0,
@@ -138,10 +202,58 @@ impl Object {
         self.agent.metadata.resource_version = Some((self.version() + 1).to_string());
     }
 
+    fn number(&mut self) -> u32 {
+        self.last_number += 1;
+        self.last_number
+    }
+
     /// A fresh Secret, never one that was there before.
     pub(crate) fn make_secret(&mut self) {
-        self.secrets_made += 1;
-        self.secret = Some(self.secrets_made);
+        let rotation = self
+            .agent
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotations::ROTATE_TOKEN).cloned());
+        self.secret = Some(Secret {
+            token: self.number(),
+            certificate: self.number(),
+            rotation,
+            ..Secret::default()
+        });
+    }
+
+    /// Somebody writes another token into the Secret.
+    pub(crate) fn edit_secret(&mut self) {
+        let number = self.number();
+        if let Some(secret) = &mut self.secret {
+            secret.token = number;
+        }
+    }
+
+    /// One step of a rotation. False: what it is about is not there any more.
+    pub(crate) fn rotate(&mut self, rotation: &Rotation, now: Timestamp) -> bool {
+        let number = self.number();
+        let Some(secret) = &mut self.secret else { return false };
+        match rotation {
+            Rotation::Stage { asked } => {
+                (secret.next, secret.rotation) = (Some(number), Some(asked.clone()));
+            }
+            Rotation::Promote => {
+                let Some(next) = secret.next.take() else { return false };
+                (secret.previous, secret.token) = (Some(secret.token), next);
+                secret.rotated_at = Some(now);
+            }
+            Rotation::Renew => {
+                secret.old_certificate = Some(secret.certificate);
+                (secret.certificate, secret.rotated_at, secret.renew_at) = (number, Some(now), None);
+            }
+            Rotation::Retire => {
+                (secret.previous, secret.old_certificate, secret.rotated_at) = (None, None, None);
+            }
+        }
+        self.writes += 1;
+        true
     }
 
     /// The fault of this step, if one is due.

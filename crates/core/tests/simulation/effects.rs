@@ -6,11 +6,12 @@ use koi_core::names;
 use koi_core::observed::{Identity, InstanceState};
 use koi_core::plan::Step;
 use koi_core::refusal::classify;
+use koi_core::rotation::Rotation;
 use koi_core::status;
 use koi_sim::{Refused, Wanted};
 
 use super::cluster::CLUSTER;
-use super::observe::{OWNER, bundle_text};
+use super::observe::{OWNER, bundle_text, probe};
 use super::operator::{Decision, Round};
 
 /// Done, somebody else was first, or the cloud's code and message.
@@ -51,6 +52,7 @@ impl Round<'_> {
                 status::note_seeded(&mut self.status, self.now);
                 Ok(true)
             }
+            Step::Rotate { rotation, instance_id } => Ok(self.rotate(rotation, instance_id)),
             Step::FetchConsole { instance_id } => {
                 let console = Some((instance_id.clone(), "koi-userdata: step=binary".to_owned()));
                 self.operator.memory(self.index).console = console;
@@ -93,6 +95,20 @@ impl Round<'_> {
         Ok(true)
     }
 
+    /// A new token counts once the gateway was seen to take it.
+    fn rotate(&mut self, rotation: &Rotation, instance_id: &str) -> bool {
+        let asks = matches!(rotation, Rotation::Promote | Rotation::Retire);
+        let machine = self
+            .account
+            .machine_of(instance_id)
+            .map(|machine| machine.instance.clone());
+        let answers = machine.is_some_and(|instance| {
+            let asked = probe(self.account, self.object, &instance, self.now);
+            asked.outcome.is_ok()
+        });
+        (answers || !asks) && self.object.rotate(rotation, self.now)
+    }
+
     fn launch(&mut self, step: &Step) -> Effect {
         let Step::RunInstances { launch } = step else {
             return Ok(true);
@@ -129,10 +145,10 @@ impl Round<'_> {
         else {
             return Ok(true);
         };
-        let (Desired::Present(agent), Some(version)) = (desired, self.object.secret) else {
+        let (Desired::Present(agent), Some(secret)) = (desired, &self.object.secret) else {
             return Ok(false);
         };
-        let text = bundle_text(version, volume_id, &agent.config_sha256);
+        let text = bundle_text(secret, volume_id, &agent.config_sha256);
         let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
         let tags = [(names::TAG_INSTANCE_ID.to_owned(), instance_id.clone())].into();
         let empty = std::collections::BTreeMap::new();

@@ -14,7 +14,7 @@ use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, probe_t
 use koi_core::render::{identity, network};
 use koi_sim::Account;
 
-use super::cluster::{CLUSTER, Object};
+use super::cluster::{CLUSTER, Object, Secret};
 use super::operator::{Round, Wish};
 
 /// The owner record says that this is our cluster.
@@ -175,17 +175,12 @@ impl Round<'_> {
     }
 
     fn secret(&self, agent: &DesiredAgent, observed: &Observed) -> Known<SecretFacts> {
-        let Some(version) = self.object.secret else {
+        let Some(secret) = &self.object.secret else {
             return Known::Absent;
         };
         let instance = current_instance(observed);
         let volume = instance.and_then(|instance| data_volume_id(observed, instance));
-        Known::Present(SecretFacts {
-            problem: None,
-            tls_sha256: format!("tls{version}"),
-            not_after: Timestamp::MAX,
-            bundle_sha256: volume.map(|volume| bundle_text(version, &volume, &agent.config_sha256)),
-        })
+        Known::Present(secret.facts(volume.map(|volume| bundle_text(secret, &volume, &agent.config_sha256))))
     }
 
     /// Who can be asked is asked.
@@ -218,8 +213,8 @@ pub(crate) fn identity_of(account: &Account, name: &str) -> Identity {
 }
 
 /// What a bundle is made of, as far as the simulation goes.
-pub(crate) fn bundle_text(secret: u32, volume: &str, config: &str) -> String {
-    format!("{secret} {volume} {config}")
+pub(crate) fn bundle_text(secret: &Secret, volume: &str, config: &str) -> String {
+    format!("{} {volume} {config}", secret.material())
 }
 
 /// The way of a probe: a machine that booted, with its volume and a bundle, whose gateway holds the Secret's token.
@@ -238,10 +233,11 @@ pub(crate) fn probe(account: &Account, object: &Object, instance: &Instance, now
         .is_some_and(|since| now.duration_since(since) >= BOOT);
     let mounted = machine.is_some_and(|machine| machine.data_volume.is_some() && machine.impaired.is_empty());
     let parts: Vec<&str> = bundle.unwrap_or_default().split(' ').collect();
+    let opened = object.secret.as_ref().map(|secret| secret.opens(parts[0]));
     let outcome = if !booted || !mounted || object.gateway_broken || parts.len() != 3 {
         failed(Hop::Connect, "refused")
-    } else if Some(parts[0]) != object.secret.map(|version| version.to_string()).as_deref() {
-        failed(Hop::Tls, "another certificate")
+    } else if let Some(Err(hop)) = opened {
+        failed(hop, "not the one of the Secret")
     } else {
         Ok(GatewayHealth {
             ok: true,

@@ -96,6 +96,7 @@ pub(crate) enum Deed {
     MendGateway,
     DeleteSecret,
     EditSecret,
+    AgeCertificate,
 }
 
 /// What people change in the spec.
@@ -274,6 +275,7 @@ const DEEDS: &[Deed] = &[
     Deed::MendGateway,
     Deed::DeleteSecret,
     Deed::EditSecret,
+    Deed::AgeCertificate,
 ];
 
 fn deed(random: &mut Random) -> Deed {

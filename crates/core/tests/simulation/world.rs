@@ -11,7 +11,7 @@ use koi_core::plan::{SharedGroup, SharedIdentity, Step, Verdict, count_unused, p
 use koi_sim::{Account, Sight, Wanted};
 
 use super::check::{claimed_by, strangers};
-use super::cluster::{CLUSTER, Object};
+use super::cluster::{CLUSTER, Object, Secret};
 use super::observe::{identity_of, probe};
 use super::operator::{Operator, Outcome, Round, Seen};
 use super::schedule::{Deed, Edit, Event, Schedule, What};
@@ -396,8 +396,12 @@ impl World {
                 self.changed(agent);
             }
             Deed::EditSecret => {
-                if object.secret.is_some() {
-                    object.make_secret();
+                object.edit_secret();
+                self.changed(agent);
+            }
+            Deed::AgeCertificate => {
+                if let Some(secret) = &mut object.secret {
+                    secret.renew_at = Some(self.now);
                 }
                 self.changed(agent);
             }
@@ -443,6 +447,7 @@ impl World {
                 let looked_at = memory.filter(|memory| memory.next_at > self.now);
                 let last = looked_at.and_then(|memory| memory.last.as_ref());
                 let rests = last.is_some_and(|plan| plan.verdict == Verdict::Settled && plan.steps.is_empty());
+                let rests = rests && object.secret.as_ref().is_none_or(Secret::rests);
                 !object.exists || (rests && !object.going())
             })
     }
