@@ -62,6 +62,11 @@ impl Account {
         });
     }
 
+    /// The profile is taken off an instance.
+    pub fn disassociates(&mut self, id: &str) {
+        self.change(id, |instance| instance.profile_arn = None);
+    }
+
     /// The data volume of an instance comes off.
     pub fn detaches(&mut self, id: &str) {
         let Some(volume) = self.machine_of(id).and_then(|machine| machine.data_volume.clone()) else {

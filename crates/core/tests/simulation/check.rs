@@ -6,7 +6,7 @@ use koi_core::desired::Desired;
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState};
 use koi_core::plan::{Step, Verdict};
-use koi_sim::Account;
+use koi_sim::{Account, Machine};
 
 use super::cluster::CLUSTER;
 use super::operator::{Decision, Round};
@@ -38,8 +38,10 @@ impl Round<'_> {
         };
         let instances = decision.observed.instances.present().unwrap();
         let touched = instances.iter().find(|instance| instance.id == *instance_id).unwrap();
+        let token = touched.client_token.as_deref();
+        let ours = token.is_some_and(|token| names::is_token_of(&desired.claim().agent_uid, token));
         assert!(
-            desired.claim().matches(&touched.tags),
+            ours || desired.claim().matches(&touched.tags),
             "{step:?} touches what is not ours"
         );
     }
@@ -51,11 +53,10 @@ impl World {
         for object in &self.objects {
             let uid = object.uid();
             let mine = |tags: &BTreeMap<String, String>| claimed_by(tags, &uid);
-            let live = self.home.machines().filter(|machine| {
-                mine(&machine.instance.tags)
-                    && !machine.instance.state.is_dying()
-                    && !self.by_hand.contains(&machine.instance.id)
-            });
+            let live = self
+                .home
+                .machines()
+                .filter(|machine| launched_by(machine, &uid) && !machine.instance.state.is_dying());
             let live: Vec<&str> = live.map(|machine| machine.instance.id.as_str()).collect();
             assert!(live.len() <= 1, "two live instances of {uid}: {live:?}");
             let volumes = self
@@ -68,10 +69,23 @@ impl World {
             let kept = self.home.disks().any(|disk| disk.volume.id == *volume);
             assert!(kept, "the data of {uid} in {volume} is lost");
         }
-        assert_eq!(strangers(&self.home), self.strangers, "what is not ours was touched");
+        self.check_strangers();
         assert!(
             self.elsewhere.log().is_empty(),
             "changes in an account where no agent lives"
+        );
+    }
+
+    fn check_strangers(&self) {
+        let (instances, groups) = &self.strangers;
+        for before in instances {
+            let now = self.home.machine_of(&before.id).map(|machine| &machine.instance);
+            assert_eq!(now, Some(before), "what is not ours was touched");
+        }
+        let now: Vec<String> = self.home.all_groups().map(|group| format!("{group:?}")).collect();
+        assert!(
+            groups.iter().all(|group| now.contains(group)),
+            "a group that is not ours was touched"
         );
     }
 
@@ -149,7 +163,8 @@ impl World {
             let live = self
                 .home
                 .machines()
-                .filter(|machine| mine(&machine.instance.tags) && machine.instance.state != InstanceState::Terminated);
+                .filter(|machine| mine(&machine.instance.tags) || launched_by(machine, &uid))
+                .filter(|machine| machine.instance.state != InstanceState::Terminated);
             assert_eq!(live.count(), 0, "instances of {uid} are left");
             let volumes = self.home.disks().filter(|disk| mine(&disk.volume.tags)).count();
             let snapshots = self.home.snapshots(CLUSTER, &uid).len();
@@ -176,15 +191,17 @@ impl World {
     }
 }
 
-/// Everything of the account that never was ours, as it is.
+/// Everything of an account in which no operator worked yet.
 pub(crate) fn strangers(account: &Account) -> (Vec<Instance>, Vec<String>) {
-    let ours = |tags: &BTreeMap<String, String>| tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == CLUSTER);
-    let machines = account.machines().map(|machine| &machine.instance);
-    let groups = account.all_groups().filter(|group| !ours(&group.tags));
-    (
-        machines.filter(|instance| !ours(&instance.tags)).cloned().collect(),
-        groups.map(|group| format!("{group:?}")).collect(),
-    )
+    let machines = account.machines().map(|machine| machine.instance.clone());
+    let groups = account.all_groups().map(|group| format!("{group:?}"));
+    (machines.collect(), groups.collect())
+}
+
+/// Launched by the operator for this agent, whatever became of its tags.
+fn launched_by(machine: &Machine, uid: &str) -> bool {
+    let token = machine.instance.client_token.as_deref();
+    token.is_some_and(|token| names::is_token_of(uid, token))
 }
 
 /// The claim of one of our agents.

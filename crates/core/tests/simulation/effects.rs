@@ -42,6 +42,10 @@ impl Round<'_> {
                 }
                 Ok(written)
             }
+            Step::RecordRemedy { repair, .. } => {
+                let status = status::with_remedy(&self.report_of(decision), repair);
+                Ok(self.write_status(status, true))
+            }
             Step::RunInstances { .. } => self.launch(step),
             Step::PutBundle { .. } => self.put_bundle(step, desired),
             Step::DeleteBundle { instance_id } => {
@@ -162,6 +166,8 @@ impl Round<'_> {
         }
         written.map_err(told)?;
         status::note_bundle(&mut self.status, instance_id, &text);
+        let uid = self.object.uid();
+        self.operator.index.note_bundle(&uid, self.now);
         Ok(true)
     }
 
@@ -270,6 +276,22 @@ impl Round<'_> {
             Step::SetSecurityGroups { instance_id, group_ids } => {
                 account.set_groups(instance_id, group_ids).map_err(told)?;
                 index.note_groups(&uid, instance_id, group_ids, now);
+            }
+            Step::RebootInstance { instance_id } => {
+                account.reboot_instance(instance_id).map_err(told)?;
+                status::note_rebooted(&mut self.status, now);
+            }
+            Step::AssociateProfile { instance_id, profile } => {
+                account.set_profile(instance_id, profile).map_err(told)?;
+                index.note_profile(&uid, instance_id, profile, now);
+            }
+            Step::RestoreTags { id, tags } => {
+                account.create_tags(id, tags).map_err(told)?;
+                index.note_tags(&uid, id, tags, now);
+            }
+            Step::GrowVolume { volume_id, size_gib } => {
+                account.grow_volume(volume_id, *size_gib).map_err(told)?;
+                index.note_size(&uid, volume_id, *size_gib, now);
             }
             Step::SetInstanceType {
                 instance_id,

@@ -89,6 +89,7 @@ impl Round<'_> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
+            bundle_gone: view.bundle_gone,
             launch_trace: memory.launches.of(recorded.launch.as_ref()),
             refusal: memory.refused.clone(),
             recorded,
@@ -259,7 +260,9 @@ pub(crate) fn probe(account: &Account, object: &Object, instance: &Instance, now
 fn complete_sizes(volumes: &mut Known<Vec<Volume>>, status: &koi_core::api::KoiAgentStatus) {
     let Known::Present(volumes) = volumes else { return };
     let recorded = status.volume.as_ref().and_then(|volume| volume.size_gib);
+    let launch = status.launch.as_ref().and_then(|launch| launch.data_volume.as_ref());
+    let launched = launch.map(|volume| volume.size_gib);
     for volume in volumes.iter_mut().filter(|volume| volume.size_gib == 0) {
-        volume.size_gib = recorded.unwrap_or(1).into();
+        volume.size_gib = recorded.or(launched).unwrap_or(1).into();
     }
 }

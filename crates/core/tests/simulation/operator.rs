@@ -161,7 +161,7 @@ impl Memory {
         let same = self
             .refused
             .as_ref()
-            .filter(|refused| refused.step == step.name() && refused.refusal.code == refusal.code);
+            .filter(|refused| refused.step == step.name() && refused.refusal.retry == refusal.retry);
         let count = same.map_or(0, |refused| refused.count) + 1;
         let retry_at = refusal.pause(count).map(|pause| after(now, pause));
         self.refused = Some(Refused {

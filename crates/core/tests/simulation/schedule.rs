@@ -80,11 +80,13 @@ pub(crate) enum Fault {
 
 /// What others do to things in the cloud and in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(dead_code, reason = "DEEDS says which of them happen")]
 pub(crate) enum Deed {
     Stop,
     Terminate,
     LoseLaunchTag,
+    LoseClaim,
+    LoseProfile,
+    Retire,
     OpenPort,
     CloseGroup,
     Detach,
@@ -265,6 +267,12 @@ const DEEDS: &[Deed] = &[
     Deed::Stop,
     Deed::Terminate,
     Deed::LoseLaunchTag,
+    Deed::LoseClaim,
+    Deed::LoseProfile,
+    Deed::Retire,
+    Deed::DropBundle,
+    Deed::Impair("system"),
+    Deed::Impair("instance"),
     Deed::OpenPort,
     Deed::CloseGroup,
     Deed::Detach,

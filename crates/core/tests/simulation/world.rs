@@ -31,6 +31,7 @@ pub(crate) struct World {
     pub(crate) by_hand: BTreeSet<String>,
     /// Data volumes of agents that were ready.
     pub(crate) treasures: BTreeMap<String, String>,
+    /// What was there before us, as it was.
     pub(crate) strangers: (Vec<Instance>, Vec<String>),
     pub(crate) history: Vec<String>,
     now: Timestamp,
@@ -138,7 +139,12 @@ impl World {
                 operator.next_sweep = now.saturating_add(SignedDuration::from_secs(5)).unwrap();
                 return;
             }
-            woken = operator.index.take_sweep(now, now, sighting(account, &sight));
+            let recorded = operator.index.recorded(now);
+            woken = operator
+                .index
+                .take_sweep(now, now, sighting(account, &sight, &recorded));
+            let names = account.parameters().map(ToOwned::to_owned).collect();
+            woken.extend(operator.index.take_parameters(now, &names));
             operator.sweeps += 1;
             self.hidden.clear();
             self.tidy(number);
@@ -150,11 +156,15 @@ impl World {
                 volumes.into_iter().collect::<Vec<_>>(),
             );
             if !instances.is_empty() {
-                let seen = account.instances(CLUSTER, &instances, &sight);
+                let mut seen = account.instances(CLUSTER, &instances, &sight);
+                let known = operator.index.known(&instances);
+                seen.extend(account.instances_by_id(&hidden(&known, seen.iter().map(|instance| &instance.id))));
                 woken.extend(operator.index.take_instances(&instances, now, now, seen));
             }
             if !volumes.is_empty() {
-                let seen = account.volumes(CLUSTER, &volumes, &sight);
+                let mut seen = account.volumes(CLUSTER, &volumes, &sight);
+                let known = operator.index.known(&volumes);
+                seen.extend(account.volumes_by_id(&hidden(&known, seen.iter().map(|volume| &volume.id))));
                 woken.extend(operator.index.take_volumes(&volumes, now, now, seen));
             }
         }
@@ -379,6 +389,11 @@ impl World {
             Deed::Stop => self.home.somebody_stops(&id),
             Deed::Terminate => self.home.somebody_terminates(&id),
             Deed::LoseLaunchTag => self.home.untags(&id, &[names::TAG_LAUNCH]),
+            Deed::LoseClaim => self.home.untags(&id, &[names::TAG_CLUSTER, names::TAG_AGENT_UID]),
+            Deed::LoseProfile => self.home.disassociates(&id),
+            Deed::Retire => self
+                .home
+                .announces(&id, "instance-retirement", SignedDuration::from_hours(1)),
             Deed::OpenPort => groups.iter().take(1).for_each(|group| self.home.opens(group, 22)),
             Deed::CloseGroup => groups.iter().take(1).for_each(|group| self.home.closes(group)),
             Deed::Detach => self.home.detaches(&id),
@@ -482,11 +497,18 @@ impl World {
     }
 }
 
-fn sighting(account: &Account, sight: &Sight) -> Sighting {
+/// As the controller sweeps: what is recorded and not listed is asked for by its id.
+fn sighting(account: &Account, sight: &Sight, recorded: &BTreeSet<String>) -> Sighting {
     let mut instances = account.instances(CLUSTER, &[], sight);
-    let impaired = account.impairments();
+    let mut volumes = account.volumes(CLUSTER, &[], sight);
+    let hidden = hidden(recorded, instances.iter().map(|instance| &instance.id));
+    instances.extend(account.instances_by_id(&hidden));
+    let hidden = self::hidden(recorded, volumes.iter().map(|volume| &volume.id));
+    volumes.extend(account.volumes_by_id(&hidden));
+    let mut checkups = account.checkups();
     for instance in &mut instances {
-        instance.impaired = impaired.get(&instance.id).cloned();
+        let checkup = checkups.remove(&instance.id).unwrap_or_default();
+        (instance.impaired, instance.events) = (checkup.impaired, checkup.events);
     }
     let groups = account.groups(CLUSTER).map(|group| Group {
         name: group.name.clone(),
@@ -496,9 +518,14 @@ fn sighting(account: &Account, sight: &Sight) -> Sighting {
     });
     Sighting {
         instances,
-        volumes: account.volumes(CLUSTER, &[], sight),
+        volumes,
         groups: groups.collect(),
     }
+}
+
+fn hidden<'a>(recorded: &BTreeSet<String>, shown: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let shown: BTreeSet<&String> = shown.collect();
+    recorded.iter().filter(|id| !shown.contains(id)).cloned().collect()
 }
 
 fn ids_of(account: &Account, uid: &str) -> Vec<String> {
