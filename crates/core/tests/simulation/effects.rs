@@ -1,7 +1,7 @@
 //! Apply: one call of the model for each step, and the notes that the controller takes of the answers.
 
 use koi_core::desired::Desired;
-use koi_core::fleet::{Group, TAG_ORPHAN};
+use koi_core::fleet::Group;
 use koi_core::names;
 use koi_core::observed::{Identity, InstanceState};
 use koi_core::plan::Step;
@@ -52,6 +52,7 @@ impl Round<'_> {
                 let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
                 gone_is_done(self.account.delete_parameter(&name))
             }
+            Step::Abandon { .. } => Ok(true),
             Step::SeedWorkspace { .. } => {
                 status::note_seeded(&mut self.status, self.now);
                 Ok(true)
@@ -264,7 +265,7 @@ impl Round<'_> {
                 index.note_state(&uid, id, InstanceState::Stopping, now);
             }
             Step::StopOrphan { instance_id: id } => {
-                let mark = [(TAG_ORPHAN.to_owned(), "true".to_owned())].into();
+                let mark = [(names::TAG_ORPHAN.to_owned(), "true".to_owned())].into();
                 account.create_tags(id, &mark).map_err(told)?;
                 account.stop_instance(id).map_err(told)?;
                 index.note_state(&uid, id, InstanceState::Stopping, now);
@@ -304,7 +305,7 @@ impl Round<'_> {
                 account.attach_volume(volume_id, instance_id).map_err(told)?;
                 index.note_attached(&uid, volume_id, instance_id, now);
             }
-            Step::DeleteVolume { volume_id } => {
+            Step::DeleteVolume { volume_id, .. } => {
                 gone_is_done(account.delete_volume(volume_id))?;
                 index.note_deleted_volume(&uid, volume_id, now);
             }
