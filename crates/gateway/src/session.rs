@@ -272,6 +272,17 @@ impl Sessions {
         self.on_disk(move |store| store.context(&key, &id, max_bytes)).await
     }
 
+    /// What was said under these runs in the end of a session, oldest first.
+    pub(crate) async fn written(
+        &self,
+        key: &SessionKey,
+        session_id: &str,
+        runs: Vec<String>,
+    ) -> Result<Vec<(String, Message)>, SessionError> {
+        let (key, id) = (key.clone(), session_id.to_owned());
+        self.on_disk(move |store| store.written(&key, &id, &runs)).await
+    }
+
     /// A page of history. A key without a session has none.
     pub(crate) async fn history(&self, key: &SessionKey, wish: Wish) -> Result<Page, SessionError> {
         let key = key.clone();

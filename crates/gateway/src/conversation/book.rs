@@ -82,8 +82,13 @@ impl Book for Sessions {
     }
 
     fn written(&self, key: &SessionKey, session_id: &str, ids: &[String]) -> Written<Vec<(String, Message)>> {
-        let _ = (key, session_id, ids);
-        async move { Ok(Vec::new()) }.boxed()
+        let (sessions, key) = (self.clone(), key.clone());
+        let (id, ids) = (session_id.to_owned(), ids.to_vec());
+        async move {
+            let written = sessions.written(&key, &id, ids).await;
+            written.map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn append(&self, key: &SessionKey, session_id: &str, now_ms: i64, entry: NewEntry) -> Written<()> {
@@ -96,13 +101,25 @@ impl Book for Sessions {
     }
 
     fn patch(&self, key: &SessionKey, now_ms: i64, meta: Map<String, Value>) -> Written<()> {
-        let _ = (key, now_ms, meta);
-        async move { Ok(()) }.boxed()
+        let (sessions, key) = (self.clone(), key.clone());
+        async move {
+            let patched = sessions.patch(&key, now_ms, meta).await;
+            patched.map(drop).map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn compact(&self, key: &SessionKey, now_ms: i64) -> Written<String> {
-        let _ = (key, now_ms);
-        async move { Ok("Nothing to put away.".to_owned()) }.boxed()
+        let (sessions, key) = (self.clone(), key.clone());
+        async move {
+            let done = sessions.compact(&key, now_ms, None).await;
+            let done = done.map_err(|error| error.to_string())?;
+            Ok(done.map_or_else(
+                || "Nothing to put away.".to_owned(),
+                |done| format!("Put {} entries away, kept {}.", done.dropped, done.kept),
+            ))
+        }
+        .boxed()
     }
 }
 

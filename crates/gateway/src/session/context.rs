@@ -75,6 +75,37 @@ pub(super) fn read(path: &Path, window: Window) -> io::Result<Context> {
     })
 }
 
+/// What was said under these runs, oldest first.
+pub(super) fn written(path: &Path, window: Window, runs: &[String]) -> io::Result<Vec<(String, Message)>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        run_id: String,
+        message: Message,
+    }
+    // As they stand in the lines, which we wrote.
+    let texts: Vec<String> = runs
+        .iter()
+        .map(|run| serde_json::Value::from(run.as_str()).to_string())
+        .collect();
+    let wanted: Vec<_> = texts.iter().map(memchr::memmem::Finder::new).collect();
+    let mut lines = Lines::new(file::open(path)?, window.from, window.end);
+    let mut found = Vec::new();
+    while let Some((_, _, line)) = lines.next()? {
+        let Line::Whole(line) = line else { continue };
+        // Most lines are of other runs: they are not read any further.
+        if !wanted.iter().any(|run| run.find(line).is_some()) {
+            continue;
+        }
+        if let Ok(entry) = serde_json::from_slice::<Entry>(line)
+            && runs.contains(&entry.run_id)
+        {
+            found.push((entry.run_id, entry.message));
+        }
+    }
+    Ok(found)
+}
+
 /// The entries of a window, as many of the last ones as fit.
 fn nodes(path: &Path, window: Window) -> io::Result<Vec<Node>> {
     let mut lines = Lines::new(file::open(path)?, window.from, window.end);

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::SessionError;
 use super::file::SUFFIX;
 use super::key::{Kind, SessionKey};
+use super::reading::unread;
 use super::row::Row;
 use super::store::{Book, Store};
 
@@ -190,7 +191,7 @@ impl Store {
     }
 
     fn each_file(&self, mut visit: impl FnMut(&str, u64)) -> Result<(), SessionError> {
-        let fault = |source| self.read(&self.directory.display().to_string(), source);
+        let fault = |source| unread(&self.directory.display().to_string(), source);
         for entry in std::fs::read_dir(&self.directory).map_err(fault)? {
             let entry = entry.map_err(fault)?;
             let name = entry.file_name();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::context::{self, Window};
-use super::entry::Body;
+use super::entry::{Body, Message};
 use super::file;
 use super::history::{self, Page, Wish, each_row};
 use super::key::SessionKey;
@@ -14,6 +14,9 @@ use super::{Change, Compacted, Context, SessionError};
 
 /// Bytes of transcript that a compaction leaves to the model as they are; about 20,000 tokens.
 const KEEP_BYTES: u64 = 80_000;
+
+/// Bytes of transcript in which a run that was cut off is looked for.
+const RECENT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How many snippets of what somebody asked a summary without a model has.
 const SUMMARY_LINES: usize = 40;
@@ -27,7 +30,24 @@ impl Store {
             row.map(|row| Window::of(row, max_bytes))
         };
         let window = window.ok_or_else(|| SessionError::NotFound(key.to_string()))?;
-        context::read(&file::path(&self.directory, id), window).map_err(|source| self.read(id, source))
+        context::read(&file::path(&self.directory, id), window).map_err(|source| unread(id, source))
+    }
+
+    /// What was said under these runs, oldest first.
+    pub(super) fn written(
+        &self,
+        key: &SessionKey,
+        id: &str,
+        runs: &[String],
+    ) -> Result<Vec<(String, Message)>, SessionError> {
+        let window = {
+            let book = self.book()?;
+            let rows = book.keys.get(key).into_iter().flatten();
+            let row = rows.into_iter().find(|row| row.id == id);
+            row.map(|row| Window::of(row, RECENT_BYTES))
+        };
+        let window = window.ok_or_else(|| SessionError::NotFound(key.to_string()))?;
+        context::written(&file::path(&self.directory, id), window, runs).map_err(|source| unread(id, source))
     }
 
     pub(super) fn history(&self, key: &SessionKey, wish: &Wish) -> Result<Page, SessionError> {
@@ -36,7 +56,7 @@ impl Store {
             let rows = book.keys.get(key).map_or(&[][..], Vec::as_slice);
             history::plan(&self.directory, rows, wish)
         };
-        history::read(&segments, total, wish).map_err(|source| self.read(key.as_str(), source))
+        history::read(&segments, total, wish).map_err(|source| unread(key.as_str(), source))
     }
 
     pub(super) fn since(
@@ -96,7 +116,7 @@ impl Store {
                 }
                 found.is_none()
             });
-            walk.map_err(|source| self.read(key.as_str(), source))?;
+            walk.map_err(|source| unread(key.as_str(), source))?;
             if let Some((seq, row)) = found {
                 let newer = segments
                     .iter()
@@ -116,7 +136,7 @@ impl Store {
     ) -> Result<Option<Compacted>, SessionError> {
         let row = self.book()?.current(key).cloned();
         let row = row.ok_or_else(|| SessionError::NotFound(key.to_string()))?;
-        let cut = self.cut(&row, keep_rows).map_err(|source| self.read(&row.id, source))?;
+        let cut = self.cut(&row, keep_rows).map_err(|source| unread(&row.id, source))?;
         let Some(cut) = cut else { return Ok(None) };
         let compacted = Compacted {
             dropped: cut.dropped,
@@ -175,15 +195,16 @@ impl Store {
             first_kept,
         }))
     }
+}
 
-    pub(super) fn read(&self, what: &str, source: std::io::Error) -> SessionError {
-        if source.kind() == std::io::ErrorKind::NotFound {
-            return SessionError::NotFound(what.to_owned());
-        }
-        SessionError::Read {
-            what: what.to_owned(),
-            source,
-        }
+/// A fault in reading; a file that is gone is a session that is gone.
+pub(super) fn unread(what: &str, source: std::io::Error) -> SessionError {
+    if source.kind() == std::io::ErrorKind::NotFound {
+        return SessionError::NotFound(what.to_owned());
+    }
+    SessionError::Read {
+        what: what.to_owned(),
+        source,
     }
 }
 

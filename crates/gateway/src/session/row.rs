@@ -155,13 +155,12 @@ impl Row {
             self.rows += 1;
         }
         match &glance.sort {
-            Sort::Blank => {}
             Sort::Broken => self.broken += 1,
             Sort::Header => self.begin(glance.at_ms),
             Sort::Said(said) => self.said(said, glance),
             Sort::Own(note) => self.note(note, glance.at_ms),
             Sort::Compaction => self.compacted_at = Some(self.bytes),
-            Sort::Shown | Sort::Hidden => {}
+            Sort::Blank | Sort::Shown | Sort::Hidden => {}
         }
         if glance.sort != Sort::Header {
             if let Some(id) = &glance.id {

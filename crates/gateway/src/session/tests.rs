@@ -327,6 +327,27 @@ fn a_compaction_begins_at_somebodys_words_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_a_run_said_is_found_after_it_was_cut_off() {
+    let place = Scratch::new("written");
+    let store = open(&place);
+    let key = main_key();
+    let (id, _) = say(&store, &key, NOON, user("question").of_run("a\"1"));
+    say(&store, &key, NOON, user("run a\"1 is not this").of_run("b"));
+    say(&store, &key, NOON, answer("half an answer", 1).of_run("a\"1"));
+    let said = |runs: &[&str]| {
+        let runs: Vec<String> = runs.iter().map(|run| (*run).to_owned()).collect();
+        let found = store.written(&key, &id, &runs).unwrap();
+        found
+            .into_iter()
+            .map(|(run, message)| format!("{run}: {}", message.content().to_text()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(said(&["b", "c"]), ["b: run a\"1 is not this"]);
+    assert_eq!(said(&[]), Vec::<String>::new());
+    assert_eq!(said(&["a\"1"]), ["a\"1: question", "a\"1: half an answer"]);
+}
+
+#[test]
 fn the_index_can_be_thrown_away() {
     let place = Scratch::new("index");
     let keys = [
@@ -345,8 +366,7 @@ fn the_index_can_be_thrown_away() {
             }
         }
         store.flush().unwrap();
-        let keys = store.book().unwrap().keys.clone();
-        keys
+        store.book().unwrap().keys.clone()
     };
     let index = place.join("agents/main/sessions/sessions.json");
     let written = fs::read_to_string(&index).unwrap();

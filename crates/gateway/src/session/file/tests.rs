@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::file::tests::Scratch;
 
-fn all(path: &Path, from: u64) -> (Vec<(u64, Option<Vec<u8>>)>, u64) {
+/// Where a line begins, and the line; none for one that is too long.
+type Seen = (u64, Option<Vec<u8>>);
+
+fn all(path: &Path, from: u64) -> (Vec<Seen>, u64) {
     let end = fs::metadata(path).unwrap().len();
     let mut lines = Lines::new(open(path).unwrap(), from, end);
     let mut found = Vec::new();

@@ -6,7 +6,7 @@ use super::*;
 
 const DAY: i64 = 24 * HOUR;
 
-fn with(place: &Path, maintenance: Value) -> Store {
+fn with(place: &Path, maintenance: &Value) -> Store {
     let config = serde_json::from_value(json!({"maintenance": maintenance, "reset": {"mode": "none"}})).unwrap();
     Store::open(Settings {
         config: Some(config),
@@ -30,7 +30,7 @@ fn names(keys: &[SessionKey]) -> BTreeSet<String> {
 #[test]
 fn the_old_and_the_many_go_but_never_the_main_one() {
     let place = Scratch::new("old");
-    let store = with(&place, json!({"pruneAfter": "10d", "maxEntries": 4}));
+    let store = with(&place, &json!({"pruneAfter": "10d", "maxEntries": 4}));
     say(&store, &main_key(), NOON, user("first of all"));
     for n in 0..8 {
         say(&store, &group(n), NOON + n as i64 * DAY, user("hello"));
@@ -58,7 +58,7 @@ fn the_old_and_the_many_go_but_never_the_main_one() {
 #[test]
 fn too_many_bytes_make_room_from_the_oldest_on() {
     let place = Scratch::new("bytes");
-    let store = with(&place, json!({"maxDiskBytes": 1_100_000, "highWaterBytes": 500_000}));
+    let store = with(&place, &json!({"maxDiskBytes": 1_100_000, "highWaterBytes": 500_000}));
     let text = "x".repeat(100_000);
     say(&store, &main_key(), NOON, user(&text));
     for n in 0..10 {
@@ -73,7 +73,7 @@ fn too_many_bytes_make_room_from_the_oldest_on() {
 #[test]
 fn old_sessions_of_a_key_go_after_their_time() {
     let place = Scratch::new("resets");
-    let store = with(&place, json!({"resetArchiveRetention": "5d"}));
+    let store = with(&place, &json!({"resetArchiveRetention": "5d"}));
     for n in 0..4 {
         store.renew(&main_key(), NOON + n * DAY, Why::New, &Map::new()).unwrap();
         say(&store, &main_key(), NOON + n * DAY, user(&n.to_string()));
@@ -94,7 +94,7 @@ fn old_sessions_of_a_key_go_after_their_time() {
 #[test]
 fn a_warning_changes_nothing() {
     let place = Scratch::new("warn");
-    let store = with(&place, json!({"mode": "warn", "pruneAfter": "1d"}));
+    let store = with(&place, &json!({"mode": "warn", "pruneAfter": "1d"}));
     say(&store, &group(1), NOON, user("hello"));
     let done = store.maintain(NOON + 9 * DAY, &|_| false).unwrap();
     assert_eq!(names(&done.pruned), names(&[group(1)]));
