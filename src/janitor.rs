@@ -26,6 +26,8 @@ pub async fn tidy_forever<C: Cloud>(context: Arc<Context<C>>, mut swept: watch::
         forget_the_gone(&context);
         reaper.look(&context).await;
         context.metrics.set_agents(&context.stores.reasons());
+        context.metrics.set_conditions(&context.stores.conditions());
+        tell_usage(&context);
         unused = tidy(&context, &unused).await;
     }
 }
@@ -43,6 +45,15 @@ async fn meet_shared<C: Cloud>(context: &Context<C>) -> bool {
         }
     }
     true
+}
+
+/// What the models of each agent cost, as its gateway says.
+fn tell_usage<C: Cloud>(context: &Context<C>) {
+    for (uid, usage) in context.rounds.usages() {
+        if let Some((namespace, name)) = context.memories.whereabouts(&uid) {
+            context.metrics.set_usage(&namespace, &name, &usage);
+        }
+    }
 }
 
 /// Agents that the cluster no longer has.
@@ -93,6 +104,9 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
     let steps = plan_shared(&groups, &identities, &unused);
     if !steps.is_empty() && context.gate.is_open() && context.lookups.owner().await == Ok(OwnerRecord::Ours) {
         for step in steps {
+            if !context.gate.is_open() {
+                break;
+            }
             match shared_effect(context, None, &step).await {
                 Ok(()) => tracing::info!(step = step.name(), detail = ?step, "removed what nobody uses"),
                 Err(error) => tracing::info!(step = step.name(), %error, "what nobody uses could not be removed yet"),

@@ -1,14 +1,16 @@
 //! What the operator counts, for Prometheus. All families are there from the start, all labels are bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use koi_wire::health::Usage;
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// Seconds of a reconcile: a settled one takes well under a millisecond, one with calls up to the SDK's time-outs.
@@ -23,6 +25,10 @@ const WAIT_BUCKETS: &[f64] = &[0.001, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 180
 
 const SHARE_HELP: &str =
     "The part of AWS's documented rate that is used: halved when AWS refuses, then creeping up to 1.";
+const SWEPT_HELP: &str = "When the last whole sweep of an account and region ended, in seconds since the epoch.";
+const TOKENS_HELP: &str =
+    "Tokens of the models by kind (input, output, cache_read, cache_write), as the agent's gateway reports them.";
+const COST_HELP: &str = "Cost of the models in US dollars, as the agent's gateway reports it.";
 const AWS_HELP: &str = "Requests to AWS.";
 const ROUND_HELP: &str = "Time of one round of one agent.";
 const AGE_HELP: &str = "Age of the fleet view: time since the last whole sweep began; -1 before the first.";
@@ -31,7 +37,7 @@ const AGE_HELP: &str = "Age of the fleet view: time since the last whole sweep b
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    described: Vec<(String, String, &'static str)>,
+    described: Vec<Described>,
     requests: IntCounterVec,
     reconciles: HistogramVec,
     steps: IntCounterVec,
@@ -48,12 +54,34 @@ pub struct Metrics {
     waits: HistogramVec,
     bucket_queue: IntGaugeVec,
     bucket_share: GaugeVec,
+    conditions: IntGaugeVec,
+    launches: IntCounterVec,
+    repairs: IntCounterVec,
+    queue: IntGauge,
+    in_flight: IntGauge,
+    swept_at: GaugeVec,
+    tokens: IntCounterVec,
+    cost: CounterVec,
+    reported: Mutex<HashMap<(String, String), Usage>>,
+}
+
+/// What a family is, for the text when it has no series yet and for the documentation.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub help: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: Vec<String>,
 }
 
 /// Makes and registers one family, and remembers its description for the time when it has no series yet.
 struct Registrar {
     registry: Registry,
-    described: Vec<(String, String, &'static str)>,
+    described: Vec<Described>,
 }
 
 impl Registrar {
@@ -65,7 +93,12 @@ impl Registrar {
         let family = family?;
         self.registry.register(Box::new(family.clone()))?;
         for desc in family.desc() {
-            self.described.push((desc.fq_name.clone(), desc.help.clone(), kind));
+            self.described.push(Described {
+                name: desc.fq_name.clone(),
+                help: desc.help.clone(),
+                kind,
+                labels: desc.variable_labels.clone(),
+            });
         }
         Ok(family)
     }
@@ -155,6 +188,42 @@ impl Metrics {
                 GaugeVec::new(Opts::new("koi_aws_bucket_share", SHARE_HELP), &["account", "bucket"]),
                 "gauge",
             )?,
+            conditions: make.gauges(
+                "koi_agent_conditions",
+                "Agents by condition, status and reason.",
+                &["condition", "status", "reason"],
+            )?,
+            launches: make.counters(
+                "koi_launches_total",
+                "Launches by result: ok, or the reason of the refusal.",
+                &["result"],
+            )?,
+            repairs: make.counters(
+                "koi_repairs_total",
+                "Things that were put right on agents that live, by step.",
+                &["step"],
+            )?,
+            queue: make.add(
+                IntGauge::new("koi_reconcile_queue_depth", "Agents that are to be looked at."),
+                "gauge",
+            )?,
+            in_flight: make.add(
+                IntGauge::new("koi_reconciles_in_flight", "Agents that are being looked at."),
+                "gauge",
+            )?,
+            swept_at: make.add(
+                GaugeVec::new(
+                    Opts::new("koi_account_swept_timestamp_seconds", SWEPT_HELP),
+                    &["account", "region"],
+                ),
+                "gauge",
+            )?,
+            tokens: make.counters("koi_agent_tokens_total", TOKENS_HELP, &["namespace", "name", "kind"])?,
+            cost: make.add(
+                CounterVec::new(Opts::new("koi_agent_cost_usd_total", COST_HELP), &["namespace", "name"]),
+                "counter",
+            )?,
+            reported: Mutex::default(),
             leader: make.add(IntGauge::new("koi_leader", "1 while this process leads."), "gauge")?,
             registry: make.registry,
             described: make.described,
@@ -175,6 +244,14 @@ impl Metrics {
             self.orphans.with_label_values(&[kind]);
         }
         self.agents.with_label_values(&["Ready"]);
+    }
+
+    /// Every family, in the order of its name.
+    #[must_use]
+    pub fn families(&self) -> Vec<Described> {
+        let mut families = self.described.clone();
+        families.sort_by(|left, right| left.name.cmp(&right.name));
+        families
     }
 
     /// One attempt of a call to AWS.
@@ -265,6 +342,11 @@ impl Metrics {
     pub fn forget_agent(&self, namespace: &str, name: &str) {
         // An error means that there was no such series, which is the goal.
         let _ = self.ready.remove_label_values(&[namespace, name]);
+        let _ = self.cost.remove_label_values(&[namespace, name]);
+        for (kind, _) in kinds(&Usage::default()) {
+            let _ = self.tokens.remove_label_values(&[namespace, name, kind]);
+        }
+        self.reported().remove(&(namespace.to_owned(), name.to_owned()));
     }
 
     /// How many agents have which reason. Reasons that nobody has any more go to zero.
@@ -276,6 +358,62 @@ impl Metrics {
         }
     }
 
+    /// How many agents have which condition, status and reason.
+    pub fn set_conditions(&self, counts: &BTreeMap<(&str, &str, &str), i64>) {
+        self.conditions.reset();
+        for ((condition, status, reason), count) in counts {
+            self.conditions
+                .with_label_values(&[condition, status, reason])
+                .set(*count);
+        }
+    }
+
+    /// A launch was answered: `ok`, or the reason of the refusal.
+    pub fn count_launch(&self, result: &str) {
+        self.launches.with_label_values(&[result]).inc();
+    }
+
+    /// Something about a living agent was put right.
+    pub fn count_repair(&self, step: &str) {
+        self.repairs.with_label_values(&[step]).inc();
+    }
+
+    /// How many agents wait to be looked at, and how many are being looked at.
+    pub fn set_queue(&self, waiting: usize, in_flight: usize) {
+        self.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+    }
+
+    /// A whole sweep of an account ended.
+    pub fn set_swept_at(&self, account: &str, region: &str, at: Timestamp) {
+        self.swept_at
+            .with_label_values(&[account, region])
+            .set(at.as_duration().as_secs_f64());
+    }
+
+    /// What the models of an agent cost so far, as its gateway says. Numbers that are smaller than before began anew.
+    pub fn set_usage(&self, namespace: &str, name: &str, usage: &Usage) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let before = self.reported().insert(key, *usage).unwrap_or_default();
+        for ((kind, now), (_, before)) in kinds(usage).into_iter().zip(kinds(&before)) {
+            let grown = now.checked_sub(before).unwrap_or(now);
+            self.tokens.with_label_values(&[namespace, name, kind]).inc_by(grown);
+        }
+        let grown = if usage.cost_usd >= before.cost_usd {
+            usage.cost_usd - before.cost_usd
+        } else {
+            usage.cost_usd
+        };
+        // What a gateway says is not trusted: a counter takes neither negative numbers nor ones that are none.
+        if grown.is_finite() && grown >= 0.0 {
+            self.cost.with_label_values(&[namespace, name]).inc_by(grown);
+        }
+    }
+
+    fn reported(&self) -> MutexGuard<'_, HashMap<(String, String), Usage>> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The text that Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
@@ -284,8 +422,8 @@ impl Metrics {
         let empty = self
             .described
             .iter()
-            .filter(|(name, ..)| !families.iter().any(|family| family.name() == name));
-        for (name, help, kind) in empty {
+            .filter(|described| !families.iter().any(|family| family.name() == described.name));
+        for Described { name, help, kind, .. } in empty {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         }
@@ -293,58 +431,19 @@ impl Metrics {
     }
 }
 
+/// The kinds of tokens.
+fn kinds(usage: &Usage) -> [(&'static str, u64); 4] {
+    [
+        ("input", usage.input_tokens),
+        ("output", usage.output_tokens),
+        ("cache_read", usage.cache_read_tokens),
+        ("cache_write", usage.cache_write_tokens),
+    ]
+}
+
 fn word(ok: bool) -> &'static str {
     if ok { "ok" } else { "failed" }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PROMISED: &[&str] = &[
-        "koi_aws_requests_total",
-        "koi_reconcile_duration_seconds",
-        "koi_agents",
-        "koi_agent_ready",
-        "koi_probe_duration_seconds",
-        "koi_fleet_sweep_age_seconds",
-        "koi_orphans",
-        "koi_build_info",
-    ];
-
-    #[test]
-    fn every_promised_family_is_there_from_the_start() {
-        let text = Metrics::new("1.2.3").unwrap().text();
-        for name in PROMISED {
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing:\n{text}");
-        }
-        assert!(text.contains("koi_build_info{version=\"1.2.3\"} 1"), "{text}");
-        assert!(text.contains("koi_fleet_sweep_age_seconds -1"), "{text}");
-    }
-
-    #[test]
-    fn an_agent_that_is_gone_leaves_no_series() {
-        let metrics = Metrics::new("1").unwrap();
-        metrics.set_ready("ns", "a", true);
-        assert!(
-            metrics
-                .text()
-                .contains("koi_agent_ready{name=\"a\",namespace=\"ns\"} 1")
-        );
-        metrics.forget_agent("ns", "a");
-        assert!(!metrics.text().contains("name=\"a\""));
-    }
-
-    #[test]
-    fn a_reason_that_nobody_has_any_more_is_not_shown() {
-        let metrics = Metrics::new("1").unwrap();
-        metrics.set_agents(&BTreeMap::from([("Booting", 2)]));
-        assert!(metrics.text().contains("koi_agents{reason=\"Booting\"} 2"));
-        metrics.set_agents(&BTreeMap::from([("Ready", 2)]));
-        let text = metrics.text();
-        assert!(
-            text.contains("koi_agents{reason=\"Ready\"} 2") && !text.contains("Booting"),
-            "{text}"
-        );
-    }
-}
+mod tests;

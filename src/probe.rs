@@ -14,6 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::observed::{GatewayHealth, Hop, ProbeFailure};
 use koi_wire::Redacted;
+use koi_wire::health::Usage;
 use koi_wire::seed::{SeedParams, SeedResult};
 
 use crate::device::DeviceKey;
@@ -85,6 +86,18 @@ impl Patience {
 /// # Errors
 /// The hop that is broken.
 pub async fn ask(target: &Target, device: &DeviceKey, patience: Patience) -> Result<GatewayHealth, ProbeFailure> {
+    look(target, device, patience).await.map(|(health, _)| health)
+}
+
+/// The same, with what the models cost so far.
+///
+/// # Errors
+/// The hop that is broken.
+pub async fn look(
+    target: &Target,
+    device: &DeviceKey,
+    patience: Patience,
+) -> Result<(GatewayHealth, Option<Usage>), ProbeFailure> {
     let mut socket = dial::reach(target, patience).await?;
     let purpose = if target.in_handover {
         Purpose::Vouch

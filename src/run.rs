@@ -1,6 +1,6 @@
 //! The running operator: what is started in which order, what a term of leadership consists of, how it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -60,6 +60,8 @@ struct House<C> {
     identity: String,
     namespace: String,
     stop: CancellationToken,
+    /// The fleet whose age is served.
+    shown: Arc<Mutex<Fleet>>,
 }
 
 /// Runs on AWS until `stop` is told.
@@ -98,9 +100,10 @@ pub async fn run_on<C: Cloud>(
     let pages = Pages {
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
-        fleet: fleet.clone(),
+        fleet: Arc::new(Mutex::new(fleet.clone())),
         clock: clock.clone(),
     };
+    let shown = Arc::clone(&pages.fleet);
     let listener = serve::bind(args.metrics_addr).await.with_context(|| {
         format!(
             "--metrics-addr {}: the port cannot be taken; name a free one",
@@ -124,6 +127,7 @@ pub async fn run_on<C: Cloud>(
         identity: surroundings.identity,
         namespace,
         stop: stop.clone(),
+        shown,
     };
     Box::pin(house.reign(fleet, woken)).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
@@ -146,6 +150,7 @@ impl<C: Cloud> House<C> {
             let (fleet, woken) = first
                 .take()
                 .unwrap_or_else(|| Fleet::new(&self.args.cluster_id, self.clock.clone()));
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = fleet.clone();
             let gate = Gate::new(leadership.clone(), self.stop.clone());
             tokio::select! {
                 () = self.term(fleet, woken, gate) => {}

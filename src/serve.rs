@@ -61,8 +61,8 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// What is missing.
     pub readiness: Readiness,
-    /// For the age of its view.
-    pub fleet: Fleet,
+    /// The fleet of the present term, for the age of its view.
+    pub fleet: Arc<Mutex<Fleet>>,
     /// For the same.
     pub clock: Clock,
 }
@@ -96,7 +96,8 @@ fn router(pages: Pages) -> Router {
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    let age = pages.fleet.swept_at().map(|swept| since(swept, pages.clock.now()));
+    let swept_at = pages.fleet.lock().unwrap_or_else(PoisonError::into_inner).swept_at();
+    let age = swept_at.map(|swept| since(swept, pages.clock.now()));
     pages.metrics.set_sweep_age(age);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],

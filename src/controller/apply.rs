@@ -81,10 +81,16 @@ impl<C: Cloud> Round<'_, C> {
 
     async fn succeeded(&mut self, step: &Step, observed: &Observed) {
         self.context.metrics.count_step(step.name(), true);
+        if matches!(step, Step::RunInstances { .. }) {
+            self.context.metrics.count_launch("ok");
+        }
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
         self.memory.succeed(step.name());
         if let Some(event) = event_for_step(step, observed) {
+            if observed.recorded.instance_id.is_some() {
+                self.context.metrics.count_repair(step.name());
+            }
             self.publish(&event).await;
         }
     }
@@ -124,7 +130,10 @@ impl<C: Cloud> Round<'_, C> {
     fn rejected(&mut self, step: &Step, refusal: Refusal) -> Progress {
         self.context.metrics.count_step(step.name(), false);
         let launch = match step {
-            Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
+            Step::RunInstances { launch } => {
+                self.context.metrics.count_launch(refusal.reason.as_str());
+                Some((launch.epoch, launch.attempt))
+            }
             _ => None,
         };
         self.memory

@@ -17,6 +17,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, PatchParams, PostParams};
 
 use super::apply::{Effect, rejection};
+use super::troubles::denied;
 use super::{Decision, Round, RoundError, at, finalizer, secret};
 use crate::cloud::{Bundle, Cloud, Launch};
 
@@ -98,6 +99,14 @@ impl<C: Cloud> Round<'_, C> {
                 if refused.is_forbidden() && refused.message.contains("being terminated") =>
             {
                 return Ok(Effect::Conflict);
+            }
+            Err(kube::Error::Api(refused)) if refused.is_forbidden() => {
+                let message = format!(
+                    "Kubernetes denies the operator the agent's Secret: {}.",
+                    denied(&refused.message)
+                );
+                let reason = Reason::Unauthorized;
+                return Ok(rejection(Why { reason, message }, Retry::Slow));
             }
             Err(error) => return Err(at("creation of the Secret")(error)),
         };

@@ -36,6 +36,8 @@ impl<C: Cloud> Round<'_, C> {
     pub(super) async fn observe(&mut self, wish: &Result<Arc<Desired>, Why>) -> Observed {
         let mut observed = self.remembered(wish);
         let Ok(desired) = wish else {
+            // Whatever is wrong with the wish, or with its plan: what runs goes on running, and is told as it is.
+            observed.probe = self.context.rounds.last(&self.agent.uid().unwrap_or_default());
             return observed;
         };
         if self.is_first_word() {

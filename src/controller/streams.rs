@@ -1,14 +1,14 @@
 //! The wiring: what is watched, what is kept of it, and what wakes which agent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use koi_core::api::{KoiAgent, KoiPlan, Reason};
+use koi_core::api::{ConditionType, KoiAgent, KoiPlan, Reason};
 use koi_core::names::LABEL_AGENT;
 use kube::api::Api;
 use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta};
@@ -153,9 +153,13 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     let stopping = context.gate.stopping();
     let tasks = TaskTracker::new();
     let agents = context.stores.agents.clone();
-    let triggers = triggers(&context, wiring, woken);
+    let queue = Queue::default();
+    let (queued, metrics) = (queue.clone(), Arc::clone(&context.metrics));
+    let triggers = triggers(&context, wiring, woken).inspect_ok(move |request| queued.push(&request.obj_ref));
     let spawned = tasks.clone();
     let work = move |guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>| {
+        queue.pop(&ObjectRef::from_obj(guarded.as_ref()));
+        metrics.set_queue(queue.len(), spawned.len() + 1);
         let task = spawned.spawn(reconcile(guarded, accounts));
         let task = AbortOnDropHandle::new(task);
         // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
@@ -186,6 +190,28 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     tokio::select! {
         () = rounds => {}
         () = drained => {}
+    }
+}
+
+/// Agents that something wants to be looked at, for the metric.
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<HashSet<ObjectRef<Guarded>>>>);
+
+impl Queue {
+    fn push(&self, agent: &ObjectRef<Guarded>) {
+        self.lock().insert(agent.clone());
+    }
+
+    fn pop(&self, agent: &ObjectRef<Guarded>) {
+        self.lock().remove(agent);
+    }
+
+    fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<ObjectRef<Guarded>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -444,6 +470,27 @@ impl Stores {
     #[must_use]
     pub fn has_agent(&self, namespace: &str, name: &str) -> bool {
         self.agents.get(&ObjectRef::new(name).within(namespace)).is_some()
+    }
+
+    /// How many agents have which condition, status and reason; only words that this version knows.
+    #[must_use]
+    pub fn conditions(&self) -> BTreeMap<(&'static str, &'static str, &'static str), i64> {
+        let mut counts = BTreeMap::new();
+        for guarded in self.agents.state() {
+            let Some(status) = guarded.0.as_ref().ok().and_then(|agent| agent.status.as_ref()) else {
+                continue;
+            };
+            for condition in &status.conditions {
+                let kind = ConditionType::ALL.iter().find(|kind| kind.as_str() == condition.type_);
+                let status = ["True", "False"].into_iter().find(|word| *word == condition.status);
+                let reason = Reason::ALL.iter().find(|reason| reason.as_str() == condition.reason);
+                if let (Some(kind), Some(reason)) = (kind, reason) {
+                    let key = (kind.as_str(), status.unwrap_or("Unknown"), reason.as_str());
+                    *counts.entry(key).or_default() += 1;
+                }
+            }
+        }
+        counts
     }
 
     /// How many agents have which Ready reason.

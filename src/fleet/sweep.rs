@@ -39,8 +39,11 @@ pub async fn sweep_forever<C: Cloud>(
                 );
                 return;
             }
-            Ok(_) => {
+            Ok(place) => {
                 let ok = sweep(&fleet, cloud.as_ref(), &cluster_id).await;
+                if ok {
+                    metrics.set_swept_at(&place.account, &place.region, fleet.inner.clock.now());
+                }
                 if ok && parameters_due <= Instant::now() {
                     parameters_due =
                         Instant::now() + list_parameters(&fleet, cloud.as_ref(), &cluster_id, interval).await;

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use koi_core::observed::Probe;
+use koi_wire::health::Usage;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::{Patience, Target, ask};
+use super::{Patience, Target, look};
 use crate::clock::Clock;
 use crate::device::DeviceKey;
 use crate::fleet::Fleet;
@@ -56,6 +57,8 @@ struct Entry {
     asking: bool,
     /// It answered to this process at least once.
     was_well: bool,
+    /// What its models cost so far.
+    usage: Option<Usage>,
 }
 
 /// When one gateway is asked next.
@@ -134,6 +137,7 @@ impl Rounds {
                     },
                     asking: entry.asking,
                     was_well: entry.was_well,
+                    usage: entry.usage,
                 };
             }
             None => {
@@ -155,6 +159,7 @@ impl Rounds {
                         schedule,
                         asking: false,
                         was_well: was_healthy,
+                        usage: None,
                     },
                 );
             }
@@ -201,6 +206,16 @@ impl Rounds {
     /// The agent is gone.
     pub fn forget(&self, agent_uid: &str) {
         self.entries().remove(agent_uid);
+    }
+
+    /// What the models of each agent cost so far, as far as their gateways say.
+    #[must_use]
+    pub fn usages(&self) -> Vec<(String, Usage)> {
+        let entries = self.entries();
+        let told = entries
+            .iter()
+            .filter_map(|(uid, entry)| Some((uid.clone(), entry.usage?)));
+        told.collect()
     }
 
     /// The agents that are asked.
@@ -254,7 +269,10 @@ impl Rounds {
 
     async fn visit(&self, uid: &str, target: &Target, patience: Patience) {
         let (at, began) = (self.inner.clock.now(), Instant::now());
-        let outcome = ask(target, &self.inner.device, patience).await;
+        let (outcome, usage) = match look(target, &self.inner.device, patience).await {
+            Ok((health, usage)) => (Ok(health), usage),
+            Err(failure) => (Err(failure), None),
+        };
         let ok = outcome.as_ref().is_ok_and(|health| health.ok);
         self.inner.metrics.observe_probe(began.elapsed(), ok);
         tracing::debug!(uid, instance = target.instance_id, ?outcome, "asked the gateway");
@@ -264,18 +282,19 @@ impl Rounds {
             launch_time: target.launch_time,
             outcome,
         };
-        if self.take(uid, target, probe, ok) {
+        if self.take(uid, target, probe, ok, usage) {
             self.inner.fleet.wake_agent(uid);
         }
     }
 
     /// Keeps the answer; says whether it is news.
-    fn take(&self, uid: &str, asked: &Target, probe: Probe, ok: bool) -> bool {
+    fn take(&self, uid: &str, asked: &Target, probe: Probe, ok: bool, usage: Option<Usage>) -> bool {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(uid) else {
             return false;
         };
         entry.asking = false;
+        entry.usage = usage.or(entry.usage);
         if !entry.target.same(asked) {
             // The question changed meanwhile: this answers another one, and the new one is due.
             return false;

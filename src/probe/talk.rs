@@ -6,7 +6,7 @@ use koi_wire::device::SignedFacts;
 use koi_wire::frame::{
     Challenge, ClientInfo, ConnectAuth, ConnectParams, DeviceProof, ErrorShape, Frame, HelloOk, Request, Response,
 };
-use koi_wire::health::Health;
+use koi_wire::health::{Health, Usage};
 use koi_wire::name::{Scope, event, method};
 use koi_wire::seed::{SeedParams, SeedResult};
 use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
@@ -79,7 +79,7 @@ pub async fn health<S>(
     socket: &mut WebSocketStream<S>,
     hello: HelloOk,
     patience: Patience,
-) -> Result<GatewayHealth, ProbeFailure>
+) -> Result<(GatewayHealth, Option<Usage>), ProbeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -94,13 +94,15 @@ where
     } else {
         health.runtime_version
     };
-    Ok(GatewayHealth {
+    let usage = health.usage;
+    let told = GatewayHealth {
         ok: health.ok,
         version,
         config_sha256: Some(health.config_sha256).filter(|digest| !digest.is_empty()),
         workspace_seeded: health.workspace_seeded,
         detail: (!health.failing.is_empty()).then(|| health.failing.join("; ")),
-    })
+    };
+    Ok((told, usage))
 }
 
 /// Hands over workspace files.

@@ -372,9 +372,15 @@ fn admit(agent: &KoiAgent, plan: Option<&KoiPlan>, namespace: &NamespaceFacts) -
     let Some(plan) = plan else {
         return agent.spec.plan_ref.as_ref().map_or(Ok(()), |plan_ref| {
             let name = &plan_ref.name;
+            let lives = agent.status.as_ref().is_some_and(|status| status.instance.is_some());
+            let keeps = if lives {
+                "The instance keeps running as it is, and nothing of it is changed or repaired until there is one. "
+            } else {
+                ""
+            };
             Err(why(
                 Reason::PlanNotFound,
-                format!("spec.planRef.name: there is no KoiPlan {name:?}. Create it, or name one that `kubectl get koiplan` shows."),
+                format!("spec.planRef.name: there is no KoiPlan {name:?}. {keeps}Create it, or name one that `kubectl get koiplan` shows."),
             ))
         });
     };

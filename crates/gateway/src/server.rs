@@ -351,6 +351,7 @@ impl Shared {
         let failing = self.failing();
         let next_wake = self.services.schedule.next_wake();
         Health {
+            usage: None,
             ok: failing.is_empty(),
             ts: now_ms,
             duration_ms: 0,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What `health` answers, and what `hello-ok` carries in its snapshot. Open: a newer gateway says more.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Health {
     /// Is everything as it should be?
@@ -34,7 +34,27 @@ pub struct Health {
     /// count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_wake_at_ms: Option<i64>,
+    /// What the models cost so far; left out by a gateway that does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
     /// What a person ought to look at, though the gateway does its work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// What the models of a gateway cost since its data volume was made, or since the gateway started where it does not keep count. Numbers
+/// grow; smaller ones say that the count began anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Usage {
+    /// Tokens that went in.
+    pub input_tokens: u64,
+    /// Tokens that came out.
+    pub output_tokens: u64,
+    /// Tokens that were read from the provider's cache.
+    pub cache_read_tokens: u64,
+    /// Tokens that were written to the provider's cache.
+    pub cache_write_tokens: u64,
+    /// The cost in US dollars.
+    pub cost_usd: f64,
 }
