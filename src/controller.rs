@@ -307,8 +307,12 @@ impl<'a, C: Cloud> Round<'a, C> {
                 Progress::Gone => return Ok(Done::for_good()),
             }
             self.report(&decision).await?;
-            let handover = self.memory.handover.remaining(self.context.clock.now());
-            let check_again = handover.map_or(decision.plan.check_again, |left| left.min(decision.plan.check_again));
+            let now = self.context.clock.now();
+            let dues = [self.memory.handover.remaining(now), self.memory.secret_lag(now)];
+            let check_again = dues
+                .into_iter()
+                .flatten()
+                .fold(decision.plan.check_again, Duration::min);
             return Ok(Done::after(check_again.max(AT_ONCE)));
         }
         Ok(Done::after(AT_ONCE))

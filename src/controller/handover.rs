@@ -63,3 +63,59 @@ impl Handover {
         pin.accepting(also)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use koi_core::api::{KoiAgent, KoiAgentSpec};
+
+    use super::super::secret::{self, GatewaySecret};
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn fresh() -> GatewaySecret {
+        let mut agent = KoiAgent::new("a", KoiAgentSpec::default());
+        agent.metadata.uid = Some("u-1".into());
+        secret::read(&secret::make(&agent, at(0)).unwrap(), "u-1", at(0))
+    }
+
+    fn digest(secret: &GatewaySecret) -> &str {
+        secret.content.as_ref().unwrap().pin.sha256()
+    }
+
+    fn accepted(handover: &Handover, secret: &GatewaySecret) -> BTreeSet<String> {
+        handover.pin(&secret.content.as_ref().unwrap().pin).others().clone()
+    }
+
+    #[test]
+    fn a_changed_secret_is_handed_over_for_a_while_and_the_former_certificate_may_answer() {
+        let (first, second) = (fresh(), fresh());
+        let mut handover = Handover::default();
+        handover.meet(&first, None, at(0));
+        handover.meet(&first, None, at(1));
+        assert_eq!(
+            (handover.remaining(at(1)), accepted(&handover, &first)),
+            (None, BTreeSet::new())
+        );
+        handover.meet(&second, None, at(10));
+        assert_eq!(handover.remaining(at(10)), Some(LASTS));
+        assert_eq!(accepted(&handover, &second), [digest(&first).to_owned()].into());
+        assert_eq!(
+            (handover.remaining(at(130)), accepted(&handover, &second)),
+            (None, BTreeSet::new())
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_operator_knew_counts() {
+        let secret = fresh();
+        let mut handover = Handover::default();
+        handover.meet(&secret, Some(digest(&secret)), at(0));
+        assert_eq!(handover.remaining(at(0)), None, "it is the same");
+        let mut handover = Handover::default();
+        handover.meet(&secret, Some("another"), at(0));
+        assert_eq!(accepted(&handover, &secret), ["another".to_owned()].into());
+    }
+}

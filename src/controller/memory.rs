@@ -114,7 +114,7 @@ pub(super) struct Memory {
     pub(super) secret: Option<Arc<GatewaySecret>>,
     /// What the gateway may still have of an earlier one.
     pub(super) handover: Handover,
-    /// When we made it: for a moment the watch does not show it.
+    /// When we wrote it, until the watch has shown that: for a moment it may not.
     secret_made_at: Option<Timestamp>,
     /// A Secret of the name exists and is not ours.
     pub(super) foreign_secret: bool,
@@ -206,6 +206,16 @@ impl Memory {
     pub(super) fn keep_secret(&mut self, secret: Option<GatewaySecret>, now: Timestamp) {
         self.secret = secret.map(Arc::new);
         self.secret_made_at = Some(now);
+    }
+
+    /// The watch shows it as we know it, or newer: from now on it tells when it goes.
+    pub(super) fn secret_shown(&mut self) {
+        self.secret_made_at = None;
+    }
+
+    /// How long the watch may still be behind our own write of the Secret: then it is looked at again.
+    pub(super) fn secret_lag(&self, now: Timestamp) -> Option<Duration> {
+        self.secret_is_fresh(now).then_some(WATCH_LAG)
     }
 
     /// The watch may not show yet what we made.

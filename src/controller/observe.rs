@@ -245,13 +245,17 @@ impl<C: Cloud> Round<'_, C> {
         };
         self.memory.foreign_secret = false;
         let now = self.context.clock.now();
-        let fresh = self.memory.secret_is_fresh(now);
-        let current = |known: &&Arc<GatewaySecret>| {
-            known.version == found.resource_version() || (fresh && known.is_newer_than(&found))
-        };
-        if let Some(known) = self.memory.secret.as_ref().filter(current) {
-            return Some(Arc::clone(known));
+        if let Some(known) = &self.memory.secret {
+            let ahead = self.memory.secret_is_fresh(now) && known.is_newer_than(&found);
+            if ahead || known.version == found.resource_version() {
+                let known = Arc::clone(known);
+                if !ahead {
+                    self.memory.secret_shown();
+                }
+                return Some(known);
+            }
         }
+        self.memory.secret_shown();
         let read = Arc::new(secret::read(&found, &self.agent.uid().unwrap_or_default(), now));
         let told = self
             .status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import ssl
 import threading
 from collections.abc import Callable
 
@@ -183,8 +184,6 @@ def test_a_token_and_a_certificate_rotate_and_nobody_is_shut_out(stage: Stage, n
         address = hammer.agent["status"]["gateway"]["endpoint"].removeprefix("wss://")
 
         def presented() -> str:
-            import ssl
-
             return ssl.get_server_certificate((address, 443))
 
         until("the worn certificate is presented", lambda: presented().split() == worn.split(), 40)
@@ -199,31 +198,24 @@ def test_a_token_and_a_certificate_rotate_and_nobody_is_shut_out(stage: Stage, n
     assert condition(stage.agent(name), "Ready") == ready, "Ready never turned"
     assert stage.agent(name)["status"]["gateway"]["observedTokenRotation"] == "once"
 
-    def refused() -> bool:
-        try:
-            hammer.connect(first["token"])
-        except (GatewayRefusal, OSError):
-            return True
-        return False
+    # Few failures: a gateway locks out who fails too often, and here everybody comes from one address.
+    with pytest.raises(GatewayRefusal):
+        hammer.connect(first["token"])
 
-    until("the first token is refused", refused, 30)
+    def taken() -> bool:
+        return stage.machine(name).sh("cat /run/skykoi/token").strip().encode() == data_of(stage, agent)["token"]
 
     # Edited by hand: the operator pushes it. Deleted: made anew. Ready stays.
     patch_secret(stage, agent, {"data": {"token": encoded("a-token-of-my-own-choice")}})
-    until("the edited token works", lambda: works(hammer), 40)
+    until("the edited token is pushed", taken, 40)
+    hammer.connect(b"a-token-of-my-own-choice")
     stage.kube.request("DELETE", f"api/v1/namespaces/default/secrets/{agent['status']['gateway']['tokenSecretName']}")
     made = until("it is made anew", lambda: stage.kube.secret(agent["status"]["gateway"]["tokenSecretName"]), 20)
     assert made["token"] != b"a-token-of-my-own-choice" and made["tls.crt"] != first["tls.crt"]
-    until("the new token and certificate work", lambda: works(hammer), 40)
+    until("the new token is pushed", taken, 40)
+    until("the new certificate is presented", lambda: presented().split() == made["tls.crt"].decode().split(), 20)
+    hammer.connect()
     assert condition(stage.agent(name), "Ready")["lastTransitionTime"] == ready["lastTransitionTime"]
-
-
-def works(hammer: Hammer) -> bool:
-    try:
-        hammer.connect()
-    except Exception:
-        return False
-    return True
 
 
 def test_the_last_snapshot_is_known_by_name_and_a_new_agent_starts_from_it(
@@ -313,7 +305,9 @@ def test_force_leaves_things_that_are_told_and_then_reaped(
     assert [snapshot["State"] for snapshot in snapshots["Snapshots"]] == ["completed"]
     assert len([event for event in stage.kube.events(name) if event["reason"] == "Orphaned"]) >= 1
     touched = {call.action for call in stage.cloud.calls(since, principal="operator", mutating=True)}
-    assert touched <= {"TerminateInstances", "CreateSnapshot", "DeleteVolume", "DeleteParameter"}
+    # The security group has no user any more, which has nothing to do with orphans.
+    touched -= {"DeleteSecurityGroup"}
+    assert touched == {"TerminateInstances", "CreateSnapshot", "DeleteVolume", "DeleteParameter"}
     for made in (kept, silent):
         ec2.delete_volume(VolumeId=made)
     ec2.delete_snapshot(SnapshotId=snapshots["Snapshots"][0]["SnapshotId"])

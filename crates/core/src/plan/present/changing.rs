@@ -1,6 +1,7 @@
 //! A change that interrupts: announced first, then done in steps that each look at what is there.
 
 use super::Round;
+use super::gateway::valid_probe;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::change::{self, Planned};
@@ -17,7 +18,7 @@ impl Round<'_> {
             return halt;
         }
         let Some(planned) = change::decide(self.agent, self.observed, instance, self.now) else {
-            return Ok(());
+            return self.push(instance);
         };
         let planned = self.planned.insert(self.guarded(instance, planned)).clone();
         if planned.waiting_for.is_some() {
@@ -31,6 +32,33 @@ impl Round<'_> {
             ActionKind::Replace => self.replace(instance, &planned),
             ActionKind::HotPush | ActionKind::Restart | ActionKind::Refused => Ok(()),
         }
+    }
+
+    /// A config that goes to a running gateway with the next bundle is announced too, although it interrupts nobody.
+    fn push(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let health = valid_probe(self.observed, instance).and_then(|probe| probe.outcome.as_ref().ok());
+        let running = health.and_then(|health| health.config_sha256.as_ref());
+        let Some(running) = running.filter(|running| **running != self.agent.config_sha256) else {
+            return Ok(());
+        };
+        if self.bundle_is_current(instance) {
+            return Ok(());
+        }
+        let short = |digest: &str| digest.chars().take(12).collect::<String>();
+        let planned = self.planned.insert(Planned {
+            kind: ActionKind::HotPush,
+            reason: format!(
+                "gateway.config: {} to {}",
+                short(running),
+                short(&self.agent.config_sha256)
+            ),
+            waiting_for: None,
+            takes_place: false,
+        });
+        if planned.is_announced(self.observed.recorded.planned.as_ref()) {
+            return Ok(());
+        }
+        Err(changing(planned, "is about to be pushed", AT_ONCE))
     }
 
     /// What waits for an agent that is at rest: it is done when the agent starts.

@@ -26,11 +26,7 @@ impl<'a> Round<'a> {
         let Known::Present(secret) = &self.observed.secret else {
             return Ok(());
         };
-        let written = self.observed.recorded.bundle.as_ref();
-        let taken = written.is_some_and(|bundle| {
-            bundle.instance_id == instance.id && secret.bundle_sha256.as_ref() == Some(&bundle.sha256)
-        });
-        if !taken {
+        if !self.bundle_is_current(instance) {
             return Ok(());
         }
         let Some(rotation) = rotation::next(self.agent, secret, self.now) else {
@@ -43,6 +39,17 @@ impl<'a> Round<'a> {
             instance_id: instance.id.clone(),
         });
         Err(Halt::converging(Reason::Rotating, told, SHORTLY))
+    }
+
+    /// What was written for this instance is what Secret and wish make now.
+    pub(super) fn bundle_is_current(&self, instance: &Instance) -> bool {
+        let wanted = self
+            .observed
+            .secret
+            .present()
+            .and_then(|secret| secret.bundle_sha256.as_ref());
+        let written = self.observed.recorded.bundle.as_ref();
+        written.is_some_and(|bundle| bundle.instance_id == instance.id && wanted == Some(&bundle.sha256))
     }
 
     pub(super) fn bundle(&mut self, instance: &Instance) {

@@ -260,3 +260,23 @@ fn a_pause_holds_a_change_back() {
     change.announce();
     assert_eq!(change.steps(), Vec::<&str>::new());
 }
+
+#[test]
+fn a_config_is_announced_before_it_is_pushed_and_interrupts_nobody() {
+    let model = json!({"model": {"id": "amazon-bedrock/another"}});
+    let mut change = Change::new((json!({}), json!({})), (model, json!({})));
+    let mut well = probe(Ok(()));
+    well.outcome.as_mut().unwrap().config_sha256 = Some("0".repeat(64));
+    change.observed.probe = Some(well);
+    assert_eq!(change.planned(), None, "nothing is to be pushed");
+    let Known::Present(secret) = &mut change.observed.secret else {
+        panic!()
+    };
+    secret.bundle_sha256 = Some("newer".into());
+    let (kind, reason, waits) = change.planned().unwrap();
+    assert_eq!((kind, waits), (ActionKind::HotPush, false));
+    assert!(reason.starts_with("gateway.config: 000000000000 to "), "{reason}");
+    assert_eq!(change.steps(), Vec::<&str>::new());
+    change.announce();
+    assert_eq!(change.steps(), ["PutBundle"]);
+}
