@@ -73,7 +73,7 @@ def test_every_view_shows_what_the_gateway_says(visit: Visit, gateway: Gateway) 
     page.get_by_role("button", name="Sessions").click()
     expect(page.locator("#sessions table")).to_be_visible()
     page.get_by_role("button", name="Config").click()
-    expect(page.get_by_label("Config", exact=True)).to_be_visible()
+    expect(page.get_by_role("textbox", name="Config")).to_be_visible()
     raw = page.locator("#config-text").input_value()
     assert "gateway" in raw and gateway.token not in raw
 
