@@ -259,11 +259,14 @@ impl Account {
     /// # Errors
     /// What EC2 refuses.
     pub fn stop_instance(&mut self, id: &str) -> Answer {
-        self.call("StopInstances", id, |account| account.stop(id, BY_USER))
+        self.call("StopInstances", id, |account| {
+            account.state(id)?;
+            account.stop(id, BY_USER)
+        })
     }
 
     pub(crate) fn stop(&mut self, id: &str, reason: &str) -> Answer {
-        match self.state(id)? {
+        match self.machine(id)?.instance.state {
             InstanceState::Stopping | InstanceState::Stopped => return Ok(()),
             InstanceState::Running => {}
             _ => return not_in_state(id, "stopped"),
@@ -298,11 +301,14 @@ impl Account {
     /// # Errors
     /// What EC2 refuses.
     pub fn terminate_instance(&mut self, id: &str) -> Answer {
-        self.call("TerminateInstances", id, |account| account.terminate(id, BY_USER))
+        self.call("TerminateInstances", id, |account| {
+            account.state(id)?;
+            account.terminate(id, BY_USER)
+        })
     }
 
     pub(crate) fn terminate(&mut self, id: &str, reason: &str) -> Answer {
-        if self.state(id)?.is_dying() {
+        if self.machine(id)?.instance.state.is_dying() {
             return Ok(());
         }
         self.change(id, |instance| {

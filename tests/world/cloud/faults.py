@@ -21,6 +21,7 @@ class Fault:
     service: str = "*"
     principal: str = "operator"  # "operator", "admin", "role" (any role session), a full name, or "*"
     match: str = ""  # part of the request's body, after URL decoding
+    mutating: bool = False  # only calls that change something
     nth: int = 1  # the first matching call that it hits
     times: int = 1  # how many it hits; 0 means all from then on
     prob: float = 1.0
@@ -49,6 +50,8 @@ class Fault:
 
     def concerns(self, call: Call) -> bool:
         if self.action not in ("*", call.action) or self.service not in ("*", call.service):
+            return False
+        if self.mutating and not call.mutating:
             return False
         if self.principal not in ("*", call.principal.name, call.principal.kind):
             return False

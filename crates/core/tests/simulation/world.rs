@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use koi_core::api::KoiAgentStatus;
 use koi_core::fleet::{Group, Sighting};
 use koi_core::names;
-use koi_core::observed::{Instance, Place};
+use koi_core::observed::{Instance, InstanceState, Place};
 use koi_core::plan::{SharedGroup, SharedIdentity, Step, Verdict, count_unused, plan_shared};
 use koi_sim::{Account, Sight, Wanted};
 
@@ -448,13 +448,19 @@ impl World {
     /// Everybody who stays is at rest, everybody who goes is gone, and nothing moves.
     pub(crate) fn settled(&self) -> bool {
         let still = self.home.machines().all(|machine| {
-            self.by_hand.contains(&machine.instance.id)
-                || matches!(
-                    machine.instance.state,
-                    koi_core::observed::InstanceState::Running
-                        | koi_core::observed::InstanceState::Terminated
-                        | koi_core::observed::InstanceState::Stopped
-                )
+            // A copy by hand is either not ours, or stopped as soon as it is seen.
+            let ours = machine
+                .instance
+                .tags
+                .get(names::TAG_CLUSTER)
+                .is_some_and(|id| id == CLUSTER);
+            let orphan = ours && self.by_hand.contains(&machine.instance.id);
+            let rests = match machine.instance.state {
+                InstanceState::Stopped | InstanceState::Terminated => true,
+                InstanceState::Running => !orphan,
+                _ => false,
+            };
+            rests && machine.visible_at <= self.now
         });
         still
             && self.objects.iter().enumerate().all(|(index, object)| {

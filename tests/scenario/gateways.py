@@ -1,0 +1,121 @@
+"""A stand-in for the gateways of a world without machines: one listener answers for all addresses, with each agent's own certificate."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from typing import Any
+
+from websockets.sync.server import ServerConnection, serve
+from world.cloud.client import CloudClient
+
+NETWORK = "172.31.0.0/16"
+HELLO = {
+    "type": "hello-ok",
+    "protocol": 3,
+    "server": {"version": "stand-in", "connId": "1"},
+    "features": {"methods": ["health"], "events": []},
+    "snapshot": {
+        "presence": [],
+        "health": {},
+        "stateVersion": {"presence": 0, "health": 0},
+        "uptimeMs": 1,
+    },
+    "auth": {"role": "operator", "scopes": ["operator.read", "operator.admin"]},
+    "policy": {"maxPayload": 26214400, "maxBufferedBytes": 52428800, "tickIntervalMs": 30000},
+}
+
+
+class Bundle:
+    """What one instance was told."""
+
+    def __init__(self, text: str) -> None:
+        content = json.loads(text)
+        self.config_sha256: str = content["configSha256"]
+        self.tokens = {content["token"], content.get("previousToken")}
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(content["tls"]["certificate"] + content["tls"]["key"])
+            file.flush()
+            self.context.load_cert_chain(file.name)
+
+
+class Gateways:
+    """Answers on 443 of every address of the VPC, inside the calling thread's network namespace.
+
+    An instance has a gateway from the moment that its bundle can be read. Nothing else of a machine is there.
+    """
+
+    def __init__(self, cloud: CloudClient, cluster_id: str) -> None:
+        self.cluster_id = cluster_id
+        self._ec2, self._ssm = cloud.boto("ec2"), cloud.boto("ssm")
+        self._lock = threading.Lock()
+        self._bundles: dict[str, Bundle] = {}
+        self.handshakes = 0
+        subprocess.run(["ip", "route", "replace", "local", NETWORK, "dev", "lo"], check=True)
+        outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        outer.sni_callback = self._choose
+        self._server = serve(self._talk, "0.0.0.0", 443, ssl=outer, compression=None, max_size=2**22)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Nobody answers any more."""
+        self._server.shutdown()
+
+    def _choose(self, connection: ssl.SSLSocket, name: str | None, _outer: ssl.SSLContext) -> int | None:
+        try:
+            connection.context = self._bundle(connection.getsockname()[0], (name or "").split(".")[0]).context
+        except Exception:  # noqa: BLE001 - a machine that was not told anything has no certificate to show
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        return None
+
+    def _bundle(self, address: str, uid: str, fresh: bool = False) -> Bundle:
+        with self._lock:
+            known = self._bundles.get(address)
+        if known and not fresh:
+            return known
+        filters = [{"Name": "private-ip-address", "Values": [address]}]
+        found = self._ec2.describe_instances(Filters=filters)["Reservations"]
+        live = [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] == "running"]
+        name = f"/koi/{self.cluster_id}/{uid}/{live[0]}"
+        text = self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
+        bundle = Bundle(text)
+        with self._lock:
+            self._bundles[address] = bundle
+        return bundle
+
+    def _talk(self, connection: ServerConnection) -> None:
+        address = connection.socket.getsockname()[0]
+        self.handshakes += 1
+        challenge = {"nonce": "n" * 32, "ts": int(time.time() * 1000)}
+        connection.send(json.dumps({"type": "event", "event": "connect.challenge", "payload": challenge}))
+        for message in connection:
+            request = json.loads(message)
+            answer: dict[str, Any] = {"type": "res", "id": request["id"], "ok": True}
+            connection.send(json.dumps(answer | {"payload": self._answer(address, request)}))
+
+    def _answer(self, address: str, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            bundle = self._bundles[address]
+        match request["method"]:
+            case "connect":
+                return HELLO
+            case "koi.workspace.seed":
+                return {"written": sorted(request["params"]["files"]), "kept": []}
+            case "koi.bundle.refresh":
+                with self._lock:
+                    self._bundles.pop(address, None)
+                return {}
+            case _:
+                return {
+                    "ok": True,
+                    "ts": int(time.time() * 1000),
+                    "runtimeVersion": "stand-in",
+                    "configSha256": bundle.config_sha256,
+                    "workspaceSeeded": False,
+                    "uptimeMs": 1,
+                }

@@ -1,0 +1,82 @@
+"""One world without machines for crashes and storms: a real API server, the strict cloud, and gateways that answer for all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from scenario.api_proxy import ApiProxy
+from scenario.gateways import Gateways
+from scenario.stage import CLUSTER_ID, NAMESPACE, Operator, Stage, world_name
+
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-index", action="store_true", help="crash at every index instead of a sample")
+
+
+class Ground:
+    """The world, the doors through which its operator speaks, and the agents of one test."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.made = stage, list[str]()
+        self.gateways = Gateways(stage.cloud, CLUSTER_ID)
+        assert stage.world.control_plane
+        self.original = stage.world.control_plane.kubeconfig_for_service_account(NAMESPACE, "koi-operator")
+        self.proxy = ApiProxy(self.original)
+
+    def operator(self) -> Operator:
+        """The running operator; a new one when none runs."""
+        running = [operator for operator in self.stage.operators if operator.process.poll() is None]
+        if running:
+            return running[-1]
+        kubeconfig = str(self.proxy.kubeconfig(self.original))
+        return self.stage.start_operator("--leader-election=false", env={"KUBECONFIG": kubeconfig})
+
+    def agent(self, **spec: object) -> str:
+        """Makes an agent."""
+        name = f"s{next(_numbers)}"
+        spec.setdefault("storage", {"deletionPolicy": "Delete"})
+        metadata = {"name": name}
+        self.stage.kube.create_agent(
+            {"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": metadata, "spec": spec}
+        )
+        self.made.append(name)
+        return name
+
+    def end(self) -> None:
+        """Everything is taken back."""
+        self.stage.cloud.clear_faults()
+        for hold in self.stage.cloud.holds():
+            self.stage.cloud.release(hold.id)
+        self.proxy.forget()
+        self.operator()
+        left = [name for name in self.made if self.stage.kube.agent(name)]
+        for name in left:
+            self.stage.kube.delete_agent(name)
+        for name in left:
+            self.stage.wait_gone(name, 90)
+        self.made.clear()
+
+
+@pytest.fixture(scope="session")
+def stage() -> Iterator[Stage]:
+    with Stage(world_name("sweep"), driver="none", KOI_SWEEP_INTERVAL="1s", KOI_PROBE_INTERVAL="2s") as stage:
+        stage.install_chart()
+        yield stage
+
+
+@pytest.fixture(scope="session")
+def whole_ground(stage: Stage) -> Iterator[Ground]:
+    ground = Ground(stage)
+    yield ground
+    ground.proxy.close()
+    ground.gateways.close()
+
+
+@pytest.fixture
+def ground(whole_ground: Ground) -> Iterator[Ground]:
+    yield whole_ground
+    whole_ground.end()
