@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._break_off(stopped[1])
                 return
             self._answer(answer)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             self.close_connection = True
         finally:
             upstream.close()

@@ -54,7 +54,7 @@ class Gateways:
         self.cluster_id = cluster_id
         self._ec2, self._ssm = cloud.boto("ec2"), cloud.boto("ssm")
         self._lock = threading.Lock()
-        self._bundles: dict[str, Bundle] = {}
+        self._bundles: dict[tuple[str, str], Bundle] = {}
         self.handshakes = 0
         subprocess.run(["ip", "route", "replace", "local", NETWORK, "dev", "lo"], check=True)
         outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -68,39 +68,36 @@ class Gateways:
 
     def _choose(self, connection: ssl.SSLSocket, name: str | None, _outer: ssl.SSLContext) -> int | None:
         try:
-            connection.context = self._bundle(connection.getsockname()[0], (name or "").split(".")[0]).context
+            connection.context = self._bundle(connection.getsockname()[0], uid_of(name)).context
         except Exception:  # noqa: BLE001 - a machine that was not told anything has no certificate to show
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         return None
 
-    def _bundle(self, address: str, uid: str, fresh: bool = False) -> Bundle:
+    def _bundle(self, address: str, uid: str) -> Bundle:
         with self._lock:
-            known = self._bundles.get(address)
-        if known and not fresh:
-            return known
+            if known := self._bundles.get((address, uid)):
+                return known
         filters = [{"Name": "private-ip-address", "Values": [address]}]
         found = self._ec2.describe_instances(Filters=filters)["Reservations"]
         live = [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] == "running"]
         name = f"/koi/{self.cluster_id}/{uid}/{live[0]}"
-        text = self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
-        bundle = Bundle(text)
+        bundle = Bundle(self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
         with self._lock:
-            self._bundles[address] = bundle
+            self._bundles[address, uid] = bundle
         return bundle
 
     def _talk(self, connection: ServerConnection) -> None:
-        address = connection.socket.getsockname()[0]
+        assert connection.request
+        key = connection.socket.getsockname()[0], uid_of(connection.request.headers["Host"])
         self.handshakes += 1
         challenge = {"nonce": "n" * 32, "ts": int(time.time() * 1000)}
         connection.send(json.dumps({"type": "event", "event": "connect.challenge", "payload": challenge}))
         for message in connection:
             request = json.loads(message)
             answer: dict[str, Any] = {"type": "res", "id": request["id"], "ok": True}
-            connection.send(json.dumps(answer | {"payload": self._answer(address, request)}))
+            connection.send(json.dumps(answer | {"payload": self._answer(key, request)}))
 
-    def _answer(self, address: str, request: dict[str, Any]) -> dict[str, Any]:
-        with self._lock:
-            bundle = self._bundles[address]
+    def _answer(self, key: tuple[str, str], request: dict[str, Any]) -> dict[str, Any]:
         match request["method"]:
             case "connect":
                 return HELLO
@@ -108,14 +105,19 @@ class Gateways:
                 return {"written": sorted(request["params"]["files"]), "kept": []}
             case "koi.bundle.refresh":
                 with self._lock:
-                    self._bundles.pop(address, None)
+                    self._bundles.pop(key, None)
                 return {}
             case _:
                 return {
                     "ok": True,
                     "ts": int(time.time() * 1000),
                     "runtimeVersion": "stand-in",
-                    "configSha256": bundle.config_sha256,
+                    "configSha256": self._bundle(*key).config_sha256,
                     "workspaceSeeded": False,
                     "uptimeMs": 1,
                 }
+
+
+def uid_of(host: str | None) -> str:
+    """The agent that is meant by a TLS name."""
+    return (host or "").split(".")[0]

@@ -26,6 +26,22 @@ class Ground:
         assert stage.world.control_plane
         self.original = stage.world.control_plane.kubeconfig_for_service_account(NAMESPACE, "koi-operator")
         self.proxy = ApiProxy(self.original)
+        stage.apply(
+            {
+                "apiVersion": "skykoi.io/v1alpha1",
+                "kind": "KoiPlan",
+                "metadata": {"name": "own"},
+                "spec": {"identity": {"mode": "PerAgent"}},
+            }
+        )
+        # What agents share stays while this one is there, so that a run takes seconds.
+        self.operator()
+        self.keeper = self.agent()
+        stage.wait_ready(self.keeper, 60)
+
+    def fresh_cidr(self) -> str:
+        """A network that no other agent names."""
+        return f"10.{next(_numbers) % 250}.0.0/16"
 
     def operator(self) -> Operator:
         """The running operator; a new one when none runs."""
@@ -53,12 +69,12 @@ class Ground:
             self.stage.cloud.release(hold.id)
         self.proxy.forget()
         self.operator()
-        left = [name for name in self.made if self.stage.kube.agent(name)]
+        left = [name for name in self.made if name != self.keeper and self.stage.kube.agent(name)]
         for name in left:
             self.stage.kube.delete_agent(name)
         for name in left:
             self.stage.wait_gone(name, 90)
-        self.made.clear()
+        self.made = [self.keeper]
 
 
 @pytest.fixture(scope="session")
