@@ -49,6 +49,7 @@ STAGES = (
     Stage("page", (*PYTEST, "tests/page")),
     Stage("world", (*PYTEST, "tests/world/tests")),
     Stage("scenarios", (*PYTEST, "tests/e2e")),
+    Stage("crashes", (*PYTEST, "tests/sweep")),
 )
 
 COUNTS = (
