@@ -27,7 +27,9 @@ def main() -> int:
     if size > MAX_BYTES:
         print(f"larger than {MAX_BYTES / 1e6:.0f} MB", file=sys.stderr)
     if glibc > MAX_GLIBC:
-        print(f"needs a glibc newer than {'.'.join(map(str, MAX_GLIBC))}: Ubuntu 22.04 does not have it", file=sys.stderr)
+        print(
+            f"needs a glibc newer than {'.'.join(map(str, MAX_GLIBC))}: Ubuntu 22.04 does not have it", file=sys.stderr
+        )
     return int(size > MAX_BYTES or glibc > MAX_GLIBC)
 
 

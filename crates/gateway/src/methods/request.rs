@@ -350,4 +350,22 @@ mod tests {
         };
         assert_eq!(envelope(frame.as_bytes()), Some(Err(expected)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_get_an_answer(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = envelope(&bytes);
+            let _ = params::<BTreeMap<String, super::super::bounds::Tree>>(&bytes);
+        }
+
+        #[test]
+        fn any_change_of_a_good_frame_gets_an_answer(at in 0_usize..80, byte in proptest::prelude::any::<u8>()) {
+            let mut frame = br#"{"type":"req","id":"1","method":"status","params":{"a":[1,{"b":null}],"c":"\u00e4"}}"#.to_vec();
+            if let Some(slot) = frame.get_mut(at) {
+                *slot = byte;
+            }
+            let _ = envelope(&frame);
+            let _ = params::<BTreeMap<String, super::super::bounds::Tree>>(&frame);
+        }
+    }
 }

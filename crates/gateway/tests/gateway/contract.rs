@@ -149,29 +149,64 @@ async fn the_contract_refuses_what_is_wrong() {
     assert!(refuses("DevicePairRequestedEvent", json!({"requestId": ""})));
 }
 
-#[tokio::test]
-async fn the_stock_client_connects_and_asks() {
-    if contract().is_none() {
-        // Whether that is allowed is decided above.
-        return;
-    }
-    let gateway = Gateway::start();
+/// Runs a script of the stock client; gives what it says in the end.
+fn stock(script: &str, gateway: &Gateway) -> Value {
     let output = Command::new("node")
-        .arg(directory().join("stock-client.mjs"))
+        .arg(directory().join(script))
         .args([format!("ws://127.0.0.1:{}", gateway.port), TOKEN.to_owned()])
         .output()
         .expect("node is missing");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let told: Value = serde_json::from_str(text.trim()).unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{complaints}\n{}", gateway.log());
+    serde_json::from_str(text.trim()).unwrap()
+}
+
+#[test]
+fn the_stock_client_connects_and_asks() {
+    if contract().is_none() {
+        // Whether that is allowed is decided above.
+        return;
+    }
+    let told = stock("stock-client.mjs", &Gateway::start());
     assert_eq!(told["protocol"], 4);
     assert_eq!(told["scopes"], json!(["operator.read", "operator.admin"]));
     assert_eq!(told["health"]["ok"], true);
     assert_eq!(told["presence"], 2);
     assert_eq!(told["unknown"], "unknown method: no.such.method");
     assert_eq!(told["events"], json!(["presence"]));
+}
+
+#[test]
+fn the_stock_client_makes_its_round_trips() {
+    if contract().is_none() {
+        return;
+    }
+    let told = stock("stock-round-trips.mjs", &Gateway::start());
+    assert_eq!(told["paired"], true);
+    assert_eq!(
+        told["cameBack"],
+        json!(["operator.read", "operator.write", "operator.admin"])
+    );
+    assert_eq!(
+        (&told["nodeProtocol"], &told["invoked"]),
+        (&json!(3), &json!({"said": "hello"}))
+    );
+    assert_eq!(told["cron"], json!({"listed": 1, "total": 1, "removed": true}));
+    assert_eq!(told["noGap"], true);
+    for (room, expected) in [
+        (
+            "chat",
+            json!({"status": "started", "said": "hello", "roles": ["user", "assistant"]}),
+        ),
+        ("agent", json!({"status": "ok", "summary": "completed", "waited": "ok"})),
+        (
+            "sessions",
+            json!({"key": "agent:main:main", "patched": true, "fresh": true}),
+        ),
+    ] {
+        if !told[room].is_null() {
+            assert_eq!(told[room], expected, "{room}");
+        }
+    }
 }
