@@ -314,6 +314,7 @@ impl Shared {
     ///
     /// # Errors
     /// The error that whoever wanted to begin it is told.
+    #[allow(dead_code, reason = "whoever begins work asks this")]
     pub(crate) fn may_begin(&self) -> Result<(), ErrorShape> {
         let reason = match (self.closed(), self.suspension.current(self.now_ms())) {
             (Some(Closed::Starting), _) => "startup-sidecars",

@@ -22,7 +22,7 @@ fn token_of(hello: &Value) -> String {
         .to_owned()
 }
 
-fn with(token: &str, scopes: Value) -> Value {
+fn with(token: &str, scopes: &Value) -> Value {
     json!({"auth": {"deviceToken": token}, "scopes": scopes})
 }
 
@@ -49,10 +49,12 @@ async fn a_device_gets_a_token_that_is_kept_as_a_hash_and_outlives_a_restart() {
     let home = Home(gateway.home.0.clone());
     let settings = config(&home);
     let again = Gateway::start_with(home, &settings);
-    let (_, hello) = again.device(1, &OUTSIDE, with(&token, json!(["operator.admin"]))).await;
+    let (_, hello) = again
+        .device(1, &OUTSIDE, with(&token, &json!(["operator.admin"])))
+        .await;
     assert_eq!(hello["payload"]["auth"]["scopes"], json!(["operator.admin"]));
     assert_eq!(token_of(&hello), "", "no second one");
-    let (_, other) = again.device(2, &OUTSIDE, with(&token, json!([]))).await;
+    let (_, other) = again.device(2, &OUTSIDE, with(&token, &json!([]))).await;
     assert_eq!(
         other["error"]["details"]["code"], "AUTH_DEVICE_TOKEN_MISMATCH",
         "it is nobody else's"
@@ -114,7 +116,7 @@ async fn tokens_are_rotated_and_revoked_and_their_sockets_closed() {
             .1,
     );
     let scopes = json!(["operator.read", "operator.pairing"]);
-    let (mut own, _) = gateway.device(1, &[], with(&token, scopes.clone())).await;
+    let (mut own, _) = gateway.device(1, &[], with(&token, &scopes)).await;
     let rotated = own
         .call(
             "device.token.rotate",
@@ -123,9 +125,9 @@ async fn tokens_are_rotated_and_revoked_and_their_sockets_closed() {
         .await;
     let fresh = rotated["payload"]["token"].as_str().unwrap().to_owned();
     assert_eq!(own.end().await, fallen(), "it came with the old one");
-    let (_, old) = gateway.device(1, &[], with(&token, scopes.clone())).await;
+    let (_, old) = gateway.device(1, &[], with(&token, &scopes)).await;
     assert_eq!(old["error"]["details"]["code"], "AUTH_DEVICE_TOKEN_MISMATCH");
-    let (mut own, hello) = gateway.device(1, &[], with(&fresh, scopes.clone())).await;
+    let (mut own, hello) = gateway.device(1, &[], with(&fresh, &scopes)).await;
     assert_eq!(hello["ok"], true);
     let more = json!({"deviceId": device_of(1), "role": "operator", "scopes": ["operator.admin"]});
     assert_eq!(
@@ -177,7 +179,7 @@ async fn guesses_of_device_tokens_lock_out_too() {
     let gateway = Gateway::start();
     let mut codes = Vec::new();
     for _ in 0..11 {
-        let (_, told) = gateway.device(1, &OUTSIDE, with("guess", json!([]))).await;
+        let (_, told) = gateway.device(1, &OUTSIDE, with("guess", &json!([]))).await;
         codes.push(told["error"]["details"]["code"].as_str().unwrap().to_owned());
     }
     assert!(

@@ -60,26 +60,25 @@ pub(super) fn authenticate(id: &str, params: &ConnectParams, context: &Context<'
     with_device(id, params, context, secret, &device)
 }
 
-fn secret(id: &str, params: &ConnectParams, context: &Context<'_>, role: Role) -> Result<Secret, Refusal> {
-    let auth = params.auth.as_ref();
-    let shared: Vec<&Redacted> = auth
-        .into_iter()
-        .flat_map(|auth| [auth.token.as_ref(), auth.password.as_ref()])
+/// Secrets that were offered as the shared one: either field may carry it.
+fn offered(params: &ConnectParams) -> Vec<&Redacted> {
+    let auth = params.auth.iter();
+    auth.flat_map(|auth| [auth.token.as_ref(), auth.password.as_ref()])
         .flatten()
-        .collect();
-    if !shared.is_empty() {
-        if context.tokens.is_empty() {
-            return Err(Refusal::unauthorized(
-                id,
-                detail::AUTH_TOKEN_NOT_CONFIGURED,
-                "the gateway has no token yet",
-                "wait_then_retry",
-            ));
-        }
-        if let Some(token) = shared.iter().find_map(|offered| accepted(offered, context.tokens)) {
-            return Ok(Secret::Shared(Mark::of(token)));
-        }
+        .collect()
+}
+
+fn secret(id: &str, params: &ConnectParams, context: &Context<'_>, role: Role) -> Result<Secret, Refusal> {
+    let refuse = |code: &str, message: &str, next: &str| Err(Refusal::unauthorized(id, code, message, next));
+    let shared = offered(params);
+    if !shared.is_empty() && context.tokens.is_empty() {
+        let message = "the gateway has no token yet";
+        return refuse(detail::AUTH_TOKEN_NOT_CONFIGURED, message, "wait_then_retry");
     }
+    if let Some(token) = shared.iter().find_map(|offered| accepted(offered, context.tokens)) {
+        return Ok(Secret::Shared(Mark::of(token)));
+    }
+    let auth = params.auth.as_ref();
     let own = auth.and_then(|auth| auth.device_token.as_ref());
     let membership = params
         .device
@@ -91,16 +90,10 @@ fn secret(id: &str, params: &ConnectParams, context: &Context<'_>, role: Role) -
         if membership.is_some_and(|membership| membership.has_token(&hash)) {
             return Ok(Secret::Device(hash));
         }
-        if own.is_some() {
-            let message = "device token mismatch (rotate/reissue device token)";
-            let next = "update_auth_credentials";
-            return Err(Refusal::unauthorized(
-                id,
-                detail::AUTH_DEVICE_TOKEN_MISMATCH,
-                message,
-                next,
-            ));
-        }
+    }
+    if own.is_some() {
+        let message = "device token mismatch (rotate/reissue device token)";
+        return refuse(detail::AUTH_DEVICE_TOKEN_MISMATCH, message, "update_auth_credentials");
     }
     if !shared.is_empty() {
         let has_own = membership.is_some_and(|membership| !membership.tokens.is_empty());
@@ -110,17 +103,11 @@ fn secret(id: &str, params: &ConnectParams, context: &Context<'_>, role: Role) -
             "update_auth_credentials"
         };
         let message = "gateway token mismatch (provide the gateway's auth token)";
-        return Err(Refusal::unauthorized(id, detail::AUTH_TOKEN_MISMATCH, message, next));
+        return refuse(detail::AUTH_TOKEN_MISMATCH, message, next);
     }
     if auth.is_some_and(|auth| auth.bootstrap_token.is_some()) {
         let message = "bootstrap token invalid or expired";
-        let next = "update_auth_credentials";
-        return Err(Refusal::unauthorized(
-            id,
-            detail::AUTH_BOOTSTRAP_TOKEN_INVALID,
-            message,
-            next,
-        ));
+        return refuse(detail::AUTH_BOOTSTRAP_TOKEN_INVALID, message, "update_auth_credentials");
     }
     Ok(Secret::None)
 }
