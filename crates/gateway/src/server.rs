@@ -206,9 +206,6 @@ impl Server {
     /// Serves until `stop` is done, then says goodbye to everybody.
     pub(crate) async fn serve(self, stop: impl Future<Output = ()>) {
         let shared = self.shared;
-        for listener in self.listeners {
-            shared.tasks.spawn(accept(Arc::clone(&shared), listener));
-        }
         shared.tasks.spawn(Arc::clone(&shared).tell_time());
         shared.tasks.spawn(Arc::clone(&shared).tell_presence());
         shared.tasks.spawn(Arc::clone(&shared).tell_health());
@@ -218,6 +215,10 @@ impl Server {
         }
         shared.services.start(&shared);
         shared.phase.store(RUNNING, Ordering::Relaxed);
+        // Last: who comes earlier waits in the listener's queue instead of being sent away.
+        for listener in self.listeners {
+            shared.tasks.spawn(accept(Arc::clone(&shared), listener));
+        }
         let reason = tokio::select! {
             () = stop => "gateway stopping",
             () = shared.restart.notified() => "gateway restarting",

@@ -128,7 +128,7 @@ if (offers("agent", "agent.wait")) {
   const waited = await client.request("agent.wait", { runId: done.runId, timeoutMs: 5000 });
   told.agent = { status: done.status, summary: done.summary, waited: waited.status };
 }
-if (offers("sessions.list", "sessions.patch", "sessions.reset", "sessions.delete")) {
+if (told.chat && offers("sessions.list", "sessions.patch", "sessions.reset", "sessions.delete")) {
   const listed = await client.request("sessions.list", {});
   const key = listed.sessions[0]?.key;
   const patched = await client.request("sessions.patch", { key, label: "mine" });
