@@ -4,6 +4,8 @@
 //! at the same time. A run belongs to a guard: whatever happens to its task, the lane goes on. The end of a run is on disk before anybody
 //! is told of it, so that a restart neither forgets a message nor answers it twice.
 
+mod assembly;
+pub(crate) mod attachment;
 mod book;
 mod command;
 mod ends;
@@ -25,8 +27,9 @@ use tokio::time::Instant;
 
 pub(crate) use self::book::{Book, Opened};
 pub(crate) use self::inbound::{
-    Accepted, Attachment, End, ErrorKind, GlobalLane, Inbound, Outcome, Power, Progress, Source, TurnOptions, Usage,
+    Accepted, Attachment, End, ErrorKind, Inbound, Outcome, Power, Progress, Source, TurnOptions, Usage,
 };
+pub(crate) use self::run::parse_thinking;
 pub(crate) use self::settings::Settings;
 use self::state::{Claim, Inner};
 pub(crate) use self::voice::{HubVoice, Voice, usage as usage_payload};
@@ -145,6 +148,11 @@ impl Conversations {
             .unwrap_or_else(|_| Err(Refused::Disk("the call was cut off".to_owned())))
     }
 
+    /// How far a message is that came before; none when it is new.
+    pub(crate) fn progress(&self, id: &str) -> Option<Progress> {
+        self.inner.progress(id)
+    }
+
     /// Waits for the end of a run; none when it does not come in time, or nobody knows the run.
     pub(crate) async fn wait(&self, run_id: &str, timeout: Duration) -> Option<Outcome> {
         if let Some(ended) = self.inner.ending(run_id) {
@@ -161,6 +169,12 @@ impl Conversations {
     /// Does a run go on in this session, or wait?
     pub(crate) fn is_busy(&self, key: &str) -> bool {
         self.inner.is_busy(&canonical(key))
+    }
+
+    /// The session of a message that has no end yet.
+    pub(crate) fn session_of(&self, id: &str) -> Option<String> {
+        let state = self.inner.lock();
+        state.messages.get(id).map(|pending| pending.message.key.clone())
     }
 
     /// How many messages have no end yet.

@@ -1,25 +1,20 @@
 //! The gateway daemon of an agent, and the set-up of the instance that it runs on.
 
-#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod agent;
 mod approvals;
 mod bootstrap;
 mod clock;
 mod config;
-#[allow(dead_code, unused_imports, reason = "the methods that use it come next")]
 mod conversation;
 mod devices;
 mod file;
-#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod inbox;
 mod logfile;
 mod methods;
 mod nodes;
 mod notify;
 mod profile;
-#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod queue;
-#[allow(dead_code, unused_imports, reason = "the conversations that use it come next")]
 mod reply;
 mod schedule;
 mod secret;

@@ -108,11 +108,6 @@ impl Lane {
         self.running.is_some()
     }
 
-    /// How many wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     /// All messages that have their end with the run that goes on.
     pub(crate) fn members(&self) -> &[String] {
         self.running.as_deref().unwrap_or_default()

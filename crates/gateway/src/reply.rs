@@ -4,7 +4,9 @@ pub(crate) mod chunker;
 pub(crate) mod coalesce;
 mod words;
 
-pub(crate) use self::words::{Tags, heartbeat_words, visible};
+#[cfg(test)]
+use self::words::Tags;
+pub(crate) use self::words::{heartbeat_words, visible};
 
 use tokio::time::{Duration, Instant};
 

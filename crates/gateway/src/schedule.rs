@@ -43,9 +43,7 @@ use self::pulse::Pulse;
 pub(crate) use self::settings::Settings;
 use self::store::{Book, Store};
 pub(crate) use self::webhook::{Resolve, SystemResolver};
-#[allow(unused_imports, reason = "until conversations are part of the services")]
-pub(crate) use self::wiring::Talking;
-pub(crate) use self::wiring::{Clients, Nobody};
+pub(crate) use self::wiring::Clients;
 use crate::clock::Clock;
 use crate::secret::Secrets;
 

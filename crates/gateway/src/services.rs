@@ -4,22 +4,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
-use crate::schedule::{self, Clients, Nobody, Parts, RealMachine, Schedule, SystemResolver};
+use crate::conversation::Conversations;
+use crate::schedule::{self, Clients, Parts, RealMachine, Schedule, SystemResolver};
 use crate::secret::Secrets;
 use crate::server::hub::Hub;
 use crate::server::{DEFAULT_AGENT, Settings, Shared};
-use crate::session::{self, OpenError, Sessions};
+use crate::session::{self, OpenError, SessionKey, Sessions};
 use crate::{clock, methods};
 
 /// How often it is looked whether sessions are too old or too many.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(3600);
 
+/// How long the index of sessions may take to be written at the end.
+const INDEX_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// All of them.
 pub(crate) struct Services {
     /// Conversations as they are kept on disk.
     pub(crate) sessions: Sessions,
+    /// What is said in them.
+    pub(crate) conversations: Conversations,
     /// Jobs by the clock, and heartbeats.
     pub(crate) schedule: Arc<Schedule>,
 }
@@ -42,11 +49,12 @@ impl Services {
             config: config.session.clone(),
         })?;
         methods::announce_sessions(&sessions, hub);
+        let conversations = Conversations::assemble(settings, hub, &sessions);
         let parts = Parts {
             state_dir: settings.state_dir.clone(),
             workspace: settings.workspace.clone(),
             clock: Arc::clone(&settings.clock),
-            talk: Arc::new(Nobody),
+            talk: Arc::new(conversations.clone()),
             tell: Arc::new(Clients(Arc::clone(hub))),
             secrets: Secrets::new(&settings.root, settings.variables),
             machine: Arc::new(RealMachine),
@@ -54,11 +62,16 @@ impl Services {
         };
         let rules = schedule::Settings::new(&settings.loaded.config, &settings.zone);
         let schedule = Arc::new(Schedule::new(parts, rules));
-        Ok(Self { sessions, schedule })
+        Ok(Self {
+            sessions,
+            conversations,
+            schedule,
+        })
     }
 
     /// Starts what runs on its own: tasks go to `shared.tasks` and end with `shared.stop`.
     pub(crate) fn start(&self, shared: &Arc<Shared>) {
+        self.conversations.start();
         shared.tasks.spawn(keep_index(Arc::clone(shared)));
         shared.tasks.spawn(keep_sessions(Arc::clone(shared)));
         let schedule = Arc::clone(&self.schedule);
@@ -70,13 +83,14 @@ impl Services {
     /// How much runs now.
     #[allow(clippy::unused_self, reason = "conversations are counted here")]
     pub(crate) fn active(&self) -> usize {
-        0
+        self.conversations.unfinished()
     }
 
     /// Lets what runs come to an end, for so long at most. Clients are still connected.
     pub(crate) async fn drain(&self, most: Duration) {
+        self.conversations.drain(Instant::now() + most).await;
         // Without it the next start reads from the transcripts what changed.
-        let written = tokio::time::timeout(most, self.sessions.flush()).await;
+        let written = tokio::time::timeout(INDEX_TIMEOUT, self.sessions.flush()).await;
         if !matches!(written, Ok(Ok(()))) {
             warn!("the index of sessions was not written");
         }
@@ -101,7 +115,9 @@ async fn keep_index(shared: Arc<Shared>) {
 async fn keep_sessions(shared: Arc<Shared>) {
     let pause = || tokio::time::sleep(UPKEEP_PAUSE);
     while shared.stop.run_until_cancelled(pause()).await.is_some() {
-        if let Err(error) = shared.services.sessions.maintain(shared.now_ms(), |_| false).await {
+        let conversations = shared.services.conversations.clone();
+        let busy = move |key: &SessionKey| conversations.is_busy(key.as_str());
+        if let Err(error) = shared.services.sessions.maintain(shared.now_ms(), busy).await {
             warn!(%error, "upkeep of sessions");
         }
     }

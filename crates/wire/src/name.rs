@@ -104,6 +104,8 @@ pub mod method {
     pub const CONFIG_GET: &str = "config.get";
     /// Our addition: puts the files of `spec.workspace` in place, once.
     pub const WORKSPACE_SEED: &str = "koi.workspace.seed";
+    /// Our addition: what a client has missed of a session since it was last connected.
+    pub const EVENTS_SINCE: &str = "koi.events.since";
     /// Our addition: fetches the bundle anew, for a rotation or a new config.
     pub const BUNDLE_REFRESH: &str = "koi.bundle.refresh";
 }

@@ -277,8 +277,6 @@ impl Run {
             history: prepared.history.into_iter().map(Arc::new).collect(),
             prompts: prepared.prompts,
             models,
-            system: Arc::clone(&system),
-            thinking,
             tools: Arc::clone(&specs),
             limits: Limits::default(),
         });
@@ -393,7 +391,7 @@ fn answer_in(written: &[(String, Message)]) -> Option<(End, Option<String>)> {
 }
 
 /// How much thinking a word means.
-pub(super) fn parse_thinking(word: &str) -> Option<Thinking> {
+pub(crate) fn parse_thinking(word: &str) -> Option<Thinking> {
     Some(match word.to_ascii_lowercase().as_str() {
         "off" | "none" => Thinking::Off,
         "minimal" => Thinking::Minimal,

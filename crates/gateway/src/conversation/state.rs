@@ -68,8 +68,7 @@ pub(super) struct State {
 pub(super) struct Pending {
     pub(super) message: Arc<Inbound>,
     pub(super) at_ms: i64,
-    /// How often it was taken up, and by which run in which session the last time.
-    pub(super) tries: u32,
+    /// By which run, in which session, it was taken up the last time.
     pub(super) last: Option<(String, String)>,
     kept: bool,
     /// Done when it is known whether it is kept.
@@ -570,6 +569,12 @@ impl Inner {
             || state.restored.iter().any(|kept| kept.message.key == key)
     }
 
+    pub(super) fn progress(&self, id: &str) -> Option<Progress> {
+        let state = self.lock();
+        let ended = state.ends.of(id).map(|_| Progress::Done);
+        ended.or_else(|| state.messages.contains_key(id).then_some(Progress::InFlight))
+    }
+
     pub(super) fn ending(&self, id: &str) -> Option<CancellationToken> {
         self.lock().messages.get(id).map(|pending| pending.ended.clone())
     }
@@ -719,7 +724,6 @@ impl Pending {
         Self {
             message: Arc::new(message),
             at_ms,
-            tries: 0,
             last: None,
             kept: false,
             settled: CancellationToken::new(),
@@ -729,7 +733,6 @@ impl Pending {
 
     fn restored(kept: &Kept) -> Self {
         Self {
-            tries: kept.tries,
             last: kept.last.clone(),
             kept: true,
             ..Self::new(kept.message.clone(), kept.at_ms)

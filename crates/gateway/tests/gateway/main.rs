@@ -19,3 +19,4 @@ mod methods;
 mod nodes;
 mod sessions;
 mod suspension;
+mod turns;

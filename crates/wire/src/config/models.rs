@@ -21,6 +21,18 @@ pub struct Providers {
     /// Amazon Bedrock, with the instance's own role.
     #[serde(default, rename = "amazon-bedrock", skip_serializing_if = "Option::is_none")]
     pub amazon_bedrock: Option<AmazonBedrock>,
+    /// For tests: answers are read from a script. Models are named `scripted/<anything>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scripted: Option<Scripted>,
+}
+
+/// For tests: a model whose answers are read from a script.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scripted {
+    /// Absolute path of the script: a JSON array of answers.
+    #[schemars(length(min = 1, max = 4096))]
+    pub file: String,
 }
 
 /// Amazon Bedrock, with the instance's own role.

@@ -146,9 +146,14 @@ fn agent_defaults(issues: &mut Issues, defaults: &AgentDefaults) {
     }
 }
 
+/// Who offers models: Bedrock; an echo, for a gateway without a model; a script, for tests.
+const PROVIDERS: [&str; 3] = ["amazon-bedrock", "echo", "scripted"];
+
 fn model(issues: &mut Issues, path: &Path, model: &Model) {
     let mut reference = |path: Path, id: &str| {
-        let rest = id.strip_prefix("amazon-bedrock/");
+        let rest = PROVIDERS
+            .iter()
+            .find_map(|provider| id.strip_prefix(provider)?.strip_prefix('/'));
         if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace)) {
             issues.add(
                 path,

@@ -116,8 +116,6 @@ impl Scene {
             history: Vec::new(),
             prompts: vec![prompt],
             models: vec!["scripted/a".to_owned()],
-            system: "".into(),
-            thinking: None,
             tools: Tools.specs(),
             limits: Limits {
                 pause_ms: 10,

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use koi_wire::config::Thinking;
-
 use super::super::tool::ToolSpec;
 use crate::conversation::Usage;
 use crate::session::{self, Content, Message};
@@ -19,10 +17,6 @@ pub(crate) struct Plan {
     pub(crate) prompts: Vec<Prompt>,
     /// The model, and what to use when it fails.
     pub(crate) models: Vec<String>,
-    /// What the model is told of itself.
-    pub(crate) system: Arc<str>,
-    /// How much it thinks.
-    pub(crate) thinking: Option<Thinking>,
     /// What it may ask for.
     pub(crate) tools: Arc<[ToolSpec]>,
     /// How far it may go.

@@ -22,8 +22,6 @@ fn plan() -> Plan {
         history: Vec::new(),
         prompts: vec![prompt("run", "hello")],
         models: vec!["scripted/a".to_owned(), "scripted/b".to_owned()],
-        system: "".into(),
-        thinking: None,
         tools: vec![spec("read", true), spec("exec", false)].into(),
         limits: Limits {
             model_calls: 30,

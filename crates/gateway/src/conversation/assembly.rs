@@ -1,0 +1,55 @@
+//! Puts conversations together from what the gateway is made of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::{Accepted, Conversations, HubVoice, Inbound, Outcome, Parts, Refused, Settings};
+use crate::agent::model::Catalogue;
+use crate::agent::tool::NoTools;
+use crate::schedule::Talk;
+use crate::server;
+use crate::server::hub::Hub;
+use crate::session::Sessions;
+
+impl Conversations {
+    /// The conversations of a gateway.
+    pub(crate) fn assemble(settings: &server::Settings, hub: &Arc<Hub>, sessions: &Sessions) -> Self {
+        let config = &settings.loaded.config;
+        let catalogue = Catalogue::from_config(config);
+        Self::open(Parts {
+            state_dir: settings.state_dir.clone(),
+            clock: Arc::clone(&settings.clock),
+            book: Arc::new(sessions.clone()),
+            voice: Arc::new(HubVoice(Arc::clone(hub))),
+            models: Box::new(move |model| catalogue.client(model)),
+            tools: Arc::new(NoTools),
+            settings: Settings::from_config(config),
+        })
+    }
+}
+
+impl Talk for Conversations {
+    fn submit(&self, mut inbound: Inbound, fresh: bool) -> BoxFuture<'_, Result<Accepted, Refused>> {
+        inbound.options.fresh = fresh;
+        Self::submit(self, inbound).boxed()
+    }
+
+    fn wait<'a>(&'a self, run_id: &'a str, timeout: Duration) -> BoxFuture<'a, Option<Outcome>> {
+        Self::wait(self, run_id, timeout).boxed()
+    }
+
+    fn is_busy(&self, key: &str) -> bool {
+        Self::is_busy(self, key)
+    }
+
+    fn announce<'a>(&'a self, key: &'a str, label: &'a str, text: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Self::announce(self, key, label, text).boxed()
+    }
+
+    fn note(&self, key: &str, text: &str) {
+        Self::note(self, key, text);
+    }
+}

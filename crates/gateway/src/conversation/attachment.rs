@@ -1,0 +1,167 @@
+//! Attachments: what comes with a message is put into files before the message is accepted.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Attachment;
+
+/// How many may come with one message.
+pub(crate) const MOST: usize = 16;
+
+/// Bytes of all that come with one message.
+pub(crate) const MOST_BYTES: usize = 20 * 1024 * 1024;
+
+/// Where they are kept, below the state directory.
+const DIRECTORY: &str = "media/inbound";
+
+/// Something that comes with a message, as a client sends it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sent {
+    /// Its media type, where the client names one.
+    pub(crate) mime_type: Option<String>,
+    /// Its name.
+    pub(crate) file_name: Option<String>,
+    /// Base64, or a data URL.
+    pub(crate) content: String,
+}
+
+/// Reads what was sent.
+///
+/// # Errors
+/// Which one is wrong, and why.
+pub(crate) fn decode(sent: &[Sent]) -> Result<Vec<(Attachment, Vec<u8>)>, String> {
+    let mut left = MOST_BYTES;
+    let mut decoded = Vec::with_capacity(sent.len());
+    for (index, one) in sent.iter().enumerate() {
+        let place = format!("at /attachments/{index}/content");
+        let (mime_type, text) = match one
+            .content
+            .strip_prefix("data:")
+            .and_then(|rest| rest.split_once(";base64,"))
+        {
+            Some((mime_type, text)) => (Some(mime_type), text),
+            None => (None, one.content.as_str()),
+        };
+        if text.len() / 4 * 3 > left + 3 {
+            return Err(format!(
+                "{place}: attachments of one message may have {MOST_BYTES} bytes together"
+            ));
+        }
+        let bytes = STANDARD
+            .decode(text.trim())
+            .map_err(|fault| format!("{place}: must be base64: {fault}"))?;
+        left = left
+            .checked_sub(bytes.len())
+            .ok_or_else(|| format!("{place}: attachments of one message may have {MOST_BYTES} bytes together"))?;
+        let mime_type = one
+            .mime_type
+            .as_deref()
+            .or(mime_type)
+            .map(clean)
+            .filter(|text| !text.is_empty());
+        let attachment = Attachment {
+            mime_type: mime_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+            file_name: one.file_name.as_deref().map(clean).filter(|name| !name.is_empty()),
+            path: String::new(),
+            size: bytes.len() as u64,
+        };
+        decoded.push((attachment, bytes));
+    }
+    Ok(decoded)
+}
+
+/// Puts them into files; they are on disk when this returns.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn store(state_dir: &Path, decoded: Vec<(Attachment, Vec<u8>)>) -> io::Result<Vec<Attachment>> {
+    let directory = state_dir.join(DIRECTORY);
+    fs::create_dir_all(&directory)?;
+    let mut stored = Vec::with_capacity(decoded.len());
+    for (mut attachment, bytes) in decoded {
+        let name = format!("{}.{}", uuid::Uuid::new_v4(), extension(&attachment.mime_type));
+        let mut file = File::create_new(directory.join(&name))?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        attachment.path = format!("{DIRECTORY}/{name}");
+        stored.push(attachment);
+    }
+    File::open(&directory)?.sync_all()?;
+    Ok(stored)
+}
+
+fn extension(mime_type: &str) -> &'static str {
+    match mime_type {
+        "image/png" => "png",
+        "image/jpeg" => "jpg",
+        "image/gif" => "gif",
+        "image/webp" => "webp",
+        "application/pdf" => "pdf",
+        "text/plain" => "txt",
+        "audio/mpeg" => "mp3",
+        "audio/ogg" => "ogg",
+        _ => "bin",
+    }
+}
+
+/// One line without anything that could pass for the end of the note that names it.
+fn clean(text: &str) -> String {
+    let fits = |c: &char| !c.is_control() && !matches!(c, '[' | ']' | '(' | ')');
+    text.chars()
+        .filter(fits)
+        .take(200)
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::tests::Scratch;
+
+    fn sent(content: &str) -> Sent {
+        Sent {
+            content: content.to_owned(),
+            ..Sent::default()
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_in_files_afterwards() {
+        let place = Scratch::new("attachments");
+        let named = Sent {
+            file_name: Some("a]\n[b.txt".to_owned()),
+            mime_type: Some("text/plain".to_owned()),
+            ..sent("aGVsbG8=")
+        };
+        let decoded = decode(&[named, sent("data:image/png;base64,AAEC")]).unwrap();
+        let stored = store(&place, decoded).unwrap();
+        let about: Vec<_> = stored
+            .iter()
+            .map(|one| (one.mime_type.as_str(), one.file_name.as_deref(), one.size))
+            .collect();
+        assert_eq!(about, [("text/plain", Some("ab.txt"), 5), ("image/png", None, 3)]);
+        assert_eq!(fs::read(place.join(&stored[0].path)).unwrap(), b"hello");
+        assert!(stored[1].path.ends_with(".png"));
+    }
+
+    #[test]
+    fn what_is_wrong_or_too_much_is_named() {
+        assert!(
+            decode(&[sent("AAEC"), sent("not base64!")])
+                .unwrap_err()
+                .starts_with("at /attachments/1/content: must be base64")
+        );
+        let half = STANDARD.encode(vec![0; MOST_BYTES / 2 + 1]);
+        assert!(
+            decode(&[sent(&half), sent(&half)])
+                .unwrap_err()
+                .contains("20971520 bytes together")
+        );
+    }
+}
