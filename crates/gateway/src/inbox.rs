@@ -25,7 +25,25 @@ pub(crate) const FILE: &str = "inbox/inbox.jsonl";
 #[derive(Debug)]
 pub(crate) struct Inbox {
     log: Mutex<Option<Log>>,
-    lines: Mutex<Option<mpsc::Sender<Line>>>,
+    lines: Mutex<Option<Writer>>,
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+struct Writer {
+    lines: mpsc::Sender<Line>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Inbox {
+    /// What is on its way gets there.
+    fn drop(&mut self) {
+        let writer = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Writer { lines, thread }) = writer {
+            drop(lines);
+            let _ = thread.map(thread::JoinHandle::join);
+        }
+    }
 }
 
 /// A line to write.
@@ -69,14 +87,22 @@ impl Inbox {
         self.send(&Record::Note(std::borrow::Cow::Borrowed(note)), true, None);
     }
 
-    /// A run begins. Nobody waits for it: it is there to count tries, and a crash of the process does not lose it.
-    pub(crate) fn started(&self, run: &str, members: &[String], session_id: &str) {
+    /// A run begins, or messages join it. Before this is done nothing of it may be written down elsewhere: after a crash nobody would know
+    /// where to look for it.
+    pub(crate) fn started(
+        &self,
+        run: &str,
+        members: &[String],
+        session_id: &str,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static + use<> {
         let record = Record::Start {
             run: run.into(),
             members: members.into(),
             session: session_id.into(),
         };
-        self.send(&record, true, None);
+        let (done, written) = oneshot::channel();
+        self.send(&record, false, Some(done));
+        async move { written.await.unwrap_or_else(|_| Err("the inbox is closed".to_owned())) }
     }
 
     /// Messages have their end. Where the disk says no, the line stays owed and is written as soon as it can be.
@@ -118,25 +144,25 @@ impl Inbox {
         text.push('\n');
         let line = Line { text, owed, done };
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = lines.get_or_insert_with(|| self.begin());
+        let writer = lines.get_or_insert_with(|| self.begin());
         // Where the thread is gone the line is dropped, and with it whoever waits is told.
-        let _ = sender.send(line);
+        let _ = writer.lines.send(line);
     }
 
     /// Starts the thread that writes.
-    fn begin(&self) -> mpsc::Sender<Line> {
-        let (sender, receiver) = mpsc::channel();
+    fn begin(&self) -> Writer {
+        let (lines, receiver) = mpsc::channel();
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(log) = log {
+        let thread = log.and_then(|log| {
             let started = thread::Builder::new()
                 .name("inbox".to_owned())
                 .stack_size(256 * 1024)
                 .spawn(move || log.write(&receiver));
-            if let Err(error) = started {
-                tracing::error!(%error, "the inbox cannot be written");
-            }
-        }
-        sender
+            started
+                .inspect_err(|error| tracing::error!(%error, "the inbox cannot be written"))
+                .ok()
+        });
+        Writer { lines, thread }
     }
 }
 

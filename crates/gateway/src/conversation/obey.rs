@@ -30,7 +30,7 @@ impl Inner {
             },
         );
         outcome.text = Some(said);
-        self.end(vec![id.clone()], &[], outcome, None).await;
+        self.end(vec![id.clone()], outcome).await;
     }
 
     async fn answer_command(self: &Arc<Self>, message: &Inbound, command: Command) -> Result<String, String> {

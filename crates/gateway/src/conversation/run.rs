@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
 use koi_wire::config::Thinking;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
-use super::scene::{Scene, Site};
+use super::scene::{Begun, Scene, Site};
 use super::state::{Inner, Running};
 use super::voice::Words;
 use super::{End, ErrorKind, Inbound, Opened, Outcome, Usage};
@@ -61,6 +62,7 @@ impl Drop for Guard {
 
 /// What a run begins with.
 struct Prepared {
+    begun: Begun,
     key: SessionKey,
     session: Opened,
     messages: Vec<Arc<Inbound>>,
@@ -165,7 +167,7 @@ impl Run {
         if let Some(before) = &before {
             session.session_id.clone_from(before);
         }
-        self.remember(inner, &session);
+        let begun = self.remember(inner, &session);
         self.status(inner, "preparing_context");
         let ids: Vec<String> = messages.iter().map(|message| message.idempotency_key.clone()).collect();
         let written = match &before {
@@ -189,6 +191,7 @@ impl Run {
         }
         let answered = if prompts.is_empty() { answer_in(&written) } else { None };
         Ok(Prepared {
+            begun,
             key,
             session,
             messages,
@@ -205,13 +208,17 @@ impl Run {
         pending.find_map(|pending| pending.last.as_ref().map(|(_, session)| session.clone()))
     }
 
-    /// That the run begins is on its way to the disk.
-    fn remember(&self, inner: &Inner, session: &Opened) {
+    /// Puts on its way to the disk that the run begins.
+    fn remember(&self, inner: &Inner, session: &Opened) -> Begun {
         let summarised = self.batch.summarised.iter().map(|(id, _)| id);
         let members: Vec<String> = self.batch.members.iter().chain(summarised).cloned().collect();
-        if let Ok(inbox) = &inner.inbox {
-            inbox.started(&self.batch.run, &members, &session.session_id);
-        }
+        let begun = match &inner.inbox {
+            Ok(inbox) => inbox
+                .started(&self.batch.run, &members, &session.session_id)
+                .boxed()
+                .shared(),
+            Err(fault) => futures::future::ready(Err(fault.clone())).boxed().shared(),
+        };
         if let Some(mode) = session.queue_mode.as_deref().and_then(crate::queue::parse_mode) {
             let mut state = inner.lock();
             state
@@ -282,6 +289,7 @@ impl Run {
         });
         let scene = Scene::new(Site {
             inner: Arc::clone(inner),
+            begun: Mutex::new(prepared.begun),
             key: prepared.key,
             session_id: prepared.session.session_id,
             run_id: self.batch.run.clone(),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Shared};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -16,9 +16,13 @@ use crate::agent::turn::{Prompt, Say};
 use crate::reply::Stream;
 use crate::session::{Message, NewEntry, SessionKey};
 
+/// Done when the inbox knows who takes part in a run; nothing of it is written down before.
+pub(super) type Begun = Shared<BoxFuture<'static, Result<(), String>>>;
+
 /// What a scene is made of.
 pub(super) struct Site {
     pub(super) inner: Arc<Inner>,
+    pub(super) begun: Mutex<Begun>,
     pub(super) key: SessionKey,
     pub(super) session_id: String,
     pub(super) run_id: String,
@@ -74,12 +78,13 @@ impl Stage for Scene {
             .of_run(id)
             .in_background(site.background);
         let now_ms = site.inner.clock.now_ms();
-        let written = site.inner.book.append(&site.key, &site.session_id, now_ms, entry);
+        let (begun, inner) = (lock(&site.begun).clone(), Arc::clone(&site.inner));
+        let (key, session_id) = (site.key.clone(), site.session_id.clone());
         async move {
-            written
-                .await
-                .map_err(|fault| format!("the conversation cannot be written down: {fault}"))
+            begun.await?;
+            inner.book.append(&key, &session_id, now_ms, entry).await
         }
+        .map(|written| written.map_err(|fault| format!("the conversation cannot be written down: {fault}")))
         .boxed()
     }
 
@@ -161,7 +166,14 @@ impl Stage for Scene {
             let joined = steered.iter().filter(|(_, _, again)| !again);
             let joined: Vec<String> = joined.map(|(id, _, _)| id.clone()).collect();
             if !joined.is_empty() {
-                inbox.started(&site.run_id, &joined, &site.session_id);
+                let mut begun = lock(&site.begun);
+                let (before, joins) = (begun.clone(), inbox.started(&site.run_id, &joined, &site.session_id));
+                *begun = async move {
+                    before.await?;
+                    joins.await
+                }
+                .boxed()
+                .shared();
             }
         }
         steered

@@ -423,10 +423,15 @@ impl Inner {
                 running.map(|running| Arc::clone(&running.words)),
             )
         };
-        if !members.is_empty() {
-            self.end(members, &notes, outcome, words).await;
-        }
+        let written = match members.is_empty() {
+            true => None,
+            false => Some(self.write_end(members, &notes, outcome).await),
+        };
+        // All at once: whoever is told of the end finds the lane free, and what runs next is heard of after it.
         let mut state = self.lock();
+        if let Some(written) = written {
+            self.tell_ends(&mut state, written, words.as_deref());
+        }
         state.runs.remove(run_id);
         let queue = self.queue_of(&state, key);
         let now_ms = self.clock.now_ms();
@@ -439,14 +444,14 @@ impl Inner {
         state.sweep(key);
     }
 
-    /// Gives messages their end: on disk, in memory, and then to those who listen.
-    pub(super) async fn end(
-        &self,
-        members: Vec<String>,
-        notes: &[String],
-        outcome: Outcome,
-        words: Option<Arc<Mutex<Words>>>,
-    ) {
+    /// Gives messages that never ran their end.
+    pub(super) async fn end(&self, members: Vec<String>, outcome: Outcome) {
+        let written = self.write_end(members, &[], outcome).await;
+        self.tell_ends(&mut self.lock(), written, None);
+    }
+
+    /// Writes an end down; gives what is remembered of it, and the whole of it.
+    async fn write_end(&self, members: Vec<String>, notes: &[String], outcome: Outcome) -> (Ended, Outcome) {
         let seq = self.lock().ends.next();
         let mut kept = outcome.clone();
         if let Some(text) = &mut kept.text {
@@ -463,19 +468,20 @@ impl Inner {
             members,
             outcome: kept,
         };
+        (ended, outcome)
+    }
+
+    /// Tells everybody of an end that is written down.
+    fn tell_ends(&self, state: &mut State, (ended, outcome): (Ended, Outcome), words: Option<&Mutex<Words>>) {
         let mut told: Vec<Outcome> = views(&ended);
         if let Some(own) = told.iter_mut().find(|view| view.run_id == outcome.run_id) {
             *own = outcome;
         }
-        let tokens: Vec<CancellationToken> = {
-            let mut state = self.lock();
-            let pending = ended.members.iter().filter_map(|id| state.messages.remove(id));
-            let tokens = pending.map(|pending| pending.ended).collect();
-            state.ends.push(ended);
-            tokens
-        };
+        let pending = ended.members.iter().filter_map(|id| state.messages.remove(id));
+        let tokens: Vec<CancellationToken> = pending.map(|pending| pending.ended).collect();
+        state.ends.push(ended);
         for view in told {
-            self.tell_end(&view, words.as_deref());
+            self.tell_end(&view, words);
         }
         tokens.iter().for_each(CancellationToken::cancel);
     }
@@ -512,8 +518,7 @@ impl Inner {
 
     fn spawn_end(self: &Arc<Self>, id: String, outcome: Outcome) {
         let inner = Arc::clone(self);
-        self.tasks
-            .spawn(async move { inner.end(vec![id], &[], outcome, None).await });
+        self.tasks.spawn(async move { inner.end(vec![id], outcome).await });
     }
 
     pub(super) fn outcome_without_run(&self, key: &str, id: &str, end: End) -> Outcome {

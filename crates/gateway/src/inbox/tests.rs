@@ -55,7 +55,10 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
         at: 6,
     };
     inbox.note(&note);
-    inbox.started("b", &["a".to_owned(), "b".to_owned()], "s");
+    inbox
+        .started("b", &["a".to_owned(), "b".to_owned()], "s")
+        .await
+        .unwrap();
     inbox.ended(1, &["a".to_owned()], &[], &outcome("a")).await.unwrap();
     // Another process opens it while this one was not told to end.
     let (again, restored) = Inbox::open(&place).unwrap();

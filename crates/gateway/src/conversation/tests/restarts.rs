@@ -40,7 +40,7 @@ fn a_run_that_was_cut_goes_on_where_it_was() {
         scene.hears(|scene| scene.memory.lines(MAIN).len() == 2).await;
         scene.say("b", "two").await;
     });
-    first.shutdown_background();
+    first.shutdown_timeout(Duration::from_secs(10));
     let second = process();
     second.block_on(async {
         let script = json!([{"say": [{"text": "done"}]}, {"say": [{"text": "second"}]}]);
@@ -67,7 +67,7 @@ fn an_answer_that_is_written_down_is_not_given_again() {
         scene.say("a", "one").await;
         scene.hears(|scene| scene.memory.lines(MAIN).len() == 1).await;
     });
-    first.shutdown_background();
+    first.shutdown_timeout(Duration::from_secs(10));
     let answer = crate::session::Answer {
         content: Content::text("the answer"),
         stop_reason: "stop".to_owned(),
@@ -102,7 +102,7 @@ fn what_ends_the_process_every_time_is_given_up() {
                 .hears(|scene| scene.heard.words("a").contains(&"agent lifecycle model".to_owned()))
                 .await;
         });
-        life.shutdown_background();
+        life.shutdown_timeout(Duration::from_secs(10));
     }
     process().block_on(async {
         let scene = Scene::with(&place, memory.clone(), json!([]), Settings::default());
@@ -138,7 +138,7 @@ fn a_drain_waits_and_leaves_the_rest_for_the_next_start() {
         ));
         assert_eq!(scene.heard.ends(), [final_of("a", "quick")]);
     });
-    life.shutdown_background();
+    life.shutdown_timeout(Duration::from_secs(10));
     process().block_on(async {
         let scene = Scene::with(
             &place,
@@ -199,7 +199,7 @@ fn killed_at_random_moments_every_message_ends_once() {
                     tokio::time::sleep(Duration::from_millis(patience)).await;
                 }
             });
-            process.shutdown_background();
+            process.shutdown_timeout(Duration::from_secs(10));
         }
         let once: BTreeMap<String, usize> = sent.iter().map(|id| (id.clone(), 1)).collect();
         assert_eq!(ends_on_disk(&place), once, "seed {seed}");
