@@ -60,7 +60,8 @@ A *dynamic* scope depends on the parameters; the row says what is needed at leas
 
 # Works in that it answers; the answer is an error that says why.
 MANAGED = "refused: `UNAVAILABLE`, `details.code` `UPDATE_MANAGED`: which version runs is said by the KoiAgent"
-REFUSED = {"update.run": MANAGED, "update.hold": MANAGED}
+NO_CHANNELS = "refused: `INVALID_REQUEST`: there are no channels to send through, clients talk to the gateway itself"
+REFUSED = {"update.run": MANAGED, "update.hold": MANAGED, "send": NO_CHANNELS}
 
 
 def gateway_methods() -> dict[Path, str]:

@@ -108,7 +108,7 @@ def main() -> int:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     env = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1"}
     if args.long:
-        env |= {"PROPTEST_CASES": "20000", "KOI_SCHEDULES": "20000"}
+        env |= {"PROPTEST_CASES": "20000", "KOI_SCHEDULES": "20000", "KOI_KILLED_TURNS": "1000"}
     results = [run(stage, env) for stage in STAGES if not args.stages or stage.name in args.stages]
     print("\n=== summary")
     for result in results:

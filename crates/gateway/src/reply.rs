@@ -1,6 +1,8 @@
 //! What of an answer people see: control words and reply tags are taken out, and what may become one is held back while it streams.
 
+#[allow(dead_code, reason = "channels cut answers into blocks; there are none yet")]
 pub(crate) mod chunker;
+#[allow(dead_code, reason = "as above")]
 pub(crate) mod coalesce;
 mod words;
 

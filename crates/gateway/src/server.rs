@@ -66,11 +66,16 @@ pub(crate) const DEFAULT_AGENT: &str = "main";
 /// How long a client may take to send its HTTP request, and to authenticate.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long the end may take in all, in seconds. The unit is written with it: what comes below fits into it, with time to spare.
+pub(crate) const STOP_SECONDS: u64 = 45;
+
 /// How long the end may take before sockets are cut.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long what runs may go on before that.
-const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what runs may go on before that. What is not done by then goes on after the next start.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(SERVICES_TIMEOUT.as_secs() + DRAIN_TIMEOUT.as_secs() + 5 < STOP_SECONDS);
 
 /// How long it takes to be back, the supervisor's pause included.
 const RESTART_MS: u64 = 2500;

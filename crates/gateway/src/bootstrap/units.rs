@@ -2,6 +2,7 @@
 
 use super::files::{self, Change, Owner};
 use super::{Command, Failure, Run};
+use crate::server::STOP_SECONDS;
 
 const GATEWAY: &str = "skykoi-gateway.service";
 
@@ -19,6 +20,7 @@ const UNITS: [(&str, &str); 4] = [
 pub(super) fn written(run: &Run<'_>) -> Result<Change, Failure> {
     let mut change = Change::Unchanged;
     for (name, text) in UNITS {
+        let text = filled(text);
         change |= files::content(
             run,
             &format!("/etc/systemd/system/{name}"),
@@ -31,6 +33,11 @@ pub(super) fn written(run: &Run<'_>) -> Result<Change, Failure> {
         run.must(&Command::new(&["systemctl", "daemon-reload"]))?;
     }
     Ok(change)
+}
+
+/// A unit, with the figures that the gateway itself lives by.
+fn filled(text: &str) -> String {
+    text.replace("@STOP_SECONDS@", &STOP_SECONDS.to_string())
 }
 
 /// The gateway runs with the config as it is now, and refreshes are listened for. Tokens and devices it reads anew by itself.
@@ -83,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_gateway_unit_has_its_hardening() {
-        let text = UNITS[0].1;
+        let text = filled(UNITS[0].1);
+        assert!(!text.contains('@'), "{text}");
         for line in [
             "User=skykoi",
             "Type=notify",
@@ -93,6 +101,7 @@ mod tests {
             "CapabilityBoundingSet=",
             "Restart=always",
             "RestartPreventExitStatus=78",
+            "TimeoutStopSec=45",
             "EnvironmentFile=-/etc/default/skykoi",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");

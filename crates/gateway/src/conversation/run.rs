@@ -221,13 +221,10 @@ impl Run {
         };
         if let Some(mode) = session.queue_mode.as_deref().and_then(crate::queue::parse_mode) {
             let mut state = inner.lock();
-            state
-                .queues
-                .entry(self.key.clone())
-                .or_default()
-                .mode
-                .get_or_insert(mode);
+            let queue = state.queues.entry(self.key.clone()).or_default();
+            queue.mode.get_or_insert(mode);
         }
+        begun
     }
 
     /// Words that go before the first message: what was dropped, and what the gateway has to say.

@@ -138,6 +138,7 @@ impl Inner {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    #[allow(dead_code, reason = "for a config that is reloaded")]
     pub(super) fn set_settings(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }

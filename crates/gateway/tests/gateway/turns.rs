@@ -495,3 +495,37 @@ async fn killed_at_any_moment_it_loses_nothing_and_answers_nothing_twice() {
         }
     }
 }
+
+/// Figures of the build under test: `cargo test -p koi-gateway --test gateway -- --ignored --nocapture what_a_message_costs`.
+#[tokio::test]
+#[ignore = "prints figures; the machine must be quiet"]
+async fn what_a_message_costs() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let (mut acks, mut firsts, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut file = fs::File::create(gateway.home.path("flush")).unwrap();
+    for n in 0..200 {
+        let began = Instant::now();
+        std::io::Write::write_all(&mut file, &[b'x'; 300]).unwrap();
+        file.sync_data().unwrap();
+        flushes.push(began.elapsed());
+        let id = format!("f{n}");
+        let began = Instant::now();
+        let answer = client.call("chat.send", message(&id, "hello")).await;
+        assert_eq!(answer["payload"]["status"], "started");
+        acks.push(began.elapsed());
+        loop {
+            let event = client.event("chat").await;
+            if event["payload"]["runId"] == id.as_str() && event["payload"]["state"] == "delta" {
+                firsts.push(began.elapsed());
+                break;
+            }
+        }
+        terminal(&mut client, &id).await;
+        client.events.clear();
+    }
+    for (name, mut times) in [("fsync alone", flushes), ("chat.send ack", acks), ("first delta", firsts)] {
+        times.sort();
+        println!("{name}: p50 {:?} p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+    }
+}
