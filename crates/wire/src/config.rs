@@ -6,7 +6,9 @@
 mod agents;
 mod cron;
 pub mod digest;
+mod format;
 mod gateway;
+mod hooks;
 mod inspect;
 mod logging;
 mod merge;
@@ -23,11 +25,15 @@ use std::sync::LazyLock;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use agents::{ActiveHours, AgentDefaults, Agents, Heartbeat, HeartbeatTarget, Model, Thinking};
 pub use cron::{AlertMode, Cron, FailureAlert, SsrfPolicy};
-pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, RateLimit};
+pub use format::{duration_seconds, minutes_of_day};
+pub use gateway::{
+    Auth, AuthMode, Bind, ControlUi, DirectTools, Endpoints, Gateway, Http, Mode, RateLimit, Reload, ReloadMode, Switch,
+};
+pub use hooks::{HookAction, HookMapping, Hooks};
 pub use logging::{LogLevel, Logging};
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
 pub use messages::{Messages, Queue, QueueDrop, QueueMode};
@@ -39,7 +45,7 @@ pub use session::{
     SendMatch, SendPolicy, SendRule, Session, SessionScope,
 };
 pub use tools::{Exec, ExecHost, ExecSecurity, Tools};
-pub use validate::{duration_seconds, minutes_of_day, validate};
+pub use validate::validate;
 
 /// Something in a config document that is not right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +78,7 @@ pub fn check(document: &Value) -> Result<GatewayConfig, Vec<Issue>> {
     if !issues.is_empty() {
         return Err(issues);
     }
-    let config = GatewayConfig::deserialize(document).map_err(|error| {
+    let config = GatewayConfig::deserialize(with_whole_numbers(document)).map_err(|error| {
         vec![Issue {
             path: Path::root(),
             reason: error.to_string(),
@@ -81,6 +87,16 @@ pub fn check(document: &Value) -> Result<GatewayConfig, Vec<Issue>> {
     })?;
     let issues = validate(&config);
     if issues.is_empty() { Ok(config) } else { Err(issues) }
+}
+
+/// The document with `1.0` as `1`: they are the same number, and the schema takes both.
+fn with_whole_numbers(document: &Value) -> Value {
+    match document {
+        Value::Number(number) => inspect::whole(number).map_or_else(|| document.clone(), Value::from),
+        Value::Array(items) => items.iter().map(with_whole_numbers).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), with_whole_numbers(value))).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Holds a part of a document (overrides, to be merged later) against the structure only: keys, types, ranges.
@@ -95,7 +111,41 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(schema);
 /// The JSON Schema of the document.
 #[must_use]
 pub fn schema() -> Schema {
-    schema_for!(GatewayConfig)
+    let mut value = schema_for!(GatewayConfig).to_value();
+    forbid_null(&mut value);
+    Schema::try_from(value).unwrap_or_default()
+}
+
+/// A key that is there has a value: `null` means something in overrides only.
+fn forbid_null(schema: &mut Value) {
+    let null = json!("null");
+    match schema {
+        Value::Array(parts) => parts.iter_mut().for_each(forbid_null),
+        Value::Object(map) => {
+            map.values_mut().for_each(forbid_null);
+            if let Some(Value::Array(kinds)) = map.get_mut("type") {
+                kinds.retain(|kind| *kind != null);
+                if let [one] = kinds.as_slice() {
+                    let one = one.clone();
+                    map.insert("type".to_owned(), one);
+                }
+            }
+            if let Some(Value::Array(values)) = map.get_mut("enum") {
+                values.retain(|value| !value.is_null());
+            }
+            if let Some(Value::Array(variants)) = map.get_mut("anyOf") {
+                variants.retain(|variant| variant.get("type") != Some(&null));
+                if let [one] = variants.as_slice() {
+                    let one = one.clone();
+                    map.remove("anyOf");
+                    if let Value::Object(one) = one {
+                        map.extend(one);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// The config of a Koi gateway.
@@ -103,6 +153,10 @@ pub fn schema() -> Schema {
 /// A strict JSON5 document: an unknown key stops the start. Every key but `gateway.mode` and `gateway.auth` may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("allOf" = json!([
+    {"required": ["gateway"]},
+    {"not": {"required": ["exec", "tools"], "properties": {"tools": {"required": ["exec"]}}}},
+])))]
 pub struct GatewayConfig {
     /// The daemon itself: where it listens and who may connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,6 +173,9 @@ pub struct GatewayConfig {
     /// Scheduled jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron: Option<Cron>,
+    /// What others may tell the gateway over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
     /// Shell commands of the agent. The same as `tools.exec`; set one of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<Exec>,

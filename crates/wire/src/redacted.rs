@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A secret string: serialised as it is, printed as `[redacted]`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct Redacted(String);
 
 impl Redacted {

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::format;
+
 /// The agents that the gateway runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -18,14 +20,14 @@ pub struct Agents {
 pub struct AgentDefaults {
     /// The directory with AGENTS.md and the agent's own files: absolute, or beginning with `~/`. Default `~/koi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = 4096), regex(pattern = format::HOME_PATH))]
     pub workspace: Option<String>,
     /// The model, and what to use when it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Model>,
     /// IANA name of the time zone of the user. Default: the machine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = format::ZONE))]
     pub user_timezone: Option<String>,
     /// How much the model thinks before it answers. Default `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,11 +55,11 @@ pub struct AgentDefaults {
 pub struct Model {
     /// `amazon-bedrock/<model or inference profile id>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = format::MODEL))]
     pub primary: Option<String>,
     /// Tried in this order when the primary fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256), regex(pattern = format::MODEL)))]
     pub fallbacks: Option<Vec<String>>,
 }
 
@@ -79,7 +81,7 @@ pub enum Thinking {
 pub struct Heartbeat {
     /// How often: a number with `s`, `m` or `h`; `0m` is never. Default `30m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 16), regex(pattern = format::SPAN))]
     pub every: Option<String>,
     /// The part of the day in which it happens. Default: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +98,7 @@ pub struct Heartbeat {
     pub light_context: Option<bool>,
     /// The model, where it is another than the agent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = format::MODEL))]
     pub model: Option<String>,
     /// Seconds that one may take. Default: as any run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,14 +115,14 @@ pub struct Heartbeat {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ActiveHours {
     /// From, `HH:MM`, inclusive.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), regex(pattern = format::TIME))]
     pub start: String,
     /// To, `HH:MM`, exclusive; `24:00` is the end of the day.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), regex(pattern = format::END_TIME))]
     pub end: String,
     /// `user`, `local` or an IANA name. Default `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = format::ZONE))]
     pub timezone: Option<String>,
 }
 

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::Secret;
 
@@ -43,6 +44,7 @@ pub struct SsrfPolicy {
 /// What happens when a job keeps failing. A job's own `failureAlert` goes before this.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("allOf" = json!([{"if": {"properties": {"mode": {"const": "webhook"}}, "required": ["mode"]}, "then": {"required": ["to"]}}])))]
 pub struct FailureAlert {
     /// Somebody is told. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,12 +2,14 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::Secret;
+use super::{Secret, format};
 
 /// The daemon itself: where it listens and who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("allOf" = json!([{"required": ["mode", "auth"]}])))]
 pub struct Gateway {
     /// Must be `local`: this gateway serves the agent of its own machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,7 +27,7 @@ pub struct Gateway {
     /// Addresses or networks of proxies whose X-Forwarded-For is believed. A request that carries the header and does not come from
     /// one of them is refused. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64), regex(pattern = format::network())))]
     pub trusted_proxies: Option<Vec<String>>,
     /// The control page and other browser clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +35,86 @@ pub struct Gateway {
     /// Devices and nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
+    /// What happens when the config file changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<Reload>,
+    /// What the port offers beside the WebSocket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
+    /// Which tools clients may call themselves, with `tools.invoke` and `POST /tools/invoke`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<DirectTools>,
+}
+
+/// What happens when the config file changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reload {
+    /// Default `hybrid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<ReloadMode>,
+    /// Milliseconds that the file must stay as it is. Default 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 60000))]
+    pub debounce_ms: Option<u32>,
+}
+
+/// What happens when the config file changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReloadMode {
+    /// Nothing before the next start.
+    Off,
+    /// What can be taken over at once is; the rest waits for the next start.
+    Hot,
+    /// What can be taken over at once is; for the rest the gateway says so and starts anew.
+    Hybrid,
+    /// The gateway says so and starts anew, whatever changed.
+    Restart,
+}
+
+/// What the port offers beside the WebSocket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Http {
+    /// Ways to talk to the agent as one talks to a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Endpoints>,
+}
+
+/// Ways to talk to the agent as one talks to a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoints {
+    /// `POST /v1/chat/completions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_completions: Option<Switch>,
+    /// `POST /v1/responses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses: Option<Switch>,
+}
+
+/// On or off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Switch {
+    /// Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// Which tools clients may call themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DirectTools {
+    /// Only these; absent means what the agent itself may call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
+    pub allow: Option<Vec<String>>,
+    /// Not these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
+    pub deny: Option<Vec<String>>,
 }
 
 /// Devices and nodes.
@@ -77,6 +159,7 @@ pub enum Bind {
 /// Who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("allOf" = json!([{"required": ["token"]}])))]
 pub struct Auth {
     /// How clients prove themselves. Default `token`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,6 +213,6 @@ pub struct ControlUi {
     pub enabled: Option<bool>,
     /// Origins, beside the gateway's own, whose pages may connect: `https://host` or `https://host:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256), regex(pattern = format::ORIGIN)))]
     pub allowed_origins: Option<Vec<String>>,
 }

@@ -6,7 +6,7 @@
 use schemars::Schema;
 use serde_json::{Map, Value};
 
-use super::{Issue, Path};
+use super::{Issue, Path, format};
 
 /// How deep a document may be nested. Deeper than any legal one.
 const MAX_DEPTH: usize = 32;
@@ -72,13 +72,7 @@ impl<'a> Walk<'a> {
             Value::Object(map) => self.object(schema, map, path),
             Value::Array(items) => self.array(schema, items, path),
             Value::Number(number) => self.number(schema, number.as_f64().unwrap_or(f64::NAN), value, path),
-            Value::String(text) => self.length(
-                schema,
-                text.chars().count(),
-                ("minLength", "maxLength"),
-                "characters",
-                path,
-            ),
+            Value::String(text) => self.text(schema, text, path),
             Value::Null | Value::Bool(_) => {}
         }
     }
@@ -155,6 +149,18 @@ impl<'a> Walk<'a> {
             .unwrap_or_default();
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
         self.add(path, format!("unknown key{hint}"), names.join(", "));
+    }
+
+    fn text(&mut self, schema: &Value, text: &str, path: &Path) {
+        let before = self.issues.len();
+        let count = text.chars().count();
+        self.length(schema, count, ("minLength", "maxLength"), "characters", path);
+        let pattern = schema.get("pattern").and_then(Value::as_str);
+        if self.issues.len() == before
+            && let Some((reason, allowed)) = pattern.and_then(|pattern| format::fault(pattern, text))
+        {
+            self.add(path, reason, allowed);
+        }
     }
 
     fn array(&mut self, schema: &'a Value, items: &[Value], path: &Path) {
@@ -254,12 +260,21 @@ fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(number) if number.is_f64() && whole(number).is_none() => "number",
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     }
+}
+
+/// A number that is whole, however it is written.
+pub(super) fn whole(number: &serde_json::Number) -> Option<i64> {
+    /// Up to here every whole number has a float of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() <= EXACT)?;
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and it fits")]
+    Some(float as i64)
 }
 
 fn article(kind: &str) -> String {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::format;
 use crate::Redacted;
 
 /// A secret, or where it is kept.
@@ -10,7 +11,7 @@ use crate::Redacted;
 #[serde(untagged)]
 pub enum Secret {
     /// The secret itself.
-    Literal(#[schemars(length(min = 1, max = 4096))] Redacted),
+    Literal(#[schemars(regex(pattern = format::SECRET))] Redacted),
     /// Where it is kept.
     Reference(SecretRef),
 }
@@ -27,13 +28,29 @@ pub enum SecretRef {
     /// In a file; white space around it is ignored. Read anew when the file changes.
     File {
         /// Absolute path.
-        #[schemars(length(min = 1, max = 4096))]
+        #[schemars(length(min = 1, max = 4096), regex(pattern = format::PATH))]
         path: String,
     },
     /// In an environment variable of the gateway.
     Env {
         /// Name of the variable.
-        #[schemars(length(min = 1, max = 256))]
+        #[schemars(length(min = 1, max = 256), regex(pattern = format::VARIABLE))]
         name: String,
     },
+    /// In a parameter of SSM that the instance may read. Bootstrap reads it on each boot, each refresh, and puts it into memory.
+    Ssm {
+        /// Name of the parameter.
+        #[schemars(length(min = 2, max = 1024), regex(pattern = format::PARAMETER))]
+        name: String,
+    },
+}
+
+impl SecretRef {
+    /// Where bootstrap puts what an SSM parameter holds: on tmpfs, under a name that is made of the parameter's.
+    #[must_use]
+    pub fn ssm_file(name: &str) -> String {
+        use sha2::{Digest, Sha256};
+        let digest = hex::encode(Sha256::digest(name.as_bytes()));
+        format!("/run/skykoi/ssm/{}", digest.get(..32).unwrap_or_default())
+    }
 }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::format;
 
 /// How conversations are kept apart and when they begin anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +23,7 @@ pub struct Session {
     pub group_scope: Option<GroupScope>,
     /// Who is one person: a name, and the peers it is known as, each `channel:id`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, Vec<PeerName>>>")]
     pub identity_links: Option<BTreeMap<String, Vec<String>>>,
     /// Name of the main conversation. Only `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +39,7 @@ pub struct Session {
     pub reset_by_channel: Option<BTreeMap<String, Reset>>,
     /// Messages that begin a conversation anew. Default `/new` and `/reset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 64), regex(pattern = format::COMMAND)))]
     pub reset_triggers: Option<Vec<String>>,
     /// Where answers may be sent. Default: everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +48,11 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
 }
+
+/// A peer: `channel:id`.
+#[derive(JsonSchema)]
+#[serde(transparent)]
+struct PeerName(#[schemars(length(min = 3, max = 512), regex(pattern = format::PEER))] String);
 
 /// How groups are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -125,6 +134,7 @@ pub enum ChatType {
 /// How long conversations are kept, and how many. The main one is always kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("dependentRequired" = json!({"highWaterBytes": ["maxDiskBytes"]})))]
 pub struct Maintenance {
     /// Do it, or only write to the log what would be done. Default `enforce`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +142,7 @@ pub struct Maintenance {
     /// Conversations in which nothing happened for so long are archived: a number with `m`, `h` or `d`. Default `30d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
+    #[schemars(regex(pattern = format::LONG_SPAN))]
     pub prune_after: Option<String>,
     /// Beyond so many conversations the oldest are archived. Default 5000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,6 +159,7 @@ pub struct Maintenance {
     /// How long archives, and transcripts from before a reset, are kept. Default: as `pruneAfter`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
+    #[schemars(regex(pattern = format::LONG_SPAN))]
     pub reset_archive_retention: Option<String>,
 }
 
@@ -171,7 +183,13 @@ impl Maintenance {
             'd' => 86_400_000,
             _ => return None,
         };
-        let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        let digits = text.strip_suffix(unit)?;
+        let significant = digits.trim_start_matches('0');
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        if !plain || digits.len() - significant.len() > 7 || significant.len() > 8 {
+            return None;
+        }
+        let number: u32 = digits.parse().ok()?;
         i64::from(number).checked_mul(factor).filter(|ms| *ms > 0)
     }
 }
@@ -199,6 +217,7 @@ pub enum DmScope {
 /// When a conversation begins anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("allOf" = reset_rules()))]
 pub struct Reset {
     /// By the clock, after silence, or never. Default `daily`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -236,4 +255,14 @@ pub struct ResetByType {
     /// Threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<Reset>,
+}
+
+/// The rules between the keys of [`Reset`], for the schema.
+fn reset_rules() -> serde_json::Value {
+    let with = |modes: &[&str], then: serde_json::Value| json!({"if": {"properties": {"mode": {"enum": modes}}, "required": ["mode"]}, "then": then});
+    json!([
+        with(&["idle"], json!({"required": ["idleMinutes"]})),
+        with(&["idle", "none"], json!({"not": {"required": ["atHour"]}})),
+        with(&["none"], json!({"not": {"required": ["idleMinutes"]}})),
+    ])
 }

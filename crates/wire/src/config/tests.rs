@@ -23,7 +23,14 @@ fn the_smallest_document_is_accepted() {
 
 #[test]
 fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
-    let full = json!({
+    let full = full();
+    let config = check(&full).unwrap();
+    assert_eq!(config.to_document(), full);
+}
+
+/// Every key that there is.
+fn full() -> Value {
+    json!({
         "gateway": {
             "mode": "local", "bind": "loopback", "port": 18789,
             "auth": {
@@ -31,7 +38,10 @@ fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
                 "rateLimit": {"maxAttempts": 10, "windowMs": 60000, "lockoutMs": 300_000, "exemptLoopback": true}
             },
             "trustedProxies": ["127.0.0.1", "::1", "10.0.0.0/8", "fd00::/8"],
-            "controlUi": {"enabled": true, "allowedOrigins": ["https://koi.example:8443"]}
+            "controlUi": {"enabled": true, "allowedOrigins": ["https://koi.example:8443"]},
+            "nodes": {"pairing": {"autoApproveLocal": true, "autoApproveRemote": false}},
+            "reload": {"mode": "hybrid", "debounceMs": 500}, "tools": {"allow": ["read"], "deny": ["write"]},
+            "http": {"endpoints": {"chatCompletions": {"enabled": true}, "responses": {"enabled": false}}}
         },
         "agents": {"defaults": {
             "workspace": "~/koi", "userTimezone": "America/Argentina/Buenos_Aires", "thinkingDefault": "low",
@@ -39,6 +49,7 @@ fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
             "model": {"primary": "amazon-bedrock/us.anthropic.claude-opus-4-6-v1", "fallbacks": ["amazon-bedrock/x"]},
             "heartbeat": {
                 "every": "30m", "target": "none", "prompt": "look around", "lightContext": true,
+                "model": "amazon-bedrock/small", "timeoutSeconds": 60, "maxPerDay": 10,
                 "activeHours": {"start": "08:00", "end": "24:00", "timezone": "user"}
             }
         }},
@@ -56,22 +67,31 @@ fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
             }
         },
         "messages": {"queue": {"mode": "steer-backlog", "debounceMs": 0, "cap": 20, "drop": "summarize"}},
-        "cron": {"enabled": true, "maxConcurrentRuns": 2, "skipMissedJobs": false},
+        "cron": {
+            "enabled": true, "maxConcurrentRuns": 2, "skipMissedJobs": false, "webhookToken": {"source": "ssm", "name": "/koi/a/webhook"},
+            "webhookSsrfPolicy": {"allowedHosts": ["hub.local:8080"]},
+            "failureAlert": {"enabled": true, "after": 3, "cooldownMs": 60000, "includeSkipped": true, "mode": "webhook", "to": "https://a.example/"}
+        },
+        "hooks": {
+            "enabled": true, "token": {"source": "env", "name": "HOOKS"}, "path": "/hooks", "maxBodyBytes": 1000, "defaultSessionKey": "hook:all",
+            "allowRequestSessionKey": true, "mappings": [{
+                "path": "github", "action": "agent", "messageTemplate": "{{a.b}}", "name": "GitHub", "sessionKey": "hook:{{id}}",
+                "model": "amazon-bedrock/x", "thinking": "low", "timeoutSeconds": 60
+            }]
+        },
         "exec": {"security": "full", "host": "gateway", "timeoutSeconds": 1800},
         "tools": {"allow": ["read"], "deny": ["browser"]},
         "models": {"providers": {"amazon-bedrock": {"region": "us-east-1", "models": {"x.y": {"contextWindow": 200_000, "maxTokens": 4096}}}}},
         "logging": {"level": "info"}
-    });
-    let config = check(&full).unwrap();
-    assert_eq!(config.to_document(), full);
+    })
 }
 
 /// Overrides of the smallest document, and below each the first fault that is found.
 const FAULTS: &str = r#"
 {"gateway": {"prot": 1}}
-gateway.prot: unknown key, did you mean "port"?; allowed: auth, bind, controlUi, mode, nodes, port, trustedProxies
+gateway.prot: unknown key, did you mean "port"?; allowed: auth, bind, controlUi, http, mode, nodes, port, reload, tools, trustedProxies
 {"gateway": {"zzz": 1}}
-gateway.zzz: unknown key; allowed: auth, bind, controlUi, mode, nodes, port, trustedProxies
+gateway.zzz: unknown key; allowed: auth, bind, controlUi, http, mode, nodes, port, reload, tools, trustedProxies
 {"gateway": {"port": "80"}}
 gateway.port: is a string; allowed: a whole number from 1 to 65535
 {"gateway": {"port": 0}}
@@ -85,9 +105,9 @@ gateway.bind: "lan" is not a choice; allowed: "loopback", "auto"
 {"gateway": {"auth": {"token": "short"}}}
 gateway.auth.token: is too short to be safe; allowed: 16 or more characters
 {"gateway": {"auth": {"token": 5}}}
-gateway.auth.token: is a whole number; allowed: a string or { source: "file", ... } or { source: "env", ... }
+gateway.auth.token: is a whole number; allowed: a string or { source: "file", ... } or { source: "env", ... } or { source: "ssm", ... }
 {"gateway": {"auth": {"token": {"source": "vault"}}}}
-gateway.auth.token: is of no known kind; allowed: a string or { source: "file", ... } or { source: "env", ... }
+gateway.auth.token: is of no known kind; allowed: a string or { source: "file", ... } or { source: "env", ... } or { source: "ssm", ... }
 {"session": {"reset": {"mode": "idle"}}}
 session.reset.idleMinutes: is missing with mode idle; allowed: 1 to 525600
 {"session": {"reset": {"atHour": 24}}}
@@ -113,7 +133,7 @@ session.sendPolicy.rules[0].action: "ask" is not a choice; allowed: "allow", "de
 {"exec": {}, "tools": {"exec": {}}}
 tools.exec: is set beside exec, which is the same; allowed: one of exec and tools.exec
 {"agents": {"defaults": {"heartbeat": {"activeHours": {"start": "24:00", "end": "23:61"}}}}}
-agents.defaults.heartbeat.activeHours.start: "24:00" is not a time; allowed: 00:00 to 23:59
+agents.defaults.heartbeat.activeHours.end: "23:61" is not a time; allowed: 00:00 to 24:00
 {"agents": {"defaults": {"heartbeat": {"activeHours": {"start": "08:00"}}}}}
 agents.defaults.heartbeat.activeHours.end: is missing; allowed: a string
 {"agents": {"defaults": {"model": {"primary": "gpt"}}}}
@@ -276,5 +296,102 @@ proptest! {
         let written: Value = serde_json::from_str(&serde_json::to_string_pretty(&document).unwrap()).unwrap();
         prop_assert_eq!(digest::sha256(&written), digest::sha256(&document));
         prop_assert_eq!(serde_json::from_str::<Value>(&digest::canonical(&document)).unwrap(), document);
+    }
+}
+
+/// Documents that are near to being right: the full one with a part of it changed.
+fn near_document() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        1 => any_json(),
+        4 => prop::sample::select(vec![
+            json!(null),
+            json!(true),
+            json!(0),
+            json!(1),
+            json!(-1),
+            json!(1.0),
+            json!(23),
+            json!(24),
+            json!(600_000),
+            json!("daily"),
+            json!("idle"),
+            json!("none"),
+            json!("webhook"),
+            json!("30m"),
+            json!("0m"),
+            json!("24:00"),
+            json!("08:00"),
+            json!("x"),
+            json!({}),
+            json!([]),
+            json!(["/a"]),
+            json!("0123456789abcdef"),
+            json!({"source": "ssm", "name": "/a"}),
+            json!({"mode": "idle"}),
+            json!({"security": "full"}),
+            json!({"exec": {}}),
+            json!({"enabled": true}),
+        ]),
+    ];
+    let paths = {
+        let mut found = Vec::new();
+        pointers(&full(), String::new(), &mut found);
+        found.extend(
+            [
+                "/exec",
+                "/tools/exec",
+                "/hooks/token",
+                "/cron/failureAlert/to",
+                "/session/reset/mode",
+                "/gateway/zzz",
+            ]
+            .map(str::to_owned),
+        );
+        found
+    };
+    let change = (prop::sample::select(paths), leaf, any::<bool>());
+    prop::collection::vec(change, 0..4).prop_map(|changes| {
+        let mut document = full();
+        for (path, value, remove) in changes {
+            let (parent, key) = path.rsplit_once('/').unwrap_or_default();
+            match document.pointer_mut(parent) {
+                Some(Value::Object(map)) if remove => drop(map.remove(key)),
+                Some(Value::Object(map)) => drop(map.insert(key.to_owned(), value)),
+                _ => {}
+            }
+        }
+        document
+    })
+}
+
+fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
+    if let Value::Object(map) = value {
+        for (key, inner) in map {
+            pointers(inner, format!("{at}/{key}"), found);
+        }
+    }
+    if !at.is_empty() {
+        found.push(at);
+    }
+}
+
+/// What compares two values, no schema can say.
+const COMPARISONS: [&str; 2] = [" is more than maxDiskBytes", " already"];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn the_schema_takes_what_the_check_takes_and_nothing_else(document in prop_oneof![4 => near_document(), 1 => any_json()]) {
+        static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| jsonschema::validator_for(schema().as_value()).unwrap());
+        let faults: Vec<String> = VALIDATOR.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        match check(&document) {
+            Ok(_) => prop_assert_eq!(faults, Vec::<String>::new(), "{}", document),
+            Err(issues) => {
+                let compared = |issue: &Issue| COMPARISONS.iter().any(|words| issue.reason.ends_with(words));
+                let only_compared = issues.iter().all(compared);
+                prop_assert!(only_compared || !faults.is_empty(), "{:?} {}", issues, document);
+            }
+        }
     }
 }

@@ -25,15 +25,6 @@ pub(super) fn check(issues: &mut Issues, session: &Session) {
     for (channel, value) in session.reset_by_channel.iter().flatten() {
         reset(issues, &path.key("resetByChannel").key(channel), value);
     }
-    for (index, trigger) in session.reset_triggers.iter().flatten().enumerate() {
-        if !trigger.starts_with('/') || trigger.contains(char::is_whitespace) {
-            issues.add(
-                path.key("resetTriggers").index(index),
-                format!("{trigger:?} is not a command"),
-                "/ and a word, such as /new",
-            );
-        }
-    }
     if let Some(links) = &session.identity_links {
         identity_links(issues, &path.key("identityLinks"), links);
     }
@@ -69,16 +60,7 @@ fn identity_links(issues: &mut Issues, path: &Path, links: &BTreeMap<String, Vec
     for (person, faces) in links {
         for (index, face) in faces.iter().enumerate() {
             let path = path.key(person).index(index);
-            if !face
-                .split_once(':')
-                .is_some_and(|(channel, id)| !channel.is_empty() && !id.is_empty())
-            {
-                issues.add(
-                    path,
-                    format!("{face:?} is not a peer"),
-                    "channel:id, such as telegram:123",
-                );
-            } else if let Some(other) = seen.insert(face, person) {
+            if let Some(other) = seen.insert(face, person) {
                 issues.add(
                     path,
                     format!("{face:?} is {other:?} already"),
@@ -90,20 +72,6 @@ fn identity_links(issues: &mut Issues, path: &Path, links: &BTreeMap<String, Vec
 }
 
 fn maintenance(issues: &mut Issues, path: &Path, maintenance: &Maintenance) {
-    for (key, value) in [
-        ("pruneAfter", &maintenance.prune_after),
-        ("resetArchiveRetention", &maintenance.reset_archive_retention),
-    ] {
-        if let Some(text) = value
-            && Maintenance::duration_ms(text).is_none()
-        {
-            issues.add(
-                path.key(key),
-                format!("{text:?} is not a duration"),
-                "a number with m, h or d, such as 30d",
-            );
-        }
-    }
     match (maintenance.high_water_bytes, maintenance.max_disk_bytes) {
         (Some(_), None) => issues.add(
             path.key("highWaterBytes"),
