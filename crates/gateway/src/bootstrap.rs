@@ -240,6 +240,21 @@ fn secrets(run: &Run<'_>) -> Result<Change, Failure> {
         )?,
         None => files::absent(run, "/run/skykoi/previous-token")?,
     };
+    change |= parameters(run, gateway)?;
+    Ok(change)
+}
+
+/// What the config keeps in SSM, read with the instance's own role and put on tmpfs. What cannot be read is left out: what needs it says
+/// so, and the rest of the gateway works.
+fn parameters(run: &Run<'_>, gateway: Owner) -> Result<Change, Failure> {
+    let mut change = Change::Unchanged;
+    for name in koi_wire::config::ssm_parameters(&run.bundle.config) {
+        let path = koi_wire::config::SecretRef::ssm_file(&name);
+        match run.machine.parameter(&run.identity.region, &name) {
+            Ok(value) => change |= files::content(run, &path, value.as_bytes(), 0o600, gateway)?,
+            Err(failure) => run.machine.say(&format!("warning: {failure}; the config refers to it")),
+        }
+    }
     Ok(change)
 }
 
@@ -267,7 +282,8 @@ fn write_config(run: &Run<'_>) -> Result<Change, Failure> {
     const PATH: &str = "/home/ubuntu/.skykoi/skykoi.json";
     let mut text = serde_json::to_string_pretty(&run.bundle.config).unwrap_or_default();
     text.push('\n');
-    config::parse(&run.options.path(PATH), &text)
+    // Variables are the gateway's own: here they stay as they are.
+    config::parse(&run.options.path(PATH), &text, |name| Some(format!("${{{name}}}")))
         .map_err(|refused| Failure::Failed(format!("the bundle's config is refused: {}", refused.0.join(" | "))))?;
     files::content(run, PATH, text.as_bytes(), 0o600, Owner::named(run, "skykoi")?)
 }

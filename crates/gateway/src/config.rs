@@ -1,6 +1,7 @@
 //! The config file: read, located, refused with a line that says where and why.
 
 pub(crate) mod json5;
+mod variables;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use koi_wire::config::{self, GatewayConfig, Issue, digest};
 use serde_json::Value;
 
 use self::json5::{Kind, Node, line_and_column};
+use crate::server::credentials::Variables;
 
 /// Largest config file that is read.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -18,7 +20,9 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) struct Loaded {
     /// Where it was read.
     pub(crate) path: PathBuf,
-    /// As types.
+    /// As it is written.
+    pub(crate) document: Value,
+    /// As types, with variables in their places.
     pub(crate) config: GatewayConfig,
     /// SHA-256 over the canonical JSON of the document.
     pub(crate) sha256: String,
@@ -40,27 +44,34 @@ impl std::error::Error for Refused {}
 ///
 /// # Errors
 /// [`Refused`], also when the file cannot be read.
-pub(crate) fn load(path: &Path) -> Result<Loaded, Refused> {
+pub(crate) fn load(path: &Path, variables: Variables) -> Result<Loaded, Refused> {
     let text = read(path).map_err(|reason| Refused(vec![format!("{}:1:1: (file): {reason}", path.display())]))?;
-    parse(path, &text)
+    parse(path, &text, variables)
 }
 
 /// The same for a text that stands, or will stand, at `path`.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
+pub(crate) fn parse(path: &Path, text: &str, variables: Variables) -> Result<Loaded, Refused> {
     let root = json5::parse(text).map_err(|fault| {
         let key = if fault.key.is_empty() { "(syntax)" } else { &fault.key };
         Refused(vec![line(path, text, fault.at, key, &fault.reason)])
     })?;
     let document = root.to_value();
-    let config = config::check(&document).map_err(|issues| refusal(path, text, &root, &issues))?;
+    let refused = |issues: Vec<Issue>| refusal(path, text, &root, &issues);
+    let resolved = variables::fill(&document, variables).map_err(refused)?;
+    let config = config::check(&resolved).map_err(refused)?;
     Ok(Loaded {
         path: path.to_owned(),
         sha256: digest::sha256(&document),
+        document,
         config,
     })
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// The text of the file.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn read(path: &Path) -> Result<String, String> {
     use std::io::Read;
     let fault = |error: std::io::Error| format!("cannot be read: {error}");
     // Looked at before it is opened: opening a pipe waits for somebody to write.
@@ -76,22 +87,19 @@ fn read(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|error| format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 
+/// One line for each, in the order of the text.
 fn refusal(path: &Path, text: &str, root: &Node, issues: &[Issue]) -> Refused {
-    let shown = |issue: &Issue| {
+    let mut placed: Vec<(usize, &Issue)> = issues.iter().map(|issue| (locate(root, &issue.path), issue)).collect();
+    placed.sort_by_key(|(at, _)| *at);
+    let shown = |(at, issue): (usize, &Issue)| {
         let allowed = if issue.allowed.is_empty() {
             String::new()
         } else {
             format!("; allowed: {}", issue.allowed)
         };
-        line(
-            path,
-            text,
-            locate(root, &issue.path),
-            &issue.path.to_string(),
-            &format!("{}{allowed}", issue.reason),
-        )
+        line(path, text, at, &issue.path.to_string(), &format!("{}{allowed}", issue.reason))
     };
-    Refused(issues.iter().map(shown).collect())
+    Refused(placed.into_iter().map(shown).collect())
 }
 
 fn line(path: &Path, text: &str, at: usize, key: &str, reason: &str) -> String {
@@ -139,20 +147,6 @@ pub(crate) fn unknown_time_zones(config: &GatewayConfig) -> Vec<String> {
         .filter(|zone| !known(zone))
         .cloned()
         .collect()
-}
-
-/// The document with every secret replaced. By type, not by name: what is a [`config::Secret`] is a secret wherever it stands.
-pub(crate) fn redacted(config: &GatewayConfig) -> Value {
-    const MARK: &str = "__OPENCLAW_REDACTED__";
-    let mut shown = config.clone();
-    if let Some(auth) = shown.gateway.as_mut().and_then(|gateway| gateway.auth.as_mut()) {
-        for secret in [&mut auth.token, &mut auth.previous_token].into_iter().flatten() {
-            if matches!(secret, config::Secret::Literal(_)) {
-                *secret = config::Secret::Literal(MARK.into());
-            }
-        }
-    }
-    shown.to_document()
 }
 
 #[cfg(test)]

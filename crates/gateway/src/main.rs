@@ -116,7 +116,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Some(config) => config,
                 None => state_dir()?.join("skykoi.json"),
             };
-            let loaded = config::load(&config)?;
+            let loaded = config::load(&config, variable)?;
             print(&format!("{}: ok, sha256 {}", loaded.path.display(), loaded.sha256));
             Ok(ExitCode::SUCCESS)
         }
@@ -129,6 +129,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// An environment variable.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Where things are.
@@ -158,7 +163,7 @@ impl Home {
 }
 
 fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(&home.config)?;
+    let loaded = config::load(&home.config, variable)?;
     start_log(&loaded.config, &home.state_dir);
     for zone in config::unknown_time_zones(&loaded.config) {
         warn!(zone, "unknown time zone, UTC is used instead");
@@ -178,7 +183,7 @@ fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
         root: home.root.clone(),
         workspace,
         clock: Arc::new(SystemClock),
-        variables: |name| std::env::var(name).ok(),
+        variables: variable,
         host: hostname(),
         zone: jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC),
     };

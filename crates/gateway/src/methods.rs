@@ -7,7 +7,7 @@ pub(crate) mod bounds;
 mod call;
 mod catalog;
 mod chat;
-mod config_get;
+mod config;
 mod cron;
 mod device;
 pub(crate) mod fault;
@@ -35,6 +35,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::call::{Call, Caller, Role};
 pub(crate) use self::sessions::announce as announce_sessions;
+pub(crate) use self::status::resident_bytes;
 use crate::server::Shared;
 
 /// What a method gives.
@@ -89,7 +90,7 @@ impl Method {
 /// The families.
 const FAMILIES: &[&[Method]] = &[
     status::TABLE,
-    config_get::TABLE,
+    config::TABLE,
     workspace::TABLE,
     system::TABLE,
     quiet::TABLE,

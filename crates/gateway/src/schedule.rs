@@ -146,6 +146,18 @@ impl Schedule {
         self.lock().heart.seconds()
     }
 
+    /// How many jobs there are, by state: a job that failed last counts as failing, whether it is enabled or not.
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 4] {
+        let inner = self.lock();
+        let count = |wanted: &dyn Fn(&Job) -> bool| inner.book.jobs.values().filter(|job| wanted(job)).count() as u64;
+        [
+            ("enabled", count(&|job| job.enabled)),
+            ("disabled", count(&|job| !job.enabled)),
+            ("running", count(&|job| job.state.run.is_some())),
+            ("failing", count(&|job| job.state.last_run_status == Some(Status::Error))),
+        ]
+    }
+
     /// What a person ought to know.
     pub(crate) fn complaints(&self) -> Vec<String> {
         self.lock().complaints.clone()

@@ -36,15 +36,20 @@ impl Secrets {
             Secret::Reference(SecretRef::Env { name }) => {
                 (self.variables)(name).ok_or_else(|| format!("the environment has no {name}"))?
             }
-            Secret::Reference(SecretRef::File { path }) => {
-                let file = self.root.join(path.trim_start_matches('/'));
-                read(&file).map_err(|error| format!("{path} cannot be read: {error}"))?
-            }
+            Secret::Reference(SecretRef::File { path }) => self.file(path)?,
+            Secret::Reference(SecretRef::Ssm { name }) => self
+                .file(&SecretRef::ssm_file(name))
+                .map_err(|_| format!("bootstrap could not read the parameter {name}"))?,
         };
         match text.trim() {
             "" => Err("it is empty".to_owned()),
             text => Ok(Redacted::new(text)),
         }
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        let file = self.root.join(path.trim_start_matches('/'));
+        read(&file).map_err(|error| format!("{path} cannot be read: {error}"))
     }
 }
 

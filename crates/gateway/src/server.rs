@@ -1,6 +1,7 @@
 //! The server: one port on loopback for HTTP and WebSocket, and its end.
 
 pub(crate) mod admission;
+mod api;
 pub(crate) mod credentials;
 mod crowd;
 mod gate;
@@ -13,6 +14,7 @@ mod page;
 pub(crate) mod params;
 pub(crate) mod peer;
 pub(crate) mod recent;
+mod reload;
 mod socket;
 pub(crate) mod standing;
 
@@ -24,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,17 +43,20 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::admission::Admission;
+use self::api::Counters;
 use self::credentials::{Credentials, Variables};
 use self::crowd::Crowd;
 use self::handshake::{Close, Closed};
 use self::hub::{Audience, Hub};
 use self::limiter::{Limiter, Limits};
+use self::reload::Live;
 use self::outbox::Broadcast;
 use self::peer::{Network, Trust};
 use self::recent::Recent;
 use crate::approvals::Approvals;
 use crate::clock::Clock;
 use crate::config::Loaded;
+use crate::secret::Secrets;
 use crate::methods::Answer;
 use crate::nodes::Nodes;
 use crate::services::Services;
@@ -146,13 +152,19 @@ pub(crate) struct Shared {
     /// Whether the gateway is held still.
     pub(crate) suspension: Suspension,
     /// Somebody wants it started anew.
-    pub(crate) restart: Notify,
+    pub(crate) restart: Arc<Notify>,
     /// Commands that wait for somebody to allow them.
     pub(crate) approvals: Approvals,
     /// Held while the file of what is allowed for good is changed.
     pub(crate) approvals_file: Mutex<()>,
     /// Nodes, and what they are asked to do.
     pub(crate) nodes: Nodes,
+    /// Requests over plain HTTP.
+    pub(crate) counters: Counters,
+    /// The config in force.
+    pub(crate) live: Live,
+    /// Held while the config file is changed.
+    pub(crate) config_file: Mutex<()>,
     pub(crate) boot_id: String,
     pub(crate) started_ms: i64,
     trust: Trust,
@@ -215,6 +227,7 @@ impl Server {
         shared.tasks.spawn(Arc::clone(&shared).tell_presence());
         shared.tasks.spawn(Arc::clone(&shared).tell_health());
         shared.tasks.spawn(Arc::clone(&shared).watch_credentials());
+        shared.tasks.spawn(Arc::clone(&shared).watch_config());
         for weakness in lock(&shared.credentials).weaknesses() {
             warn!("weak secret: {weakness}");
         }
@@ -259,7 +272,10 @@ impl Shared {
             admission: Admission::new(),
             nodes: Nodes::default(),
             suspension: Suspension::default(),
-            restart: Notify::new(),
+            restart: Arc::default(),
+            live: Live::new(settings.loaded.clone()),
+            config_file: Mutex::default(),
+            counters: Counters::default(),
             approvals: Approvals::default(),
             approvals_file: Mutex::default(),
             recent: Recent::default(),
@@ -302,7 +318,8 @@ impl Shared {
 
     /// Is the control page to be seen?
     fn serves_page(&self) -> bool {
-        let gateway = self.settings.loaded.config.gateway.as_ref();
+        let loaded = self.config();
+        let gateway = loaded.config.gateway.as_ref();
         gateway
             .and_then(|gateway| gateway.control_ui.as_ref()?.enabled)
             .unwrap_or(true)
@@ -363,15 +380,32 @@ impl Shared {
             ts: now_ms,
             duration_ms: 0,
             runtime_version: VERSION.to_owned(),
-            config_sha256: self.settings.loaded.sha256.clone(),
+            config_sha256: self.config().sha256.clone(),
             workspace_seeded: crate::seed::is_done(&self.settings.state_dir),
             uptime_ms: self.uptime_ms(),
             failing,
             default_agent_id: DEFAULT_AGENT.to_owned(),
             heartbeat_seconds: self.services.schedule.heartbeat_seconds(),
             next_wake_at_ms: next_wake.at_ms,
-            warnings: self.services.schedule.complaints(),
+            warnings: self.warnings(),
         }
+    }
+
+    /// Where secrets of the config are kept.
+    fn secrets(&self) -> Secrets {
+        Secrets::new(&self.settings.root, self.settings.variables)
+    }
+
+    /// What a person ought to look at.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.services.schedule.complaints();
+        warnings.extend(self.config_fault());
+        warnings
+    }
+
+    /// Asks for a start, from wherever.
+    fn restart_handle(&self) -> Arc<Notify> {
+        Arc::clone(&self.restart)
     }
 
     /// What keeps the gateway from doing its work.
@@ -483,7 +517,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr)
         let (shared, busy) = (Arc::clone(&shared), Arc::clone(&busy));
         async move {
             busy.store(true, Ordering::Relaxed);
-            let answer = http::answer(&shared, address.ip(), request);
+            let answer = if api::wants(&shared, &request) {
+                api::answer(&shared, address.ip(), request).await
+            } else {
+                http::answer(&shared, address.ip(), request).map(BodyExt::boxed_unsync)
+            };
             busy.store(false, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(answer)
         }

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use koi_wire::config::GatewayConfig;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::agent::tool::{NoTools, ToolBox};
 use crate::conversation::Conversations;
-use crate::schedule::{self, Clients, Parts, RealMachine, Schedule, SystemResolver};
+use crate::schedule::{self, Clients, Parts, RealMachine, Schedule, SystemResolver, Talk};
 use crate::secret::Secrets;
 use crate::server::hub::Hub;
 use crate::server::{DEFAULT_AGENT, Settings, Shared};
@@ -29,6 +31,10 @@ pub(crate) struct Services {
     pub(crate) conversations: Conversations,
     /// Jobs by the clock, and heartbeats.
     pub(crate) schedule: Arc<Schedule>,
+    /// Conversations, for who waits for a turn.
+    pub(crate) talk: Arc<dyn Talk>,
+    /// Tools that clients may call.
+    pub(crate) tools: Arc<dyn ToolBox>,
 }
 
 impl Services {
@@ -50,22 +56,24 @@ impl Services {
         })?;
         methods::announce_sessions(&sessions, hub);
         let conversations = Conversations::assemble(settings, hub, &sessions);
+        let talk: Arc<dyn Talk> = Arc::new(conversations.clone());
         let parts = Parts {
             state_dir: settings.state_dir.clone(),
             workspace: settings.workspace.clone(),
             clock: Arc::clone(&settings.clock),
-            talk: Arc::new(conversations.clone()),
+            talk: Arc::clone(&talk),
             tell: Arc::new(Clients(Arc::clone(hub))),
             secrets: Secrets::new(&settings.root, settings.variables),
             machine: Arc::new(RealMachine),
             resolver: Arc::new(SystemResolver),
         };
         let rules = schedule::Settings::new(&settings.loaded.config, &settings.zone);
-        let schedule = Arc::new(Schedule::new(parts, rules));
         Ok(Self {
             sessions,
             conversations,
-            schedule,
+            schedule: Arc::new(Schedule::new(parts, rules)),
+            talk,
+            tools: Arc::new(NoTools),
         })
     }
 
@@ -80,8 +88,17 @@ impl Services {
             .spawn(schedule.run(shared.stop.clone(), shared.tasks.clone()));
     }
 
+    /// Another config is in force.
+    pub(crate) fn configure(&self, config: &GatewayConfig, settings: &Settings) {
+        let zone = config
+            .agent_defaults()
+            .and_then(|defaults| defaults.user_timezone.as_deref());
+        let zone = clock::owner_zone(zone, &settings.zone);
+        self.sessions.set_rules(zone, config.session.clone());
+        self.schedule.configure(schedule::Settings::new(config, &settings.zone));
+    }
+
     /// How much runs now.
-    #[allow(clippy::unused_self, reason = "conversations are counted here")]
     pub(crate) fn active(&self) -> usize {
         self.conversations.unfinished()
     }

@@ -11,6 +11,7 @@ mod gateway;
 mod hooks;
 mod inspect;
 mod logging;
+mod lookup;
 mod merge;
 mod messages;
 mod models;
@@ -35,6 +36,7 @@ pub use gateway::{
 };
 pub use hooks::{HookAction, HookMapping, Hooks};
 pub use logging::{LogLevel, Logging};
+pub use lookup::{REDACTED, Takes, differences, lookup, redact, resolved, ssm_parameters, takes, unredact};
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
 pub use messages::{Messages, Queue, QueueDrop, QueueMode};
 pub use models::{AmazonBedrock, ModelFacts, Models, Providers};
@@ -94,7 +96,10 @@ fn with_whole_numbers(document: &Value) -> Value {
     match document {
         Value::Number(number) => inspect::whole(number).map_or_else(|| document.clone(), Value::from),
         Value::Array(items) => items.iter().map(with_whole_numbers).collect(),
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), with_whole_numbers(value))).collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), with_whole_numbers(value)))
+            .collect(),
         other => other.clone(),
     }
 }

@@ -312,7 +312,7 @@ fn the_first_run_does_everything_in_order() {
         fake.read("home/ubuntu/koi/USER.md").contains("- Name: Ada # Root\n"),
         "one fact is one line"
     );
-    let loaded = config::load(&fake.root.join("home/ubuntu/.skykoi/skykoi.json")).unwrap();
+    let loaded = config::load(&fake.root.join("home/ubuntu/.skykoi/skykoi.json"), |_| None).unwrap();
     assert_eq!(
         loaded.sha256,
         bundle().config_sha256,

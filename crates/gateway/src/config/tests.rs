@@ -10,10 +10,14 @@ fn minimal() -> Value {
     json!({"gateway": {"mode": "local", "auth": {"token": "0123456789abcdef"}}})
 }
 
+fn none(_: &str) -> Option<String> {
+    None
+}
+
 #[test]
 fn a_config_with_comments_is_read() {
     let text = "// mine\n{ gateway: { mode: 'local', auth: { token: '0123456789abcdef' }, }, }\n";
-    let loaded = parse(Path::new(PATH), text).unwrap();
+    let loaded = parse(Path::new(PATH), text, none).unwrap();
     assert_eq!(
         loaded.sha256,
         digest::sha256(&minimal()),
@@ -23,7 +27,7 @@ fn a_config_with_comments_is_read() {
 
 #[test]
 fn a_missing_file_is_a_refusal() {
-    let refused = load(Path::new("/nonexistent/skykoi.json")).unwrap_err();
+    let refused = load(Path::new("/nonexistent/skykoi.json"), none).unwrap_err();
     assert!(
         refused.0[0].starts_with("/nonexistent/skykoi.json:1:1: (file): cannot be read: "),
         "{refused}"
@@ -33,10 +37,10 @@ fn a_missing_file_is_a_refusal() {
 #[test]
 fn every_fault_has_a_line_of_its_own() {
     let text = "{\n  gateway: {\n    mode: 'remote',\n    auth: {},\n    prot: 1,\n  },\n}";
-    let refused = parse(Path::new(PATH), text).unwrap_err();
+    let refused = parse(Path::new(PATH), text, none).unwrap_err();
     let expected = [
         "/etc/skykoi.json:3:5: gateway.mode: \"remote\" is not a choice; allowed: \"local\"",
-        "/etc/skykoi.json:5:5: gateway.prot: unknown key, did you mean \"port\"?; allowed: auth, bind, controlUi, mode, nodes, port, trustedProxies",
+        "/etc/skykoi.json:5:5: gateway.prot: unknown key, did you mean \"port\"?; allowed: auth, bind, controlUi, http, mode, nodes, port, reload, tools, trustedProxies",
     ];
     assert_eq!(refused.0, expected);
 }
@@ -44,16 +48,16 @@ fn every_fault_has_a_line_of_its_own() {
 #[test]
 fn secrets_are_redacted_and_references_are_not() {
     let text = minimal().to_string();
-    let loaded = parse(Path::new(PATH), &text).unwrap();
-    let shown = redacted(&loaded.config).to_string();
+    let loaded = parse(Path::new(PATH), &text, none).unwrap();
+    let shown = config::redact(&loaded.document).to_string();
     assert!(
         !shown.contains("0123456789abcdef") && shown.contains("__OPENCLAW_REDACTED__"),
         "{shown}"
     );
     let reference = json!({"gateway": {"auth": {"token": {"source": "file", "path": "/run/skykoi/token"}}}});
-    let loaded = parse(Path::new(PATH), &merge(minimal(), reference.clone()).to_string()).unwrap();
+    let loaded = parse(Path::new(PATH), &merge(minimal(), reference.clone()).to_string(), none).unwrap();
     assert_eq!(
-        redacted(&loaded.config)["gateway"]["auth"],
+        config::redact(&loaded.document)["gateway"]["auth"],
         reference["gateway"]["auth"]
     );
 }
@@ -61,7 +65,7 @@ fn secrets_are_redacted_and_references_are_not() {
 proptest! {
     #[test]
     fn any_text_gets_an_answer(text in any::<String>()) {
-        prop_assert!(parse(Path::new(PATH), &text).is_err());
+        prop_assert!(parse(Path::new(PATH), &text, none).is_err());
     }
 
     #[test]
@@ -70,7 +74,7 @@ proptest! {
         let known = koi_wire::config::check_partial(&document).is_empty();
         prop_assume!(!known);
         let text = serde_json::to_string_pretty(&merge(minimal(), document)).unwrap();
-        let refused = parse(Path::new(PATH), &text).unwrap_err();
+        let refused = parse(Path::new(PATH), &text, none).unwrap_err();
         let line = text.lines().position(|line| line.contains(&format!("\"{key}\": 1"))).unwrap() + 1;
         prop_assert!(refused.0.iter().any(|fault| fault.starts_with(&format!("{PATH}:{line}:"))), "{}", refused);
     }
@@ -78,7 +82,7 @@ proptest! {
 
 #[test]
 fn what_is_no_file_is_refused_at_once() {
-    let refused = load(Path::new("/dev/zero")).unwrap_err();
+    let refused = load(Path::new("/dev/zero"), none).unwrap_err();
     assert_eq!(refused.0, ["/dev/zero:1:1: (file): is not a file"]);
 }
 
@@ -86,7 +90,7 @@ fn what_is_no_file_is_refused_at_once() {
 fn a_secret_without_its_quotes_is_not_repeated() {
     for word in ["supersecrettoken1234", "1234supersecrettoken"] {
         let text = format!("{{gateway: {{auth: {{token: {word}}}}}}}");
-        let refused = parse(Path::new("c"), &text).unwrap_err();
+        let refused = parse(Path::new("c"), &text, none).unwrap_err();
         assert!(!refused.to_string().contains("supersecret"), "{refused}");
     }
 }

@@ -31,7 +31,7 @@ fn status(call: &Call) -> Answer {
     Ok(json!({
         "runtimeVersion": VERSION,
         "uptimeMs": shared.uptime_ms(),
-        "configSha256": shared.settings.loaded.sha256,
+        "configSha256": shared.config().sha256,
         "heartbeat": {"defaultAgentId": DEFAULT_AGENT, "agents": []},
         "sessions": sessions(call),
         "tasks": {"total": 0, "active": 0},
@@ -55,7 +55,7 @@ fn sessions(call: &Call) -> Value {
 }
 
 /// Resident memory, from the kernel.
-pub(super) fn resident_bytes() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());

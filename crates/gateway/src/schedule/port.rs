@@ -19,6 +19,8 @@ pub(crate) trait Talk: Send + Sync {
     fn is_busy(&self, key: &str) -> bool;
     /// Shows words in a conversation, without a turn.
     fn announce<'a>(&'a self, key: &'a str, label: &'a str, text: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// The run that goes on in a conversation, and what it has said so far.
+    fn said(&self, key: &str) -> Option<(String, String)>;
     /// Words for the next turn of a conversation.
     fn note(&self, key: &str, text: &str);
 }

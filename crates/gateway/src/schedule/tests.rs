@@ -166,6 +166,10 @@ impl Talk for Fake {
         futures::future::ready(Ok(())).boxed()
     }
 
+    fn said(&self, _key: &str) -> Option<(String, String)> {
+        None
+    }
+
     fn note(&self, _key: &str, _text: &str) {}
 }
 

@@ -93,11 +93,8 @@ impl Credentials {
             Secret::Reference(SecretRef::Env { name }) => {
                 Source::Fixed(variables(name).and_then(|text| token_of(&text)))
             }
-            Secret::Reference(SecretRef::File { path }) => {
-                Source::File(Watched::new(&root.join(path.trim_start_matches('/')), |bytes| {
-                    token_of(std::str::from_utf8(bytes).ok()?)
-                }))
-            }
+            Secret::Reference(SecretRef::File { path }) => watched(root, path),
+            Secret::Reference(SecretRef::Ssm { name }) => watched(root, &SecretRef::ssm_file(name)),
         };
         let devices_path = state_dir.join("devices.json");
         Self {
@@ -229,6 +226,12 @@ fn read_devices(path: &Path) -> Devices {
         let _ = fs::rename(path, aside);
         Devices::default()
     })
+}
+
+fn watched(root: &Path, path: &str) -> Source {
+    Source::File(Watched::new(&root.join(path.trim_start_matches('/')), |bytes| {
+        token_of(std::str::from_utf8(bytes).ok()?)
+    }))
 }
 
 /// Where the token's file is, when it is in a file.

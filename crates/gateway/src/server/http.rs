@@ -19,7 +19,7 @@ use super::{Shared, page, socket};
 const MAX_STRANGERS: usize = 32;
 
 /// Headers beside X-Forwarded-For that only a proxy adds.
-const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto"];
+pub(super) const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto"];
 
 type Answer = Response<Full<Bytes>>;
 
@@ -133,11 +133,11 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
     text(headers, header::UPGRADE.as_str()).is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<&str> = headers
         .get_all(name)
         .iter()

@@ -509,7 +509,7 @@ fn hello(shared: &Shared, welcome: &Welcome, connection: &str, client: &Client) 
             health: shared.health().into(),
             state_version: shared.hub.state_version(),
             uptime_ms: shared.uptime_ms(),
-            applied_config_hash: Some(shared.settings.loaded.sha256.clone()),
+            applied_config_hash: Some(shared.config().sha256.clone()),
             config_path: Some(shared.settings.loaded.path.display().to_string()),
             state_dir: Some(shared.settings.state_dir.display().to_string()),
             session_defaults: Some(SessionDefaults {

@@ -13,8 +13,10 @@ pub(super) const TIME: &str = "^([01][0-9]|2[0-3]):[0-5][0-9]$";
 pub(super) const END_TIME: &str = "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$";
 /// The form of a time zone's name; whether it exists is known where the time zone database is.
 pub(super) const ZONE: &str = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*$";
-/// A model that can be reached.
-pub(super) const MODEL: &str = "^amazon-bedrock/[!-~]+$";
+/// A model that can be reached: on Bedrock; an echo, for a gateway without a model; a script, for tests.
+pub(super) const MODEL: &str = "^(amazon-bedrock|echo|scripted)/[!-~]+$";
+/// Who offers models.
+const PROVIDERS: [&str; 3] = ["amazon-bedrock", "echo", "scripted"];
 /// An absolute path.
 pub(super) const PATH: &str = "^/";
 /// An absolute path, or one below the home.
@@ -117,7 +119,7 @@ static FORMS: &[Form] = &[
     ),
     form(
         || MODEL.to_owned(),
-        |text| text.strip_prefix("amazon-bedrock/").is_some_and(is_visible),
+        is_model,
         "names no model that can be reached",
         "amazon-bedrock/<model or inference profile id>",
     ),
@@ -284,6 +286,11 @@ fn is_secret(text: &str) -> bool {
     visible && (16..=4096).contains(&text.len()) && text.trim_matches(' ').len() == text.len()
 }
 
+fn is_model(text: &str) -> bool {
+    text.split_once('/')
+        .is_some_and(|(provider, model)| PROVIDERS.contains(&provider) && is_visible(model))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -297,7 +304,7 @@ mod tests {
             "[+0-9]{0,4}[smhd]{0,2}",
             "[012+]{1,2}[0-9]?:[0-6][0-9]{0,2}",
             "[A-Z][a-z/_+-]{0,10}",
-            "(amazon-bedrock/)?[ -~\u{85}\u{feff}é]{0,6}",
+            "((amazon-bedrock|echo|scripted)/)?[ -~\u{85}\u{feff}é]{0,6}",
             "[~/a-z\n]{0,6}",
             "(https?://)?[a-z.:\\[\\]/ -]{0,8}",
             "[0-9.]{1,12}(/[0-9+]{0,3})?",

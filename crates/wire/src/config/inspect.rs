@@ -272,7 +272,9 @@ fn kind(value: &Value) -> &'static str {
 pub(super) fn whole(number: &serde_json::Number) -> Option<i64> {
     /// Up to here every whole number has a float of its own.
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    let float = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() <= EXACT)?;
+    let float = number
+        .as_f64()
+        .filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() <= EXACT)?;
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and it fits")]
     Some(float as i64)
 }

@@ -1,0 +1,310 @@
+//! `POST /v1/chat/completions` and `POST /v1/responses`: the agent behind the face of a model.
+//!
+//! A request is one turn. Its system words go into the system prompt of that turn, what was said before stands in front of the last
+//! message, and the conversation is the caller's own when it says who it is (`user`, or the header `x-skykoi-session-key`).
+
+use std::sync::Arc;
+
+use hyper::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::turn::{self, News};
+use super::{Admitted, Body, Refusal, Route, refuse, reply, sse};
+use crate::conversation::{Inbound, Outcome, Source, TurnOptions, Usage};
+use crate::server::{DEFAULT_AGENT, Shared};
+use crate::session::SessionKey;
+
+/// Messages of one request.
+const MAX_MESSAGES: usize = 1000;
+
+#[derive(Deserialize)]
+struct ChatRequest {
+    #[serde(default)]
+    model: Option<String>,
+    messages: Vec<Spoken>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    user: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ResponsesRequest {
+    #[serde(default)]
+    model: Option<String>,
+    input: Value,
+    #[serde(default)]
+    instructions: Option<String>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    user: Option<String>,
+}
+
+/// What somebody said.
+#[derive(Deserialize)]
+struct Spoken {
+    role: String,
+    #[serde(default)]
+    content: Value,
+}
+
+/// A request, as a turn.
+struct Asked {
+    route: Route,
+    model: String,
+    stream: bool,
+    inbound: Inbound,
+    created: i64,
+}
+
+pub(super) async fn chat(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Response<Body>, Refusal> {
+    let request: ChatRequest = admitted.read()?;
+    let asked = ask(shared, admitted, Route::Chat, request.model, &request.messages, request.user, None)?;
+    talk(shared, asked, request.stream).await
+}
+
+pub(super) async fn responses(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Response<Body>, Refusal> {
+    let request: ResponsesRequest = admitted.read()?;
+    let messages = match request.input {
+        Value::String(text) => vec![Spoken {
+            role: "user".to_owned(),
+            content: Value::String(text),
+        }],
+        Value::Array(items) => {
+            let spoken = items.into_iter().filter(|item| item.get("role").is_some());
+            spoken.filter_map(|item| serde_json::from_value(item).ok()).collect()
+        }
+        _ => return Err(invalid("input must be a string or a list of messages")),
+    };
+    let (model, user, more) = (request.model, request.user, request.instructions);
+    let asked = ask(shared, admitted, Route::Responses, model, &messages, user, more)?;
+    talk(shared, asked, request.stream).await
+}
+
+fn invalid(message: &str) -> Refusal {
+    refuse(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+}
+
+fn ask(
+    shared: &Shared,
+    admitted: &Admitted,
+    route: Route,
+    model: Option<String>,
+    messages: &[Spoken],
+    user: Option<String>,
+    instructions: Option<String>,
+) -> Result<Asked, Refusal> {
+    let (text, system) = words(messages, instructions)?;
+    let named = admitted.header("x-skykoi-session-key").or_else(|| admitted.header("x-openclaw-session-key"));
+    let key = match (named, user.filter(|user| !user.is_empty())) {
+        (Some(key), _) => SessionKey::parse(key).map_err(|error| invalid(&format!("x-skykoi-session-key {error}")))?,
+        (None, Some(user)) => SessionKey::group(DEFAULT_AGENT, "http", &user),
+        (None, None) => SessionKey::group(DEFAULT_AGENT, "http", &uuid::Uuid::new_v4().to_string()),
+    };
+    let id = admitted.header("idempotency-key").map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+    // The agent's own name means its own model.
+    let other = model.clone().filter(|model| model.starts_with("amazon-bedrock/"));
+    Ok(Asked {
+        route,
+        model: model.unwrap_or_else(|| "koi".to_owned()),
+        stream: false,
+        created: shared.now_ms() / 1000,
+        inbound: Inbound {
+            key: key.to_string(),
+            text,
+            attachments: Vec::new(),
+            source: Source::Agent,
+            idempotency_key: format!("http:{id}"),
+            options: TurnOptions {
+                model: other,
+                extra_system_prompt: system,
+                ..TurnOptions::default()
+            },
+        },
+    })
+}
+
+/// The message of the turn, and what goes into its system prompt.
+fn words(messages: &[Spoken], instructions: Option<String>) -> Result<(String, Option<String>), Refusal> {
+    if messages.len() > MAX_MESSAGES {
+        return Err(invalid("too many messages"));
+    }
+    let mut system: Vec<String> = instructions.into_iter().collect();
+    let mut said: Vec<(&str, String)> = Vec::new();
+    for message in messages {
+        let text = plain(&message.content);
+        match message.role.as_str() {
+            "system" | "developer" => system.push(text),
+            "user" => said.push(("User", text)),
+            "assistant" => said.push(("Assistant", text)),
+            "tool" | "function" => said.push(("Tool", text)),
+            _ => return Err(invalid("a message has an unknown role")),
+        }
+    }
+    let last = said.iter().rposition(|(who, text)| *who == "User" && !text.trim().is_empty());
+    let last = last.ok_or_else(|| invalid("no message of the user"))?;
+    let (_, text) = said.remove(last);
+    said.truncate(last);
+    let before: Vec<String> = said.into_iter().map(|(who, text)| format!("{who}: {text}")).collect();
+    let text = if before.is_empty() {
+        text
+    } else {
+        format!("What was said before:\n{}\n\nNow:\n{text}", before.join("\n"))
+    };
+    Ok((text, (!system.is_empty()).then(|| system.join("\n\n"))))
+}
+
+/// The text of a content: a string, or a list of parts.
+fn plain(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+            texts.join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+async fn talk(shared: &Arc<Shared>, mut asked: Asked, stream: Option<bool>) -> Result<Response<Body>, Refusal> {
+    asked.stream = stream.unwrap_or(false);
+    let run = turn::begin(shared, asked.inbound.clone()).await?;
+    if asked.stream {
+        let news = turn::follow(shared, asked.inbound.key.clone(), run.clone());
+        return Ok(match asked.route {
+            Route::Responses => stream_response(asked, run, news),
+            _ => stream_chat(asked, run, news),
+        });
+    }
+    let outcome = turn::end(shared, &run).await?;
+    if let Some(failure) = turn::failure(&outcome) {
+        return Err(refuse(StatusCode::BAD_GATEWAY, "agent_error", &failure));
+    }
+    let body = match asked.route {
+        Route::Responses => response(&asked, &run, outcome.text.as_deref(), &outcome.usage, "completed"),
+        _ => completion(&asked, &run, &outcome),
+    };
+    Ok(reply(StatusCode::OK, &body))
+}
+
+fn completion(asked: &Asked, run: &str, outcome: &Outcome) -> Value {
+    let usage = &outcome.usage;
+    json!({
+        "id": format!("chatcmpl-{run}"), "object": "chat.completion", "created": asked.created, "model": asked.model,
+        "choices": [{
+            "index": 0, "finish_reason": "stop",
+            "message": {"role": "assistant", "content": outcome.text.as_deref().unwrap_or_default()},
+        }],
+        "usage": {"prompt_tokens": usage.input, "completion_tokens": usage.output, "total_tokens": usage.total()},
+    })
+}
+
+fn stream_chat(asked: Asked, run: String, news: tokio::sync::mpsc::Receiver<News>) -> Response<Body> {
+    let chunk = move |delta: Value, finish: Value| {
+        sse::data(&json!({
+            "id": format!("chatcmpl-{run}"), "object": "chat.completion.chunk", "created": asked.created, "model": asked.model,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }))
+    };
+    let first = chunk(json!({"role": "assistant", "content": ""}), Value::Null);
+    sse::answer(first, news, move |news| match news {
+        News::Delta(text) => chunk(json!({"content": text}), Value::Null),
+        News::Lost => format!("{}data: [DONE]\n\n", failed("the run is not known")),
+        News::End(outcome) => match turn::failure(&outcome) {
+            Some(failure) => format!("{}data: [DONE]\n\n", failed(&failure)),
+            None => format!("{}data: [DONE]\n\n", chunk(json!({}), json!("stop"))),
+        },
+    })
+}
+
+fn failed(message: &str) -> String {
+    sse::data(&json!({"error": {"message": message, "type": "agent_error", "code": "agent_error"}}))
+}
+
+fn response(asked: &Asked, run: &str, text: Option<&str>, usage: &Usage, status: &str) -> Value {
+    let output = text.map(|text| item(run, text, status));
+    json!({
+        "id": format!("resp_{run}"), "object": "response", "created_at": asked.created, "status": status, "model": asked.model,
+        "output": output.into_iter().collect::<Vec<_>>(),
+        "usage": {"input_tokens": usage.input, "output_tokens": usage.output, "total_tokens": usage.total()},
+    })
+}
+
+fn item(run: &str, text: &str, status: &str) -> Value {
+    let content = json!({"type": "output_text", "text": text, "annotations": []});
+    json!({"type": "message", "id": format!("msg_{run}"), "role": "assistant", "status": status, "content": [content]})
+}
+
+fn stream_response(asked: Asked, run: String, news: tokio::sync::mpsc::Receiver<News>) -> Response<Body> {
+    let mut number = 0_u64;
+    let mut event = move |mut payload: Value| {
+        payload["sequence_number"] = json!(number);
+        number += 1;
+        sse::event(&payload)
+    };
+    let none = Usage::default();
+    let started = response(&asked, &run, None, &none, "in_progress");
+    let place = json!({"item_id": format!("msg_{run}"), "output_index": 0, "content_index": 0});
+    let at = move |kind: &str, more: Value| {
+        let mut payload = place.clone();
+        payload["type"] = json!(kind);
+        koi_wire::config::merge(payload, more)
+    };
+    let part = |text: &str| json!({"part": {"type": "output_text", "text": text, "annotations": []}});
+    let first = [
+        event(json!({"type": "response.created", "response": started})),
+        event(json!({"type": "response.output_item.added", "output_index": 0, "item": item(&run, "", "in_progress")})),
+        event(at("response.content_part.added", part(""))),
+    ];
+    let mut whole = String::new();
+    sse::answer(first.concat(), news, move |news| match news {
+        News::Delta(text) => {
+            whole.push_str(&text);
+            event(at("response.output_text.delta", json!({"delta": text})))
+        }
+        News::Lost => event(json!({"type": "error", "message": "the run is not known", "code": "agent_error"})),
+        News::End(outcome) => {
+            if let Some(failure) = turn::failure(&outcome) {
+                let mut over = response(&asked, &run, None, &outcome.usage, "failed");
+                over["error"] = json!({"code": "agent_error", "message": failure});
+                return event(json!({"type": "response.failed", "response": over}));
+            }
+            let over = response(&asked, &run, Some(&whole), &outcome.usage, "completed");
+            let done = item(&run, &whole, "completed");
+            [
+                event(at("response.output_text.done", json!({"text": whole}))),
+                event(at("response.content_part.done", part(&whole))),
+                event(json!({"type": "response.output_item.done", "output_index": 0, "item": done})),
+                event(json!({"type": "response.completed", "response": over})),
+            ]
+            .concat()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoken(messages: &Value) -> Vec<Spoken> {
+        serde_json::from_value(messages.clone()).unwrap()
+    }
+
+    #[test]
+    fn messages_become_one_turn() {
+        let one = spoken(&json!([{"role": "user", "content": "hello"}]));
+        assert_eq!(words(&one, None).unwrap(), ("hello".to_owned(), None));
+        let many = spoken(&json!([
+            {"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]},
+            {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
+        ]));
+        let (text, system) = words(&many, Some("first".to_owned())).unwrap();
+        assert_eq!(text, "What was said before:\nUser: a\nAssistant: b\n\nNow:\nc");
+        assert_eq!(system.as_deref(), Some("first\n\nbe brief"));
+        for bad in [json!([]), json!([{"role": "system", "content": "x"}]), json!([{"role": "wizard", "content": "x"}])] {
+            assert!(words(&spoken(&bad), None).is_err(), "{bad}");
+        }
+    }
+}
