@@ -87,17 +87,18 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|error| format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 
-/// One line for each, in the order of the text.
+/// One line for each, in the order of the text; what is missing comes after what is there beside it.
 fn refusal(path: &Path, text: &str, root: &Node, issues: &[Issue]) -> Refused {
-    let mut placed: Vec<(usize, &Issue)> = issues.iter().map(|issue| (locate(root, &issue.path), issue)).collect();
-    placed.sort_by_key(|(at, _)| *at);
-    let shown = |(at, issue): (usize, &Issue)| {
+    let mut placed: Vec<(Place, &Issue)> = issues.iter().map(|issue| (locate(root, &issue.path), issue)).collect();
+    placed.sort_by_key(|(place, _)| place.order);
+    let shown = |(place, issue): (Place, &Issue)| {
         let allowed = if issue.allowed.is_empty() {
             String::new()
         } else {
             format!("; allowed: {}", issue.allowed)
         };
-        line(path, text, at, &issue.path.to_string(), &format!("{}{allowed}", issue.reason))
+        let reason = format!("{}{allowed}", issue.reason);
+        line(path, text, place.at, &issue.path.to_string(), &reason)
     };
     Refused(placed.into_iter().map(shown).collect())
 }
@@ -107,8 +108,15 @@ fn line(path: &Path, text: &str, at: usize, key: &str, reason: &str) -> String {
     format!("{}:{line}:{column}: {key}: {reason}", path.display())
 }
 
+/// Where something stands in the text, and where it comes among others.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    at: usize,
+    order: usize,
+}
+
 /// Where a path stands in the text: the key, where there is one; for a missing key the nearest that contains it.
-fn locate(root: &Node, path: &config::Path) -> usize {
+fn locate(root: &Node, path: &config::Path) -> Place {
     let mut node = root;
     let mut at = root.at;
     for segment in path.segments() {
@@ -120,10 +128,22 @@ fn locate(root: &Node, path: &config::Path) -> usize {
             (config::Segment::Index(index), Kind::Array(items)) => items.get(*index).map(|item| (item.at, item)),
             _ => None,
         };
-        let Some((next_at, next_node)) = next else { break };
+        let Some((next_at, next_node)) = next else {
+            let order = last(node);
+            return Place { at, order };
+        };
         (at, node) = (next_at, next_node);
     }
-    at
+    Place { at, order: at }
+}
+
+/// Where the last thing in a value begins.
+fn last(node: &Node) -> usize {
+    match &node.kind {
+        Kind::Scalar(_) => node.at,
+        Kind::Array(items) => items.last().map_or(node.at, last),
+        Kind::Object(members) => members.last().map_or(node.at, |member| last(&member.node)),
+    }
 }
 
 /// Zones that have the right form and that this machine's time zone database does not have. Not a reason to refuse the config: the

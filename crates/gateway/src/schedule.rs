@@ -154,7 +154,10 @@ impl Schedule {
             ("enabled", count(&|job| job.enabled)),
             ("disabled", count(&|job| !job.enabled)),
             ("running", count(&|job| job.state.run.is_some())),
-            ("failing", count(&|job| job.state.last_run_status == Some(Status::Error))),
+            (
+                "failing",
+                count(&|job| job.state.last_run_status == Some(Status::Error)),
+            ),
         ]
     }
 

@@ -22,11 +22,15 @@ fn walk(value: &Value, path: &Path, variables: Variables, issues: &mut Vec<Issue
         Value::Array(_) | Value::Object(_) if path.segments().len() > 40 => value.clone(),
         Value::Array(items) => {
             let items = items.iter().enumerate();
-            items.map(|(at, item)| walk(item, &path.index(at), variables, issues)).collect()
+            items
+                .map(|(at, item)| walk(item, &path.index(at), variables, issues))
+                .collect()
         }
         Value::Object(map) => {
             let entries = map.iter();
-            entries.map(|(key, value)| (key.clone(), walk(value, &path.key(key), variables, issues))).collect()
+            entries
+                .map(|(key, value)| (key.clone(), walk(value, &path.key(key), variables, issues)))
+                .collect()
         }
         other => other.clone(),
     }
@@ -36,8 +40,14 @@ fn string(text: &str, path: &Path, variables: Variables, issues: &mut Vec<Issue>
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
-        let (before, after) = (rest.get(..at).unwrap_or_default(), rest.get(at + 2..).unwrap_or_default());
-        let name = after.split_once('}').map(|(name, tail)| (name, tail)).filter(|(name, _)| is_name(name));
+        let (before, after) = (
+            rest.get(..at).unwrap_or_default(),
+            rest.get(at + 2..).unwrap_or_default(),
+        );
+        let name = after
+            .split_once('}')
+            .map(|(name, tail)| (name, tail))
+            .filter(|(name, _)| is_name(name));
         let Some((name, tail)) = name else {
             // Something else that begins like one.
             filled.push_str(before);
@@ -68,7 +78,9 @@ fn string(text: &str, path: &Path, variables: Variables, issues: &mut Vec<Issue>
 fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[cfg(test)]
@@ -93,6 +105,9 @@ mod tests {
             assert_eq!(fill(&json!([text]), variables), Ok(json!([expected])), "{text}");
         }
         let issues = fill(&json!({"a": {"b": "${GONE}"}}), variables).unwrap_err();
-        assert_eq!(issues[0].to_string(), "a.b: the environment has no GONE; allowed: a variable that is set, or $${GONE} for the text itself");
+        assert_eq!(
+            issues[0].to_string(),
+            "a.b: the environment has no GONE; allowed: a variable that is set, or $${GONE} for the text itself"
+        );
     }
 }

@@ -22,9 +22,15 @@ pub(super) const TABLE: &[Method] = &[
     Method::now(method::CONFIG_GET, Scope::Read, get),
     Method::now("config.schema", Scope::Read, schema),
     Method::now("config.schema.lookup", Scope::Read, lookup),
-    Method::later("config.set", Scope::Admin, |call| call.blocking(|call| change(call, How::Set)).boxed()),
-    Method::later("config.patch", Scope::Admin, |call| call.blocking(|call| change(call, How::Patch)).boxed()),
-    Method::later("config.apply", Scope::Admin, |call| call.blocking(|call| change(call, How::Apply)).boxed()),
+    Method::later("config.set", Scope::Admin, |call| {
+        call.blocking(|call| change(call, How::Set)).boxed()
+    }),
+    Method::later("config.patch", Scope::Admin, |call| {
+        call.blocking(|call| change(call, How::Patch)).boxed()
+    }),
+    Method::later("config.apply", Scope::Admin, |call| {
+        call.blocking(|call| change(call, How::Apply)).boxed()
+    }),
 ];
 
 fn get(call: &Call) -> Answer {
@@ -37,7 +43,10 @@ fn shown(call: &Call, loaded: &Loaded) -> Value {
     // The text of the file may hold secrets in comments as well; what is shown is made from the document.
     let raw = serde_json::to_string_pretty(&document).unwrap_or_default();
     let fault = call.shared.config_fault();
-    let issues: Vec<Value> = fault.iter().map(|fault| json!({"path": "", "message": fault})).collect();
+    let issues: Vec<Value> = fault
+        .iter()
+        .map(|fault| json!({"path": "", "message": fault}))
+        .collect();
     json!({
         "path": loaded.path, "exists": true, "raw": raw, "parsed": document, "resolved": document, "config": document,
         "valid": fault.is_none(), "hash": loaded.sha256, "issues": issues,
@@ -75,7 +84,12 @@ fn lookup(call: &Call) -> Answer {
         Takes::Hot => "hot",
         Takes::Restart => "restart",
     };
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let empty = Map::new();
     let children: Vec<Value> = schema["properties"]
         .as_object()
@@ -135,16 +149,26 @@ fn change(call: &Call, how: How) -> Answer {
     let _one = lock(&call.shared.config_file);
     let before = call.shared.config();
     let on_disk = config::load(&before.path, call.shared.settings.variables);
-    let hash = on_disk.as_ref().map_or(before.sha256.as_str(), |loaded| loaded.sha256.as_str());
+    let hash = on_disk
+        .as_ref()
+        .map_or(before.sha256.as_str(), |loaded| loaded.sha256.as_str());
     match params.base_hash.as_deref() {
-        None => return Err(refusal("config base hash required; call config.get and send its hash as baseHash")),
+        None => {
+            return Err(refusal(
+                "config base hash required; call config.get and send its hash as baseHash",
+            ));
+        }
         Some(base) if base != hash => {
-            return Err(refusal("config changed since it was read; call config.get again and repeat the change"));
+            return Err(refusal(
+                "config changed since it was read; call config.get again and repeat the change",
+            ));
         }
         Some(_) => {}
     }
     let old = on_disk.as_ref().map_or(&before.document, |loaded| &loaded.document);
-    let given = json5::parse(&params.raw).map_err(|fault| call.invalid(&format!("at /raw: {}", fault.reason)))?.to_value();
+    let given = json5::parse(&params.raw)
+        .map_err(|fault| call.invalid(&format!("at /raw: {}", fault.reason)))?
+        .to_value();
     let (document, text) = wanted(call, how, &params, old, given)?;
     owned(call, old, &document)?;
     let loaded = config::parse(&before.path, &text, call.shared.settings.variables).map_err(|refused| {
@@ -154,7 +178,10 @@ fn change(call: &Call, how: How) -> Answer {
     })?;
     crate::file::replace(&before.path, text.as_bytes(), 0o600)
         .map_err(|error| fault::unavailable(format!("{}: {error}", before.path.display())))?;
-    tracing::info!(connection = call.caller.connection, "the config was changed by a client");
+    tracing::info!(
+        connection = call.caller.connection,
+        "the config was changed by a client"
+    );
     let (path, hash) = (loaded.path.clone(), loaded.sha256.clone());
     let view = rules::redact(&loaded.document);
     let taken = call.shared.take_config(loaded);
@@ -168,7 +195,13 @@ fn change(call: &Call, how: How) -> Answer {
 }
 
 /// The document that is asked for, and its text.
-fn wanted(call: &Call, how: How, params: &ChangeParams, old: &Value, given: Value) -> Result<(Value, String), ErrorShape> {
+fn wanted(
+    call: &Call,
+    how: How,
+    params: &ChangeParams,
+    old: &Value,
+    given: Value,
+) -> Result<(Value, String), ErrorShape> {
     let whole = |document: &Value| format!("{}\n", serde_json::to_string_pretty(document).unwrap_or_default());
     let invalid = |fault: &str| call.invalid(&format!("at /raw: {fault}"));
     if how != How::Patch {
@@ -216,7 +249,11 @@ fn owned(call: &Call, old: &Value, new: &Value) -> Result<(), ErrorShape> {
         let key = koi_wire::device::decode_public_key(&device.public_key)?;
         Some(koi_wire::device::device_id(&key))
     });
-    let is_operator = call.caller.device_id.as_ref().is_some_and(|device| ids.into_iter().any(|id| id == *device));
+    let is_operator = call
+        .caller
+        .device_id
+        .as_ref()
+        .is_some_and(|device| ids.into_iter().any(|id| id == *device));
     if paired.is_empty() || is_operator {
         return Ok(());
     }

@@ -19,7 +19,9 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use koi_wire::Redacted;
 use koi_wire::config::GatewayConfig;
@@ -91,7 +93,10 @@ fn route(config: &GatewayConfig, path: &str) -> Option<Route> {
         _ => {}
     }
     let hooks = config.hooks.as_ref();
-    let base = hooks.and_then(|hooks| hooks.path.as_deref()).unwrap_or("/hooks").trim_end_matches('/');
+    let base = hooks
+        .and_then(|hooks| hooks.path.as_deref())
+        .unwrap_or("/hooks")
+        .trim_end_matches('/');
     let rest = path.strip_prefix(base)?.strip_prefix('/')?;
     when(hooks.and_then(|hooks| hooks.enabled), Route::Hook(rest.to_owned()))
 }
@@ -105,7 +110,9 @@ pub(super) fn wants(shared: &Shared, request: &Request<Incoming>) -> bool {
 pub(super) async fn answer(shared: &Arc<Shared>, from: IpAddr, request: Request<Incoming>) -> Response<Body> {
     let route = route(&shared.config().config, request.uri().path()).unwrap_or(Route::Off);
     let name = route.name();
-    let answer = perform(shared, from, route, request).await.unwrap_or_else(|refusal| *refusal);
+    let answer = perform(shared, from, route, request)
+        .await
+        .unwrap_or_else(|refusal| *refusal);
     shared.counters.count(name, answer.status().as_u16());
     answer
 }
@@ -116,12 +123,20 @@ async fn perform(
     route: Route,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let wanted = if route == Route::Metrics { Method::GET } else { Method::POST };
+    let wanted = if route == Route::Metrics {
+        Method::GET
+    } else {
+        Method::POST
+    };
     if route == Route::Off {
         return Err(refuse(StatusCode::NOT_FOUND, "not_found", "not found"));
     }
     if *request.method() != wanted {
-        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("only {wanted} here")));
+        return Err(refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            &format!("only {wanted} here"),
+        ));
     }
     match route {
         Route::Off => Err(refuse(StatusCode::NOT_FOUND, "not_found", "not found")),
@@ -148,8 +163,13 @@ struct Admitted {
 impl Admitted {
     /// The body as a type.
     fn read<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &format!("invalid body: {error}")))
+        serde_json::from_slice(&self.body).map_err(|error| {
+            refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                &format!("invalid body: {error}"),
+            )
+        })
     }
 
     /// A header that is text.
@@ -170,12 +190,24 @@ async fn read(request: Request<Incoming>, most: usize) -> Result<Admitted, Refus
     let (parts, body) = request.into_parts();
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
     let body = match collected {
-        Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time")),
+        Err(_) => {
+            return Err(refuse(
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                "the body did not come in time",
+            ));
+        }
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             let message = format!("the body is larger than {most} bytes");
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &message));
         }
-        Ok(Err(_)) => return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request_error", "the body was cut off")),
+        Ok(Err(_)) => {
+            return Err(refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "the body was cut off",
+            ));
+        }
         Ok(Ok(body)) => body.to_bytes(),
     };
     Ok(Admitted {
@@ -194,10 +226,18 @@ async fn prove(
 ) -> Result<(), Refusal> {
     let peer = judge(shared, from, headers)?;
     if peer.origin == Origin::Foreign {
-        return Err(refuse(StatusCode::FORBIDDEN, "origin_not_allowed", "this page may not call the gateway"));
+        return Err(refuse(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed",
+            "this page may not call the gateway",
+        ));
     }
     if let Some(left) = lock(&shared.limiter).locked_for(peer.address, shared.now_ms()) {
-        let mut refusal = refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many failed attempts");
+        let mut refusal = refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            "too many failed attempts",
+        );
         if let Ok(seconds) = HeaderValue::from_str(&left.div_ceil(1000).to_string()) {
             refusal.headers_mut().insert(RETRY_AFTER, seconds);
         }
@@ -206,7 +246,9 @@ async fn prove(
     let hash = |text: &str| Sha256::digest(text.as_bytes());
     let matches = offered.is_some_and(|offered| {
         let offered = hash(offered);
-        let same = tokens.iter().map(|token| hash(token.expose()).as_slice().ct_eq(offered.as_slice()));
+        let same = tokens
+            .iter()
+            .map(|token| hash(token.expose()).as_slice().ct_eq(offered.as_slice()));
         same.fold(subtle::Choice::from(0), |any, one| any | one).into()
     });
     if matches {
@@ -218,7 +260,11 @@ async fn prove(
         let delay = lock(&shared.limiter).failed(peer.address, shared.now_ms());
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
-    Err(refuse(StatusCode::UNAUTHORIZED, "unauthorized", "a valid bearer token is needed"))
+    Err(refuse(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "a valid bearer token is needed",
+    ))
 }
 
 fn judge(shared: &Shared, from: IpAddr, headers: &HeaderMap) -> Result<Peer, Refusal> {
@@ -230,7 +276,13 @@ fn judge(shared: &Shared, from: IpAddr, headers: &HeaderMap) -> Result<Peer, Ref
         other_forwarded: PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)),
     };
     let judged = shared.trust.judge(from, about);
-    judged.map_err(|_| refuse(StatusCode::FORBIDDEN, "untrusted_proxy", "forwarding headers from an untrusted proxy"))
+    judged.map_err(|_| {
+        refuse(
+            StatusCode::FORBIDDEN,
+            "untrusted_proxy",
+            "forwarding headers from an untrusted proxy",
+        )
+    })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -241,7 +293,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// A JSON answer.
 fn reply(status: StatusCode, body: &Value) -> Response<Body> {
-    typed(status, "application/json; charset=utf-8", Full::from(format!("{body}\n")).boxed_unsync())
+    typed(
+        status,
+        "application/json; charset=utf-8",
+        Full::from(format!("{body}\n")).boxed_unsync(),
+    )
 }
 
 fn typed(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
@@ -283,7 +339,10 @@ mod tests {
             "hooks": {"enabled": true, "token": "0123456789abcdef", "path": "/in/"}
         }));
         assert_eq!(route(&on, "/v1/chat/completions"), Some(Route::Chat));
-        assert_eq!(route(&on, "/in/github/push"), Some(Route::Hook("github/push".to_owned())));
+        assert_eq!(
+            route(&on, "/in/github/push"),
+            Some(Route::Hook("github/push".to_owned()))
+        );
         assert_eq!(route(&on, "/hooks/wake"), None);
     }
 

@@ -72,7 +72,11 @@ impl Shared {
 
     fn reload_mode(&self) -> (ReloadMode, Duration) {
         let loaded = self.config();
-        let reload = loaded.config.gateway.as_ref().and_then(|gateway| gateway.reload.clone());
+        let reload = loaded
+            .config
+            .gateway
+            .as_ref()
+            .and_then(|gateway| gateway.reload.clone());
         let reload = reload.unwrap_or_default();
         let pause = Duration::from_millis(reload.debounce_ms.unwrap_or(500).into());
         (reload.mode.unwrap_or(ReloadMode::Hybrid), pause)
@@ -121,8 +125,7 @@ impl Shared {
         let before = self.config();
         let changed = differences(&before.document, &loaded.document);
         let (mode, _) = self.reload_mode();
-        let (mut hot, mut waiting): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|path| takes(path) == Takes::Hot);
+        let (mut hot, mut waiting): (Vec<_>, Vec<_>) = changed.into_iter().partition(|path| takes(path) == Takes::Hot);
         if mode == ReloadMode::Restart {
             waiting.append(&mut hot);
         }

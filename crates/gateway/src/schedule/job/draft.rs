@@ -304,7 +304,7 @@ impl Job {
     }
 
     fn check_delivery(&self) -> Result<(), String> {
-        let Some(delivery) = &self.delivery else { return Ok(()) };
+        let delivery = self.delivery.clone().unwrap_or_default();
         let webhook = |place: &str, to: Option<&String>| match to {
             None => Err(format!("at /{place}/to: mode webhook needs an address")),
             Some(to) => crate::schedule::webhook::Target::parse(to)

@@ -61,7 +61,15 @@ struct Asked {
 
 pub(super) async fn chat(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Response<Body>, Refusal> {
     let request: ChatRequest = admitted.read()?;
-    let asked = ask(shared, admitted, Route::Chat, request.model, &request.messages, request.user, None)?;
+    let asked = ask(
+        shared,
+        admitted,
+        Route::Chat,
+        request.model,
+        &request.messages,
+        request.user,
+        None,
+    )?;
     talk(shared, asked, request.stream).await
 }
 
@@ -97,13 +105,17 @@ fn ask(
     instructions: Option<String>,
 ) -> Result<Asked, Refusal> {
     let (text, system) = words(messages, instructions)?;
-    let named = admitted.header("x-skykoi-session-key").or_else(|| admitted.header("x-openclaw-session-key"));
+    let named = admitted
+        .header("x-skykoi-session-key")
+        .or_else(|| admitted.header("x-openclaw-session-key"));
     let key = match (named, user.filter(|user| !user.is_empty())) {
         (Some(key), _) => SessionKey::parse(key).map_err(|error| invalid(&format!("x-skykoi-session-key {error}")))?,
         (None, Some(user)) => SessionKey::group(DEFAULT_AGENT, "http", &user),
         (None, None) => SessionKey::group(DEFAULT_AGENT, "http", &uuid::Uuid::new_v4().to_string()),
     };
-    let id = admitted.header("idempotency-key").map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+    let id = admitted
+        .header("idempotency-key")
+        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
     // The agent's own name means its own model.
     let other = model.clone().filter(|model| model.starts_with("amazon-bedrock/"));
     Ok(Asked {
@@ -143,7 +155,9 @@ fn words(messages: &[Spoken], instructions: Option<String>) -> Result<(String, O
             _ => return Err(invalid("a message has an unknown role")),
         }
     }
-    let last = said.iter().rposition(|(who, text)| *who == "User" && !text.trim().is_empty());
+    let last = said
+        .iter()
+        .rposition(|(who, text)| *who == "User" && !text.trim().is_empty());
     let last = last.ok_or_else(|| invalid("no message of the user"))?;
     let (_, text) = said.remove(last);
     said.truncate(last);
@@ -303,7 +317,11 @@ mod tests {
         let (text, system) = words(&many, Some("first".to_owned())).unwrap();
         assert_eq!(text, "What was said before:\nUser: a\nAssistant: b\n\nNow:\nc");
         assert_eq!(system.as_deref(), Some("first\n\nbe brief"));
-        for bad in [json!([]), json!([{"role": "system", "content": "x"}]), json!([{"role": "wizard", "content": "x"}])] {
+        for bad in [
+            json!([]),
+            json!([{"role": "system", "content": "x"}]),
+            json!([{"role": "wizard", "content": "x"}]),
+        ] {
             assert!(words(&spoken(&bad), None).is_err(), "{bad}");
         }
     }

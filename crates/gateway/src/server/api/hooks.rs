@@ -62,7 +62,11 @@ pub(super) async fn answer(
     let token = match token {
         Some(Ok(token)) => token,
         Some(Err(_)) | None => {
-            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "hooks.token cannot be read"));
+            return Err(refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "hooks.token cannot be read",
+            ));
         }
     };
     let offered = bearer(headers)
@@ -79,7 +83,11 @@ pub(super) async fn answer(
             agent(shared, &hooks, &admitted, body).await
         }
         other => {
-            let mapping = hooks.mappings.iter().flatten().find(|mapping| mapping.path.trim_matches('/') == other);
+            let mapping = hooks
+                .mappings
+                .iter()
+                .flatten()
+                .find(|mapping| mapping.path.trim_matches('/') == other);
             let mapping = mapping.ok_or_else(|| refuse(StatusCode::NOT_FOUND, "not_found", "no such hook"))?;
             mapped(shared, &hooks, &admitted, mapping).await
         }
@@ -97,12 +105,22 @@ async fn wake(shared: &Shared, body: &WakeBody) -> Result<Response<Body>, Refusa
     }
     let woken = shared.services.schedule.wake(None, &body.text, now).await;
     woken.map_err(|fault| refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &fault))?;
-    Ok(reply(StatusCode::OK, &json!({"ok": true, "mode": if now { "now" } else { "next-heartbeat" }})))
+    Ok(reply(
+        StatusCode::OK,
+        &json!({"ok": true, "mode": if now { "now" } else { "next-heartbeat" }}),
+    ))
 }
 
-async fn agent(shared: &Shared, hooks: &Hooks, admitted: &Admitted, body: AgentBody) -> Result<Response<Body>, Refusal> {
+async fn agent(
+    shared: &Shared,
+    hooks: &Hooks,
+    admitted: &Admitted,
+    body: AgentBody,
+) -> Result<Response<Body>, Refusal> {
     if body.session_key.is_some() && hooks.allow_request_session_key != Some(true) {
-        return Err(invalid("sessionKey is not taken from callers; hooks.allowRequestSessionKey can allow it"));
+        return Err(invalid(
+            "sessionKey is not taken from callers; hooks.allowRequestSessionKey can allow it",
+        ));
     }
     let options = TurnOptions {
         model: body.model.filter(|model| model.starts_with("amazon-bedrock/")),
@@ -117,7 +135,12 @@ async fn agent(shared: &Shared, hooks: &Hooks, admitted: &Admitted, body: AgentB
     begin(shared, hooks, admitted, body.session_key, message, options).await
 }
 
-async fn mapped(shared: &Shared, hooks: &Hooks, admitted: &Admitted, mapping: &HookMapping) -> Result<Response<Body>, Refusal> {
+async fn mapped(
+    shared: &Shared,
+    hooks: &Hooks,
+    admitted: &Admitted,
+    mapping: &HookMapping,
+) -> Result<Response<Body>, Refusal> {
     let payload: Value = admitted.read()?;
     let message = match &mapping.message_template {
         Some(template) => fill(template, &payload),
@@ -128,12 +151,21 @@ async fn mapped(shared: &Shared, hooks: &Hooks, admitted: &Admitted, mapping: &H
         None => message,
     };
     if mapping.action == Some(HookAction::Wake) {
-        return wake(shared, &WakeBody { text: message, mode: None }).await;
+        return wake(
+            shared,
+            &WakeBody {
+                text: message,
+                mode: None,
+            },
+        )
+        .await;
     }
     let options = TurnOptions {
         model: mapping.model.clone(),
         thinking: mapping.thinking,
-        timeout: mapping.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        timeout: mapping
+            .timeout_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
         ..TurnOptions::default()
     };
     let key = mapping.session_key.as_deref().map(|template| fill(template, &payload));
@@ -148,7 +180,9 @@ async fn begin(
     message: String,
     options: TurnOptions,
 ) -> Result<Response<Body>, Refusal> {
-    let id = admitted.header("idempotency-key").map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+    let id = admitted
+        .header("idempotency-key")
+        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
     let key = match key.or_else(|| hooks.default_session_key.clone()) {
         Some(key) => SessionKey::parse(&key).map_err(|error| invalid(&format!("sessionKey {error}")))?,
         None => SessionKey::hook(&id),
@@ -162,7 +196,10 @@ async fn begin(
         options,
     };
     let run = turn::begin(shared, inbound).await?;
-    Ok(reply(StatusCode::OK, &json!({"ok": true, "runId": run, "sessionKey": key.as_str()})))
+    Ok(reply(
+        StatusCode::OK,
+        &json!({"ok": true, "runId": run, "sessionKey": key.as_str()}),
+    ))
 }
 
 fn invalid(message: &str) -> Refusal {
@@ -174,7 +211,9 @@ fn fill(template: &str, payload: &Value) -> String {
     let mut filled = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
-        let Some((path, tail)) = after.split_once("}}") else { break };
+        let Some((path, tail)) = after.split_once("}}") else {
+            break;
+        };
         filled.push_str(before);
         let mut at = Some(payload);
         for step in path.trim().split('.') {

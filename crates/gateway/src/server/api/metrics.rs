@@ -22,7 +22,11 @@ impl Counters {
 
 pub(super) fn answer(shared: &Shared) -> Response<Body> {
     let text = text(shared);
-    typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Full::from(text).boxed_unsync())
+    typed(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        Full::from(text).boxed_unsync(),
+    )
 }
 
 fn text(shared: &Shared) -> String {
@@ -35,19 +39,47 @@ fn text(shared: &Shared) -> String {
     };
     let plain = |value: u64| vec![(String::new(), value)];
     let health = shared.health();
-    one("koi_build_info", "gauge", "The version that runs.", &[(format!("{{version=\"{VERSION}\"}}"), 1)]);
-    one("koi_gateway_ready", "gauge", "Nothing keeps it from its work.", &plain(u64::from(health.ok)));
-    one("koi_gateway_uptime_seconds", "gauge", "Since its start.", &plain(health.uptime_ms / 1000));
-    one("koi_gateway_clients", "gauge", "Connected clients.", &plain(shared.hub.len() as u64));
+    one(
+        "koi_build_info",
+        "gauge",
+        "The version that runs.",
+        &[(format!("{{version=\"{VERSION}\"}}"), 1)],
+    );
+    one(
+        "koi_gateway_ready",
+        "gauge",
+        "Nothing keeps it from its work.",
+        &plain(u64::from(health.ok)),
+    );
+    one(
+        "koi_gateway_uptime_seconds",
+        "gauge",
+        "Since its start.",
+        &plain(health.uptime_ms / 1000),
+    );
+    one(
+        "koi_gateway_clients",
+        "gauge",
+        "Connected clients.",
+        &plain(shared.hub.len() as u64),
+    );
     one(
         "koi_gateway_config_stale",
         "gauge",
         "The config file has changed and cannot be used.",
         &plain(u64::from(shared.config_fault().is_some())),
     );
-    one("koi_gateway_active_runs", "gauge", "Runs that go on.", &plain(shared.services.active() as u64));
+    one(
+        "koi_gateway_active_runs",
+        "gauge",
+        "Runs that go on.",
+        &plain(shared.services.active() as u64),
+    );
     let jobs = shared.services.schedule.counts();
-    let series: Vec<_> = jobs.into_iter().map(|(state, count)| (format!("{{state=\"{state}\"}}"), count)).collect();
+    let series: Vec<_> = jobs
+        .into_iter()
+        .map(|(state, count)| (format!("{{state=\"{state}\"}}"), count))
+        .collect();
     one("koi_gateway_cron_jobs", "gauge", "Scheduled jobs.", &series);
     one(
         "koi_gateway_heartbeat_interval_seconds",
@@ -55,7 +87,10 @@ fn text(shared: &Shared) -> String {
         "Between two heartbeats; 0 when they are off.",
         &plain(health.heartbeat_seconds),
     );
-    let next = health.next_wake_at_ms.and_then(|at| u64::try_from(at / 1000).ok()).unwrap_or(0);
+    let next = health
+        .next_wake_at_ms
+        .and_then(|at| u64::try_from(at / 1000).ok())
+        .unwrap_or(0);
     one(
         "koi_gateway_next_wake_timestamp_seconds",
         "gauge",
@@ -63,12 +98,22 @@ fn text(shared: &Shared) -> String {
         &plain(next),
     );
     let resident = crate::methods::resident_bytes();
-    one("process_resident_memory_bytes", "gauge", "Resident memory.", &plain(resident));
+    one(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Resident memory.",
+        &plain(resident),
+    );
     let counted = lock(&shared.counters.0).clone();
     let series: Vec<_> = counted
         .into_iter()
         .map(|((route, status), count)| (format!("{{route=\"{route}\",code=\"{status}\"}}"), count))
         .collect();
-    one("koi_gateway_http_requests_total", "counter", "Requests over plain HTTP.", &series);
+    one(
+        "koi_gateway_http_requests_total",
+        "counter",
+        "Requests over plain HTTP.",
+        &series,
+    );
     text
 }

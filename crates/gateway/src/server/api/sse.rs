@@ -33,7 +33,11 @@ pub(super) fn answer(
         };
         Some((frame(text), (None, news, write, over)))
     });
-    typed(StatusCode::OK, "text/event-stream; charset=utf-8", StreamBody::new(frames).boxed_unsync())
+    typed(
+        StatusCode::OK,
+        "text/event-stream; charset=utf-8",
+        StreamBody::new(frames).boxed_unsync(),
+    )
 }
 
 fn frame(text: String) -> Result<Frame<Bytes>, Infallible> {

@@ -24,15 +24,28 @@ struct Request {
 
 pub(super) async fn invoke(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Response<Body>, Refusal> {
     let request: Request = admitted.read()?;
-    let missing = || refuse(StatusCode::NOT_FOUND, "not_found", &format!("tool not available: {:?}", short(&request.tool)));
+    let missing = || {
+        refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            &format!("tool not available: {:?}", short(&request.tool)),
+        )
+    };
     let tools = &shared.services.tools;
     if !allowed(shared, &request.tool) || !tools.specs().iter().any(|spec| spec.name == request.tool) {
         return Err(missing());
     }
-    shared.may_begin().map_err(|error| refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.message))?;
+    shared
+        .may_begin()
+        .map_err(|error| refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.message))?;
     let key = match &request.session_key {
-        Some(key) => SessionKey::parse(key)
-            .map_err(|error| refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &format!("sessionKey {error}")))?,
+        Some(key) => SessionKey::parse(key).map_err(|error| {
+            refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                &format!("sessionKey {error}"),
+            )
+        })?,
         None => SessionKey::main(DEFAULT_AGENT),
     };
     let id = uuid::Uuid::new_v4().to_string();
@@ -57,14 +70,26 @@ pub(super) async fn invoke(shared: &Arc<Shared>, admitted: &Admitted) -> Result<
 /// May clients call this tool?
 fn allowed(shared: &Shared, tool: &str) -> bool {
     let loaded = shared.config();
-    let direct = loaded.config.gateway.as_ref().and_then(|gateway| gateway.tools.as_ref());
+    let direct = loaded
+        .config
+        .gateway
+        .as_ref()
+        .and_then(|gateway| gateway.tools.as_ref());
     let own = loaded.config.tools.as_ref();
     let lists = [
-        (direct.and_then(|tools| tools.allow.as_ref()), direct.and_then(|tools| tools.deny.as_ref())),
-        (own.and_then(|tools| tools.allow.as_ref()), own.and_then(|tools| tools.deny.as_ref())),
+        (
+            direct.and_then(|tools| tools.allow.as_ref()),
+            direct.and_then(|tools| tools.deny.as_ref()),
+        ),
+        (
+            own.and_then(|tools| tools.allow.as_ref()),
+            own.and_then(|tools| tools.deny.as_ref()),
+        ),
     ];
     let has = |list: &Vec<String>| list.iter().any(|name| name == tool);
-    lists.iter().all(|(allow, deny)| allow.is_none_or(has) && !deny.is_some_and(has))
+    lists
+        .iter()
+        .all(|(allow, deny)| allow.is_none_or(has) && !deny.is_some_and(has))
 }
 
 fn short(text: &str) -> String {

@@ -29,15 +29,19 @@ pub(super) enum News {
 
 /// Hands a message in; the id of its run.
 pub(super) async fn begin(shared: &Shared, inbound: Inbound) -> Result<String, Refusal> {
-    shared.may_begin().map_err(|error| refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.message))?;
+    shared
+        .may_begin()
+        .map_err(|error| refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.message))?;
     let accepted = shared.services.talk.submit(inbound, false).await;
-    accepted.map(|accepted| accepted.run_id).map_err(|refused| match refused {
-        Refused::Invalid(message) => refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message),
-        Refused::Full { .. } => refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &refused.to_string()),
-        Refused::Draining | Refused::Disk(_) => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &refused.to_string())
-        }
-    })
+    accepted
+        .map(|accepted| accepted.run_id)
+        .map_err(|refused| match refused {
+            Refused::Invalid(message) => refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message),
+            Refused::Full { .. } => refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &refused.to_string()),
+            Refused::Draining | Refused::Disk(_) => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &refused.to_string())
+            }
+        })
 }
 
 /// Waits for the end of a turn.
@@ -49,7 +53,11 @@ pub(super) async fn end(shared: &Shared, run: &str) -> Result<Outcome, Refusal> 
         }
         // A wait that ends at once was for a run that nobody knows.
         if shared.now_ms() - began < 1000 {
-            return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "the run is not known"));
+            return Err(refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                "the run is not known",
+            ));
         }
     }
 }
