@@ -186,3 +186,27 @@ def test_association_states(launch, ec2, profile):
     assert _association(ec2, instance_id) is None
     with refused("IncorrectInstanceState"):
         ec2.associate_iam_instance_profile(InstanceId=instance_id, IamInstanceProfile={"Name": name})
+
+
+def test_lists_are_paged_and_tell_no_tags(iam, fresh):
+    """Whose a role is, a list does not say: its tags must be asked for one by one."""
+    names = [fresh() for _ in range(3)]
+    tags = [{"Key": "skykoi:cluster", "Value": "c"}]
+    for name in names:
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=EC2_TRUST, Tags=tags)
+        iam.create_instance_profile(InstanceProfileName=name, Tags=tags)
+    for operation, field, key in (
+        ("list_roles", "Roles", "RoleName"),
+        ("list_instance_profiles", "InstanceProfiles", "InstanceProfileName"),
+    ):
+        found, more = [], {}
+        while True:
+            page = getattr(iam, operation)(MaxItems=2, **more)
+            assert len(page[field]) <= 2
+            found += page[field]
+            if not page["IsTruncated"]:
+                break
+            more = {"Marker": page["Marker"]}
+        assert set(names) <= {item[key] for item in found}
+        assert [item for item in found if item.get("Tags")] == []
+    wait_for("its tags are told", lambda: iam.get_role(RoleName=names[0])["Role"].get("Tags") == tags, 5)

@@ -98,7 +98,7 @@ impl Account {
             disk.volume.state = VolumeState::Available;
             account.machine(&holder)?.data_volume = None;
             account.change(&holder, |instance| {
-                instance.block_devices.retain(|_, id| id != volume_id)
+                instance.block_devices.retain(|_, id| id != volume_id);
             });
             Ok(())
         })

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from typing import Any
@@ -191,3 +192,24 @@ def delete_policy(cloud: Cloud, call: Call) -> Any:
         if any(policy.arn == arn for policy in role.managed_policies.values()):
             raise ApiError("DeleteConflict", "Cannot delete a policy attached to entities.")
     return invoke(call)
+
+
+@handles("iam", "ListInstanceProfiles")
+def list_profiles(cloud: Cloud, call: Call) -> Any:
+    """Pages like IAM's, without tags; moto answers with everything."""
+    size = int(call.params.get("MaxItems") or 100)
+    if not 1 <= size <= 1000:
+        raise ApiError("ValidationError", f"Value '{size}' at 'maxItems' failed to satisfy constraint: 1 to 1000")
+    answer = invoke(call)
+    after = call.params.get("Marker") or ""
+    profiles = sorted(answer["InstanceProfiles"], key=lambda profile: profile.name)
+    rest = [profile for profile in profiles if profile.name > after]
+    more = len(rest) > size
+    page = {"InstanceProfiles": [_untagged(profile) for profile in rest[:size]], "IsTruncated": more}
+    return {**page, "Marker": rest[size - 1].name} if more else page
+
+
+def _untagged(profile: Any) -> Any:
+    bare = copy.copy(profile)
+    bare.tags = {} if isinstance(profile.tags, dict) else []
+    return bare

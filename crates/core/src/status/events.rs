@@ -147,6 +147,13 @@ pub fn event_for_step(step: &Step, observed: &Observed) -> Option<EventFacts> {
         Step::SetSecurityGroups { instance_id, .. } => repair(format!(
             "Gave instance {instance_id} the security group of its rule set."
         )),
+        _ => farewell_event(step),
+    }
+}
+
+/// The Event of something that ends: a volume of which a snapshot stays, an object that is let go, an instance that nobody claims.
+fn farewell_event(step: &Step) -> Option<EventFacts> {
+    match step {
         Step::DeleteVolume {
             volume_id,
             snapshot_id: Some(snapshot_id),
