@@ -65,6 +65,9 @@ pub struct RunArgs {
     /// Format of the log. Default: text on a terminal, else json.
     #[arg(long, env = "KOI_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// An OpenTelemetry collector that takes traces over HTTP, such as http://collector:4318. Needs a program built with the feature `otlp`.
+    #[arg(long, env = "KOI_OTLP_ENDPOINT", value_parser = optional)]
+    pub otlp_endpoint: Option<Optional>,
     /// Where instances get the gateway's binary when their plan does not say. Default: the image holds it.
     #[arg(long, env = "KOI_GATEWAY_ARTIFACT_URL", requires = "gateway_artifact_sha256", value_parser = optional)]
     pub gateway_artifact_url: Option<Optional>,
@@ -98,6 +101,12 @@ impl RunArgs {
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         given(self.namespace.as_ref())
+    }
+
+    /// The collector of traces, if there is one.
+    #[must_use]
+    pub fn otlp_endpoint(&self) -> Option<&str> {
+        given(self.otlp_endpoint.as_ref())
     }
 
     /// The artifact of plans that name none.

@@ -45,7 +45,8 @@ async fn operate(args: RunArgs) -> anyhow::Result<()> {
     let format = args
         .log_format
         .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    log::start(format, std::env::var("RUST_LOG").ok().as_deref(), terminal);
+    let filter = std::env::var("RUST_LOG").ok();
+    let traces = log::start(format, filter.as_deref(), terminal, args.otlp_endpoint()).map_err(anyhow::Error::msg)?;
     let stop = CancellationToken::new();
     let told = stop.clone();
     let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
@@ -58,7 +59,9 @@ async fn operate(args: RunArgs) -> anyhow::Result<()> {
         tracing::info!("told to stop");
         told.cancel();
     });
-    Box::pin(run(args, surroundings(), Clock::new(Timestamp::now), stop)).await
+    let done = Box::pin(run(args, surroundings(), Clock::new(Timestamp::now), stop)).await;
+    drop(traces);
+    done
 }
 
 /// What the environment says about this process.

@@ -25,6 +25,7 @@ fn defaults_are_those_of_the_documentation() {
         leader_election: true,
         namespace: None,
         log_format: None,
+        otlp_endpoint: None,
         gateway_artifact_url: None,
         gateway_artifact_sha256: None,
     };

@@ -4,7 +4,7 @@
 //! same.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -24,7 +24,9 @@ const SOURCE: &str = "KoiAssumedRole";
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// The provider of one role's credentials.
-pub(super) struct Session {
+pub(super) struct Session(Arc<Role>);
+
+struct Role {
     sts: aws_sdk_sts::Client,
     role_arn: String,
     external_id: Option<String>,
@@ -41,14 +43,26 @@ struct Refused {
 impl Session {
     /// `sts`: of the operator's own identity.
     pub(super) fn new(sts: aws_sdk_sts::Client, role_arn: String, external_id: Option<String>) -> Self {
-        Self {
+        Self(Arc::new(Role {
             sts,
             role_arn,
             external_id,
             refused: Mutex::new(None),
-        }
+        }))
     }
 
+    /// In a task of its own: credentials are asked for in the middle of another call, and two calls within each other need more stack than
+    /// a thread has.
+    async fn assume(&self) -> provider::Result {
+        let role = Arc::clone(&self.0);
+        match tokio::spawn(async move { role.assume().await }).await {
+            Ok(done) => done,
+            Err(error) => Err(CredentialsError::provider_error(error)),
+        }
+    }
+}
+
+impl Role {
     async fn assume(&self) -> provider::Result {
         if let Some(error) = self.standing() {
             return Err(CredentialsError::provider_error(error));
@@ -110,7 +124,7 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("role_arn", &self.role_arn)
+            .field("role_arn", &self.0.role_arn)
             .finish_non_exhaustive()
     }
 }

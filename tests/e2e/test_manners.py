@@ -1,0 +1,194 @@
+"""Among others: two operators, an API server that goes and comes back, lost rights, storms, other accounts."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from scenario.kube import condition
+from scenario.stage import NAMESPACE, Operator, Stage
+from scenario.wait import until
+from world.cloud.accounts import OTHER_ACCOUNT
+
+LEASE = f"apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/koi-operator"
+ROLES = "apis/rbac.authorization.k8s.io/v1/clusterroles"
+
+
+def readyz(port: int = 8080) -> str:
+    """What the operator says is missing; `ok` when nothing is."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        return error.read().decode().strip()
+    except OSError as error:
+        return f"no answer: {error}"
+
+
+def claimed(stage: Stage, uid: str, principal: str = "admin") -> list[str]:
+    """Ids of the instances that ever had the claim of an agent."""
+    filters = [{"Name": "tag:skykoi:agent-uid", "Values": [uid]}]
+    found = stage.cloud.boto("ec2", principal).describe_instances(Filters=filters)
+    return [instance["InstanceId"] for reservation in found["Reservations"] for instance in reservation["Instances"]]
+
+
+def second_operator(stage: Stage, leader_election: str) -> Operator:
+    """Another process beside the running one."""
+    return stage.start_operator(env={"KOI_METRICS_ADDR": "127.0.0.1:8081", "KOI_LEADER_ELECTION": leader_election})
+
+
+def holder(stage: Stage) -> str:
+    lease = stage.kube.get(LEASE)
+    return ((lease or {}).get("spec") or {}).get("holderIdentity") or ""
+
+
+def test_two_operators_that_both_believe_to_lead_make_one_instance(stage: Stage, operator: Operator, new_agent) -> None:
+    other = second_operator(stage, "false")
+    until("both are ready", lambda: (readyz(), readyz(8081)) == ("ok", "ok"), 30, seen=lambda: readyz(8081))
+    names = [new_agent(), new_agent()]
+    agents = [stage.wait_ready(name, seconds=120) for name in names]
+    assert other.stop() == 0
+    for agent in agents:
+        assert claimed(stage, agent["metadata"]["uid"]) == [agent["status"]["instance"]["id"]]
+    assert operator.process.poll() is None
+
+
+def test_a_leader_that_dies_is_followed_within_20_seconds(stage: Stage, operator: Operator) -> None:
+    until("the first one leads", lambda: readyz() == "ok", 30, seen=readyz)
+    standby = second_operator(stage, "true")
+    until("the second one waits", lambda: "waiting for the Lease" in readyz(8081), 20, seen=lambda: readyz(8081))
+    before = holder(stage)
+    operator.kill()
+    died = time.monotonic()
+    until("the second one leads", lambda: holder(stage) not in ("", before), 20, seen=lambda: holder(stage))
+    assert time.monotonic() - died < 20
+    assert standby.stop() == 0
+    stage.start_operator()
+
+
+def test_an_api_server_that_comes_back_finds_the_operator_at_work(stage: Stage, operator: Operator, new_agent) -> None:
+    name = new_agent()
+    instance = stage.wait_ready(name)["status"]["instance"]["id"]
+    assert stage.world.control_plane
+    stage.world.control_plane.kill_api_server()
+    stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
+    stage.world.control_plane.start_api_server()
+    stage.world.control_plane.wait_ready()
+    until("the stop was noticed", lambda: condition(stage.agent(name), "Ready")["status"] == "False", 60)
+    assert stage.wait_ready(name, seconds=90)["status"]["instance"]["id"] == instance
+    assert operator.process.poll() is None
+
+
+def test_a_lost_verb_is_named_and_given_back_works_again(stage: Stage, operator: Operator, new_agent) -> None:
+    found = stage.kube.request("GET", ROLES, labelSelector="app.kubernetes.io/name=koi-operator")["items"]
+    role = next(role for role in found if any("secrets" in rule.get("resources", []) for rule in role["rules"]))
+    path, whole = f"{ROLES}/{role['metadata']['name']}", role["rules"]
+    without = [
+        {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "create"]}
+        if "secrets" in rule["resources"]
+        else rule
+        for rule in whole
+    ]
+    assert without != whole
+    patch = "application/merge-patch+json"
+    stage.kube.request("PATCH", path, {"rules": without}, patch)
+    try:
+        name = new_agent()
+        agent = stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
+        assert 'cannot create resource "secrets"' in condition(agent, "Stalled")["message"]
+    finally:
+        stage.kube.request("PATCH", path, {"rules": whole}, patch)
+    stage.kube.patch_agent(name, {"spec": {"owner": {"displayName": "Ada"}}})
+    stage.wait_ready(name, seconds=90)
+
+
+def test_a_kind_that_is_gone_is_told_and_found_again(stage: Stage, operator: Operator) -> None:
+    path = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    kept = stage.kube.get(f"{path}/koiplans.skykoi.io")
+    assert kept
+    until("the operator is ready", lambda: readyz() == "ok", 30, seen=readyz)
+    stage.kube.request("DELETE", f"{path}/koiplans.skykoi.io")
+    until("it is told", lambda: "the kind KoiPlan is not installed" in readyz(), 60, seen=readyz)
+    fresh = {"apiVersion": kept["apiVersion"], "kind": kept["kind"], "spec": kept["spec"]}
+    fresh["metadata"] = {"name": "koiplans.skykoi.io", "labels": kept["metadata"].get("labels", {})}
+    until("the old one is gone", lambda: stage.kube.get(f"{path}/koiplans.skykoi.io") is None, 30)
+    stage.kube.request("POST", path, fresh)
+    until("it is found again", lambda: readyz() == "ok", 60, seen=readyz)
+    assert operator.process.poll() is None
+
+
+def test_a_storm_of_one_namespace_does_not_hold_up_another(stage: Stage, operator: Operator, new_agent) -> None:
+    """Launches of one namespace are refused for their rate, again and again; an agent of another one gets ready."""
+    stage.kube.request("POST", "api/v1/namespaces", {"metadata": {"name": "storm"}})
+    stage.cloud.inject("RunInstances", code="RequestLimitExceeded", status=503, match="storm/", times=0)
+    since = stage.cloud.next_call()
+    manifest = {
+        "apiVersion": "skykoi.io/v1alpha1",
+        "kind": "KoiAgent",
+        "spec": {"storage": {"deletionPolicy": "Delete"}},
+    }
+    for number in range(12):
+        stage.kube.create_agent({**manifest, "metadata": {"name": f"gust-{number}"}}, "storm")
+    until(
+        "the storm rages",
+        lambda: len([call for call in stage.cloud.calls(since, action="RunInstances") if call.fault]) >= 6,
+        30,
+    )
+    stage.wait_ready(new_agent(), seconds=90)
+    # The namespace goes with everything in it, though nothing of it ever worked.
+    stage.kube.request("DELETE", "api/v1/namespaces/storm")
+    until("the namespace is gone", lambda: stage.kube.get("api/v1/namespaces/storm") is None, 60)
+
+
+@pytest.fixture
+def other_account(stage: Stage):
+    """A role in another account that trusts the operator, and the operator's right to take it."""
+    iam = stage.cloud.boto("iam", "admin-other")
+    home = stage.cloud.ready().account
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{home}:root"},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"sts:ExternalId": "koi-demo"}},
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    arn = iam.create_role(RoleName="koi-elsewhere", AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName="koi-elsewhere", PolicyName="all", PolicyDocument=json.dumps(everything))
+    policy = stage.iam_policy()
+    take = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": arn}
+    stage.cloud.operator_policy({**policy, "Statement": [*policy["Statement"], take]})
+    yield arn
+    stage.cloud.operator_policy(policy)
+    iam.delete_role_policy(RoleName="koi-elsewhere", PolicyName="all")
+    iam.delete_role(RoleName="koi-elsewhere")
+
+
+def test_a_plan_in_another_account_lives_there_and_a_broken_one_stalls_its_own_agents(
+    stage: Stage, operator: Operator, new_agent, other_account: str
+) -> None:
+    def plan(name: str, aws: dict) -> None:
+        spec = {"aws": aws}
+        stage.apply({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": name}, "spec": spec})
+
+    plan("elsewhere", {"roleArn": other_account, "externalId": "koi-demo"})
+    plan("locked-out", {"roleArn": other_account + "-missing"})
+    there = new_agent(planRef={"name": "elsewhere"})
+    locked = new_agent(planRef={"name": "locked-out"})
+    agent = stage.wait_condition(there, "InstanceReady", seconds=90)
+    assert agent["status"]["cloud"]["account"] == OTHER_ACCOUNT
+    assert agent["status"]["cloud"]["roleArn"] == other_account
+    assert claimed(stage, agent["metadata"]["uid"]) == [], "nothing of it is in the operator's own account"
+    assert claimed(stage, agent["metadata"]["uid"], "admin-other") == [agent["status"]["instance"]["id"]]
+    stalled = stage.wait_condition(locked, "Stalled", reason="Unauthorized", seconds=45)
+    told = condition(stalled, "Stalled")["message"]
+    assert "sts:AssumeRole" in told and other_account + "-missing" in told
+    stage.wait_ready(new_agent(), seconds=90)
+    # Deleted without its plan: status remembers the way.
+    stage.kubectl("delete", "koiplan", "elsewhere", "locked-out")
+    stage.kube.delete_agent(there)
+    stage.wait_gone(there, seconds=90)
