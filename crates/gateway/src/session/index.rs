@@ -2,11 +2,12 @@
 //! the rest is read from the file. Without it, everything is.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::{fmt, io};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use tracing::{info, warn};
 
@@ -18,29 +19,29 @@ use super::row::Row;
 /// Name of the index.
 pub(super) const NAME: &str = "sessions.json";
 
-/// What the index says of a key; the first part is for the family's tools, the last is ours.
-#[derive(Serialize, Deserialize)]
+/// What the index says of a key; the first part is for the family's tools, the last is ours: all sessions of the key.
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
-    #[serde(default)]
-    session_id: String,
-    #[serde(default, skip_deserializing)]
+struct Written<'a> {
+    session_id: &'a str,
     updated_at: i64,
-    #[serde(default, skip_deserializing)]
     session_file: String,
-    #[serde(default, skip_deserializing)]
     chat_type: &'static str,
-    #[serde(default, skip_deserializing)]
     input_tokens: u64,
-    #[serde(default, skip_deserializing)]
     output_tokens: u64,
-    #[serde(default, skip_deserializing)]
     total_tokens: u64,
     /// Label, model and so on, under their own names.
-    #[serde(flatten, skip_deserializing)]
-    meta: Map<String, Value>,
-    /// All sessions of the key.
-    #[serde(default)]
+    #[serde(flatten)]
+    meta: &'a Map<String, Value>,
+    skykoi: &'a [Row],
+}
+
+/// What is read of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Read {
+    session_id: String,
     skykoi: Vec<Row>,
 }
 
@@ -57,25 +58,28 @@ pub(super) fn chat_type(key: &SessionKey) -> &'static str {
 
 /// The index as text.
 pub(super) fn render(directory: &Path, keys: &BTreeMap<SessionKey, Vec<Row>>) -> Vec<u8> {
-    let entries: BTreeMap<&SessionKey, Entry> = keys
-        .iter()
-        .filter_map(|(key, rows)| {
-            let row = rows.last()?;
-            let entry = Entry {
-                session_id: row.id.clone(),
-                updated_at: row.updated_ms,
-                session_file: file::path(directory, &row.id).to_string_lossy().into_owned(),
-                chat_type: chat_type(key),
-                input_tokens: row.totals.input,
-                output_tokens: row.totals.output,
-                total_tokens: row.context_tokens,
-                meta: row.meta.clone(),
-                skykoi: rows.clone(),
-            };
-            Some((key, entry))
-        })
-        .collect();
-    serde_json::to_vec(&entries).unwrap_or_default()
+    let entries = keys.iter().filter_map(|(key, rows)| {
+        let row = rows.last()?;
+        let entry = Written {
+            session_id: &row.id,
+            updated_at: row.updated_ms,
+            session_file: file::path(directory, &row.id).to_string_lossy().into_owned(),
+            chat_type: chat_type(key),
+            input_tokens: row.totals.input,
+            output_tokens: row.totals.output,
+            total_tokens: row.context_tokens,
+            meta: &row.meta,
+            skykoi: rows,
+        };
+        Some((key, entry))
+    });
+    let mut text = Vec::new();
+    // Entry by entry: a list of all of them would be as large as the book.
+    let done = serde_json::Serializer::new(&mut text).collect_map(entries);
+    if done.is_err() {
+        text.clear();
+    }
+    text
 }
 
 /// What is known of all sessions of a directory.
@@ -106,6 +110,7 @@ pub(super) fn load(directory: &Path) -> io::Result<BTreeMap<SessionKey, Vec<Row>
     }
     for rows in keys.values_mut() {
         order(rows);
+        rows.shrink_to_fit();
     }
     info!(keys = keys.len(), read, "sessions");
     Ok(keys)
@@ -128,18 +133,43 @@ fn remembered(directory: &Path) -> (HashMap<String, Row>, HashMap<String, Sessio
             return (rows, named);
         }
     };
-    match serde_json::from_slice::<HashMap<String, Entry>>(&text) {
-        Ok(entries) => {
-            for (key, entry) in entries {
-                if let Ok(key) = SessionKey::parse(&key) {
-                    named.insert(entry.session_id, key);
-                }
-                rows.extend(entry.skykoi.into_iter().map(|row| (row.id.clone(), row)));
-            }
-        }
-        Err(error) => warn!(%error, "the index of sessions is broken; it is made anew"),
+    let into = Into {
+        rows: &mut rows,
+        named: &mut named,
+    };
+    let mut text = serde_json::Deserializer::from_slice(&text);
+    if let Err(error) = text.deserialize_map(into).and_then(|()| text.end()) {
+        warn!(%error, "the index of sessions is broken; the rest is read from the transcripts");
     }
     (rows, named)
+}
+
+/// Takes entries in one by one.
+struct Into<'a> {
+    rows: &'a mut HashMap<String, Row>,
+    named: &'a mut HashMap<String, SessionKey>,
+}
+
+impl<'de> Visitor<'de> for Into<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some((key, entry)) = entries.next_entry::<String, Read>()? {
+            if let Ok(key) = SessionKey::parse(&key) {
+                self.named.insert(entry.session_id, key);
+            }
+            for mut row in entry.skykoi {
+                row.marks.shrink_to_fit();
+                row.hours.shrink_to_fit();
+                self.rows.insert(row.id.clone(), row);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Ids of the transcripts of a directory, and how long they are.
@@ -199,6 +229,8 @@ pub(super) fn catch_up(directory: &Path, mut row: Row, length: u64) -> io::Resul
         // Begun, and never more than that.
         std::fs::remove_file(&path)?;
     }
+    row.marks.shrink_to_fit();
+    row.hours.shrink_to_fit();
     Ok(row)
 }
 

@@ -252,7 +252,10 @@ impl Store {
         let answer = resolved(&row, Some(why));
         {
             let mut book = self.book()?;
-            book.keys.entry(key.clone()).or_default().push(row);
+            let rows = book.keys.entry(key.clone()).or_default();
+            // Most keys have one session only.
+            rows.reserve_exact(1);
+            rows.push(row);
             book.dirty = true;
         }
         info!(%key, session = id, reason = why.as_str(), "new session");

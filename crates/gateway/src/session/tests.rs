@@ -8,6 +8,7 @@ use super::*;
 use crate::file::tests::Scratch;
 
 mod damage;
+mod scale;
 mod upkeep;
 
 const HOUR: i64 = 3_600_000;
