@@ -103,6 +103,7 @@ pub(super) fn volume(found: &types::Volume) -> Option<Volume> {
         },
         size_gib: found.size().unwrap_or_default().into(),
         zone: found.availability_zone().unwrap_or_default().to_owned(),
+        growing_to: None,
         attached_to: found.attachments().iter().find_map(holder),
         tags: tags(found.tags()),
     })

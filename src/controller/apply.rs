@@ -147,6 +147,7 @@ impl<C: Cloud> Round<'_, C> {
             Step::RemoveFinalizer => self.remove_finalizer().await,
             Step::CreateSecret => self.create_secret().await,
             Step::RecordLaunch { launch, place } => self.record_launch(decision, launch, place).await,
+            Step::TellGateway { instance_id } => Ok(self.tell_gateway(desired, &decision.observed, instance_id).await),
             Step::RecordRemedy { repair, .. } => self.record_remedy(decision, repair).await,
             Step::RebootInstance { instance_id } => Ok(self.reboot(desired, instance_id).await),
             Step::SeedWorkspace { instance_id } => {

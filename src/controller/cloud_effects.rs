@@ -53,6 +53,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::CreateSecret
         | Step::RecordLaunch { .. }
         | Step::RecordRemedy { .. }
+        | Step::TellGateway { .. }
         | Step::RunInstances { .. }
         | Step::PutBundle { .. }
         | Step::Rotate { .. }

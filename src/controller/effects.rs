@@ -114,12 +114,10 @@ impl<C: Cloud> Round<'_, C> {
         let owned = secret::is_owned(&found, &self.agent);
         self.memory.foreign_secret = !owned;
         let read = owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now));
+        // One that was deleted is made anew: the gateway has the old one until it takes the new bundle.
         if let Some(read) = &read {
-            let told = self
-                .status
-                .gateway
-                .as_ref()
-                .and_then(|gateway| gateway.tls_sha256.as_deref());
+            let told = self.status.gateway.as_ref();
+            let told = told.and_then(|gateway| gateway.tls_sha256.as_deref());
             self.memory.handover.meet(read, told, now);
         }
         self.memory.keep_secret(read, now);
@@ -142,6 +140,14 @@ impl<C: Cloud> Round<'_, C> {
             self.memory.launches.recorded(launch);
         }
         Ok(effect)
+    }
+
+    /// The machine looks after itself when it is told of a bundle, whether that is new or not.
+    pub(super) async fn tell_gateway(&mut self, desired: &Desired, observed: &Observed, instance_id: &str) -> Effect {
+        if let Desired::Present(agent) = desired {
+            self.tell_of_bundle(agent, observed, instance_id).await;
+        }
+        Effect::Done
     }
 
     /// The intent, in one conditional write with this round's report.

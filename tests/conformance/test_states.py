@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 
 import pytest
 from conftest import refused
@@ -137,6 +138,40 @@ def test_status_checks(launch, ec2, world):
     ec2.stop_instances(InstanceIds=[instance_id])
     assert _status(ec2, instance_id) is None
     assert _status(ec2, instance_id, IncludeAllInstances=True) == ("not-applicable", "not-applicable")
+
+
+def test_a_retirement_ends_with_stop_and_start(launch, ec2, world):
+    instance_id = launch.running()
+    world.schedule_event(instance_id, "instance-retirement")
+    ec2.reboot_instances(InstanceIds=[instance_id])
+    (status,) = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
+    assert [event["Code"] for event in status["Events"]] == ["instance-retirement"]
+    ec2.stop_instances(InstanceIds=[instance_id])
+    launch.wait(instance_id, "stopped")
+    ec2.start_instances(InstanceIds=[instance_id])
+    launch.wait(instance_id, "running")
+    (status,) = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
+    assert status.get("Events", []) == []
+
+
+def test_a_check_tells_since_when_it_fails(launch, ec2, world):
+    world.settings(status_checks=0)
+    instance_id = launch.running()
+    world.impair(instance_id, "system", ago=300)
+    (status,) = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
+    (detail,) = status["SystemStatus"]["Details"]
+    since = datetime.datetime.now(datetime.UTC) - detail["ImpairedSince"]
+    assert detail["Name"] == "reachability" and detail["Status"] == "failed"
+    assert datetime.timedelta(seconds=300) <= since < datetime.timedelta(seconds=330)
+
+
+def test_a_reboot_mends_the_guest_and_not_the_host(launch, ec2, world):
+    world.settings(status_checks=0)
+    instance_id = launch.running()
+    world.impair(instance_id, "system")
+    world.impair(instance_id, "instance")
+    ec2.reboot_instances(InstanceIds=[instance_id])
+    assert _status(ec2, instance_id) == ("ok", "impaired")
 
 
 def test_impairment_ends_with_stop_and_start(launch, ec2, world):

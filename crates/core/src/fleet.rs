@@ -605,7 +605,7 @@ impl Index {
     /// The volume grows to this size. EC2 shows the old size until the modification is through, which takes minutes.
     pub fn note_size(&mut self, agent_uid: &str, volume_id: &str, size_gib: i64, now: Timestamp) {
         if let Some(held) = self.changed(agent_uid, now).volumes.get_mut(volume_id) {
-            held.mend(after(now, GROWTH_HOLD), |volume| volume.size_gib = size_gib);
+            held.mend(after(now, GROWTH_HOLD), |volume| volume.growing_to = Some(size_gib));
         }
     }
 
@@ -842,6 +842,7 @@ fn with_mapped(instances: &Shelf<Instance>, volumes: &Shelf<Volume>) -> Vec<Volu
                 state: VolumeState::InUse,
                 size_gib: 0,
                 zone: instance.zone.clone(),
+                growing_to: None,
                 attached_to: Some(instance.id.clone()),
                 tags: instance.tags.clone(),
             })

@@ -146,6 +146,8 @@ pub struct Recorded {
     pub booting_since: Option<Timestamp>,
     /// Id of the data volume.
     pub volume_id: Option<String>,
+    /// Its size in GiB when it was last reported.
+    pub volume_gib: Option<i64>,
     /// The bundle that was last written: for which instance, and the SHA-256 of its text.
     pub bundle: Option<BundleRecord>,
     /// Whether the gateway of this agent was healthy at least once since `booting_since`.
@@ -203,6 +205,7 @@ impl Recorded {
                 .and_then(|instance| instance.launch_time.as_ref())
                 .map(|time| time.0),
             volume_id: status.volume.as_ref().map(|volume| volume.id.clone()),
+            volume_gib: status.volume.as_ref().and_then(|volume| volume.size_gib).map(i64::from),
             bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
                 instance_id: bundle.instance_id.clone(),
                 sha256: bundle.sha256.clone(),
@@ -530,6 +533,8 @@ pub struct Volume {
     pub state: VolumeState,
     /// Size in GiB.
     pub size_gib: i64,
+    /// The size that we asked EC2 to let it grow to; EC2 shows the old one until that is done.
+    pub growing_to: Option<i64>,
     /// Availability zone; it never leaves it.
     pub zone: String,
     /// The instance that holds it.

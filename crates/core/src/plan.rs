@@ -195,6 +195,11 @@ pub enum Step {
         /// Those that are missing or were changed.
         tags: BTreeMap<String, String>,
     },
+    /// Gateway: its machine sets itself up again without a boot: the file system fills a volume that has grown.
+    TellGateway {
+        /// Whose gateway.
+        instance_id: String,
+    },
     /// EC2: a volume can only grow.
     GrowVolume {
         /// Which.
@@ -284,6 +289,7 @@ pub const STEP_NAMES: &[&str] = &[
     "FetchConsole",
     "StopOrphan",
     "RecordRemedy",
+    "TellGateway",
     "RebootInstance",
     "AssociateIamInstanceProfile",
     "CreateTags",
@@ -329,6 +335,7 @@ impl Step {
             Self::FetchConsole { .. } => "FetchConsole",
             Self::StopOrphan { .. } => "StopOrphan",
             Self::RecordRemedy { .. } => "RecordRemedy",
+            Self::TellGateway { .. } => "TellGateway",
             Self::RebootInstance { .. } => "RebootInstance",
             Self::AssociateProfile { .. } => "AssociateIamInstanceProfile",
             Self::RestoreTags { .. } => "CreateTags",
@@ -357,6 +364,7 @@ impl Step {
                 | Self::RecordLaunch { .. }
                 | Self::Rotate { .. }
                 | Self::RecordRemedy { .. }
+                | Self::TellGateway { .. }
                 | Self::SeedWorkspace { .. }
                 | Self::FetchConsole { .. }
                 | Self::Abandon { .. }

@@ -32,6 +32,7 @@ impl Disk {
             state: VolumeState::InUse,
             size_gib,
             zone: zone.to_owned(),
+            growing_to: None,
             attached_to: Some(instance_id.to_owned()),
             tags,
         };

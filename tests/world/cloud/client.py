@@ -222,8 +222,9 @@ class CloudClient:
 
     # outside changes
 
-    def impair(self, instance_id: str, check: str = "instance") -> None:
-        self._call("POST", f"instances/{instance_id}/impair", {"check": check})
+    def impair(self, instance_id: str, check: str = "instance", ago: float = 0) -> None:
+        """A status check fails, and has for so many seconds."""
+        self._call("POST", f"instances/{instance_id}/impair", {"check": check, "ago": ago})
 
     def recover(self, instance_id: str) -> None:
         self._call("POST", f"instances/{instance_id}/recover")

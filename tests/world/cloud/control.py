@@ -260,7 +260,10 @@ def _impair(shell: Shell, machine: Machine, body: dict[str, Any]) -> None:
     check = body.get("check", "instance")
     if check not in ("system", "instance"):
         raise BadRequest("`check` is system or instance")
-    machine.impaired[check] = shell.cloud.clock.now()
+    ago = float(body.get("ago", 0))
+    if ago < 0:
+        raise BadRequest("`ago` is in seconds, not negative")
+    machine.impaired[check] = shell.cloud.clock.now() - ago
 
 
 def _recover(shell: Shell, machine: Machine, body: dict[str, Any]) -> None:

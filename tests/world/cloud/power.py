@@ -137,7 +137,9 @@ def _running(cloud: Cloud, machine: Machine, epoch: int) -> None:
     else:
         _set(machine, "running")
         machine.running_since = cloud.clock.now()
+        # another host: what was wrong with, or planned for, the old one is left behind
         machine.impaired.clear()
+        machine.events = []
 
 
 def _boot_failed(cloud: Cloud, machine: Machine, epoch: int, error: str) -> None:

@@ -52,6 +52,7 @@ fn volume(uid: &str, id: &str, state: VolumeState) -> Volume {
         state,
         size_gib: 20,
         zone: "z".into(),
+        growing_to: None,
         attached_to: None,
         tags: tags(uid),
     }

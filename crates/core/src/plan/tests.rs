@@ -9,6 +9,8 @@
 
 mod changes;
 
+mod heal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -119,6 +121,7 @@ fn volume(state: VolumeState, attached_to: Option<&str>) -> Volume {
         state,
         size_gib: 20,
         zone: "a".into(),
+        growing_to: None,
         attached_to: attached_to.map(Into::into),
         tags: tags(None),
     }

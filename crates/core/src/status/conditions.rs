@@ -1,14 +1,14 @@
 //! Conditions: what holds, why, and what to do, for people and for kstatus.
 
+mod around;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::Report;
-use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, VolumeStatus};
+use crate::api::{ConditionType, KoiAgentStatus, Power, Reason};
 use crate::desired::{Desired, DesiredAgent};
-use crate::names;
-use crate::observed::{Instance, InstanceState, Known, Observed, VolumeState};
+use crate::observed::{Instance, InstanceState};
 use crate::plan::{Verdict, Why, describe_failure, hop_reason};
-use crate::render::network;
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
 const QUIET_BOOT: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
@@ -48,9 +48,9 @@ pub(super) fn all(report: &Report<'_>, status: &KoiAgentStatus) -> Vec<Condition
         (!at_rest).then(|| ready(report)),
         Some(reconciling(report)),
         Some(stalled(report)),
-        identity(report),
-        network(report),
-        storage(report, status),
+        around::identity(report),
+        around::network(report),
+        around::storage(report, status),
         Some(instance(report)),
         config(report),
         gateway(report),
@@ -202,194 +202,6 @@ fn stalled(report: &Report<'_>) -> Said {
             "Nothing stands in the way that needs somebody to act.",
         ),
     }
-}
-
-fn identity(report: &Report<'_>) -> Option<Said> {
-    let kind = ConditionType::IdentityReady;
-    let agent = report.agent()?;
-    let profile = &agent.identity.profile;
-    let refused = report
-        .observed
-        .refusal
-        .as_ref()
-        .map(|refused| refused.refusal.reason_after(refused.count));
-    if let Some(reason @ (Reason::WaitingForIdentity | Reason::ProfileNotFound)) = refused {
-        return Some(said(
-            kind,
-            false,
-            reason,
-            format!("EC2 does not take the instance profile {profile:?} yet."),
-        ));
-    }
-    let identity = match &report.observed.identity {
-        Known::Unknown => {
-            return find(report.previous, kind)
-                .is_none()
-                .then(|| unsure(kind, "Not looked at yet."));
-        }
-        Known::Absent => {
-            return Some(said(
-                kind,
-                false,
-                Reason::WaitingForIdentity,
-                format!("The instance profile {profile:?} is not there yet."),
-            ));
-        }
-        Known::Present(identity) => identity,
-    };
-    let whole =
-        identity.profile_arn.is_some() && identity.role_exists && identity.role_in_profile && identity.policy_current;
-    Some(if !carries(report.instance(), profile) {
-        said(
-            kind,
-            false,
-            Reason::Repairing,
-            format!("The instance does not carry the instance profile {profile:?}."),
-        )
-    } else if !identity.ours {
-        said(
-            kind,
-            true,
-            Reason::AsWanted,
-            format!("The instance profile {profile:?} is not ours and is used as it is."),
-        )
-    } else if whole {
-        said(
-            kind,
-            true,
-            Reason::AsWanted,
-            format!("The instance profile {profile:?} has its role and policy."),
-        )
-    } else {
-        said(
-            kind,
-            false,
-            Reason::WaitingForIdentity,
-            format!("The instance profile {profile:?} or its role is not complete yet."),
-        )
-    })
-}
-
-fn carries(instance: Option<&Instance>, profile: &str) -> bool {
-    let settled = |instance: &&Instance| matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
-    let carried = |instance: &Instance| {
-        let name = instance.profile_arn.as_ref().and_then(|arn| arn.rsplit('/').next());
-        name == Some(profile)
-    };
-    instance.filter(settled).is_none_or(carried)
-}
-
-fn network(report: &Report<'_>) -> Option<Said> {
-    let kind = ConditionType::NetworkReady;
-    let agent = report.agent()?;
-    let subnet = match &report.observed.subnet {
-        Known::Unknown => {
-            return find(report.previous, kind)
-                .is_none()
-                .then(|| unsure(kind, "Not looked at yet."));
-        }
-        Known::Absent => return Some(said(kind, false, Reason::SubnetNotFound, "There is no usable subnet.")),
-        Known::Present(subnet) => subnet,
-    };
-    let rules = network::rules(&agent.ingress, subnet);
-    let name = names::security_group(&agent.claim.cluster_id, &network::rule_set(&rules));
-    Some(match &report.observed.security_group {
-        Known::Unknown => {
-            return find(report.previous, kind)
-                .is_none()
-                .then(|| unsure(kind, "Not looked at yet."));
-        }
-        Known::Absent => said(
-            kind,
-            false,
-            Reason::Launching,
-            format!("Security group {name} is not there yet."),
-        ),
-        Known::Present(group) if !group.ours => said(
-            kind,
-            false,
-            Reason::NameConflict,
-            format!("Security group {name} ({}) is not ours.", group.id),
-        ),
-        Known::Present(group) if group.ingress != rules => said(
-            kind,
-            false,
-            Reason::Repairing,
-            format!("Security group {} does not have exactly the wanted rules.", group.id),
-        ),
-        Known::Present(group) if !wears(report.instance(), &group.id) => said(
-            kind,
-            false,
-            Reason::Repairing,
-            format!("The instance does not have exactly the security group {}.", group.id),
-        ),
-        Known::Present(group) => said(
-            kind,
-            true,
-            Reason::AsWanted,
-            format!(
-                "Security group {} opens 443 to the wanted sources and nothing else.",
-                group.id
-            ),
-        ),
-    })
-}
-
-fn wears(instance: Option<&Instance>, group: &str) -> bool {
-    instance.is_none_or(|instance| {
-        instance.state.is_dying()
-            || instance.security_group_ids.is_empty()
-            || instance.security_group_ids == [group.to_owned()]
-    })
-}
-
-fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Said> {
-    let kind = ConditionType::StorageReady;
-    let agent = report.agent()?;
-    let Some(volume) = &status.volume else {
-        return Some(said(
-            kind,
-            false,
-            none_reason(agent),
-            "There is no data volume yet; it is made with the instance.",
-        ));
-    };
-    let id = &volume.id;
-    let attached = report.instance().is_some_and(|instance| {
-        instance.block_devices.get(names::DATA_DEVICE) == Some(id) || holds(report.observed, id, instance)
-    });
-    Some(if attached {
-        said(kind, true, Reason::AsWanted, size_message(agent, volume))
-    } else {
-        said(
-            kind,
-            false,
-            Reason::VolumeDetached,
-            format!("The data volume {id} is kept and not attached."),
-        )
-    })
-}
-
-fn size_message(agent: &DesiredAgent, volume: &VolumeStatus) -> String {
-    let (id, wished) = (&volume.id, agent.storage.size_gib);
-    match volume.size_gib {
-        Some(size) if size > wished => format!(
-            "The data volume {id} is attached. It has {size} GiB and the wish is {wished}: a volume never shrinks, so it stays as it is. \
-             Ask for {size}, or make a smaller agent anew."
-        ),
-        Some(size) if size < wished => {
-            format!("The data volume {id} is attached. It has {size} GiB and grows to {wished}.")
-        }
-        _ => format!("The data volume {id} is attached."),
-    }
-}
-
-fn holds(observed: &Observed, volume_id: &str, instance: &Instance) -> bool {
-    observed.volumes.present().into_iter().flatten().any(|volume| {
-        volume.id == volume_id
-            && volume.state == VolumeState::InUse
-            && volume.attached_to.as_ref() == Some(&instance.id)
-    })
 }
 
 fn none_reason(agent: &DesiredAgent) -> Reason {

@@ -52,7 +52,7 @@ impl Round<'_> {
                 let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
                 gone_is_done(self.account.delete_parameter(&name))
             }
-            Step::Abandon { .. } => Ok(true),
+            Step::Abandon { .. } | Step::TellGateway { .. } => Ok(true),
             Step::SeedWorkspace { .. } => {
                 status::note_seeded(&mut self.status, self.now);
                 Ok(true)

@@ -20,7 +20,10 @@ impl<'a> Round<'a> {
         let probe = valid_probe(self.observed, instance);
         let recorded = &self.observed.recorded;
         match probe.map(|probe| &probe.outcome) {
-            Some(Ok(health)) if health.ok => self.seed(instance, health.workspace_seeded),
+            Some(Ok(health)) if health.ok => {
+                self.has_grown(instance);
+                self.seed(instance, health.workspace_seeded)
+            }
             // Nothing has been asked since the operator started: what was true stays until the first answer.
             None if recorded.was_healthy => Ok(()),
             outcome => {

@@ -67,10 +67,23 @@ impl<'a> Round<'a> {
         };
         let wished = i64::from(self.agent.storage.size_gib);
         let settled = matches!(volume.state, VolumeState::InUse | VolumeState::Available);
-        if settled && volume.size_gib > 0 && volume.size_gib < wished {
+        let under_way = volume.growing_to.is_some_and(|size| size >= wished);
+        if settled && volume.size_gib > 0 && volume.size_gib < wished && !under_way {
             self.steps.push(Step::GrowVolume {
                 volume_id: id.into(),
                 size_gib: wished,
+            });
+        }
+    }
+
+    /// The file system fills a volume that has grown when the machine sets itself up again.
+    pub(super) fn has_grown(&mut self, instance: &Instance) {
+        let recorded = &self.observed.recorded;
+        let volumes = self.observed.volumes.present().into_iter().flatten();
+        let mut ours = volumes.filter(|volume| recorded.volume_id.as_ref() == Some(&volume.id));
+        if ours.any(|volume| recorded.volume_gib.is_some_and(|before| before < volume.size_gib)) {
+            self.steps.push(Step::TellGateway {
+                instance_id: instance.id.clone(),
             });
         }
     }

@@ -1,0 +1,476 @@
+//! What is done about machines, gateways, tags, profiles and volumes that are not as they should be.
+
+use super::*;
+use crate::observed::{Impairment, ScheduledEvent};
+use crate::plan::present::current_instance;
+
+fn sick(system: bool, since: i64) -> Observed {
+    on_instance(ready(), |instance| {
+        instance.impaired = Some(Impairment {
+            system,
+            instance: !system,
+            since: Some(ago(since)),
+        });
+    })
+}
+
+fn on_instance(base: Observed, edit: impl FnOnce(&mut Instance)) -> Observed {
+    change(base, |observed| {
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        edit(&mut instances[0]);
+    })
+}
+
+fn on_volume(base: Observed, edit: impl FnOnce(&mut Volume)) -> Observed {
+    change(base, |observed| {
+        let Known::Present(volumes) = &mut observed.volumes else {
+            panic!()
+        };
+        edit(&mut volumes[0]);
+    })
+}
+
+fn repaired(base: Observed, remedy: Remedy, count: u32, since: i64) -> Observed {
+    change(base, |observed| {
+        observed.recorded.repair = Some(Repair {
+            // What was replaced has a successor.
+            instance_id: if remedy == Remedy::Replace { "i-0" } else { "i-1" }.into(),
+            remedy,
+            at: ago(since),
+            count,
+            replaced_at: None,
+            event_id: None,
+        });
+        // It was carried out: the present boot is younger.
+        observed.recorded.booting_since = Some(ago(since - 1));
+    })
+}
+
+/// The remedy that is begun, or what is waited for.
+fn begun(observed: &Observed) -> Result<Remedy, String> {
+    let plan = plan(&wish(json!({})), observed, now());
+    match (plan.steps.last(), &plan.verdict) {
+        (Some(Step::RecordRemedy { repair, .. }), _) => Ok(repair.remedy),
+        (_, Verdict::Converging(why) | Verdict::Blocked(why)) => Err(why.message.clone()),
+        (_, Verdict::Settled) => Err("settled".into()),
+    }
+}
+
+#[test]
+fn a_check_that_fails_for_two_minutes_is_acted_on_and_the_host_is_left_where_it_is_the_cause() {
+    let waits = begun(&sick(false, 119)).unwrap_err();
+    assert!(
+        waits.contains("its instance status check fails") && waits.contains("rebooted, not before"),
+        "{waits}"
+    );
+    assert_eq!(begun(&sick(false, 120)), Ok(Remedy::Reboot));
+    assert_eq!(begun(&sick(true, 120)), Ok(Remedy::StopStart));
+    let plan = plan(&wish(json!({})), &sick(false, 100), now());
+    assert_eq!(
+        plan.check_again,
+        Duration::from_secs(20),
+        "it is looked at when it is due"
+    );
+}
+
+#[test]
+fn one_ladder_for_each_episode_with_a_budget() {
+    let rungs = [
+        (repaired(sick(false, 900), Remedy::Reboot, 1, 299), None),
+        (
+            repaired(sick(false, 900), Remedy::Reboot, 1, 300),
+            Some(Remedy::StopStart),
+        ),
+        (
+            repaired(sick(false, 900), Remedy::StopStart, 2, 300),
+            Some(Remedy::Replace),
+        ),
+        (
+            repaired(sick(true, 900), Remedy::StopStart, 1, 300),
+            Some(Remedy::Replace),
+        ),
+        // The whole ladder did not help: from the bottom, and slower.
+        (repaired(sick(false, 900), Remedy::Replace, 3, 599), None),
+        (
+            repaired(sick(false, 900), Remedy::Replace, 3, 600),
+            Some(Remedy::Reboot),
+        ),
+        (repaired(sick(false, 9_000), Remedy::Replace, 30, 8_000), None),
+        (
+            repaired(sick(false, 90_000), Remedy::Replace, 30, 21_600),
+            Some(Remedy::Reboot),
+        ),
+        // Another day, another episode.
+        (
+            repaired(sick(false, 200), Remedy::StopStart, 2, 3_801),
+            Some(Remedy::Reboot),
+        ),
+        (
+            repaired(sick(false, 200), Remedy::StopStart, 2, 3_799),
+            Some(Remedy::Replace),
+        ),
+    ];
+    for (number, (observed, wanted)) in rungs.into_iter().enumerate() {
+        assert_eq!(begun(&observed).ok(), wanted, "case {number}");
+    }
+}
+
+#[test]
+fn at_most_one_replacement_an_hour() {
+    let replaced = |since| {
+        change(repaired(sick(true, 5_000), Remedy::StopStart, 3, 1_500), |observed| {
+            observed.recorded.repair.as_mut().unwrap().replaced_at = Some(ago(since));
+        })
+    };
+    assert!(begun(&replaced(3_599)).unwrap_err().contains("replaced, not before"));
+    assert_eq!(begun(&replaced(3_600)), Ok(Remedy::Replace));
+    let step = plan(&wish(json!({})), &replaced(3_600), now()).steps.pop();
+    let Some(Step::RecordRemedy { repair, .. }) = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!(
+        (repair.count, repair.replaced_at),
+        (4, Some(crate::status::time(now())))
+    );
+}
+
+#[test]
+fn nothing_is_terminated_whose_successor_cannot_be_launched() {
+    let due = || repaired(sick(true, 900), Remedy::StopStart, 1, 300);
+    assert_eq!(begun(&due()), Ok(Remedy::Replace));
+    let cases: [fn(&mut Observed); 4] = [
+        |o| o.image = Known::Unknown,
+        |o| o.subnet = Known::Unknown,
+        |o| o.volumes = Known::Present(Vec::new()),
+        |o| {
+            let Known::Present(volumes) = &mut o.volumes else {
+                panic!()
+            };
+            volumes[0].zone = "b".into();
+        },
+    ];
+    for (number, case) in cases.into_iter().enumerate() {
+        assert!(begun(&change(due(), case)).is_err(), "case {number}");
+    }
+}
+
+#[test]
+fn what_was_written_down_is_carried_out_once() {
+    let begun = |remedy| {
+        change(repaired(sick(false, 900), remedy, 1, 5), |observed| {
+            observed.recorded.booting_since = Some(ago(500));
+            observed.recorded.repair.as_mut().unwrap().instance_id = "i-1".into();
+        })
+    };
+    let decided = |observed: &Observed| decided(&wish(json!({})), observed);
+    let cases = [
+        (Remedy::Reboot, "RebootInstance", Reason::Repairing),
+        (Remedy::StopStart, "StopInstance", Reason::Repairing),
+        (Remedy::Replace, "TerminateInstance", Reason::Replacing),
+    ];
+    for (remedy, step, reason) in cases {
+        assert_eq!(decided(&begun(remedy)), (vec![step], Some(reason), false));
+    }
+    let stopped = on_instance(begun(Remedy::StopStart), |instance| {
+        instance.state = InstanceState::Stopped;
+        instance.launch_time = Some(ago(500));
+    });
+    let stopped = change(stopped, |observed| observed.recorded.booting_since = None);
+    assert_eq!(
+        decided(&stopped),
+        (vec!["StartInstance"], Some(Reason::Repairing), false)
+    );
+    // It runs again, before status knows of the new boot: EC2's own time says so.
+    let again = on_instance(begun(Remedy::StopStart), |instance| instance.launch_time = Some(ago(1)));
+    assert!(!names_of(&plan(&wish(json!({})), &again, now())).contains(&"StopInstance"));
+    let other = change(begun(Remedy::Replace), |observed| {
+        observed.recorded.repair.as_mut().unwrap().instance_id = "i-0".into();
+    });
+    assert!(
+        !names_of(&plan(&wish(json!({})), &other, now())).contains(&"TerminateInstance"),
+        "of another instance"
+    );
+}
+
+#[test]
+fn a_retirement_is_answered_in_the_two_days_before_it_and_once() {
+    let announced = |code: &str, hours: i64| {
+        on_instance(ready(), |instance| {
+            instance.events = vec![ScheduledEvent {
+                id: "event-1".into(),
+                code: code.into(),
+                not_before: Some(ago(-hours * 3600)),
+            }];
+        })
+    };
+    assert_eq!(begun(&announced("instance-retirement", 48)), Ok(Remedy::StopStart));
+    assert_eq!(begun(&announced("instance-stop", -1)), Ok(Remedy::StopStart));
+    assert_eq!(begun(&announced("instance-retirement", 49)), Err("settled".into()));
+    assert_eq!(
+        begun(&announced("system-reboot", 1)),
+        Err("settled".into()),
+        "AWS does that"
+    );
+    let answered = change(
+        repaired(announced("instance-retirement", 1), Remedy::StopStart, 1, 900),
+        |o| {
+            o.recorded.repair.as_mut().unwrap().event_id = Some("event-1".into());
+        },
+    );
+    assert_eq!(
+        begun(&answered),
+        Err("settled".into()),
+        "AWS still lists it for a while"
+    );
+}
+
+fn silent(seconds: i64, hop: Hop) -> Observed {
+    change(ready(), |observed| {
+        observed.recorded.silent_since = Some(ago(seconds));
+        observed.probe = Some(probe(Err(hop)));
+        observed.console = Some("koi-bootstrap: step=volume failed".into());
+    })
+}
+
+#[test]
+fn a_gateway_that_was_well_has_two_minutes_of_silence() {
+    assert!(
+        begun(&silent(119, Hop::Connect))
+            .unwrap_err()
+            .contains("rebooted, not before")
+    );
+    for hop in [Hop::Connect, Hop::Tls, Hop::Upgrade, Hop::Handshake, Hop::Health] {
+        assert_eq!(begun(&silent(120, hop)), Ok(Remedy::Reboot), "{hop:?}");
+    }
+    let outage = change(silent(600, Hop::Connect), |observed| observed.outage = true);
+    assert!(begun(&outage).unwrap_err().contains("nothing is rebooted"));
+    let unwell = change(silent(600, Hop::Health), |observed| {
+        let well = GatewayHealth {
+            ok: false,
+            version: "1".into(),
+            config_sha256: None,
+            workspace_seeded: false,
+            detail: Some("no model".into()),
+        };
+        observed.probe.as_mut().unwrap().outcome = Ok(well);
+    });
+    assert_eq!(
+        begun(&unwell),
+        Err("The gateway says that it is not well: no model.".into())
+    );
+}
+
+#[test]
+fn what_the_console_says_of_a_boot_after_a_healthy_one_is_told() {
+    let blank = change(silent(60, Hop::Connect), |observed| observed.console = None);
+    assert_eq!(names_of(&plan(&wish(json!({})), &blank, now())), ["FetchConsole"]);
+    let told = begun(&silent(60, Hop::Connect)).unwrap_err();
+    assert!(told.contains("step=volume failed"), "{told}");
+    let young = change(silent(10, Hop::Connect), |observed| observed.console = None);
+    assert_eq!(names_of(&plan(&wish(json!({})), &young, now())), [""; 0]);
+}
+
+#[test]
+fn a_boot_that_takes_too_long_is_acted_on_when_its_console_was_read() {
+    let late = |console: Option<&str>| {
+        change(silent(700, Hop::Connect), |observed| {
+            observed.recorded.was_healthy = false;
+            observed.recorded.booting_since = Some(ago(601));
+            observed.console = console.map(Into::into);
+        })
+    };
+    assert_eq!(
+        decided(&wish(json!({})), &late(None)),
+        (vec!["FetchConsole"], Some(Reason::BootTimeout), false)
+    );
+    assert_eq!(begun(&late(Some("failed"))), Ok(Remedy::Reboot));
+}
+
+#[test]
+fn the_profile_comes_back() {
+    let carried = |arn: Option<&str>, state| {
+        on_instance(ready(), |instance| {
+            instance.profile_arn = arn.map(Into::into);
+            instance.state = state;
+        })
+    };
+    let foreign = Some("arn:aws:iam::123456789012:instance-profile/other");
+    let steps = |observed: &Observed| names_of(&plan(&wish(json!({})), observed, now()));
+    use InstanceState::{Pending, Running, Stopped};
+    assert_eq!(steps(&carried(None, Running)), ["AssociateIamInstanceProfile"]);
+    assert_eq!(steps(&carried(foreign, Running)), ["AssociateIamInstanceProfile"]);
+    assert_eq!(
+        steps(&carried(foreign, Stopped)),
+        ["StartInstance"],
+        "EC2 exchanges running ones only"
+    );
+    assert_eq!(
+        steps(&carried(None, Stopped)),
+        ["AssociateIamInstanceProfile", "StartInstance"]
+    );
+    assert_eq!(steps(&carried(None, Pending)), [""; 0]);
+    let fresh = change(carried(None, Running), |observed| {
+        let Known::Present(identity) = &mut observed.identity else {
+            panic!()
+        };
+        identity.changed_at = Some(ago(2));
+    });
+    assert_eq!(
+        decided(&wish(json!({})), &fresh),
+        (vec![], Some(Reason::WaitingForIdentity), false)
+    );
+}
+
+#[test]
+fn lost_and_changed_tags_come_back_and_tags_of_others_stay() {
+    let tags = |step: Option<&Step>| match step {
+        Some(Step::RestoreTags { id, tags }) => (id.clone(), tags.keys().cloned().collect::<Vec<_>>()),
+        other => panic!("{other:?}"),
+    };
+    let lost = on_instance(ready(), |instance| {
+        instance.tags.remove(names::TAG_AGENT_UID);
+        instance.tags.insert("Name".into(), "mine".into());
+        instance.tags.insert("cost-centre".into(), "7".into());
+    });
+    let planned = plan(&wish(json!({})), &lost, now());
+    assert_eq!(
+        tags(planned.steps.first()),
+        ("i-1".into(), vec!["Name".to_owned(), names::TAG_AGENT_UID.to_owned()])
+    );
+    assert_eq!((planned.steps.len(), &planned.verdict), (1, &Verdict::Settled));
+    let volume = on_volume(ready(), |volume| drop(volume.tags.remove(names::TAG_CLUSTER)));
+    assert_eq!(
+        tags(plan(&wish(json!({})), &volume, now()).steps.first()),
+        ("vol-1".into(), vec![names::TAG_CLUSTER.to_owned()])
+    );
+    let launch = on_instance(ready(), |instance| {
+        (instance.launch, instance.client_token) = (None, None);
+        instance.tags.remove(names::TAG_LAUNCH);
+    });
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &launch, now())),
+        [""; 0],
+        "which launch it is of is not claimed without its token"
+    );
+}
+
+#[test]
+fn an_instance_with_copied_tags_is_stopped_and_never_adopted() {
+    let copy = || Instance {
+        client_token: Some("by-hand".into()),
+        ..instance("i-9", InstanceState::Running)
+    };
+    let beside = change(ready(), |observed| {
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances.push(copy());
+    });
+    assert_eq!(decided(&wish(json!({})), &beside), (vec!["StopOrphan"], None, false));
+    let alone = change(bare(), |observed| observed.instances = Known::Present(vec![copy()]));
+    assert_eq!(current_instance(&alone), None);
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &alone, now())),
+        ["StopOrphan", "RecordLaunch"]
+    );
+    let hidden = change(ready(), |observed| {
+        observed.instances = Known::Present(vec![copy()]);
+        observed.unseen = unseen("i-1", 4, 400);
+    });
+    assert_eq!(
+        current_instance(&hidden),
+        None,
+        "not even when the recorded one is gone"
+    );
+}
+
+#[test]
+fn a_group_without_any_claim_is_claimed_again_if_status_names_it() {
+    let group = |recorded: &str, unclaimed| {
+        change(ready(), |observed| {
+            let Known::Present(group) = &mut observed.security_group else {
+                panic!()
+            };
+            (group.ours, group.unclaimed) = (false, unclaimed);
+            observed.recorded.security_group_id = Some(recorded.into());
+        })
+    };
+    let decided = |observed: &Observed| decided(&wish(json!({})), observed);
+    assert_eq!(decided(&group("sg-1", true)), (vec!["CreateTags"], None, false));
+    for observed in [group("sg-2", true), group("sg-1", false)] {
+        assert_eq!(decided(&observed), (vec![], Some(Reason::NameConflict), true));
+    }
+}
+
+#[test]
+fn a_volume_grows_and_never_shrinks_and_is_never_mistaken() {
+    let larger = wish(json!({"storage": {"dataVolumeGiB": 30}}));
+    let smaller = wish(json!({"storage": {"dataVolumeGiB": 10}}));
+    let steps = |wish: &Desired, observed: &Observed| names_of(&plan(wish, observed, now()));
+    assert_eq!(steps(&larger, &ready()), ["ModifyVolume"]);
+    assert_eq!(steps(&smaller, &ready()), [""; 0]);
+    let growing = on_volume(ready(), |volume| volume.growing_to = Some(30));
+    assert_eq!(steps(&larger, &growing), [""; 0]);
+    let grown = change(on_volume(ready(), |volume| volume.size_gib = 30), |observed| {
+        observed.recorded.volume_gib = Some(20);
+    });
+    assert_eq!(steps(&larger, &grown), ["TellGateway"], "the file system follows");
+    let other = on_instance(ready(), |instance| {
+        instance.block_devices.insert(names::DATA_DEVICE.into(), "vol-9".into());
+    });
+    let planned = plan(&wish(json!({})), &other, now());
+    let Verdict::Blocked(why) = &planned.verdict else {
+        panic!("{planned:?}")
+    };
+    assert!(
+        planned.steps.is_empty() && why.message.contains("carries volume vol-9") && why.message.contains("vol-1"),
+        "{}",
+        why.message
+    );
+}
+
+#[test]
+fn a_bundle_that_is_gone_is_written_anew_with_its_tag() {
+    let gone = change(ready(), |observed| observed.bundle_gone = true);
+    let planned = plan(&wish(json!({})), &gone, now());
+    let wanted = Step::PutBundle {
+        instance_id: "i-1".into(),
+        volume_id: "vol-1".into(),
+        overwrite: false,
+    };
+    assert_eq!((planned.steps, planned.verdict), (vec![wanted], Verdict::Settled));
+}
+
+#[test]
+fn the_delay_of_the_cloud_is_no_news() {
+    let new = change(bare(), |observed| {
+        let Known::Present(group) = &mut observed.security_group else {
+            panic!()
+        };
+        group.ingress.clear();
+        observed.refusal = Some(refused("AuthorizeIngress", "InvalidGroup.NotFound", 1));
+    });
+    assert_eq!(
+        decided(&wish(json!({})), &new),
+        (vec![], Some(Reason::Launching), false),
+        "nobody calls the making of a group a repair"
+    );
+    let lasting = change(new, |observed| observed.refusal.as_mut().unwrap().count = 9);
+    assert_ne!(decided(&wish(json!({})), &lasting).1, Some(Reason::Launching));
+}
+
+#[test]
+fn deletion_looks_for_the_launch_that_was_recorded_after_the_instance_that_status_names() {
+    let leaving = change(ready(), |observed| {
+        observed.recorded.launch = Some(launch(2, 1));
+        observed.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+        observed.volumes = Known::Present(Vec::new());
+        observed.launch_trace = LaunchTrace::Since(ago(5));
+    });
+    assert_eq!(
+        decided(&gone(json!({"storage": {"deletionPolicy": "Delete"}})), &leaving),
+        (vec![], Some(Reason::Launching), false)
+    );
+}

@@ -1,0 +1,174 @@
+"""Drift of a live agent: each thing that is lost or changed comes back within one sweep and two seconds, and is told once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from scenario.kube import condition
+from scenario.stage import CLUSTER_ID, Stage
+from scenario.wait import until
+
+#: The stage sweeps every two seconds; EC2's lists and our own call take their time.
+SWEEP, GRACE = 2.0, 2.0
+
+
+class Live:
+    """One agent that is well, and what AWS has of it."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self.stage, self.name = stage, name
+        status = stage.wait_ready(name)["status"]
+        self.instance, self.volume = status["instance"]["id"], status["volume"]["id"]
+        self.group, self.uid = status["securityGroupId"], stage.agent(name)["metadata"]["uid"]
+        self.ec2, self.ssm = stage.cloud.boto("ec2"), stage.cloud.boto("ssm")
+
+    def repairs(self) -> list[str]:
+        """What Events of repairs say."""
+        events = self.stage.kube.events(self.name)
+        return [event["note"] for event in events if event["action"] == "Repair"]
+
+    def mends(self, what: str, look: Callable[[], object], told: str, seconds: float = SWEEP + GRACE) -> None:
+        """It is as it should be in time, and one Event says so."""
+        before, began = len([note for note in self.repairs() if told in note]), time.monotonic()
+        until(what, look, 30)
+        took = time.monotonic() - began
+        notes = until("the Event", lambda: [note for note in self.repairs() if told in note][before:], 10)
+        assert len(notes) == 1, notes
+        assert took <= seconds, f"{what}: {took:.1f} s"
+
+    def tags(self, thing: str) -> dict[str, str]:
+        found = self.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [thing]}])["Tags"]
+        return {tag["Key"]: tag["Value"] for tag in found}
+
+    def described(self) -> dict:
+        (reservation,) = self.ec2.describe_instances(InstanceIds=[self.instance])["Reservations"]
+        return reservation["Instances"][0]
+
+
+@pytest.fixture(scope="module")
+def _kept() -> dict[str, Live]:
+    return {}
+
+
+@pytest.fixture
+def live(stage: Stage, operator: object, _kept: dict[str, Live]) -> Iterator[Live]:
+    """The same agent for all of these: none of them may leave it unwell."""
+    if not _kept:
+        stage.kube.create_agent(
+            {
+                "apiVersion": "skykoi.io/v1alpha1",
+                "kind": "KoiAgent",
+                "metadata": {"name": "healed"},
+                "spec": {"storage": {"deletionPolicy": "Delete", "dataVolumeGiB": 1}},
+            }
+        )
+        _kept["agent"] = Live(stage, "healed")
+    yield _kept["agent"]
+    if stage.kube.agent("healed"):
+        stage.wait_ready("healed", seconds=90)
+
+
+def test_an_opened_port(live: Live) -> None:
+    def ports() -> set[int]:
+        (group,) = live.ec2.describe_security_groups(GroupIds=[live.group])["SecurityGroups"]
+        return {rule["FromPort"] for rule in group["IpPermissions"]}
+
+    live.ec2.authorize_security_group_ingress(
+        GroupId=live.group, IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0"
+    )
+    live.mends("port 22 is closed", lambda: ports() == {443}, "Removed 1 rules")
+
+
+def test_a_lost_tag(live: Live) -> None:
+    wanted = live.tags(live.instance)
+    for key in ("skykoi:agent-uid", "skykoi:cluster", "Name"):
+        live.ec2.delete_tags(Resources=[live.instance], Tags=[{"Key": key}])
+        live.mends(f"{key} is back", lambda: live.tags(live.instance) == wanted, f"the tags {key} of {live.instance}")
+    live.ec2.create_tags(Resources=[live.volume], Tags=[{"Key": "skykoi:agent-uid", "Value": "another"}])
+    live.mends(
+        "the volume's claim is back",
+        lambda: live.tags(live.volume).get("skykoi:agent-uid") == live.uid,
+        f"skykoi:agent-uid of {live.volume}",
+    )
+    assert live.stage.agent(live.name)["status"]["instance"]["id"] == live.instance
+
+
+def test_a_detached_profile(live: Live) -> None:
+    filters = [{"Name": "instance-id", "Values": [live.instance]}]
+    (there,) = live.ec2.describe_iam_instance_profile_associations(Filters=filters)["IamInstanceProfileAssociations"]
+    live.ec2.disassociate_iam_instance_profile(AssociationId=there["AssociationId"])
+    arn = there["IamInstanceProfile"]["Arn"]
+    live.mends(
+        "the profile is back",
+        lambda: live.described().get("IamInstanceProfile", {}).get("Arn") == arn,
+        "its instance profile",
+    )
+
+
+def test_a_deleted_bundle(live: Live) -> None:
+    name = f"/koi/{CLUSTER_ID}/{live.uid}/{live.instance}"
+    tags = live.ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId=name)["TagList"]
+    live.ssm.delete_parameter(Name=name)
+    names = [{"Key": "Name", "Values": [name]}]
+    live.mends(
+        "the parameter is back",
+        lambda: live.ssm.describe_parameters(ParameterFilters=names)["Parameters"],
+        "Wrote the lost bundle",
+    )
+    again = live.ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId=name)["TagList"]
+    assert sorted(again, key=str) == sorted(tags, key=str), "without its tags the instance could not read it"
+
+
+def test_a_volume_that_grows(live: Live) -> None:
+    live.stage.kube.patch_agent(live.name, {"spec": {"storage": {"dataVolumeGiB": 2}}})
+
+    def size() -> int:
+        return live.ec2.describe_volumes(VolumeIds=[live.volume])["Volumes"][0]["Size"]
+
+    live.mends("EC2 shows two GiB", lambda: size() == 2, "grow to 2 GiB", seconds=15)
+    until(
+        "status shows them",
+        lambda: live.stage.agent(live.name)["status"]["volume"]["sizeGiB"] == 2,
+        20,
+    )
+
+
+def test_a_failed_status_check(live: Live) -> None:
+    """Failed for two minutes already: rebooted at once, one remedy for the episode."""
+    since = live.stage.cloud.next_call()
+    live.stage.cloud.impair(live.instance, "instance", ago=121)
+    live.mends(
+        "it is rebooted",
+        lambda: live.stage.cloud.calls(since, action="RebootInstances"),
+        f"Reboots instance {live.instance}",
+    )
+    agent = live.stage.wait_ready(live.name, seconds=90)
+    assert agent["status"]["repair"]["remedy"] == "Reboot"
+    assert len(live.stage.cloud.calls(since, action="RebootInstances")) == 1
+
+
+def test_a_retirement_is_said_and_waits_for_the_budget(live: Live) -> None:
+    """The last remedy was a moment ago: the next one is announced, not made."""
+    live.stage.cloud.schedule_event(live.instance, "instance-retirement", within=3600)
+    agent = until(
+        "it is said",
+        lambda: (
+            (a := live.stage.agent(live.name))
+            and condition(a, "InstanceReady")["reason"] == "MaintenanceScheduled"
+            and a
+        ),
+        20,
+    )
+    assert "instance-retirement" in condition(agent, "InstanceReady")["message"]
+    assert condition(agent, "InstanceReady")["status"] == condition(agent, "Ready")["status"] == "True"
+    assert "stopped and started, not before" in condition(agent, "Reconciling")["message"]
+    live.stage.cloud.clear_events(live.instance)
+
+
+def test_it_goes(live: Live) -> None:
+    live.stage.kube.delete_agent(live.name)
+    live.stage.wait_gone(live.name, seconds=90)
+    left = live.stage.cloud.leftovers()
+    assert {kind: items for kind, items in left.items() if live.uid in str(items)} == {}
