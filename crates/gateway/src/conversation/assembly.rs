@@ -49,6 +49,10 @@ impl Talk for Conversations {
         Self::announce(self, key, label, text).boxed()
     }
 
+    fn said(&self, key: &str) -> Option<(String, String)> {
+        Self::in_flight(self, key)
+    }
+
     fn note(&self, key: &str, text: &str) {
         Self::note(self, key, text);
     }

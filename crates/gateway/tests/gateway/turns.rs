@@ -524,8 +524,16 @@ async fn what_a_message_costs() {
         terminal(&mut client, &id).await;
         client.events.clear();
     }
-    for (name, mut times) in [("fsync alone", flushes), ("chat.send ack", acks), ("first delta", firsts)] {
+    for (name, mut times) in [
+        ("fsync alone", flushes),
+        ("chat.send ack", acks),
+        ("first delta", firsts),
+    ] {
         times.sort();
-        println!("{name}: p50 {:?} p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+        println!(
+            "{name}: p50 {:?} p99 {:?}",
+            times[times.len() / 2],
+            times[times.len() * 99 / 100]
+        );
     }
 }

@@ -52,6 +52,7 @@ pub struct Session {
 /// A peer: `channel:id`.
 #[derive(JsonSchema)]
 #[serde(transparent)]
+#[expect(dead_code, reason = "it stands for its form in the schema only")]
 struct PeerName(#[schemars(length(min = 3, max = 512), regex(pattern = format::PEER))] String);
 
 /// How groups are kept apart.
