@@ -36,13 +36,14 @@ test: ## Everything that CI runs, with a summary
 	@$(PYTHON) tools/setup.py all
 	@$(VENV) tools/run_tests.py
 
-long: ## The long tier: more seeds, more cases
-	@$(PYTHON) tools/setup.py all
+long: ## The long tier: more seeds, every crash index, storms at full length, mutation check
+	@$(PYTHON) tools/setup.py all mutation
 	@$(VENV) tools/run_tests.py --long
 
 bench: ## Benchmarks: a table, and JSON under target/bench/
 	@$(PYTHON) tools/setup.py all
 	@$(MAKE) --no-print-directory release
+	cargo build -p koi-operator --example memory --release
 	cargo build -p koi-gateway --example load --profile slim
 	@$(VENV) -m bench
 

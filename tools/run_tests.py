@@ -21,6 +21,10 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
+    #: What the long tier adds to it.
+    more: tuple[str, ...] = ()
+    #: It belongs to the long tier alone.
+    long: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,8 @@ STAGES = (
     Stage("page", (*PYTEST, "tests/page")),
     Stage("world", (*PYTEST, "tests/world/tests")),
     Stage("scenarios", (*PYTEST, "tests/e2e")),
-    Stage("crashes", (*PYTEST, "tests/sweep")),
+    Stage("crashes", (*PYTEST, "tests/sweep"), more=("--every-index",)),
+    Stage("mutants", (sys.executable, "tools/mutation"), long=True),
 )
 
 COUNTS = (
@@ -109,7 +114,12 @@ def main() -> int:
     env = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1"}
     if args.long:
         env |= {"PROPTEST_CASES": "20000", "KOI_SCHEDULES": "20000", "KOI_KILLED_TURNS": "1000"}
-    results = [run(stage, env) for stage in STAGES if not args.stages or stage.name in args.stages]
+    stages = [
+        stage for stage in STAGES if stage.name in args.stages or not args.stages and (args.long or not stage.long)
+    ]
+    if args.long:
+        stages = [dataclasses.replace(stage, command=stage.command + stage.more) for stage in stages]
+    results = [run(stage, env) for stage in stages]
     print("\n=== summary")
     for result in results:
         print(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | demo | debs | browser | venv | contract | kube | rootfs | check] ...
+    tools/setup.py [all | demo | debs | browser | venv | contract | kube | rootfs | mutation | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -204,6 +204,18 @@ def build_venv(home: Path) -> None:
     (home / "complete").touch()
 
 
+def mutation() -> None:
+    """What the mutation check of the long tier needs beside the packages of the tests."""
+    wanted = paths.ROOT / "tools" / "mutation" / "requirements.txt"
+    done = paths.VENV / f"mutation-{paths.key(wanted)}"
+    if done.exists():
+        return
+    pip = [paths.VENV / "bin" / "python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    command = [str(part) for part in (*pip, "-r", wanted)]
+    run_logged("mutation check", command, paths.CACHE / "logs" / "mutation.log", lambda _n, line: line[:80])
+    done.touch()
+
+
 def kube() -> None:
     """etcd, API server, controller manager, kubectl and Helm: fit ones that are there, else built from tools/kube."""
     target = paths.kube_dir()
@@ -357,6 +369,7 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "demo": (demo,),
     "contract": (contract,),
     "browser": (browser,),
+    "mutation": (venv, mutation),
     "all": (check, debs, browser, venv, contract, rootfs, kube),
 }
 

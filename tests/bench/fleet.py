@@ -7,37 +7,80 @@ cloud is the test world's, with AWS's token buckets or without.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import dataclasses
 import os
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import requests
 from scenario.gateways import Gateways
 from scenario.kube import is_true
-from scenario.stage import CLUSTER_ID, Operator, Stage, world_name
+from scenario.stage import CLUSTER_ID, METRICS_PORT, Operator, Stage, world_name
 from scenario.wait import until
 
 PATH = "apis/skykoi.io/v1alpha1/namespaces/default/koiagents"
 WRITES = ("POST", "PUT", "PATCH", "APPLY")
-#: Asked for once and remembered for all agents.
+#: Made once and used by all agents.
 SHARED = ("CreateRole", "PutRolePolicy", "CreateInstanceProfile", "AddRoleToInstanceProfile")
 SHARED += ("CreateSecurityGroup", "AuthorizeSecurityGroupIngress")
+THROTTLED = ("RequestLimitExceeded", "Throttling", "ThrottlingException")
 SWEEP_SECONDS = 10
+#: AWS's bucket of RunInstances: how many at once, and how many more each second.
+LAUNCH_BUCKET = (5, 2)
+#: Refusals by a bucket are part of finding out how much it gives, until then.
+WARM_UP_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A group of figures."""
+
+    agents: int
+    buckets: bool = False
+    #: Every agent has an identity of its own.
+    own_identity: bool = False
+    deletion_policy: str = "Delete"
+
+    @property
+    def title(self) -> str:
+        extras = [
+            "with token buckets" if self.buckets else "",
+            "identity for each agent" if self.own_identity else "",
+            f"last {self.deletion_policy.lower()}" if self.deletion_policy != "Delete" else "",
+        ]
+        return ", ".join([f"fleet of {self.agents}", *filter(None, extras)])
+
+    @property
+    def patience(self) -> float:
+        """Seconds within which it must have converged, or be gone."""
+        return 180 + self.agents * (4 if self.buckets else 3)
 
 
 def writes(stage: Stage) -> collections.Counter[str]:
     """Writes that the API server has answered, by resource: ours, and those of the cluster's own controllers."""
     counts: collections.Counter[str] = collections.Counter()
     text = stage.kube.session.get(f"{stage.kube.base}/metrics", timeout=30).text
-    for line in text.splitlines():
-        if not line.startswith("apiserver_request_total{"):
-            continue
-        parts = line[line.index("{") + 1 : line.rindex("}")].replace('"', "").split(",")
-        labels = dict(part.split("=", 1) for part in parts if "=" in part)
+    for name, labels, value in series(text):
         resource = labels.get("resource", "")
-        if labels.get("verb") in WRITES and resource in ("koiagents", "secrets", "events"):
+        if name != "apiserver_request_total" or labels.get("verb") not in WRITES:
+            continue
+        if resource in ("koiagents", "secrets", "events"):
             subresource = f"/{labels['subresource']}" if labels.get("subresource") else ""
-            counts[resource + subresource] += int(float(line.rsplit(" ", 1)[1]))
+            counts[resource + subresource] += int(value)
     return counts
+
+
+def series(text: str) -> Iterable[tuple[str, dict[str, str], float]]:
+    """The series of a metrics page: name, labels, value. No label of ours has a comma in it."""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        name, _, rest = line.partition("{")
+        inside, _, value = rest.rpartition("}") if rest else ("", "", line.partition(" ")[2])
+        pairs = (part.split("=", 1) for part in inside.replace('"', "").split(",") if "=" in part)
+        yield name.split(" ")[0], dict(pairs), float(value.split()[0])
 
 
 def cpu_and_rss(operator: Operator) -> tuple[float, float]:
@@ -51,28 +94,55 @@ def cpu_and_rss(operator: Operator) -> tuple[float, float]:
 class Fleet:
     """N agents in a world of their own, measured from the first apply to the last farewell."""
 
-    def __init__(self, stage: Stage, count: int, buckets: bool) -> None:
-        self.stage, self.count, self.figures = stage, count, dict[str, float]()
+    def __init__(self, stage: Stage, size: Size) -> None:
+        self.stage, self.size, self.count, self.figures = stage, size, size.agents, dict[str, float]()
         stage.install_chart()
-        stage.cloud.settings(throttle=buckets)
-        self.gateways = Gateways(stage.cloud, CLUSTER_ID)
-        self.operator = stage.start_operator()
+        self.gateways, self.operator = self.begin()
+        identity = {"mode": "PerAgent"} if size.own_identity else {"mode": "Shared"}
+        plan = {"spec": {"identity": identity}, "metadata": {"name": "bench"}}
+        stage.apply({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", **plan})
 
-    def items(self) -> list[dict]:
-        return self.stage.kube.request("GET", PATH)["items"]
+    def begin(self) -> tuple[Gateways, Operator]:
+        """Gateways and operator, on the world's cloud."""
+        self.stage.cloud.settings(throttle=self.size.buckets)
+        gateways = Gateways(self.stage.cloud, CLUSTER_ID)
+        return gateways, self.stage.start_operator()
+
+    # what is asked of cloud, cluster and operator
+
+    def items(self, limit: int = 0) -> list[dict]:
+        return self.stage.kube.request("GET", f"{PATH}?limit={limit}" if limit else PATH)["items"]
+
+    def metrics(self) -> list[tuple[str, dict[str, str], float]]:
+        """What the operator tells of itself."""
+        return list(series(requests.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=30).text))
 
     def ready(self) -> bool:
-        return sum(is_true(item, "Ready") for item in self.items()) == self.count
+        return sum(value for name, _, value in self.metrics() if name == "koi_agent_ready") == self.count
+
+    def mark(self) -> int:
+        """A place in the log of calls."""
+        return self.stage.cloud.next_call()
+
+    def calls(self, since: int) -> list[tuple[str, bool, str, float]]:
+        """The operator's calls since a mark: action, whether it changes anything, AWS's code, when."""
+        calls = self.stage.cloud.calls(since, principal="operator")
+        return [(call.action, call.mutating, call.code, call.time) for call in calls]
+
+    def somebody_stops(self, instance: str) -> None:
+        """An instance is stopped by hand."""
+        self.stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
+
+    # what is measured
 
     def converge(self) -> None:
         """From apply to all ready."""
-        since, before, begin = self.stage.cloud.next_call(), writes(self.stage), time.monotonic()
+        since, before, begin = self.mark(), writes(self.stage), time.monotonic()
         for number in range(self.count):
-            metadata = {"name": f"a{number}"}
-            spec = {"storage": {"deletionPolicy": "Delete"}}
+            spec = {"planRef": {"name": "bench"}, "storage": {"deletionPolicy": self.size.deletion_policy}}
             kind = {"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent"}
-            self.stage.kube.create_agent({**kind, "metadata": metadata, "spec": spec})
-        until(f"{self.count} agents are ready", self.ready, 90 + 3 * self.count, every=0.5)
+            self.stage.kube.create_agent({**kind, "metadata": {"name": f"a{number}"}, "spec": spec})
+        until(f"{self.count} agents are ready", self.ready, self.size.patience, every=0.5)
         self.figures["converge: seconds"] = time.monotonic() - begin
         self.count_calls("converge", since)
         made = writes(self.stage) - before
@@ -84,42 +154,92 @@ class Fleet:
 
     def count_calls(self, phase: str, since: int) -> None:
         """Calls by action; refused tries count, and are counted apart, too."""
-        calls = self.stage.cloud.calls(since, principal="operator")
-        changes = collections.Counter(call.action for call in calls if call.mutating)
-        own = sum(number for action, number in changes.items() if action not in SHARED)
-        self.figures[f"{phase}: AWS changes per agent, shared things aside"] = own / self.count
+        calls = self.calls(since)
+        changes = collections.Counter(action for action, changing, _, _ in calls if changing)
+        shared = () if self.size.own_identity else SHARED
+        own = sum(number for action, number in changes.items() if action not in shared)
+        self.figures[f"{phase}: AWS calls per agent, sweeps and shared things aside"] = own / self.count
         for action, number in sorted(changes.items()):
             self.figures[f"{phase}: {action} per agent"] = number / self.count
-        self.figures[f"{phase}: AWS reads in all"] = sum(not call.mutating for call in calls)
-        refused = [call.code for call in calls if call.status >= 400]
-        self.figures[f"{phase}: AWS calls refused"] = len(refused)
-        self.figures[f"{phase}: AWS calls throttled"] = sum(
-            code in ("RequestLimitExceeded", "Throttling", "ThrottlingException") for code in refused
-        )
+        self.figures[f"{phase}: AWS reads in all"] = sum(not changing for _, changing, _, _ in calls)
+        self.figures[f"{phase}: AWS calls refused"] = sum(code != "" for _, _, code, _ in calls)
+        self.figures[f"{phase}: AWS calls throttled"] = sum(code in THROTTLED for _, _, code, _ in calls)
+        if self.size.buckets and phase == "converge":
+            self.use_of_bucket(calls)
 
-    def rest(self) -> None:
-        """Four sweeps of a settled fleet."""
-        since, before = self.stage.cloud.next_call(), writes(self.stage)
+    def use_of_bucket(self, calls: list[tuple[str, bool, str, float]]) -> None:
+        """How much of what the bucket of RunInstances gave was taken, between the first launch and the last."""
+        times = [when for action, _, code, when in calls if action == "RunInstances" and code not in THROTTLED]
+        late = [when for _, _, code, when in calls if code in THROTTLED and when - calls[0][3] > WARM_UP_SECONDS]
+        capacity, rate = LAUNCH_BUCKET
+        given = capacity + rate * (max(times) - min(times))
+        self.figures["converge: % of the RunInstances bucket"] = 100 * len(times) / given
+        self.figures["converge: AWS calls throttled after a minute"] = len(late)
+
+    def rest(self, title: str = "rest", sweeps: int = 4, sweep_seconds: float = SWEEP_SECONDS) -> None:
+        """Some sweeps of a settled fleet."""
+        since, before, rounds = self.mark(), writes(self.stage), self.rounds()
         begin, cpu = time.monotonic(), cpu_and_rss(self.operator)[0]
         shaken = self.gateways.handshakes
-        until("sweeps went by", lambda: time.monotonic() - begin > 4 * SWEEP_SECONDS, 60, every=0.5)
+        seconds = sweeps * sweep_seconds
+        until("sweeps went by", lambda: time.monotonic() - begin > seconds, seconds + 30, every=0.5)
         minutes = (time.monotonic() - begin) / 60
-        calls = self.stage.cloud.calls(since, principal="operator")
-        self.figures["rest: AWS calls a minute"] = len(calls) / minutes
-        for action, number in sorted(collections.Counter(call.action for call in calls).items()):
-            self.figures[f"rest: {action} a minute"] = number / minutes
-        self.figures["rest: AWS changes"] = sum(call.mutating for call in calls)
-        self.figures["rest: writes"] = sum((writes(self.stage) - before).values())
-        after, self.figures["rest: RSS MiB"] = cpu_and_rss(self.operator)
-        self.figures["rest: % of a core, probes included"] = (after - cpu) / minutes / 60 * 100
-        self.figures["rest: probes a minute"] = (self.gateways.handshakes - shaken) / minutes
+        after, self.figures[f"{title}: RSS MiB"] = cpu_and_rss(self.operator)
+        calls = self.calls(since)
+        self.figures[f"{title}: AWS calls a minute"] = len(calls) / minutes
+        for action, number in sorted(collections.Counter(action for action, _, _, _ in calls).items()):
+            self.figures[f"{title}: {action} for each sweep"] = number / (minutes * 60 / sweep_seconds)
+        self.figures[f"{title}: AWS changes"] = sum(changing for _, changing, _, _ in calls)
+        self.figures[f"{title}: writes"] = sum((writes(self.stage) - before).values())
+        self.figures[f"{title}: % of a core"] = (after - cpu) / minutes / 60 * 100
+        self.figures[f"{title}: probes a minute"] = (self.gateways.handshakes - shaken) / minutes
+        seconds_then, count_then = rounds
+        seconds_now, count_now = self.rounds()
+        self.figures[f"{title}: reconciles a minute"] = (count_now - count_then) / minutes
+        if count_now > count_then:
+            mean = (seconds_now - seconds_then) / (count_now - count_then)
+            self.figures[f"{title}: microseconds of a reconcile, wall clock"] = mean * 1e6
+
+    def rounds(self) -> tuple[float, float]:
+        """Seconds that reconciles took so far, and how many there were."""
+        totals = collections.Counter[str]()
+        for name, _, value in self.metrics():
+            totals[name] += value
+        return totals["koi_reconcile_duration_seconds_sum"], totals["koi_reconcile_duration_seconds_count"]
+
+    def restart(self) -> None:
+        """A new operator takes over a settled fleet, with the sweeps of the defaults and without probes worth mentioning."""
+        self.operator.stop()
+        since, before, begin = self.mark(), writes(self.stage), time.monotonic()
+        self.operator = self.again()
+        until("all are ready again", self.ready, 120 + self.count / 20, every=0.5)
+        self.figures["restart: seconds until all are known"] = time.monotonic() - begin
+        self.figures["restart: AWS changes"] = sum(changing for _, changing, _, _ in self.calls(since))
+        self.figures["restart: writes"] = sum((writes(self.stage) - before).values())
+        self.quiet()
+        self.rest("rest without probes", sweeps=4, sweep_seconds=30)
+
+    def again(self) -> Operator:
+        """The operator as it is by default, which probes once."""
+        return self.stage.start_operator(env={"KOI_SWEEP_INTERVAL": "30s", "KOI_PROBE_INTERVAL": "24h"})
+
+    def quiet(self) -> None:
+        """Waits until nobody is probed any more: after a start everybody is, once."""
+        seen = [self.gateways.handshakes, time.monotonic()]
+
+        def still() -> bool:
+            if self.gateways.handshakes != seen[0]:
+                seen[:] = [self.gateways.handshakes, time.monotonic()]
+            return time.monotonic() - seen[1] > 5
+
+        until("no gateway is asked", still, 300, every=0.5)
 
     def drift(self) -> None:
         """An instance is stopped by hand: seen, and repaired."""
-        agent = self.items()[0]
+        agent = self.items(1)[0]
         name, instance = agent["metadata"]["name"], agent["status"]["instance"]["id"]
         begin = time.monotonic()
-        self.stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
+        self.somebody_stops(instance)
         until("seen", lambda: not is_true(self.stage.agent(name), "Ready"), 60, every=0.2)
         self.figures["drift: seconds until seen"] = time.monotonic() - begin
         until("repaired", lambda: is_true(self.stage.agent(name), "Ready"), 60, every=0.2)
@@ -127,22 +247,38 @@ class Fleet:
 
     def leave(self) -> None:
         """All are deleted at once."""
-        since, begin = self.stage.cloud.next_call(), time.monotonic()
-        for item in self.items():
-            self.stage.kube.delete_agent(item["metadata"]["name"])
-        until("all are gone", lambda: not self.items(), 90 + 3 * self.count, every=0.5)
+        since, begin = self.mark(), time.monotonic()
+        for number in range(self.count):
+            self.stage.kube.delete_agent(f"a{number}")
+        until("all are gone", lambda: not self.items(1), self.size.patience, every=0.5)
         self.figures["delete: seconds"] = time.monotonic() - begin
         self.count_calls("delete", since)
+        self.figures["delete: RSS MiB"] = cpu_and_rss(self.operator)[1]
+
+    def moto_rate(self) -> None:
+        """How many changes a second the world's cloud answers when nobody has to think: the bound of `converge`."""
+        ssm, count, threads = self.stage.cloud.boto("ssm"), 400, 4
+
+        def put(number: int) -> None:
+            ssm.put_parameter(Name=f"/rate/{number}", Value="x" * 2048, Type="SecureString")
+
+        begin = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            list(pool.map(put, range(count)))
+        self.figures["the cloud's own rate, PutParameter a second"] = count / (time.monotonic() - begin)
 
 
-def measure(count: int, buckets: bool) -> dict[str, float]:
+def measure(size: Size, kind: Callable[[Stage, Size], Fleet] = Fleet) -> dict[str, float]:
     """All figures of a fleet of this size."""
     timing = {"KOI_SWEEP_INTERVAL": f"{SWEEP_SECONDS}s", "KOI_PROBE_INTERVAL": "60s"}
     with Stage(world_name("bench"), driver="none", **timing) as stage:
-        fleet = Fleet(stage, count, buckets)
+        fleet = kind(stage, size)
         fleet.converge()
-        fleet.rest()
-        fleet.drift()
+        if not size.own_identity:
+            fleet.rest()
+            fleet.drift()
+            if not size.buckets:
+                fleet.restart()
         fleet.leave()
         fleet.gateways.close()
         return fleet.figures

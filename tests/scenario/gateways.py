@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import Server, ServerConnection, serve
 from world.cloud.client import CloudClient
 
 NETWORK = "172.31.0.0/16"
@@ -56,11 +57,7 @@ class Gateways:
         self._lock = threading.Lock()
         self._bundles: dict[tuple[str, str], Bundle] = {}
         self.handshakes = 0
-        subprocess.run(["ip", "route", "replace", "local", NETWORK, "dev", "lo"], check=True)
-        outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        outer.sni_callback = self._choose
-        self._server = serve(self._talk, "0.0.0.0", 443, ssl=outer, compression=None, max_size=2**22)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server = serve_all(self._choose, self._talk)
 
     def close(self) -> None:
         """Nobody answers any more."""
@@ -116,6 +113,16 @@ class Gateways:
                     "workspaceSeeded": False,
                     "uptimeMs": 1,
                 }
+
+
+def serve_all(choose: Callable[..., int | None], talk: Callable[[ServerConnection], None]) -> Server:
+    """Listens on 443 of every address of the VPC."""
+    subprocess.run(["ip", "route", "replace", "local", NETWORK, "dev", "lo"], check=True)
+    outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    outer.sni_callback = choose
+    server = serve(talk, "0.0.0.0", 443, ssl=outer, compression=None, max_size=2**22)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 def uid_of(host: str | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 from scenario.api_proxy import ApiProxy
 from scenario.gateways import Gateways
 from scenario.stage import CLUSTER_ID, NAMESPACE, Operator, Stage, world_name
+from scenario.wait import until
 
 _numbers = itertools.count(1)
 
@@ -22,6 +23,7 @@ class Ground:
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.made = stage, list[str]()
+        self.survived, self.unreached = list[str](), list[str]()
         self.gateways = Gateways(stage.cloud, CLUSTER_ID)
         assert stage.world.control_plane
         self.original = stage.world.control_plane.kubeconfig_for_service_account(NAMESPACE, "koi-operator")
@@ -51,9 +53,18 @@ class Ground:
         kubeconfig = str(self.proxy.kubeconfig(self.original))
         return self.stage.start_operator("--leader-election=false", env={"KUBECONFIG": kubeconfig})
 
-    def agent(self, **spec: object) -> str:
+    def fresh_name(self) -> str:
+        """A name that no other agent has or had."""
+        return f"s{next(_numbers)}"
+
+    def count(self, case: str, crashed: bool) -> None:
+        """Keeps the books of crashes that were survived, and of indices that were never reached."""
+        print(f"{case} {'crashed' if crashed else 'never reached'}; writes: {' '.join(self.proxy.writes[-16:])}")
+        (self.survived if crashed else self.unreached).append(case)
+
+    def agent(self, name: str | None = None, **spec: object) -> str:
         """Makes an agent."""
-        name = f"s{next(_numbers)}"
+        name = name or self.fresh_name()
         spec.setdefault("storage", {"deletionPolicy": "Delete"})
         metadata = {"name": name}
         self.stage.kube.create_agent(
@@ -61,6 +72,12 @@ class Ground:
         )
         self.made.append(name)
         return name
+
+    def tidy(self) -> None:
+        """Waits until what agents before had for themselves alone is gone, so that its removal is not counted."""
+        ours = [{"Name": "tag:skykoi:cluster", "Values": [CLUSTER_ID]}]
+        ec2 = self.stage.cloud.boto("ec2")
+        until("one group is left", lambda: len(ec2.describe_security_groups(Filters=ours)["SecurityGroups"]) == 1, 60)
 
     def end(self) -> None:
         """Everything is taken back."""
@@ -87,7 +104,10 @@ def stage() -> Iterator[Stage]:
 @pytest.fixture(scope="session")
 def whole_ground(stage: Stage) -> Iterator[Ground]:
     ground = Ground(stage)
+    steady = stage.agent(ground.keeper)["status"]["instance"]["id"]
     yield ground
+    print(f"\n{len(ground.survived)} crashes survived; never reached: {', '.join(ground.unreached) or 'none'}")
+    assert stage.wait_ready(ground.keeper)["status"]["instance"]["id"] == steady, "a bystander was touched"
     ground.proxy.close()
     ground.gateways.close()
 

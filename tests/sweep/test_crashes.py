@@ -1,7 +1,7 @@
-"""kill -9 of the operator at calls of the cloud and writes of the cluster, before and after their effect: what follows is as if nothing
-had happened.
+"""kill -9 of the operator at changes of the cloud and writes to the cluster, before and after their effect: what follows is as if
+nothing had happened.
 
-`--every-index` goes through all of them; without it a sample is taken that differs from run to run of the commit, never within it.
+`--every-index` goes through all of them; without it a sample is taken that differs from commit to commit, never between runs of one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Ground
-from scenario.kube import condition
+from scenario.kube import condition, is_true
 from scenario.wait import until
 from world.paths import ROOT
 
-#: More than any of these takes: whoever asks for an index that never comes has seen them all.
-CALLS = {"create": 9, "replace": 5, "suspend": 2, "resume": 2, "delete": 8}
-WRITES = {"create": 8, "replace": 8, "suspend": 4, "resume": 5, "delete": 4}
+#: One more than any of these takes: the last index must never come, or not all of them were tried.
+CALLS = {"create": 9, "replace": 5, "suspend": 2, "resume": 2, "delete": 9}
+WRITES = {"create": 14, "replace": 12, "suspend": 7, "resume": 8, "delete": 7}
+#: How many instances each of them has made when it is over, whatever happened on the way.
+LAUNCHES = {"create": 1, "replace": 2, "suspend": 1, "resume": 1, "delete": 1}
 #: One of so many is in the sample.
 SAMPLE = 12
 
@@ -34,15 +36,17 @@ class Way:
 
 
 def _wished(ground: Ground) -> str:
+    return ground.fresh_name()
+
+
+def _create(ground: Ground, name: str) -> None:
     """An agent with an identity and a rule set of its own, so that all that can be made is made for it."""
-    name = ground.agent(power="Suspended", planRef={"name": "own"}, network={"ingressCidrs": [ground.fresh_cidr()]})
-    ground.stage.wait_condition(name, "Suspended", seconds=30)
-    return name
+    ground.agent(name, planRef={"name": "own"}, network={"ingressCidrs": [ground.fresh_cidr()]})
 
 
 def _whole(ground: Ground) -> str:
     name = _wished(ground)
-    _power(ground, name, "Running")
+    _create(ground, name)
     ground.stage.wait_ready(name, 60)
     return name
 
@@ -67,13 +71,18 @@ def _power(ground: Ground, name: str, power: str) -> None:
 def _terminate(ground: Ground, name: str) -> None:
     instance = ground.stage.agent(name)["status"]["instance"]["id"]
     ground.stage.cloud.boto("ec2").terminate_instances(InstanceIds=[instance])
-    until("the loss was noticed", lambda: condition(ground.stage.agent(name), "Ready")["status"] == "False", 30)
 
 
 def _settled(ground: Ground, name: str) -> None:
-    ground.stage.wait_ready(name, 90)
-    live = instances(ground, name, "pending", "running", "stopping", "stopped")
-    assert [instance["InstanceId"] for instance in live] == [ground.stage.agent(name)["status"]["instance"]["id"]]
+    """Ready, and the one instance that lives is the one that status names."""
+
+    def one_lives() -> bool:
+        live = instances(ground, name, "pending", "running", "stopping", "stopped")
+        agent = ground.stage.agent(name)
+        ids = [instance["InstanceId"] for instance in live]
+        return is_true(agent, "Ready") and ids == [agent["status"]["instance"]["id"]]
+
+    until("ready with one instance", one_lives, 90, every=0.25, seen=lambda: ground.stage.agent(name)["status"])
 
 
 def _at_rest(ground: Ground, name: str) -> None:
@@ -87,7 +96,7 @@ def _gone(ground: Ground, name: str) -> None:
 
 
 WAYS = {
-    "create": Way(_wished, lambda g, n: _power(g, n, "Running"), _settled),
+    "create": Way(_wished, _create, _settled),
     "replace": Way(_ready, _terminate, _settled),
     "suspend": Way(_ready, lambda g, n: _power(g, n, "Suspended"), _at_rest),
     "resume": Way(_suspended, lambda g, n: _power(g, n, "Running"), _settled),
@@ -95,23 +104,24 @@ WAYS = {
 }
 
 
-def instances(ground: Ground, name: str, *states: str) -> list[dict]:
-    """Instances with the claim of an agent."""
-    uid = ground.stage.agent(name)["metadata"]["uid"]
-    filters = [
-        {"Name": "tag:skykoi:agent-uid", "Values": [uid]},
-        {"Name": "instance-state-name", "Values": list(states)},
-    ]
+def claimed(ground: Ground, uid: str) -> list[dict]:
+    """Instances with the claim of an agent: EC2 lists terminated ones, too."""
+    filters = [{"Name": "tag:skykoi:agent-uid", "Values": [uid]}]
     found = ground.stage.cloud.boto("ec2").describe_instances(Filters=filters)
     return [instance for reservation in found["Reservations"] for instance in reservation["Instances"]]
+
+
+def instances(ground: Ground, name: str, *states: str) -> list[dict]:
+    """Those of an agent that are in one of these states."""
+    uid = ground.stage.agent(name)["metadata"]["uid"]
+    return [instance for instance in claimed(ground, uid) if instance["State"]["Name"] in states]
 
 
 def leftovers(ground: Ground, uid: str) -> list[str]:
     """What is left in the cloud of an agent that is gone."""
     mine = [{"Name": "tag:skykoi:agent-uid", "Values": [uid]}]
     ec2, ssm = ground.stage.cloud.boto("ec2"), ground.stage.cloud.boto("ssm")
-    found = ec2.describe_instances(Filters=mine)["Reservations"]
-    live = [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] != "terminated"]
+    live = [found["InstanceId"] for found in claimed(ground, uid) if found["State"]["Name"] != "terminated"]
     volumes = [volume["VolumeId"] for volume in ec2.describe_volumes(Filters=mine)["Volumes"]]
     parameters = ssm.get_parameters_by_path(Path="/koi", Recursive=True)["Parameters"]
     return live + volumes + [item["Name"] for item in parameters if uid in item["Name"]]
@@ -138,8 +148,7 @@ def crash_at_call(ground: Ground, index: int, when: str) -> Callable[[], bool]:
             operator.kill()
             ground.stage.cloud.release(hold.id, drop=True)
             ground.stage.cloud.clear_faults(fault)
-            return True
-        return False
+        return operator.process.poll() is not None
 
     return died
 
@@ -151,14 +160,19 @@ def crash_at_write(ground: Ground, index: int, when: str) -> Callable[[], bool]:
     return lambda: operator.process.poll() is not None
 
 
-def run(ground: Ground, way: Way, aim: Callable[[], Callable[[], bool]]) -> None:
-    """From before to after, with a crash in between, then away without a trace."""
+def run(ground: Ground, kind: str, aim: Callable[[], Callable[[], bool]]) -> bool:
+    """From before to after, with a crash in between, then away without a trace. Answers whether it came to the crash."""
+    way = WAYS[kind]
     ground.operator()
+    ground.tidy()
     name = way.before(ground)
-    uid = ground.stage.agent(name)["metadata"]["uid"]
     died = aim()
+    known = ground.stage.kube.agent(name)
     way.ask(ground, name)
+    uid = (known or ground.stage.agent(name))["metadata"]["uid"]
     until("the crash, or the end of it all", lambda: died() or finished(ground, name, way), 60, every=0.05)
+    # Events are told last, and what an agent had for itself alone goes after it.
+    crashed = died() or comes(died, seconds=5 if kind == "delete" else 1.5)
     ground.stage.cloud.clear_faults()
     ground.proxy.forget()
     ground.operator()
@@ -167,6 +181,16 @@ def run(ground: Ground, way: Way, aim: Callable[[], Callable[[], bool]]) -> None
         ground.stage.kube.delete_agent(name)
         ground.stage.wait_gone(name, 90)
     assert leftovers(ground, uid) == []
+    assert len(claimed(ground, uid)) == LAUNCHES[kind], "launched once for each launch"
+    return crashed
+
+
+def comes(died: Callable[[], bool], seconds: float) -> bool:
+    """Whether it comes to the crash after all."""
+    try:
+        return until("a late crash", died, seconds, every=0.05)
+    except AssertionError:
+        return False
 
 
 def finished(ground: Ground, name: str, way: Way) -> bool:
@@ -179,24 +203,31 @@ def finished(ground: Ground, name: str, way: Way) -> bool:
     kind = "Suspended" if way is WAYS["suspend"] else "Ready"
     entry = condition(agent, kind) or {"status": "Absent"}
     current = agent["status"]["observedGeneration"] == agent["metadata"]["generation"]
+    if way is WAYS["replace"]:
+        current = current and agent["status"]["launch"]["epoch"] > 1
     return current and entry["status"] == "True"
 
 
+def indices(last: dict[str, int]) -> list[tuple[str, int]]:
+    """Every index of every kind."""
+    return [(kind, index) for kind, end in last.items() for index in range(1, end + 1)]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(
-    ("kind", "index"), [(kind, index) for kind, last in CALLS.items() for index in range(1, last + 1)]
-)
+@pytest.mark.parametrize(("kind", "index"), indices(CALLS))
 def test_crash_at_a_call(request: pytest.FixtureRequest, ground: Ground, kind: str, index: int, when: str) -> None:
     if not chosen(request, "call", kind, index, when):
         pytest.skip("not in this commit's sample")
-    run(ground, WAYS[kind], lambda: crash_at_call(ground, index, when))
+    crashed = run(ground, kind, lambda: crash_at_call(ground, index, when))
+    ground.count(request.node.name, crashed)
+    assert not (crashed and index == CALLS[kind]), "it takes more calls than are tried: raise CALLS"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(
-    ("kind", "index"), [(kind, index) for kind, last in WRITES.items() for index in range(1, last + 1)]
-)
+@pytest.mark.parametrize(("kind", "index"), indices(WRITES))
 def test_crash_at_a_write(request: pytest.FixtureRequest, ground: Ground, kind: str, index: int, when: str) -> None:
     if not chosen(request, "write", kind, index, when):
         pytest.skip("not in this commit's sample")
-    run(ground, WAYS[kind], lambda: crash_at_write(ground, index, when))
+    crashed = run(ground, kind, lambda: crash_at_write(ground, index, when))
+    ground.count(request.node.name, crashed)
+    assert not (crashed and index == WRITES[kind]), "it takes more writes than are tried: raise WRITES"

@@ -23,6 +23,8 @@ mod operator;
 mod random;
 #[path = "simulation/schedule.rs"]
 mod schedule;
+#[path = "simulation/storms.rs"]
+mod storms;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -33,7 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use schedule::{CHAOS, Edit, Schedule};
 use world::World;
 
-/// How many schedules one test runs; KOI_SCHEDULES says otherwise, KOI_SEED runs one alone.
+/// How many schedules one test runs; KOI_SCHEDULES says otherwise, KOI_SEED runs one alone, KOI_SHRINK=0 leaves a failure as it is.
 const SCHEDULES: u64 = 10_000;
 /// Rounds within which everything must be well again.
 const PATIENCE: usize = 3_000;
@@ -164,7 +166,11 @@ fn every_schedule_settles_stays_silent_and_leaves_nothing() {
             }
             let schedule = Schedule::of(seed);
             if failure(&schedule).is_some() && !failed.swap(true, Ordering::Relaxed) {
-                let small = shrunk(&schedule);
+                let small = if number("KOI_SHRINK") == Some(0) {
+                    schedule
+                } else {
+                    shrunk(&schedule)
+                };
                 let told = failure(&small).unwrap_or_default();
                 *found.lock().unwrap() = Some(format!("{small}{told}\nagain with KOI_SEED={seed}"));
             }
