@@ -60,8 +60,25 @@ A *dynamic* scope depends on the parameters; the row says what is needed at leas
 
 # Works in that it answers; the answer is an error that says why.
 MANAGED = "refused: `UNAVAILABLE`, `details.code` `UPDATE_MANAGED`: which version runs is said by the KoiAgent"
-NO_CHANNELS = "refused: `INVALID_REQUEST`: there are no channels to send through, clients talk to the gateway itself"
-REFUSED = {"update.run": MANAGED, "update.hold": MANAGED, "send": NO_CHANNELS}
+SKILLS = "refused: `UNAVAILABLE`, `details.code` `SKILLS_MANAGED`: skills are directories of the workspace"
+NO_PAGES = "refused: `UNAVAILABLE`: this gateway has no pages for nodes"
+REFUSED = {
+    "update.run": MANAGED,
+    "update.hold": MANAGED,
+    "skills.install": SKILLS,
+    "skills.upload.begin": SKILLS,
+    "skills.upload.chunk": SKILLS,
+    "skills.upload.commit": SKILLS,
+    "node.pluginSurface.refresh": NO_PAGES,
+}
+# What there is to say of what works.
+NOTES = {
+    "send": "works: to the gateway's own clients (`webchat`); there are no other channels",
+    "config.openFile": "works: says that the machine has no desktop",
+    "skills.search": "works: there is no registry, nothing is found",
+    "skills.detail": "works: there is no registry, nothing is known",
+    "skills.update": "works: turns a skill on and off; secrets are the config's",
+}
 
 
 def gateway_methods() -> dict[Path, str]:
@@ -76,7 +93,7 @@ def gateway_methods() -> dict[Path, str]:
             scope = f"dynamic, at least {ours[name]}"
         if name == "connect":
             return f"| `connect` | {scope} | works: the first request on every socket; a second one is refused as unknown |"
-        here = REFUSED.get(name, "works") if name in ours else "refused"
+        here = REFUSED.get(name) or NOTES.get(name, "works") if name in ours else "refused"
         return f"| `{name}` | {scope} | {here} |"
 
     rows = [row(name) for name in sorted(contract.keys() | ours.keys())]

@@ -3,6 +3,8 @@
 //! A device that was let in because it had the shared token is vouched for by that token and goes with it: a token that leaked and was
 //! rotated leaves no back door behind. A device that a person approved stays until a person removes it.
 
+pub(crate) mod setup;
+
 use std::collections::BTreeMap;
 
 use koi_wire::Redacted;

@@ -18,7 +18,9 @@ mod logs;
 mod node;
 mod quiet;
 mod request;
+mod send;
 mod sessions;
+mod skills;
 mod status;
 mod system;
 mod workspace;
@@ -33,10 +35,10 @@ use koi_wire::frame::ErrorShape;
 use koi_wire::name::Scope;
 use serde_json::{Value, json};
 
-pub(crate) use self::call::{Call, Caller, Role};
+pub(crate) use self::call::{After, Call, Caller, Role};
 pub(crate) use self::sessions::announce as announce_sessions;
 pub(crate) use self::status::resident_bytes;
-use crate::server::Shared;
+use crate::server::{Shared, lock};
 
 /// What a method gives.
 pub(crate) type Answer = Result<Value, ErrorShape>;
@@ -105,6 +107,8 @@ const FAMILIES: &[&[Method]] = &[
     agents_files::TABLE,
     chat::TABLE,
     agent::TABLE,
+    send::TABLE,
+    skills::TABLE,
     cron::TABLE,
     heartbeat::TABLE,
 ];
@@ -173,6 +177,7 @@ fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxF
         }
     };
     let parked = call.parked.clone();
+    let (shared, after) = (Arc::clone(&call.shared), Arc::clone(&call.after));
     let work = async move {
         let mut ticket = ticket;
         ticket.start().await;
@@ -182,7 +187,11 @@ fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxF
         let mut closing = caller.outbox.closing();
         tokio::select! {
             biased;
-            answer = work => caller.respond(&id, &answer),
+            answer = work => {
+                caller.respond(&id, &answer);
+                let after = std::mem::take(&mut *lock(&after));
+                after.into_iter().for_each(|after| after.done(&shared));
+            }
             // Who has left waits for nothing; what has begun is brought to its end all the same.
             () = async { let _ = closing.wait_for(Option::is_some).await; parked.cancelled().await; } => {}
         }

@@ -1,10 +1,16 @@
 //! Nodes: machines that do something when they are asked. Here is what they are asked and have not answered yet.
 
+pub(crate) mod published;
+pub(crate) mod work;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::oneshot;
+
+use self::published::Published;
+use self::work::Work;
 
 /// What all nodes together may have to do.
 const MAX_PENDING: usize = 1024;
@@ -28,13 +34,20 @@ pub(crate) enum NoOutcome {
     Busy,
 }
 
-/// What was asked and not answered.
+/// What was asked and not answered, what waits for nodes to look, and what they publish.
 #[derive(Debug, Default)]
-pub(crate) struct Nodes(Mutex<HashMap<String, Pending>>);
+pub(crate) struct Nodes {
+    pending: Mutex<HashMap<String, Pending>>,
+    /// What nodes are to do when they next look.
+    pub(crate) work: Mutex<Work>,
+    /// What nodes publish.
+    pub(crate) published: Mutex<Published>,
+}
 
 #[derive(Debug)]
 struct Pending {
     connection: String,
+    asker: String,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -47,11 +60,11 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Nodes {
-    /// A node on this connection is about to be asked.
+    /// A node on this connection is about to be asked, by who is connected as `asker`.
     ///
     /// # Errors
     /// [`NoOutcome::Busy`].
-    pub(crate) fn ask(&self, id: &str, connection: &str) -> Result<Waiting<'_>, NoOutcome> {
+    pub(crate) fn ask(&self, id: &str, connection: &str, asker: &str) -> Result<Waiting<'_>, NoOutcome> {
         let (sender, receiver) = oneshot::channel();
         let mut pending = self.lock();
         if pending.len() >= MAX_PENDING {
@@ -59,6 +72,7 @@ impl Nodes {
         }
         let entry = Pending {
             connection: connection.to_owned(),
+            asker: asker.to_owned(),
             answer: sender,
         };
         pending.insert(id.to_owned(), entry);
@@ -79,13 +93,22 @@ impl Nodes {
         entry.is_some_and(|entry| entry.answer.send(outcome).is_ok())
     }
 
-    /// A connection ended: what its node was asked is not answered any more.
+    /// Who waits for what a node on this connection was asked.
+    pub(crate) fn asker(&self, id: &str, connection: &str) -> Option<String> {
+        let pending = self.lock();
+        let entry = pending.get(id).filter(|entry| entry.connection == connection);
+        entry.map(|entry| entry.asker.clone())
+    }
+
+    /// A connection ended: what its node was asked is not answered any more, and what it published is gone.
     pub(crate) fn gone(&self, connection: &str) {
         self.lock().retain(|_, entry| entry.connection != connection);
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.gone(connection);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Pending>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,8 +145,10 @@ mod tests {
     #[tokio::test]
     async fn only_the_node_that_was_asked_answers_and_only_once() {
         let nodes = Nodes::default();
-        let mut waiting = nodes.ask("1", "a").unwrap();
+        let mut waiting = nodes.ask("1", "a", "me").unwrap();
         assert!(!nodes.answer("1", "b", done()));
+        assert_eq!(nodes.asker("1", "b"), None);
+        assert_eq!(nodes.asker("1", "a").as_deref(), Some("me"));
         assert!(nodes.answer("1", "a", done()));
         assert!(!nodes.answer("1", "a", done()));
         assert_eq!(waiting.outcome().await, Ok(done()));
@@ -132,14 +157,14 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_leaves_answers_nothing() {
         let nodes = Nodes::default();
-        let mut waiting = nodes.ask("1", "a").unwrap();
+        let mut waiting = nodes.ask("1", "a", "me").unwrap();
         nodes.gone("a");
         assert_eq!(waiting.outcome().await, Err(NoOutcome::Gone));
         drop(waiting);
         let many: Vec<Waiting<'_>> = (0..MAX_PENDING)
-            .map(|n| nodes.ask(&n.to_string(), "a").unwrap())
+            .map(|n| nodes.ask(&n.to_string(), "a", "me").unwrap())
             .collect();
-        assert_eq!(nodes.ask("x", "a").unwrap_err(), NoOutcome::Busy);
+        assert_eq!(nodes.ask("x", "a", "me").unwrap_err(), NoOutcome::Busy);
         drop(many);
         assert!(nodes.lock().is_empty());
     }

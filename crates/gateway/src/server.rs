@@ -157,6 +157,8 @@ pub(crate) struct Shared {
     pub(crate) approvals: Approvals,
     /// Held while the file of what is allowed for good is changed.
     pub(crate) approvals_file: Mutex<()>,
+    /// Held while the file of skills that are turned off is changed.
+    pub(crate) skills_file: Mutex<()>,
     /// Nodes, and what they are asked to do.
     pub(crate) nodes: Nodes,
     /// Requests over plain HTTP.
@@ -278,6 +280,7 @@ impl Shared {
             counters: Counters::default(),
             approvals: Approvals::default(),
             approvals_file: Mutex::default(),
+            skills_file: Mutex::default(),
             recent: Recent::default(),
             hub,
             boot_id: uuid::Uuid::new_v4().to_string(),

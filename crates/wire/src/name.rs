@@ -154,6 +154,8 @@ pub mod event {
     pub const EXEC_APPROVAL_REQUESTED: &str = "exec.approval.requested";
     /// Somebody decided about it.
     pub const EXEC_APPROVAL_RESOLVED: &str = "exec.approval.resolved";
+    /// A skill is used from now on, or not any more.
+    pub const SKILLS_CHANGED: &str = "skills.changed";
     /// The gateway is held still for a snapshot, or goes on.
     pub const GATEWAY_SUSPENSION: &str = "gateway.suspension";
 
@@ -180,6 +182,7 @@ pub mod event {
         NODE_EVENT,
         EXEC_APPROVAL_REQUESTED,
         EXEC_APPROVAL_RESOLVED,
+        SKILLS_CHANGED,
         GATEWAY_SUSPENSION,
     ];
 }

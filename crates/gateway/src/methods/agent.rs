@@ -1,10 +1,9 @@
-//! Methods of the family `agent, agent.wait, send`.
+//! Methods of the family `agent, agent.wait`.
 
 use std::time::Duration;
 
 use futures::FutureExt;
-use koi_wire::frame::ErrorShape;
-use koi_wire::name::{Scope, code};
+use koi_wire::name::Scope;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -18,7 +17,6 @@ use crate::server::DEFAULT_AGENT;
 pub(super) const TABLE: &[Method] = &[
     Method::later("agent", Scope::Write, |call| agent(call).boxed()),
     Method::later("agent.wait", Scope::Write, |call| wait(call).boxed()),
-    Method::now("send", Scope::Write, send),
 ];
 
 /// How long `agent.wait` waits when nobody says.
@@ -247,58 +245,4 @@ async fn wait(mut call: Call) -> Answer {
 
 fn unknown(id: &str) -> Value {
     json!({"runId": id, "status": "error", "summary": "failed", "error": "the end of the run is not remembered"})
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct SendParams {
-    #[serde(rename = "to")]
-    _to: Text<1, 512>,
-    #[serde(rename = "idempotencyKey")]
-    _idempotency_key: Text<1, MAX_ID>,
-    #[serde(default)]
-    channel: Option<Text<0, 64>>,
-    #[serde(default, rename = "message")]
-    _message: Option<IgnoredAny>,
-    #[serde(default, rename = "mediaUrl")]
-    _media_url: Option<IgnoredAny>,
-    #[serde(default, rename = "mediaUrls")]
-    _media_urls: Option<IgnoredAny>,
-    #[serde(default, rename = "buffer")]
-    _buffer: Option<IgnoredAny>,
-    #[serde(default, rename = "filename")]
-    _filename: Option<IgnoredAny>,
-    #[serde(default, rename = "contentType")]
-    _content_type: Option<IgnoredAny>,
-    #[serde(default, rename = "asVoice")]
-    _as_voice: Option<IgnoredAny>,
-    #[serde(default, rename = "gifPlayback")]
-    _gif_playback: Option<IgnoredAny>,
-    #[serde(default, rename = "accountId")]
-    _account_id: Option<IgnoredAny>,
-    #[serde(default, rename = "agentId")]
-    _agent_id: Option<IgnoredAny>,
-    #[serde(default, rename = "replyToId")]
-    _reply_to_id: Option<IgnoredAny>,
-    #[serde(default, rename = "threadId")]
-    _thread_id: Option<IgnoredAny>,
-    #[serde(default, rename = "forceDocument")]
-    _force_document: Option<IgnoredAny>,
-    #[serde(default, rename = "silent")]
-    _silent: Option<IgnoredAny>,
-    #[serde(default, rename = "parseMode")]
-    _parse_mode: Option<IgnoredAny>,
-    #[serde(default, rename = "sessionKey")]
-    _session_key: Option<IgnoredAny>,
-}
-
-/// There are no channels to send through: clients talk to the gateway itself.
-fn send(call: &Call) -> Answer {
-    let params: SendParams = call.params()?;
-    let channel = params.channel.as_deref().filter(|channel| !channel.is_empty());
-    let message = match channel {
-        Some(channel) => format!("unsupported channel: {channel}; this gateway has no channels, use chat.send"),
-        None => "no channel is configured; use chat.send to talk to the agent".to_owned(),
-    };
-    Err(ErrorShape::new(code::INVALID_REQUEST, message))
 }

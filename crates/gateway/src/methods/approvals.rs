@@ -444,7 +444,7 @@ fn shown(call: &Call) -> Answer {
             .unwrap_or_else(|| default.to_owned())
     };
     let resolved = json!({
-        "security": one_of(rules.security, ["deny", "allowlist", "full"], security(&call.shared.settings.loaded.config)),
+        "security": one_of(rules.security, ["deny", "allowlist", "full"], security(&call.shared.config().config)),
         "ask": one_of(rules.ask, ["off", "on-miss", "always"], "off"),
         "askFallback": one_of(rules.ask_fallback, ["deny", "allowlist", "full"], "deny"),
         "autoAllowSkills": rules.auto_allow_skills.unwrap_or(false),

@@ -2,6 +2,7 @@
 //! place.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 
@@ -105,6 +106,39 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
         deserializer.deserialize_map(Fields(std::marker::PhantomData)).map(Self)
+    }
+}
+
+/// An object of at most `MAX` properties, whatever their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries<V, const MAX: usize>(pub(crate) BTreeMap<String, V>);
+
+impl<'de, V: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Entries<V, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<V, const MAX: usize>(std::marker::PhantomData<V>);
+        impl<'de, V: Deserialize<'de>, const MAX: usize> Visitor<'de> for Members<V, MAX> {
+            type Value = BTreeMap<String, V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((name, value)) = members.next_entry::<Text<0, 256>, V>()? {
+                    if entries.len() == MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "must not have more than {MAX} properties"
+                        )));
+                    }
+                    entries.insert(name.into_string(), value);
+                }
+                Ok(entries)
+            }
+        }
+        deserializer
+            .deserialize_map(Members::<V, MAX>(std::marker::PhantomData))
+            .map(Self)
     }
 }
 

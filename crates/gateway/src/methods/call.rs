@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use koi_wire::frame::{ClientInfo, ErrorShape};
 use koi_wire::name::{Scope, code};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::bounds::Entries;
 use super::{Answer, fault, request};
-use crate::server::Shared;
 use crate::server::admission::Ticket;
 use crate::server::handshake::Credential;
 use crate::server::outbox::{Item, Outbox};
+use crate::server::{Shared, lock};
 
 /// What a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,26 @@ pub(crate) struct Call {
     ticket: Option<Ticket>,
     /// Done when the call only waits.
     pub(super) parked: CancellationToken,
+    /// What is done once the answer is on its way.
+    pub(super) after: Arc<Mutex<Vec<After>>>,
+}
+
+/// What is done once the answer is on its way: who asked may be among those whose sockets are closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Look who may stay.
+    Review,
+    /// Close the sockets of a device, in one role or in all.
+    Dismiss(String, Option<Role>),
+}
+
+impl After {
+    pub(super) fn done(self, shared: &Shared) {
+        match self {
+            Self::Review => shared.review(),
+            Self::Dismiss(device, role) => shared.dismiss_device(&device, role),
+        }
+    }
 }
 
 impl Call {
@@ -133,7 +154,13 @@ impl Call {
             frame,
             ticket: None,
             parked: CancellationToken::new(),
+            after: Arc::default(),
         }
+    }
+
+    /// Has something done once the answer is on its way.
+    pub(super) fn afterwards(&self, after: After) {
+        lock(&self.after).push(after);
     }
 
     pub(super) fn with_ticket(mut self, ticket: Ticket) -> Self {
@@ -164,6 +191,20 @@ impl Call {
     /// A fault in the parameters; `fault` begins with the place, such as `at /key: is not a session`.
     pub(crate) fn invalid(&self, fault: &str) -> ErrorShape {
         fault::invalid(self.method, fault)
+    }
+
+    /// Holds that there are no parameters but these, and all of the first ones, for a method that makes no use of them.
+    pub(super) fn named(&self, required: &[&str], optional: &[&str]) -> Result<(), ErrorShape> {
+        let Entries(given) = self.params::<Entries<IgnoredAny, 64>>()?;
+        let known = |name: &str| required.contains(&name) || optional.contains(&name);
+        if let Some(unknown) = given.keys().find(|name| !known(name)) {
+            let shown: String = unknown.chars().take(64).collect();
+            return Err(self.invalid(&format!("at root: unexpected property '{shown}'")));
+        }
+        match required.iter().find(|name| !given.contains_key(**name)) {
+            Some(missing) => Err(self.invalid(&format!("at root: must have required property '{missing}'"))),
+            None => Ok(()),
+        }
     }
 
     /// Holds that the caller has this scope too.

@@ -1,4 +1,4 @@
-//! What there is to choose from: models, tools, commands, skills, agents.
+//! What there is to choose from: models, tools, commands, agents.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::bounds::Text;
 use super::{Answer, Call, Method, fault};
+use crate::nodes::published::{Offer, Tool};
 use crate::profile;
-use crate::server::DEFAULT_AGENT;
+use crate::server::{DEFAULT_AGENT, lock};
 
 pub(super) const TABLE: &[Method] = &[
     Method::now("models.list", Scope::Read, models),
@@ -19,7 +20,6 @@ pub(super) const TABLE: &[Method] = &[
     Method::now("tools.catalog", Scope::Read, tools),
     Method::now("tools.effective", Scope::Read, effective_tools),
     Method::now("commands.list", Scope::Read, commands),
-    Method::later("skills.status", Scope::Read, |call| call.blocking(skills).boxed()),
     Method::later("agents.list", Scope::Read, |call| call.blocking(agents).boxed()),
     Method::later("agent.identity.get", Scope::Read, |call| {
         call.blocking(identity).boxed()
@@ -28,10 +28,11 @@ pub(super) const TABLE: &[Method] = &[
 
 const PROVIDER: &str = "amazon-bedrock";
 
-type Name = Text<1, 256>;
+/// A name, of whatever.
+pub(super) type Name = Text<1, 256>;
 
 /// Holds that the agent is the one there is.
-fn agent_id(given: Option<&Name>) -> Result<(), koi_wire::frame::ErrorShape> {
+pub(super) fn agent_id(given: Option<&Name>) -> Result<(), koi_wire::frame::ErrorShape> {
     match given.map(|given| &**given) {
         None | Some(DEFAULT_AGENT) => Ok(()),
         Some(other) => {
@@ -68,7 +69,7 @@ enum View {
 
 fn models(call: &Call) -> Answer {
     agent_id(call.params::<ModelsParams>()?.agent_id.as_ref())?;
-    Ok(json!({"models": configured_models(&call.shared.settings.loaded.config)}))
+    Ok(json!({"models": configured_models(&call.shared.config().config)}))
 }
 
 /// The models that the config names, those of the agent first.
@@ -127,7 +128,26 @@ struct ToolsParams {
 fn tools(call: &Call) -> Answer {
     agent_id(call.params::<ToolsParams>()?.agent_id.as_ref())?;
     let profiles = json!([{"id": "full", "label": "Full"}]);
-    Ok(json!({"agentId": DEFAULT_AGENT, "profiles": profiles, "groups": []}))
+    let offers = lock(&call.shared.nodes.published).all();
+    let groups: Vec<Value> = offers
+        .iter()
+        .filter(|offer| !offer.tools.is_empty())
+        .map(group)
+        .collect();
+    Ok(json!({"agentId": DEFAULT_AGENT, "profiles": profiles, "groups": groups}))
+}
+
+/// The tools of a node.
+fn group(offer: &Offer) -> Value {
+    let id = format!("node:{}", offer.node);
+    let tool = |tool: &Tool| {
+        json!({
+            "id": format!("{id}:{}", tool.name), "label": tool.name, "description": tool.description, "source": "plugin",
+            "pluginId": tool.plugin, "optional": true, "defaultProfiles": ["full"],
+        })
+    };
+    let tools: Vec<Value> = offer.tools.iter().map(tool).collect();
+    json!({"id": id, "label": id, "source": "plugin", "tools": tools})
 }
 
 #[derive(Deserialize)]
@@ -221,38 +241,9 @@ fn commands(call: &Call) -> Answer {
     Ok(json!({"commands": COMMANDS.iter().map(shown).collect::<Vec<_>>()}))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct SkillsParams {
-    #[serde(default)]
-    agent_id: Option<Name>,
-    #[serde(default, rename = "sessionKey")]
-    _session_key: Option<Text<1, 512>>,
-}
-
-fn skills(call: &Call) -> Answer {
-    agent_id(call.params::<SkillsParams>()?.agent_id.as_ref())?;
-    let workspace = &call.shared.settings.workspace;
-    let shown = |skill: profile::Skill| {
-        let directory = workspace.join("skills").join(&skill.directory);
-        json!({
-            "name": skill.name, "description": skill.description, "source": "workspace", "bundled": false,
-            "skillKey": skill.directory, "filePath": directory.join("SKILL.md"), "baseDir": directory,
-            "always": false, "disabled": false, "blockedByAllowlist": false, "eligible": true,
-            "requirements": {"bins": [], "env": [], "config": [], "os": []},
-            "missing": {"bins": [], "env": [], "config": [], "os": []},
-            "configChecks": [], "install": [],
-        })
-    };
-    let skills: Vec<Value> = profile::skills(workspace).into_iter().map(shown).collect();
-    Ok(json!({
-        "workspaceDir": workspace, "managedSkillsDir": call.shared.settings.state_dir.join("skills"), "skills": skills,
-    }))
-}
-
 fn agents(call: &Call) -> Answer {
     call.no_params()?;
-    let settings = &call.shared.settings;
+    let (settings, loaded) = (&call.shared.settings, call.shared.config());
     let who = profile::identity(&settings.workspace);
     let mut agent = json!({"id": DEFAULT_AGENT, "kind": "agent", "workspace": settings.workspace});
     let mut identity = serde_json::Map::new();
@@ -267,8 +258,7 @@ fn agents(call: &Call) -> Answer {
     if !identity.is_empty() {
         agent["identity"] = identity.into();
     }
-    let model = settings
-        .loaded
+    let model = loaded
         .config
         .agent_defaults()
         .and_then(|defaults| defaults.model.as_ref());

@@ -1,12 +1,14 @@
 //! `device.pair.*`, `device.token.*` and `node.pair.*`: who is paired, who waits, and the tokens of both.
 
+mod setup;
+
 use futures::FutureExt;
 use koi_wire::name::{Scope, event};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bounds::{List, Text};
-use super::{Answer, Call, Caller, Method, Role, fault};
+use super::{After, Answer, Call, Caller, Method, Role, fault};
 use crate::devices::{Device, Devices, Membership, Pairing, Unknown, Voucher, Wish};
 use crate::server::hub::Audience;
 use crate::server::lock;
@@ -25,6 +27,8 @@ pub(super) const TABLE: &[Method] = &[
     Method::later("device.pair.rename", Scope::Pairing, |call| rename(call).boxed()),
     Method::later("device.token.rotate", Scope::Pairing, |call| rotate(call).boxed()),
     Method::later("device.token.revoke", Scope::Pairing, |call| revoke(call).boxed()),
+    setup::CODE,
+    setup::STATUS,
     Method::now("node.pair.list", Scope::Pairing, |call| list(call, Role::Node)),
     Method::later("node.pair.approve", Scope::Pairing, |call| {
         decide(call, Some(Role::Node), true).boxed()
@@ -227,7 +231,7 @@ async fn remove(call: Call) -> Answer {
         .remove(&params.device_id, None)
         .map_err(unknown)?;
     call.shared.save_devices().await;
-    call.shared.dismiss_device(&params.device_id, None);
+    call.afterwards(After::Dismiss(params.device_id.to_string(), None));
     Ok(json!({"deviceId": &*params.device_id}))
 }
 
@@ -239,7 +243,7 @@ async fn remove_node(call: Call) -> Answer {
         .remove(&params.node_id, Some(Role::Node))
         .map_err(|_| fault::invalid_request("unknown nodeId"))?;
     call.shared.save_devices().await;
-    call.shared.dismiss_device(&params.node_id, Some(Role::Node));
+    call.afterwards(After::Dismiss(params.node_id.to_string(), Some(Role::Node)));
     Ok(json!({"nodeId": &*params.node_id}))
 }
 
@@ -295,7 +299,7 @@ async fn rotate(call: Call) -> Answer {
             .clone()
     };
     call.shared.save_devices().await;
-    call.shared.review();
+    call.afterwards(After::Review);
     let mut answer = json!({
         "deviceId": &*params.device_id, "role": &*params.role, "scopes": granted, "rotatedAtMs": now_ms,
         "tokenDelivery": "withheld-cross-device",
@@ -324,6 +328,6 @@ async fn revoke(call: Call) -> Answer {
         .replace_tokens(&params.device_id, &params.role, None, None, now_ms)
         .map_err(unknown)?;
     call.shared.save_devices().await;
-    call.shared.dismiss_device(&params.device_id, Role::parse(&params.role));
+    call.afterwards(After::Dismiss(params.device_id.to_string(), Role::parse(&params.role)));
     Ok(json!({"deviceId": &*params.device_id, "role": &*params.role, "revokedAtMs": now_ms}))
 }

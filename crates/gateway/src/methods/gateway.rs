@@ -18,8 +18,25 @@ pub(super) const TABLE: &[Method] = &[
     Method::now("gateway.restart.preflight", Scope::Read, preflight),
     Method::now("gateway.restart.request", Scope::Admin, restart),
     Method::now("update.status", Scope::Admin, update_status),
-    Method::now("update.run", Scope::Admin, |_| Err(managed())),
-    Method::now("update.hold", Scope::Admin, |_| Err(managed())),
+    Method::now("update.run", Scope::Admin, |call| {
+        call.named(
+            &[],
+            &[
+                "sessionKey",
+                "deliveryContext",
+                "note",
+                "continuationMessage",
+                "restartDelayMs",
+                "timeoutMs",
+                "target",
+            ],
+        )?;
+        Err(managed())
+    }),
+    Method::now("update.hold", Scope::Admin, |call| {
+        call.no_params()?;
+        Err(managed())
+    }),
     Method::now("secrets.reload", Scope::Admin, reload_secrets),
     Method::now("diagnostics.stability", Scope::Read, stability),
 ];

@@ -1,6 +1,7 @@
 //! `chat.history`, `chat.message.get`, `chat.inject`: what was said, and notes that nobody said.
 
 use futures::FutureExt;
+use koi_wire::frame::ErrorShape;
 use koi_wire::name::{Scope, event};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -94,7 +95,7 @@ fn info(call: &Call, key: &SessionKey, known: Option<&Summary>) -> Value {
         "sessionKey": key,
         "sessionId": known.map(|summary| summary.session_id.as_str()),
         "deltaCursor": known.map_or("", |summary| summary.cursor.as_str()),
-        "defaults": defaults(&call.shared.settings.loaded.config),
+        "defaults": defaults(&call.shared.config().config),
         "sessionInfo": known.map(|summary| shown(summary, With::default())),
         "thinkingLevel": text("thinkingLevel"),
     })
@@ -149,31 +150,47 @@ struct InjectParams {
 async fn inject(call: Call) -> Answer {
     let params: InjectParams = call.params()?;
     let key = key(&call, "/sessionKey", &params.session_key, params.agent_id.as_deref())?;
-    let sessions = &call.shared.services.sessions;
-    let now_ms = call.shared.now_ms();
     let text = match params.label.as_deref().filter(|label| !label.is_empty()) {
         Some(label) => format!("[{label}]\n\n{}", &*params.message),
         None => params.message.into_string(),
     };
+    let id = note(&call, &key, text, "injected", |id| format!("inject-{id}")).await?;
+    Ok(json!({"ok": true, "messageId": id}))
+}
+
+/// Puts words into the transcript that no model said, and tells everybody. `run` makes the id of the run that they are told under from
+/// that of the entry. Gives the entry's id.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) async fn note(
+    call: &Call,
+    key: &SessionKey,
+    text: String,
+    model: &str,
+    run: impl FnOnce(&str) -> String,
+) -> Result<String, ErrorShape> {
+    let sessions = &call.shared.services.sessions;
+    let now_ms = call.shared.now_ms();
     let message = Message::Assistant(Box::new(Said {
         content: Content::text(text),
         provider: "koi-gateway".to_owned(),
-        model: "injected".to_owned(),
+        model: model.to_owned(),
         stop_reason: "stop".to_owned(),
         timestamp: now_ms,
         ..Said::default()
     }));
-    let current = sessions.resolve(&key, now_ms, Touch::Background).await;
-    let current = current.map_err(|error| failed(&call, &error))?;
+    let current = sessions.resolve(key, now_ms, Touch::Background).await;
+    let current = current.map_err(|error| failed(call, &error))?;
     let shown = json!(message);
     let entry = NewEntry::message(message).in_background(true);
-    let appended = sessions.append(&key, &current.session_id, now_ms, vec![entry]).await;
-    let appended = appended.map_err(|error| failed(&call, &error))?;
-    let id = appended.first().map_or("", |entry| entry.id.as_str());
+    let appended = sessions.append(key, &current.session_id, now_ms, vec![entry]).await;
+    let appended = appended.map_err(|error| failed(call, &error))?;
+    let id = appended.first().map_or_else(String::new, |entry| entry.id.clone());
     let payload = json!({
-        "runId": format!("inject-{id}"), "sessionKey": key, "agentId": key.agent(), "seq": 0, "state": "final", "message": shown
+        "runId": run(&id), "sessionKey": key, "agentId": key.agent(), "seq": 0, "state": "final", "message": shown
     });
     let broadcast = Broadcast::new(event::CHAT, payload.to_string());
     call.shared.hub.tell(Audience::Scope(Scope::Read), broadcast);
-    Ok(json!({"ok": true, "messageId": id}))
+    Ok(id)
 }

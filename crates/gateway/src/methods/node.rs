@@ -1,5 +1,9 @@
 //! `node.*`: machines that do something when they are asked, and those who ask them.
 
+mod approvals;
+mod pending;
+mod published;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +39,19 @@ pub(super) const TABLE: &[Method] = &[
     Method::now("node.describe", Scope::Read, describe),
     Method::later("node.invoke", Scope::Write, |call| invoke(call).boxed()),
     Method::node("node.invoke.result", result),
+    Method::node("node.invoke.progress", progress),
     Method::node("node.event", told),
-    Method::node("skills.bins", |call| {
-        call.no_params()?;
-        Ok(json!({"bins": []}))
+    Method::node("node.pluginSurface.refresh", |_| {
+        Err(fault::unavailable("this gateway has no pages for nodes"))
     }),
+    pending::ENQUEUE,
+    pending::DRAIN,
+    pending::ACK,
+    pending::PULL,
+    published::SKILLS,
+    published::TOOLS,
+    approvals::GET,
+    approvals::SET,
 ];
 
 #[derive(Deserialize)]
@@ -82,6 +94,15 @@ struct ResultParams {
     payload_json: Option<Json>,
     #[serde(default)]
     error: Option<NodeError>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProgressParams {
+    invoke_id: Id,
+    node_id: Id,
+    seq: u64,
+    chunk: Text<0, 16_384>,
 }
 
 #[derive(Deserialize)]
@@ -156,23 +177,29 @@ fn describe(call: &Call) -> Answer {
     Ok(node)
 }
 
+/// What a node is asked.
+struct Asked<'a> {
+    node_id: &'a str,
+    command: &'a str,
+    params: Option<String>,
+    timeout_ms: u64,
+    idempotency_key: &'a str,
+}
+
 /// The node, if it is here and knows the command.
-fn able(call: &Call, params: &InvokeParams) -> Result<Arc<Caller>, ErrorShape> {
-    let is_it = |caller: &Caller| caller.role == Role::Node && caller.device_id.as_deref() == Some(&*params.node_id);
+fn able(call: &Call, node_id: &str, command: &str) -> Result<Arc<Caller>, ErrorShape> {
+    let is_it = |caller: &Caller| caller.role == Role::Node && caller.device_id.as_deref() == Some(node_id);
     let mut here = call.shared.hub.callers(is_it);
     let Some(node) = here.pop() else {
         let details = json!({"code": "NOT_CONNECTED"});
         return Err(fault::unavailable("node not connected").with_details(details));
     };
-    if !node.commands.iter().any(|command| **command == *params.command) {
-        let message = format!(
-            "node command not allowed: the node does not know {:?}",
-            &*params.command
-        );
+    if !node.commands.iter().any(|known| known == command) {
+        let message = format!("node command not allowed: the node does not know {command:?}");
         return Err(fault::invalid_request(&message));
     }
     // What runs on a machine as its user is not for everybody who may write.
-    if params.command.starts_with("system.") {
+    if command.starts_with("system.") {
         call.require(Scope::Admin)?;
     }
     Ok(node)
@@ -180,7 +207,7 @@ fn able(call: &Call, params: &InvokeParams) -> Result<Arc<Caller>, ErrorShape> {
 
 async fn invoke(mut call: Call) -> Answer {
     let params = call.params::<InvokeParams>()?;
-    let node = able(&call, &params)?;
+    let node = able(&call, &params.node_id, &params.command)?;
     let who = call
         .caller
         .device_id
@@ -197,29 +224,32 @@ async fn invoke(mut call: Call) -> Answer {
         Claim::New(work) => work,
     };
     call.park();
-    let answer = ask(&call, &params, &node).await;
+    let asked = Asked {
+        node_id: &params.node_id,
+        command: &params.command,
+        params: params.params.as_ref().map(|Tree(given)| given.to_string()),
+        timeout_ms: params.timeout_ms.filter(|ms| *ms > 0).unwrap_or(DEFAULT_TIMEOUT_MS),
+        idempotency_key: &params.idempotency_key,
+    };
+    let answer = ask(&call, asked, &node).await;
     work.done(answer.clone());
     answer
 }
 
-async fn ask(call: &Call, params: &InvokeParams, node: &Caller) -> Answer {
+async fn ask(call: &Call, asked: Asked<'_>, node: &Caller) -> Answer {
     let id = uuid::Uuid::new_v4().to_string();
-    let timeout_ms = params
-        .timeout_ms
-        .filter(|ms| *ms > 0)
-        .unwrap_or(DEFAULT_TIMEOUT_MS)
-        .min(MAX_TIMEOUT_MS);
+    let timeout_ms = asked.timeout_ms.min(MAX_TIMEOUT_MS);
     let mut waiting = call
         .shared
         .nodes
-        .ask(&id, &node.connection)
+        .ask(&id, &node.connection, &call.caller.connection)
         .map_err(|_| fault::unavailable("too many calls of nodes are under way"))?;
     let mut request = json!({
-        "id": id, "nodeId": &*params.node_id, "command": &*params.command, "timeoutMs": timeout_ms,
-        "idempotencyKey": &*params.idempotency_key,
+        "id": id, "nodeId": asked.node_id, "command": asked.command, "timeoutMs": timeout_ms,
+        "idempotencyKey": asked.idempotency_key,
     });
-    if let Some(Tree(given)) = &params.params {
-        request["paramsJSON"] = given.to_string().into();
+    if let Some(given) = &asked.params {
+        request["paramsJSON"] = given.as_str().into();
     }
     let broadcast = Broadcast::new(event::NODE_INVOKE_REQUEST, request.to_string());
     call.shared.hub.tell(Audience::Connection(&node.connection), broadcast);
@@ -232,11 +262,11 @@ async fn ask(call: &Call, params: &InvokeParams, node: &Caller) -> Answer {
             let details = json!({"code": "NOT_CONNECTED"});
             Err(fault::unavailable("the node went away").with_details(details))
         }
-        Ok(Ok(outcome)) => shown(params, outcome),
+        Ok(Ok(outcome)) => shown(&asked, outcome),
     }
 }
 
-fn shown(params: &InvokeParams, outcome: Outcome) -> Answer {
+fn shown(asked: &Asked<'_>, outcome: Outcome) -> Answer {
     if !outcome.ok {
         let node_code = outcome.error_code.unwrap_or_else(|| "UNAVAILABLE".to_owned());
         let message = outcome.error_message.unwrap_or_else(|| "the node failed".to_owned());
@@ -249,7 +279,7 @@ fn shown(params: &InvokeParams, outcome: Outcome) -> Answer {
         .and_then(|text| serde_json::from_str::<Tree>(text).ok());
     let payload = outcome.payload.or(parsed.map(|tree| tree.0));
     Ok(json!({
-        "ok": true, "nodeId": &*params.node_id, "command": &*params.command, "payload": payload,
+        "ok": true, "nodeId": asked.node_id, "command": asked.command, "payload": payload,
         "payloadJSON": outcome.payload_json,
     }))
 }
@@ -283,6 +313,24 @@ fn result(call: &Call) -> Answer {
     } else {
         Ok(json!({"ok": true, "ignored": true}))
     }
+}
+
+/// A node says something on the way: whoever asked hears it.
+fn progress(call: &Call) -> Answer {
+    let params = call.params::<ProgressParams>()?;
+    own_id(call, &params.node_id)?;
+    let Some(asker) = call.shared.nodes.asker(&params.invoke_id, &call.caller.connection) else {
+        return Ok(json!({"ok": true, "ignored": true}));
+    };
+    let told = json!({
+        "nodeId": &*params.node_id, "event": "invoke.progress", "ts": call.shared.now_ms(),
+        "payload": {"invokeId": &*params.invoke_id, "seq": params.seq, "chunk": &*params.chunk},
+    });
+    call.shared.hub.tell(
+        Audience::Connection(&asker),
+        Broadcast::droppable(event::NODE_EVENT, told.to_string()),
+    );
+    Ok(json!({"ok": true}))
 }
 
 fn told(call: &Call) -> Answer {

@@ -203,7 +203,7 @@ async fn list(call: Call) -> Answer {
         "totalCount": listed.total,
         "hasMore": has_more,
         "nextOffset": has_more.then_some(reached),
-        "defaults": defaults(&call.shared.settings.loaded.config),
+        "defaults": defaults(&call.shared.config().config),
         "sessions": rows,
     }))
 }

@@ -49,7 +49,7 @@ fn sessions(call: &Call) -> Value {
     json!({
         "paths": [sessions.directory().join("sessions.json")],
         "count": sessions.count(),
-        "defaults": defaults(&call.shared.settings.loaded.config),
+        "defaults": defaults(&call.shared.config().config),
         "recent": recent,
     })
 }

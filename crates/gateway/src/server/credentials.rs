@@ -12,6 +12,7 @@ use koi_wire::device::decode_public_key;
 use tracing::warn;
 
 use super::handshake::Credential;
+use crate::devices::setup::Setups;
 use crate::devices::{Devices, Mark};
 use crate::methods::Role;
 
@@ -27,6 +28,7 @@ pub(crate) struct Credentials {
     paired: Option<Watched<Vec<PairedDevice>>>,
     devices_path: PathBuf,
     devices: Devices,
+    setups: Setups,
     auto_approve: AutoApprove,
 }
 
@@ -107,6 +109,7 @@ impl Credentials {
             }),
             devices: read_devices(&devices_path),
             devices_path,
+            setups: Setups::default(),
             auto_approve: AutoApprove {
                 local: pairing.and_then(|pairing| pairing.auto_approve_local).unwrap_or(true),
                 remote: pairing.and_then(|pairing| pairing.auto_approve_remote).unwrap_or(true),
@@ -136,7 +139,17 @@ impl Credentials {
         &self.devices
     }
 
-    /// The same, to be changed; whoever changes them has them saved.
+    /// Set-up codes that count.
+    pub(crate) fn setups(&self) -> &Setups {
+        &self.setups
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn setups_mut(&mut self) -> &mut Setups {
+        &mut self.setups
+    }
+
+    /// The devices, to be changed; whoever changes them has them saved.
     pub(crate) fn devices_mut(&mut self) -> &mut Devices {
         &mut self.devices
     }
@@ -159,6 +172,8 @@ impl Credentials {
                 keys.iter()
                     .any(|paired| decode_public_key(&paired.public_key) == Some(*key))
             }
+            // A person vouches for it.
+            Credential::Setup => device.is_some_and(|device| self.devices.membership(device, role).is_some()),
             Credential::DeviceToken(hash) => {
                 let marks: Vec<Mark> = self.tokens().iter().map(Mark::of).collect();
                 let membership = device.and_then(|device| self.devices.membership(device, role));

@@ -12,6 +12,7 @@ pub(crate) use self::auth::MAX_COMMANDS;
 pub(crate) use self::refusal::{Close, Refusal};
 use super::params;
 use super::peer::{Origin, Peer};
+use crate::devices::setup::Setups;
 use crate::devices::{Devices, Mark, Pairing};
 use crate::methods::Role;
 use koi_wire::bundle::PairedDevice;
@@ -31,6 +32,8 @@ pub(crate) struct Context<'a> {
     pub(crate) paired: &'a [PairedDevice],
     /// Devices that were paired since.
     pub(crate) devices: &'a Devices,
+    /// Set-up codes that count.
+    pub(crate) setups: &'a Setups,
     /// Is a device that has the shared token paired without asking anybody?
     pub(crate) auto_approve: bool,
     /// Is there something that keeps the gateway from taking anybody?
@@ -57,6 +60,8 @@ pub(crate) enum Credential {
     DeviceToken(String),
     /// A key that came with the bundle.
     Bundle([u8; 32]),
+    /// A set-up code, which made it a device of its own.
+    Setup,
 }
 
 /// A client that is let in.
@@ -78,6 +83,8 @@ pub(crate) struct Admission {
     pub(crate) credential: Credential,
     /// The device as it is to be remembered.
     pub(crate) pairing: Option<Pairing>,
+    /// The set-up code that it brought: whoever lets it in takes the code away.
+    pub(crate) setup: Option<String>,
 }
 
 /// Judges the first frame of a socket.
@@ -110,6 +117,7 @@ pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Ref
         role: granted.role,
         credential: granted.credential,
         pairing: granted.pairing,
+        setup: granted.setup,
     })
 }
 

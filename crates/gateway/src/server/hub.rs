@@ -39,7 +39,7 @@ impl Client {
 const MAX_FOLLOWED: usize = 1000;
 
 /// Clients that the presence list shows; a crowd does not make every greeting long.
-const MAX_SHOWN: usize = 50;
+const MAX_SHOWN: usize = 20;
 
 /// Machines that are told of, and for how long.
 const MAX_NOTES: usize = 100;

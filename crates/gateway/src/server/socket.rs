@@ -45,6 +45,9 @@ const FRAME_HEADER: usize = 14;
 /// How often a ping is sent; an answer is due before the next one.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 
+/// Pings that a client may send between two of ours. Each is answered, whether the client reads that or not.
+const MAX_PINGS: u32 = 1000;
+
 /// How long a last word may take to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -57,8 +60,8 @@ const NOT_UTF8: u16 = 1007;
 /// Frames that are written in one go.
 const MAX_BATCH: usize = 32;
 
-/// Bytes that are gathered before they are written.
-const WRITE_BUFFER: usize = 16 * 1024;
+/// Bytes that are gathered before they are written. Small too: a buffer stays as large as it ever was.
+const WRITE_BUFFER: usize = 4 * 1024;
 
 /// Frames that may come before the greeting.
 const MAX_EARLY: usize = 15;
@@ -190,11 +193,18 @@ impl Socket {
             tokens: &tokens,
             paired: &paired,
             devices: credentials.devices(),
+            setups: credentials.setups(),
             auto_approve: credentials.auto_approves(self.peer.direct_loopback),
             closed: self.shared.closed(),
             locked_for,
         };
-        handshake::judge(first, &context)
+        let admission = handshake::judge(first, &context)?;
+        if let (Some(setup), Some(device)) = (&admission.setup, &admission.device_id) {
+            let name = admission.params.client.display_name.clone();
+            // Under the lock that it was judged under: nobody else has taken it.
+            credentials.setups_mut().take(setup, device, name, now_ms);
+        }
+        Ok(admission)
     }
 
     async fn refuse(&mut self, mut refusal: Refusal) -> Result<Close, Option<Close>> {
@@ -334,7 +344,7 @@ async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) -
     let outbox = &caller.outbox;
     let mut closing = outbox.closing();
     let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
-    let mut answer_due = false;
+    let (mut answer_due, mut pinged) = (false, 0);
     loop {
         let message = tokio::select! {
             message = reader.next() => message,
@@ -345,7 +355,7 @@ async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) -
                     return None;
                 }
                 outbox.push(Item::Ping);
-                answer_due = true;
+                (answer_due, pinged) = (true, 0);
                 continue;
             }
         };
@@ -356,7 +366,12 @@ async fn read(shared: &Arc<Shared>, reader: &mut Reader, caller: &Arc<Caller>) -
                 answer_due = false;
                 continue;
             }
-            Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Ping(_))) if pinged < MAX_PINGS => {
+                pinged += 1;
+                continue;
+            }
+            Some(Ok(Message::Ping(_))) => return Some(Close::new(close::POLICY, "too many pings")),
+            Some(Ok(Message::Frame(_))) => continue,
             Some(Err(error)) => return close_for(&error),
             None | Some(Ok(Message::Close(_))) => return None,
         };

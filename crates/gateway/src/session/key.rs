@@ -290,22 +290,29 @@ fn linked<'a>(peer: &Peer<'a>, links: Option<&'a BTreeMap<String, Vec<String>>>)
     person.map_or(peer.id, |(name, _)| name)
 }
 
-/// Words of the structure in lower case, and the old name of direct conversations by its new one.
+/// Words of the structure in lower case, and the old name of direct conversations by its new one. What stands where an id or the name of
+/// a channel stands is left as it is: a channel may be called `dm`.
 fn normal_rest(rest: &str) -> String {
-    const WORDS: [&str; 7] = ["main", "direct", "group", "channel", "thread", "cron", "subagent"];
     let mut parts: Vec<String> = rest.split(':').map(str::to_owned).collect();
-    let last = parts.len() - 1;
-    let tail_is_id = last > 0;
-    for (at, part) in parts.iter_mut().enumerate() {
-        // The last one of several is an id.
-        if tail_is_id && at == last {
-            break;
-        }
-        let small = part.to_ascii_lowercase();
-        if WORDS.contains(&small.as_str()) {
-            *part = small;
-        } else if small == "dm" {
-            "direct".clone_into(part);
+    let is = |part: &str, words: &[&str]| words.iter().any(|word| part.eq_ignore_ascii_case(word));
+    // A thread comes after anything else.
+    let threaded = parts.len() > 2 && is(&parts[parts.len() - 2], &["thread"]);
+    let head = parts.len() - if threaded { 2 } else { 0 };
+    let word = match head {
+        1 if is(&parts[0], &["main"]) => Some(0),
+        2.. if is(&parts[0], &["cron", "subagent"]) => Some(0),
+        2 if is(&parts[0], &["direct", "dm"]) => Some(0),
+        3 if is(&parts[1], &["direct", "dm", "group", "channel"]) => Some(1),
+        4 if is(&parts[2], &["direct", "dm"]) => Some(2),
+        _ => None,
+    };
+    let thread = threaded.then_some(head);
+    for at in word.into_iter().chain(thread) {
+        if let Some(part) = parts.get_mut(at) {
+            *part = match part.to_ascii_lowercase().as_str() {
+                "dm" => "direct".to_owned(),
+                other => other.to_owned(),
+            };
         }
     }
     parts.join(":")

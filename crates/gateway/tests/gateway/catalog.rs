@@ -6,7 +6,7 @@ use super::contract;
 use super::harness::{Gateway, Home, config};
 
 /// Methods that answer without parameters, or with these.
-const ASKED: [(&str, &str); 30] = [
+const ASKED: [(&str, &str); 36] = [
     ("health", "null"),
     ("status", "{}"),
     ("system-presence", "null"),
@@ -37,6 +37,12 @@ const ASKED: [(&str, &str); 30] = [
     ("node.list", "{}"),
     ("gateway.restart.preflight", "{}"),
     ("diagnostics.stability", "{}"),
+    ("skills.search", r#"{"query":"fish"}"#),
+    ("skills.detail", r#"{"slug":"fish"}"#),
+    ("skills.securityVerdicts", "{}"),
+    ("exec.approval.grants.revoke", r#"{"grantId":"g"}"#),
+    ("config.openFile", "{}"),
+    ("last-heartbeat", "null"),
 ];
 
 #[tokio::test]
@@ -112,6 +118,98 @@ async fn what_is_told_of_the_agent_is_in_its_files() {
         client.call("skills.status", json!({})).await["payload"]["skills"][0]["description"],
         "swim"
     );
+}
+
+#[tokio::test]
+async fn skills_are_shown_and_turned_off_and_nothing_is_installed() {
+    let home = Home::new();
+    let settings = config(&home);
+    std::fs::create_dir_all(home.path("koi/skills/fish")).unwrap();
+    std::fs::write(home.path("koi/skills/fish/SKILL.md"), "---\nname: Fish\n---\nswim").unwrap();
+    std::fs::write(home.path("koi/SKILL.md"), "outside").unwrap();
+    let gateway = Gateway::start_with(home, &settings);
+    let mut client = gateway.client().await;
+    let card = client.call("skills.skillCard", json!({"skillKey": "fish"})).await;
+    assert_eq!(card["payload"]["content"], "---\nname: Fish\n---\nswim");
+    for key in ["none", "..", ".", "fish/../fish", "/etc"] {
+        let refused = client.call("skills.skillCard", json!({"skillKey": key})).await;
+        assert_eq!(refused["error"]["message"], format!("unknown skill \"{key}\""));
+    }
+    let off = json!({"skillKey": "fish", "enabled": false});
+    assert_eq!(client.call("skills.update", off).await["ok"], true);
+    assert_eq!(
+        client.event("skills.changed").await["payload"],
+        json!({"skillKey": "fish", "enabled": false})
+    );
+    let shown = client.call("skills.status", json!({})).await["payload"]["skills"][0].clone();
+    assert_eq!((&shown["disabled"], &shown["eligible"]), (&json!(true), &json!(false)));
+    client
+        .call("skills.update", json!({"skillKey": "fish", "enabled": true}))
+        .await;
+    let shown = client.call("skills.status", json!({})).await["payload"]["skills"][0].clone();
+    assert_eq!(shown["disabled"], false);
+    let secret = client
+        .call("skills.update", json!({"skillKey": "fish", "apiKey": "s3cret"}))
+        .await;
+    let said = secret["error"]["message"].as_str().unwrap();
+    assert!(
+        said.starts_with("invalid skills.update params: at /apiKey:") && !said.contains("s3cret"),
+        "{said}"
+    );
+    for (method, params) in [
+        ("skills.install", json!({"source": "clawhub", "slug": "x"})),
+        (
+            "skills.upload.begin",
+            json!({"kind": "skill-archive", "slug": "x", "sizeBytes": 1}),
+        ),
+        ("skills.update", json!({"source": "clawhub", "all": true})),
+    ] {
+        let refused = client.call(method, params).await;
+        assert_eq!(refused["error"]["details"]["code"], "SKILLS_MANAGED", "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_sent_message_reaches_those_who_follow_once() {
+    let gateway = Gateway::start();
+    let (mut client, mut follower) = (gateway.client().await, gateway.client().await);
+    let params = json!({"to": "main", "message": "the job is done", "channel": "webchat", "idempotencyKey": "s1"});
+    let sent = client.call("send", params.clone()).await["payload"].clone();
+    assert_eq!((&sent["runId"], &sent["channel"]), (&json!("s1"), &json!("webchat")));
+    let heard = follower.event("chat").await["payload"].clone();
+    assert_eq!(
+        (
+            &heard["runId"],
+            &heard["state"],
+            &heard["message"]["content"][0]["text"]
+        ),
+        (&json!("s1"), &json!("final"), &json!("the job is done"))
+    );
+    assert_eq!(
+        client.call("send", params).await["payload"],
+        sent,
+        "the same is sent once"
+    );
+    let history = client.call("chat.history", json!({"sessionKey": "main"})).await;
+    assert_eq!(history["payload"]["totalMessages"], 1);
+    for (params, fault) in [
+        (
+            json!({"to": "x:y", "message": "m"}),
+            "unknown session agent:main:x:y: nobody talks there",
+        ),
+        (
+            json!({"to": "main", "message": " "}),
+            "invalid send params: at /message: must not be empty",
+        ),
+        (
+            json!({"to": "main", "mediaUrl": "http://x"}),
+            "media cannot be sent here, only text",
+        ),
+    ] {
+        let mut params = params;
+        params["idempotencyKey"] = json!("s2");
+        assert_eq!(client.call("send", params).await["error"]["message"], fault);
+    }
 }
 
 #[tokio::test]

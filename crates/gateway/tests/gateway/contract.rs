@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use super::harness::{Gateway, TOKEN};
+use super::harness::{Client, Gateway, TOKEN};
 
 /// The definitions that frames of ours are held against, by name; made when they are first needed.
 struct Contract {
@@ -126,6 +126,184 @@ pub(crate) fn methods() -> Option<BTreeMap<String, String>> {
     )
 }
 
+/// What the contract says of a method's parameters: each of its forms.
+struct Form {
+    properties: Vec<String>,
+    required: Vec<String>,
+    closed: bool,
+    /// Something that is required, of the right type.
+    sample: Value,
+}
+
+/// Parameters that are refused by name: what they are about is not here.
+const NOT_OFFERED: [(&str, &[&str]); 3] = [
+    (
+        "sessions.create",
+        &[
+            "attachments",
+            "catalogId",
+            "cwd",
+            "execNode",
+            "forkFrom",
+            "permissionMode",
+            "projectGitUrl",
+            "projectId",
+            "spawnDepth",
+            "toolOverrides",
+            "visibility",
+            "worktreeBaseRef",
+            "worktreeName",
+        ],
+    ),
+    (
+        "sessions.patch",
+        &[
+            "completionOwnerSessionKey",
+            "execNode",
+            "expectedLifecycleRevision",
+            "expectedPermissionMode",
+            "expectedToolOverrides",
+            "inheritedToolAllow",
+            "inheritedToolDeny",
+            "inheritedToolPolicyVersion",
+            "permissionMode",
+            "toolOverrides",
+            "ttlMinutes",
+        ],
+    ),
+    ("cron.add", &["pacing", "trigger"]),
+];
+
+fn sample(schema: &Value) -> Value {
+    if let Some(fixed) = schema.get("const").or(schema["enum"].get(0)) {
+        return fixed.clone();
+    }
+    if let Some(form) = schema["anyOf"].get(0).or(schema["oneOf"].get(0)) {
+        return sample(form);
+    }
+    match schema["type"].as_str() {
+        Some("integer" | "number") => json!(schema["minimum"].as_i64().unwrap_or(1).max(1)),
+        Some("boolean") => json!(false),
+        Some("array") => json!([sample(&schema["items"])]),
+        Some("object") => required_of(schema),
+        _ => json!("x"),
+    }
+}
+
+fn required_of(schema: &Value) -> Value {
+    let names = schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    names
+        .map(|name| (name.to_owned(), sample(&schema["properties"][name])))
+        .collect()
+}
+
+fn forms(method: &str) -> Vec<Form> {
+    let Some(contract) = contract() else { return Vec::new() };
+    let name = match method {
+        "agent.identity.get" => "AgentIdentityParams".to_owned(),
+        _ => format!("{}Params", pascal(method)),
+    };
+    let definition = &contract.schema["definitions"][&name];
+    let alone = std::slice::from_ref(definition);
+    let forms = definition["anyOf"].as_array().map_or(alone, Vec::as_slice);
+    let names = |value: &Value| {
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .collect()
+    };
+    forms
+        .iter()
+        .filter(|form| form["properties"].is_object())
+        .map(|form| Form {
+            properties: form["properties"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect(),
+            required: names(&form["required"]),
+            closed: form["additionalProperties"] == false,
+            sample: required_of(form),
+        })
+        .collect()
+}
+
+/// One question under an id of its own: what others are answered meanwhile is passed over.
+async fn ask(client: &mut Client, method: &str, params: Value) -> Value {
+    let id = uuid::Uuid::new_v4().to_string();
+    let mut answer = client
+        .ask(json!({"type": "req", "id": id, "method": method, "params": params}))
+        .await;
+    while answer["id"] != id {
+        answer = client.response().await.unwrap();
+    }
+    answer
+}
+
+/// Everything that the contract lets a client send is known here, what it requires is required, and what it does not know is refused by name.
+#[tokio::test]
+async fn parameters_are_those_of_the_contract() {
+    // Takes anything, as in the family; and one that would begin anew.
+    const ASIDE: [&str; 2] = ["health", "gateway.restart.request"];
+    let Some(theirs) = methods() else { return };
+    let gateway = Gateway::start();
+    let (mut client, (mut node, _)) = (gateway.client().await, gateway.node(9, json!([])).await);
+    let offered = super::harness::program(&std::env::temp_dir())
+        .arg("methods")
+        .output()
+        .unwrap();
+    let offered: Vec<Value> = serde_json::from_slice(&offered.stdout).unwrap();
+    let mut faults = Vec::new();
+    for name in offered.iter().filter_map(|method| method["name"].as_str()) {
+        let Some(scope) = theirs.get(name).filter(|_| !ASIDE.contains(&name)) else {
+            continue;
+        };
+        let asker = if scope == "node" { &mut node } else { &mut client };
+        let forms = forms(name);
+        for form in &forms {
+            let aside = NOT_OFFERED
+                .iter()
+                .find(|(method, _)| *method == name)
+                .map_or(&[] as &[&str], |(_, names)| *names);
+            for property in &form.properties {
+                // Of no type that a parameter has, with a name that none knows.
+                let mut params = form.sample.clone();
+                params[property] = json!({"\u{1}": [[1]]});
+                let answer = ask(asker, name, params).await;
+                let said = answer["error"]["message"].as_str().unwrap_or_default();
+                let unknown = said.ends_with(&format!("at root: unexpected property '{property}'"));
+                if unknown != aside.contains(&property.as_str()) {
+                    faults.push(format!("{name}: {property} is in the contract: {answer}"));
+                }
+            }
+        }
+        if let [form] = forms.as_slice() {
+            let answer = ask(asker, name, json!({})).await;
+            let said = answer["error"]["message"].as_str().unwrap_or_default();
+            if !form.required.is_empty() && !form.required.iter().any(|name| said.contains(&format!("'{name}'"))) {
+                faults.push(format!(
+                    "{name}: {:?} are required, but {{}} gives {answer}",
+                    form.required
+                ));
+            }
+            let answer = ask(asker, name, json!({"zzz": 1})).await;
+            let said = answer["error"]["message"].as_str().unwrap_or_default();
+            let named = said.contains("'zzz'") || form.required.iter().any(|name| said.contains(&format!("'{name}'")));
+            if form.closed && !named {
+                faults.push(format!("{name}: zzz is taken: {answer}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
 #[test]
 fn the_contract_is_installed_where_it_must_be() {
     let installed = contract().is_some();
@@ -197,7 +375,7 @@ fn the_stock_client_makes_its_round_trips() {
     for (room, expected) in [
         (
             "chat",
-            json!({"status": "started", "said": "hello", "roles": ["user", "assistant"]}),
+            json!({"status": "started", "said": "Echo: hello", "roles": ["user", "assistant"]}),
         ),
         ("agent", json!({"status": "ok", "summary": "completed", "waited": "ok"})),
         (

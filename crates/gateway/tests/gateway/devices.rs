@@ -201,3 +201,69 @@ async fn weak_secrets_are_told_in_the_log() {
     });
     assert!(!gateway.log().contains("aaaaaaaa"));
 }
+
+/// The token in a set-up code.
+fn token_in(code: &Value) -> String {
+    use base64::Engine;
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let inside = engine.decode(code["setupCode"].as_str().unwrap()).unwrap();
+    let inside: Value = serde_json::from_slice(&inside).unwrap();
+    assert_eq!(inside["url"], code["gatewayUrl"]);
+    inside["bootstrapToken"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_set_up_code_pairs_one_device_with_what_it_says() {
+    let gateway = Gateway::start();
+    let mut admin = gateway.client().await;
+    let wanted = json!({"publicUrl": "https://koi.example", "bootstrapProfile": "limited"});
+    let code = admin.call("device.pair.setupCode", wanted.clone()).await["payload"].clone();
+    assert_eq!(
+        (&code["gatewayUrl"], &code["access"]),
+        (&json!("wss://koi.example"), &json!("limited"))
+    );
+    let status = json!({"setupId": code["setupId"]});
+    assert_eq!(
+        admin.call("device.pair.setupStatus", status.clone()).await["payload"],
+        json!({})
+    );
+    let auth = json!({"bootstrapToken": token_in(&code)});
+    let with = |scopes: Value| json!({"auth": auth, "scopes": scopes});
+    // More than the code gives waits for somebody; the code still counts.
+    let more = gateway.device(7, &OUTSIDE, with(json!(["operator.admin"]))).await.1;
+    assert_eq!(more["error"]["details"]["reason"], "scope-upgrade");
+    let (_, hello) = gateway
+        .device(7, &OUTSIDE, with(json!(["operator.read", "operator.write"])))
+        .await;
+    assert_eq!(
+        hello["payload"]["auth"]["scopes"],
+        json!(["operator.read", "operator.write"]),
+        "{hello}"
+    );
+    let own = json!({"auth": {"deviceToken": token_of(&hello)}, "scopes": ["operator.read"]});
+    let done = admin.call("device.pair.setupStatus", status).await["payload"]["completion"].clone();
+    assert_eq!(
+        (&done["deviceId"], &done["access"]),
+        (&json!(device_of(7)), &json!("limited"))
+    );
+    let again = gateway.device(8, &OUTSIDE, with(json!(["operator.read"]))).await.1;
+    assert_eq!(
+        again["error"]["details"]["code"], "AUTH_BOOTSTRAP_TOKEN_INVALID",
+        "it counts once"
+    );
+    assert_eq!(gateway.device(7, &OUTSIDE, own).await.1["ok"], true);
+    for (wanted, fault) in [
+        (json!({}), "at /publicUrl: is needed"),
+        (
+            json!({"publicUrl": "http://koi.example"}),
+            "at /publicUrl: must be https://host",
+        ),
+    ] {
+        let refused = admin.call("device.pair.setupCode", wanted).await;
+        assert!(
+            refused["error"]["message"].as_str().unwrap().contains(fault),
+            "{refused}"
+        );
+    }
+    assert!(!gateway.log().contains(&token_in(&code)));
+}

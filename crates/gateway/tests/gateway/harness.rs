@@ -271,11 +271,9 @@ pub(crate) fn sign(mut frame: Value, seed: u8, challenge: &Value) -> Value {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let scopes: Vec<String> = params["scopes"].as_array().into_iter().flatten().map(text).collect();
     let (auth, client) = (&params["auth"], &params["client"]);
-    let token = text(if auth["token"].is_string() {
-        &auth["token"]
-    } else {
-        &auth["deviceToken"]
-    });
+    let given = ["token", "deviceToken", "bootstrapToken"].into_iter();
+    let token = given.map(|name| &auth[name]).find(|token| token.is_string());
+    let token = token.map_or_else(String::new, text);
     let (nonce, ts) = (text(&challenge["nonce"]), challenge["ts"].as_i64().unwrap());
     let facts = SignedFacts {
         device_id: &device_id(&public),

@@ -44,9 +44,14 @@ async fn a_large_frame_of_a_stranger_is_refused_before_it_is_there() {
 async fn a_large_frame_of_a_client_is_taken_and_a_larger_one_is_not() {
     let gateway = Gateway::start();
     let mut client = gateway.client().await;
-    let padding = "x".repeat(24 * 1024 * 1024);
-    let answer = client.call("health", json!({"padding": padding})).await;
-    assert_eq!(answer["ok"], true);
+    // To the last byte.
+    let frame = |padding: usize| {
+        let padding = "x".repeat(padding);
+        json!({"type": "req", "id": "1", "method": "health", "params": {"padding": padding}}).to_string()
+    };
+    let most = 25 * 1024 * 1024;
+    client.send(frame(most - frame(0).len())).await;
+    assert_eq!(client.response().await.unwrap()["ok"], true);
     client
         .send_raw(Message::text("x".repeat(25 * 1024 * 1024 + 1)))
         .await
@@ -75,33 +80,76 @@ async fn a_few_frames_may_come_before_the_greeting() {
     }
 }
 
-/// How many files this process may well open.
-fn open_files() -> usize {
+/// So many connections as the machine lets this process and the gateway have, and no more than ten thousand.
+fn crowd() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let soft: usize = line
+    let soft = line
         .split_whitespace()
         .nth(3)
-        .and_then(|soft| soft.parse().ok())
-        .unwrap_or(1 << 20);
-    soft * 3 / 4
+        .and_then(|soft| soft.parse::<usize>().ok());
+    soft.map_or(10_000, |soft| (soft * 3 / 4).min(10_000))
 }
 
 #[tokio::test]
 async fn a_crowd_at_the_door_does_not_keep_others_out() {
+    use tokio::io::AsyncWriteExt;
     let gateway = Gateway::start();
+    let mut inside = gateway.client().await;
     let mut silent = Vec::new();
-    for _ in 0..open_files().min(3000) {
-        silent.push(gateway.stream().await);
+    for number in 0..crowd() {
+        let mut stream = gateway.stream().await;
+        // Every fourth one is slow instead: half a head, and nothing more.
+        if number % 4 == 0 {
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await;
+        }
+        silent.push(stream);
     }
-    // Slow ones too: half a head, and nothing more.
-    for stream in silent.iter_mut().rev().take(500) {
-        use tokio::io::AsyncWriteExt;
-        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await;
-    }
+    assert_eq!(inside.call("health", Value::Null).await["ok"], true);
     let mut client = gateway.client().await;
     assert_eq!(client.call("health", Value::Null).await["ok"], true);
+    assert!(gateway.get("/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(gateway.resident() < 120 * 1024, "{} KiB", gateway.resident());
+}
+
+#[tokio::test]
+async fn who_pings_without_end_is_closed_and_takes_no_memory() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let before = gateway.resident();
+    // Nothing is read meanwhile: the answers have nowhere to go.
+    let flood = async {
+        for _ in 0..200_000 {
+            if client.send_raw(Message::Ping(vec![b'x'; 125].into())).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(super::harness::PATIENCE, flood)
+        .await
+        .expect("it is not closed");
+    let ended = client.end().await;
+    assert!(matches!(ended.code, 1008 | 1006), "{ended:?}");
+    let grown = gateway.resident().saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} KiB more for pings");
+    assert_eq!(gateway.client().await.call("health", Value::Null).await["ok"], true);
+}
+
+#[tokio::test]
+async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let gateway = Gateway::start();
+    let mut slow = gateway.stream().await;
+    let began = std::time::Instant::now();
+    let mut head = b"GET / HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
+    let mut ended = false;
+    // The pauses are what is tried here: a byte each of them, for ever.
+    while !ended && began.elapsed() < 2 * super::harness::PATIENCE {
+        let sent = slow.write_all(&[*head.next().unwrap()]).await;
+        let read = tokio::time::timeout(std::time::Duration::from_millis(250), slow.read(&mut [0; 512])).await;
+        ended = sent.is_err() || matches!(read, Ok(Ok(0) | Err(_)));
+    }
+    assert!(ended, "still there after {:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod methods;
 mod nodes;
+mod pains;
 mod schedule;
 mod sessions;
 mod suspension;

@@ -117,3 +117,159 @@ async fn roles_keep_to_themselves() {
     assert_eq!(removed["payload"], json!({"nodeId": device_of(9)}));
     assert_eq!(node.end().await.code, 4001);
 }
+
+#[tokio::test]
+async fn what_a_node_is_to_do_waits_until_it_has_done_it() {
+    let gateway = Gateway::start();
+    let (mut node, _) = gateway.node(9, json!([])).await;
+    let mut client = gateway.client().await;
+    let ask = |kind: &str, priority: &str| json!({"nodeId": device_of(9), "type": kind, "priority": priority});
+    client
+        .call("node.pending.enqueue", ask("status.request", "normal"))
+        .await;
+    let second = client
+        .call("node.pending.enqueue", ask("location.request", "high"))
+        .await;
+    assert_eq!(second["payload"]["revision"], 2);
+    let again = client
+        .call("node.pending.enqueue", ask("location.request", "normal"))
+        .await;
+    assert_eq!(
+        again["payload"]["queued"]["id"], second["payload"]["queued"]["id"],
+        "asked once"
+    );
+    let first = node.call("node.pending.drain", json!({"maxItems": 1})).await["payload"].clone();
+    assert_eq!(
+        (&first["items"][0]["type"], &first["hasMore"]),
+        (&json!("location.request"), &json!(true))
+    );
+    let done = json!({"ids": [first["items"][0]["id"], "other"]});
+    let acknowledged = node.call("node.pending.ack", done).await["payload"].clone();
+    assert_eq!(
+        (&acknowledged["ackedIds"], &acknowledged["remainingCount"]),
+        (&json!([first["items"][0]["id"]]), &json!(1))
+    );
+    let rest = node.call("node.pending.drain", json!({})).await["payload"].clone();
+    assert_eq!(rest["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        node.call("node.pending.pull", Value::Null).await["payload"],
+        json!({"nodeId": device_of(9), "actions": []})
+    );
+    let stranger = json!({"nodeId": device_of(8), "type": "status.request"});
+    let refused = client.call("node.pending.enqueue", stranger).await;
+    assert_eq!(refused["error"]["message"], "unknown nodeId");
+}
+
+#[tokio::test]
+async fn a_node_says_how_far_it_is_to_whoever_asked() {
+    let gateway = Gateway::start();
+    let (mut node, _) = gateway.node(9, json!(["run"])).await;
+    let (mut client, mut other) = (gateway.client().await, gateway.client().await);
+    let request = json!({"type": "req", "id": "i1", "method": "node.invoke", "params": invoke("k1", "run")});
+    client.send(request.to_string()).await;
+    let id = node.event("node.invoke.request").await["payload"]["id"].clone();
+    let part = json!({"invokeId": id, "nodeId": device_of(9), "seq": 0, "chunk": "half"});
+    assert_eq!(
+        node.call("node.invoke.progress", part.clone()).await["payload"],
+        json!({"ok": true})
+    );
+    assert_eq!(
+        client.event("node.event").await["payload"]["payload"],
+        json!({"invokeId": id, "seq": 0, "chunk": "half"})
+    );
+    let unknown = json!({"invokeId": "x", "nodeId": device_of(9), "seq": 0, "chunk": "half"});
+    assert_eq!(
+        node.call("node.invoke.progress", unknown).await["payload"]["ignored"],
+        true
+    );
+    other.call("health", Value::Null).await;
+    assert!(other.events.iter().all(|event| event["event"] != "node.event"));
+}
+
+#[tokio::test]
+async fn what_a_node_publishes_is_listed_while_it_is_here() {
+    let gateway = Gateway::start();
+    let (mut node, _) = gateway.node(9, json!([])).await;
+    let mut client = gateway.client().await;
+    let skills = json!({"skills": [{"name": "swim", "description": "how to swim", "content": "move"}]});
+    assert_eq!(
+        node.call("node.skills.update", skills).await["payload"],
+        json!({"ok": true, "count": 1})
+    );
+    let tools =
+        json!({"tools": [{"pluginId": "p", "name": "look", "description": "looks", "parameters": {"type": "object"}}]});
+    assert_eq!(
+        node.call("node.pluginTools.update", tools).await["payload"],
+        json!({"ok": true, "count": 1})
+    );
+    let listed = client.call("skills.status", json!({})).await["payload"]["skills"].clone();
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["source"], &listed[0]["nodeId"]),
+        (&json!("swim"), &json!("node"), &json!(device_of(9)))
+    );
+    let catalog = client.call("tools.catalog", json!({})).await["payload"]["groups"].clone();
+    assert_eq!(catalog[0]["tools"][0]["label"], "look");
+    let bad = json!({"skills": [{"name": "Not Small", "description": "d", "content": "c"}]});
+    let refused = node.call("node.skills.update", bad).await;
+    assert!(
+        refused["error"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("invalid node.skills.update params: at /skills/0/name: must be small letters")
+    );
+    let large = json!({"skills": (0..40).map(|n| json!({"name": format!("s{n}"), "description": "d", "content": "c".repeat(60_000)})).collect::<Vec<_>>()});
+    let refused = node.call("node.skills.update", large).await;
+    assert!(
+        refused["error"]["message"]
+            .as_str()
+            .unwrap()
+            .ends_with("must not have more than 1048576 bytes in all")
+    );
+    drop(node);
+    let deadline = std::time::Instant::now() + super::harness::PATIENCE;
+    while client.call("skills.status", json!({})).await["payload"]["skills"] != json!([]) {
+        assert!(std::time::Instant::now() < deadline, "what it published stays");
+    }
+}
+
+#[tokio::test]
+async fn what_is_allowed_on_a_node_is_asked_of_the_node() {
+    let gateway = Gateway::start();
+    let commands = json!(["system.execApprovals.get", "system.execApprovals.set"]);
+    let (mut node, _) = gateway.node(9, commands).await;
+    let mut client = gateway.client().await;
+    let file = json!({"version": 1, "agents": {}});
+    for (method, params, given) in [
+        ("get", json!({"nodeId": device_of(9)}), json!({})),
+        (
+            "set",
+            json!({"nodeId": device_of(9), "file": file, "baseHash": "h"}),
+            json!({"file": file, "baseHash": "h"}),
+        ),
+    ] {
+        let method = format!("exec.approvals.node.{method}");
+        let request = json!({"type": "req", "id": method, "method": method, "params": params});
+        client.send(request.to_string()).await;
+        let asked = node.event("node.invoke.request").await["payload"].clone();
+        let sent: Value = serde_json::from_str(asked["paramsJSON"].as_str().unwrap()).unwrap();
+        assert_eq!(sent, given);
+        let answer =
+            json!({"id": asked["id"], "nodeId": device_of(9), "ok": true, "payload": {"file": file, "hash": "h"}});
+        node.call("node.invoke.result", answer).await;
+        assert_eq!(
+            client.response().await.unwrap()["payload"],
+            json!({"file": file, "hash": "h"})
+        );
+    }
+    let absent = client
+        .call("exec.approvals.node.get", json!({"nodeId": device_of(8)}))
+        .await;
+    assert_eq!(absent["error"]["message"], "node not connected");
+    let empty = client
+        .call("exec.approvals.node.set", json!({"nodeId": device_of(9)}))
+        .await;
+    assert_eq!(
+        empty["error"]["message"],
+        "invalid exec.approvals.node.set params: at root: must have required property 'file'"
+    );
+}

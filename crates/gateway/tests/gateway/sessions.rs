@@ -515,3 +515,33 @@ async fn a_second_gateway_leaves_the_first_ones_state_alone() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("another gateway writes this state directory"), "{text}");
 }
+
+#[tokio::test]
+async fn a_session_begins_with_words() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let params =
+        json!({"key": "work", "message": "hello", "idempotencyKey": "first", "fastMode": "auto", "worktree": false});
+    let made = client.call("sessions.create", params).await["payload"].clone();
+    assert_eq!(
+        (&made["runStarted"], &made["runId"], &made["key"]),
+        (&json!(true), &json!("first"), &json!("agent:main:work"))
+    );
+    let ended = loop {
+        let told = client.event("chat").await["payload"].clone();
+        if told["state"] == "final" {
+            break told;
+        }
+    };
+    assert_eq!(
+        (&ended["runId"], &ended["message"]["content"][0]["text"]),
+        (&json!("first"), &json!("Echo: hello"))
+    );
+    let quiet = client.call("sessions.create", json!({"key": "other"})).await["payload"].clone();
+    assert_eq!((&quiet["runStarted"], &quiet["runId"]), (&json!(false), &Value::Null));
+    let refused = client.call("sessions.create", json!({"fork": true})).await;
+    assert_eq!(
+        refused["error"]["message"],
+        "invalid sessions.create params: at /fork: is not offered by this gateway"
+    );
+}

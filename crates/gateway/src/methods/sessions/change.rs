@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{KeyText, With, failed, key, shown};
-use crate::methods::bounds::{Text, Tree};
-use crate::methods::{Answer, Call, Method};
+use crate::conversation::{Inbound, MAX_ID, MAX_TEXT, Source, TurnOptions};
+use crate::methods::bounds::{Entries, Text, Tree};
+use crate::methods::{Answer, Call, Method, chat};
 use crate::session::{SessionKey, Why};
 
 pub(super) const CREATE: Method = Method::later("sessions.create", Scope::Write, |call| create(call).boxed());
@@ -122,7 +123,7 @@ fn text<'a>(call: &Call, params: &'a BTreeMap<String, Tree>, name: &str) -> Resu
 }
 
 async fn patch(call: Call) -> Answer {
-    let params: BTreeMap<String, Tree> = call.params()?;
+    let Entries(params) = call.params::<Entries<Tree, 64>>()?;
     let Some(given) = text(&call, &params, "key")? else {
         return Err(call.invalid("at root: must have required property 'key'"));
     };
@@ -164,18 +165,70 @@ async fn entry(call: &Call, key: &SessionKey) -> Result<Value, ErrorShape> {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CreateParams {
     key: Option<KeyText>,
-    #[serde(rename = "idempotencyKey")]
-    _idempotency_key: Option<KeyText>,
+    idempotency_key: Option<Text<1, MAX_ID>>,
     agent_id: Option<Text<1, 64>>,
     label: Option<Text<1, 512>>,
     display_name: Option<Text<1, 500>>,
     category: Option<Text<1, 512>>,
     model: Option<Text<1, 256>>,
     thinking_level: Option<Text<1, 32>>,
+    context_window: Option<Text<1, 64>>,
+    fast_mode: Option<Tree>,
     parent_session_key: Option<KeyText>,
     succeeds_parent: Option<bool>,
     #[serde(rename = "emitCommandHooks")]
     _emit_command_hooks: Option<bool>,
+    /// The first words, and a run with them.
+    message: Option<Text<0, MAX_TEXT>>,
+    task: Option<Text<0, MAX_TEXT>>,
+    fork: Option<bool>,
+    incognito: Option<bool>,
+    worktree: Option<bool>,
+}
+
+impl CreateParams {
+    /// What is asked for and not offered is refused; that it is not asked for may be said.
+    fn check(&self, call: &Call) -> Result<(), ErrorShape> {
+        let asked = [
+            ("fork", self.fork),
+            ("incognito", self.incognito),
+            ("worktree", self.worktree),
+        ];
+        if let Some((name, _)) = asked.iter().find(|(_, asked)| *asked == Some(true)) {
+            return Err(call.invalid(&format!("at /{name}: is not offered by this gateway")));
+        }
+        let mode = self.fast_mode.as_ref().map_or(&Value::Null, |Tree(mode)| mode);
+        fits(Shape::Auto, mode).map_err(|what| call.invalid(&format!("at /fastMode: {what}")))
+    }
+
+    /// What is to be remembered of the session.
+    fn meta(&self, parent: Option<&SessionKey>) -> Map<String, Value> {
+        let texts = [
+            ("label", self.label.as_deref()),
+            ("displayName", self.display_name.as_deref()),
+            ("category", self.category.as_deref()),
+            ("model", self.model.as_deref()),
+            ("thinkingLevel", self.thinking_level.as_deref()),
+            ("contextWindow", self.context_window.as_deref()),
+            ("parentSessionKey", parent.map(SessionKey::as_str)),
+        ];
+        let texts = texts
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, Value::from(value?))));
+        let mode = self.fast_mode.iter().map(|Tree(mode)| ("fastMode", mode.clone()));
+        let kept = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+        texts
+            .chain(mode)
+            .filter(|(_, value)| kept(value))
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// The words that the session begins with.
+    fn first_words(&self) -> Option<String> {
+        let words = self.message.as_deref().or(self.task.as_deref())?;
+        (!words.trim().is_empty()).then(|| words.to_owned())
+    }
 }
 
 async fn create(call: Call) -> Answer {
@@ -188,20 +241,8 @@ async fn create(call: Call) -> Answer {
         Some(parent) => Some(super::key(&call, "/parentSessionKey", parent, agent)?),
         None => None,
     };
-    let mut meta = Map::new();
-    let texts = [
-        ("label", params.label.as_deref()),
-        ("displayName", params.display_name.as_deref()),
-        ("category", params.category.as_deref()),
-        ("model", params.model.as_deref()),
-        ("thinkingLevel", params.thinking_level.as_deref()),
-        ("parentSessionKey", parent.as_ref().map(SessionKey::as_str)),
-    ];
-    for (name, value) in texts {
-        if let Some(value) = value {
-            meta.insert(name.to_owned(), value.into());
-        }
-    }
+    params.check(&call)?;
+    let meta = params.meta(parent.as_ref());
     let sessions = &call.shared.services.sessions;
     let now_ms = call.shared.now_ms();
     // A session that follows its parent under the parent's key is a new one of that key.
@@ -213,8 +254,40 @@ async fn create(call: Call) -> Answer {
         _ => sessions.renew(&key, now_ms, Why::New, meta).await.map(drop),
     };
     made.map_err(|error| failed(&call, &error))?;
+    let run = match params.first_words() {
+        Some(words) => Some(begin(&call, &key, words, params.idempotency_key.as_deref()).await),
+        None => None,
+    };
     let entry = entry(&call, &key).await?;
-    Ok(json!({"ok": true, "key": key, "sessionId": entry.get("sessionId"), "entry": entry, "runStarted": false}))
+    let mut answer = json!({
+        "ok": true, "key": key, "sessionId": entry.get("sessionId"), "entry": entry, "runStarted": matches!(run, Some(Ok(_))),
+    });
+    // The session is there, whatever became of its first words.
+    match run {
+        Some(Ok(run_id)) => answer["runId"] = run_id.into(),
+        Some(Err(error)) => answer["runError"] = json!(error),
+        None => {}
+    }
+    Ok(answer)
+}
+
+/// Begins the first run of a session; gives its id.
+async fn begin(call: &Call, key: &SessionKey, words: String, id: Option<&str>) -> Result<String, ErrorShape> {
+    call.shared.may_begin()?;
+    let inbound = Inbound {
+        key: key.to_string(),
+        text: words,
+        attachments: Vec::new(),
+        source: Source::Chat,
+        idempotency_key: id.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned),
+        options: TurnOptions {
+            commands: Some(chat::power(call)),
+            ..TurnOptions::default()
+        },
+    };
+    let accepted = call.shared.services.conversations.submit(inbound).await;
+    let accepted = accepted.map_err(|refused| chat::refusal(&refused))?;
+    Ok(accepted.run_id)
 }
 
 #[derive(Deserialize)]

@@ -59,15 +59,9 @@ pub(super) async fn answer(
         return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request_error", message));
     }
     let token = hooks.token.as_ref().map(|token| shared.secrets().read(token));
-    let token = match token {
-        Some(Ok(token)) => token,
-        Some(Err(_)) | None => {
-            return Err(refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "hooks.token cannot be read",
-            ));
-        }
+    let Some(Ok(token)) = token else {
+        let message = "hooks.token cannot be read";
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message));
     };
     let offered = bearer(headers)
         .or_else(|| text(headers, "x-skykoi-token"))

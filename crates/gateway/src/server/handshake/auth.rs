@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::super::peer::Origin;
 use super::{Context, Credential, Refusal};
+use crate::devices::setup::Access;
 use crate::devices::{self, Mark, Pairing, Voucher, Wish};
 use crate::methods::Role;
 
@@ -25,6 +26,7 @@ pub(super) struct Grant {
     pub(super) device_id: Option<String>,
     pub(super) credential: Credential,
     pub(super) pairing: Option<Pairing>,
+    pub(super) setup: Option<String>,
 }
 
 /// How a client proved that it belongs here, its device aside.
@@ -34,6 +36,8 @@ enum Secret {
     Shared(Mark),
     /// With a token of its device that has this hash.
     Device(String),
+    /// With the set-up code of this id, which gives this.
+    Setup(String, Access),
     None,
 }
 
@@ -105,7 +109,10 @@ fn secret(id: &str, params: &ConnectParams, context: &Context<'_>, role: Role) -
         let message = "gateway token mismatch (provide the gateway's auth token)";
         return refuse(detail::AUTH_TOKEN_MISMATCH, message, next);
     }
-    if auth.is_some_and(|auth| auth.bootstrap_token.is_some()) {
+    if let Some(offered) = auth.and_then(|auth| auth.bootstrap_token.as_ref()) {
+        if let Some((setup, access)) = context.setups.of(offered, context.now_ms) {
+            return Ok(Secret::Setup(setup.to_owned(), access));
+        }
         let message = "bootstrap token invalid or expired";
         return refuse(detail::AUTH_BOOTSTRAP_TOKEN_INVALID, message, "update_auth_credentials");
     }
@@ -166,6 +173,7 @@ fn without_device(
         device_id: None,
         credential: Credential::Shared(mark),
         pairing: None,
+        setup: None,
     })
 }
 
@@ -227,6 +235,7 @@ fn with_device(
         device_id: Some(device.proof.id.clone()),
         credential,
         pairing,
+        setup: None,
     };
     let beyond = |settled: &[Scope]| asked.iter().any(|scope| !Scope::any_covers(settled, *scope));
     let refuse = |reason: &str, settled: &[Scope]| {
@@ -241,40 +250,60 @@ fn with_device(
             Role::Operator => Ok(grant(Credential::Bundle(device.key), asked, None)),
         };
     }
-    let known = context.devices.get(&device.proof.id);
     let membership = context.devices.membership(&device.proof.id, role);
     let settled = membership
         .map(|membership| membership.scopes.as_slice())
         .unwrap_or_default();
     match secret {
         Secret::Shared(mark) => {
-            let (pairs, reason) = match (known, membership) {
-                (None, _) => (context.auto_approve, "not-paired"),
-                // A device does not change its role by itself, not even here.
-                (Some(_), None) => (false, "role-upgrade"),
-                (Some(_), Some(_)) => (context.auto_approve || !beyond(settled), "scope-upgrade"),
-            };
-            if !pairs {
+            let known = context.devices.get(&device.proof.id).is_some();
+            if let Some(reason) = must_wait(known, membership.is_some(), beyond(settled), context) {
                 return refuse(reason, settled);
             }
-            let pairing = Pairing {
-                device_id: device.proof.id.clone(),
-                public_key: encode_public_key(&device.key),
-                client: params.client.clone(),
-                role,
-                scopes: asked.clone(),
-                voucher: Voucher::Token(mark.clone()),
-            };
+            let pairing = pairing(params, device, &asked, Voucher::Token(mark.clone()));
             Ok(grant(Credential::Shared(mark), asked, Some(pairing)))
+        }
+        Secret::Setup(_, access) if access.role() != role => refuse("role-upgrade", settled),
+        Secret::Setup(_, access) if beyond(access.scopes()) => refuse("scope-upgrade", access.scopes()),
+        Secret::Setup(id, _) => {
+            let pairing = pairing(params, device, &asked, Voucher::Person);
+            let setup = Some(id);
+            Ok(Grant {
+                setup,
+                ..grant(Credential::Setup, asked, Some(pairing))
+            })
         }
         Secret::Device(_) if beyond(settled) => refuse("scope-upgrade", settled),
         Secret::Device(hash) => Ok(grant(Credential::DeviceToken(hash), asked, None)),
-        Secret::None => Err(Refusal::unauthorized(
-            id,
-            detail::AUTH_TOKEN_MISSING,
-            "gateway token missing (provide the gateway's auth token)",
-            "update_auth_configuration",
-        )),
+        Secret::None => Err(no_secret(id)),
+    }
+}
+
+/// Why a device that has the shared token waits for somebody all the same, if it does.
+fn must_wait(known: bool, member: bool, beyond: bool, context: &Context<'_>) -> Option<&'static str> {
+    let (waits, reason) = match (known, member) {
+        (false, _) => (!context.auto_approve, "not-paired"),
+        // A device does not change its role by itself, not even here.
+        (true, false) => (true, "role-upgrade"),
+        (true, true) => (beyond && !context.auto_approve, "scope-upgrade"),
+    };
+    waits.then_some(reason)
+}
+
+fn no_secret(id: &str) -> Refusal {
+    let message = "gateway token missing (provide the gateway's auth token)";
+    Refusal::unauthorized(id, detail::AUTH_TOKEN_MISSING, message, "update_auth_configuration")
+}
+
+/// The device as it is to be remembered.
+fn pairing(params: &ConnectParams, device: &Known<'_>, scopes: &[Scope], voucher: Voucher) -> Pairing {
+    Pairing {
+        device_id: device.proof.id.clone(),
+        public_key: encode_public_key(&device.key),
+        client: params.client.clone(),
+        role: device.role,
+        scopes: scopes.to_vec(),
+        voucher,
     }
 }
 

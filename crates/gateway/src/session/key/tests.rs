@@ -21,6 +21,9 @@ fn every_way_to_write_a_key() {
         ("hook:7f", "hook:7f", Kind::Hook),
         ("tui-1", "agent:main:tui-1", Kind::Tui),
         ("agent:main:telegram:dm:7", "agent:main:telegram:direct:7", Kind::Direct),
+        ("dm:Anna", "agent:main:direct:Anna", Kind::Direct),
+        ("agent:main:dm:Direct:7", "agent:main:dm:direct:7", Kind::Direct),
+        ("agent:main:dm:DM:DM:dm", "agent:main:dm:DM:direct:dm", Kind::Direct),
         ("agent:main:direct:Anna", "agent:main:direct:Anna", Kind::Direct),
         (
             "agent:main:slack:t1:direct:U7",

@@ -52,6 +52,18 @@ fn fill(directory: &Path) {
     }
 }
 
+/// Bytes of all files.
+fn weight(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).unwrap();
+    let bytes = files.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    println!(
+        "{KEYS} sessions, {} MiB of history, resident {} MiB",
+        bytes >> 20,
+        resident()
+    );
+    bytes
+}
+
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -89,16 +101,7 @@ fn ten_thousand_sessions_and_a_gigabyte_are_no_burden() {
     let place = Scratch::new("scale");
     let directory = place.join("agents/main/sessions");
     fill(&directory);
-    let bytes: u64 = fs::read_dir(&directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
-        .sum();
-    println!(
-        "{KEYS} sessions, {} MiB of history, resident {} MiB",
-        bytes >> 20,
-        resident()
-    );
-    assert!(bytes > 1_000_000_000);
+    assert!(weight(&directory) > 1_000_000_000);
     {
         let store = open(&place);
         once("first look without an index", || store.book().map(drop).unwrap());
