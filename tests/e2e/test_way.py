@@ -234,15 +234,17 @@ chmod 777 /proc/self/fd/9 && echo moved
 """
 
 
+IMDS_TOKEN = 'curl -s -m 2 -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 60" http://169.254.169.254/latest/api/token'
+
+
 def test_the_user_of_the_agent_is_neither_root_nor_the_machine(stage: Stage, agent: dict) -> None:
     machine = stage.machine(agent["metadata"]["name"])
-    token = "curl -s -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token"
     for user in ("ubuntu", "skykoi"):
         assert machine.run("sudo", "-n", "true", user=user, check=False).returncode != 0
-        assert machine.run("/bin/sh", "-c", token, user=user, check=False).returncode == 28, (
+        assert machine.run("/bin/sh", "-c", IMDS_TOKEN, user=user, check=False).returncode == 28, (
             "curl's exit for a time-out"
         )
-    assert len(machine.sh(token)) > 20, "root still has it: the set-up needs it"
+    assert len(machine.sh(IMDS_TOKEN)) > 20, "root still has it: the set-up needs it"
     groups = set(machine.run("id", "-nG", "ubuntu").stdout.split())
     assert groups.isdisjoint({"sudo", "admin", "wheel", "lxd", "docker", "disk"})
 
@@ -268,13 +270,31 @@ def test_bootstrap_twice_changes_nothing(stage: Stage, agent: dict) -> None:
     assert machine.sh(look) == before
 
 
-def test_workspace_files_of_the_spec_are_seeded_once(stage: Stage, new_agent) -> None:
+# What a crontab or a lingering service of the agent is: something of its own that the next boot starts as early as it can.
+EAGER = f"""
+cat >/etc/systemd/system/eager.service <<'END'
+[Unit]
+DefaultDependencies=no
+After=sysinit.target
+[Service]
+Type=oneshot
+User=ubuntu
+ExecStart=/bin/sh -c '{{ {IMDS_TOKEN}; echo " $$?"; }} >/var/tmp/asked'
+[Install]
+WantedBy=basic.target
+END
+systemctl enable --quiet eager.service
+"""
+
+
+def test_workspace_files_are_seeded_once_and_a_reboot_opens_nothing(stage: Stage, new_agent) -> None:
     name = new_agent(workspace={"files": {"AGENTS.md": "# House rules\nBe brief.\n", "notes/first.md": "hello\n"}})
     stage.wait_ready(name)
     machine = stage.machine(name)
     assert machine.sh("cat /home/ubuntu/koi/AGENTS.md") == "# House rules\nBe brief.\n"
     assert machine.sh("cat /home/ubuntu/koi/notes/first.md") == "hello\n"
     machine.sh("echo mine > /home/ubuntu/koi/AGENTS.md")
+    machine.sh(EAGER)
     stage.cloud.boto("ec2").reboot_instances(InstanceIds=[machine.instance_id])
     until(
         "the machine went through a reboot",
@@ -286,6 +306,7 @@ def test_workspace_files_of_the_spec_are_seeded_once(stage: Stage, new_agent) ->
     )
     stage.wait_ready(name)
     assert machine.sh("cat /home/ubuntu/koi/AGENTS.md") == "mine\n"
+    assert machine.sh("cat /var/tmp/asked").split() == ["28"], "no answer to the agent, however early it asks"
 
 
 def test_events_tell_the_changes_of_verdict(stage: Stage, agent: dict) -> None:

@@ -8,6 +8,7 @@ mod command;
 mod files;
 mod machine;
 mod nginx;
+mod packages;
 mod powers;
 mod units;
 mod users;
@@ -15,6 +16,7 @@ mod volume;
 mod workspace;
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,22 +109,39 @@ impl Options {
     }
 }
 
-/// A run in progress: what earlier steps found out.
-struct Run<'a> {
+/// What is there before anything else is known.
+#[derive(Clone, Copy)]
+struct Ground<'a> {
     options: &'a Options,
     machine: &'a dyn Machine,
+}
+
+/// A run in progress: what earlier steps found out.
+struct Run<'a> {
+    ground: Ground<'a>,
     identity: Identity,
     bundle: Bundle,
     changed: Vec<&'static str>,
 }
 
+impl<'a> Deref for Run<'a> {
+    type Target = Ground<'a>;
+
+    fn deref(&self) -> &Ground<'a> {
+        &self.ground
+    }
+}
+
+type EarlyStep = (&'static str, fn(&Ground<'_>) -> Result<Change, Failure>);
+
+/// What needs no bundle and does not wait for one: who may ask for the machine's credentials is settled before anything else.
+const EARLY_STEPS: &[EarlyStep] = &[("users", users::present), ("metadata", powers::metadata)];
+
 type Step = (&'static str, fn(&Run<'_>) -> Result<Change, Failure>);
 
 const STEPS: &[Step] = &[
-    ("packages", nginx::packages),
-    ("users", users::present),
+    ("packages", nginx::package),
     ("sudo", powers::sudo),
-    ("metadata", powers::metadata),
     ("volume", volume::ready),
     ("mount", volume::mounted),
     ("layout", workspace::layout),
@@ -146,28 +165,38 @@ const FILES_ONLY: &[&str] = &["layout", "secrets", "tls", "config", "devices", "
 /// # Errors
 /// The first step that cannot be done; it has been said on the console already.
 pub(crate) fn bootstrap(options: &Options, machine: &dyn Machine) -> Result<Vec<&'static str>, Failure> {
+    let ground = Ground { options, machine };
+    let mut changed = Vec::new();
+    for (name, step) in EARLY_STEPS.iter().filter(|_| !options.files_only) {
+        let change = attempt(options, machine, name, || step(&ground))?;
+        note(machine, name, change, &mut changed);
+    }
     let identity = attempt(options, machine, "identity", || identity(options))?;
     let bundle = attempt(options, machine, "bundle", || fetch(machine, &identity))?;
     machine.say(&format!("step=bundle ok: {bundle}"));
     let mut run = Run {
-        options,
-        machine,
+        ground,
         identity,
         bundle,
-        changed: Vec::new(),
+        changed,
     };
     for (name, step) in STEPS {
         if options.files_only && !FILES_ONLY.contains(name) {
             continue;
         }
         let change = attempt(options, machine, name, || step(&run))?;
-        if change == Change::Changed {
-            run.changed.push(name);
-        }
-        machine.say(&format!("step={name} {change}"));
+        note(machine, name, change, &mut run.changed);
     }
     machine.say(&format!("done, changed: [{}]", run.changed.join(" ")));
     Ok(run.changed)
+}
+
+/// Says what a step did.
+fn note(machine: &dyn Machine, name: &'static str, change: Change, changed: &mut Vec<&'static str>) {
+    if change == Change::Changed {
+        changed.push(name);
+    }
+    machine.say(&format!("step={name} {change}"));
 }
 
 /// Tries a step until it works, fails for good, or patience is over.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use koi_wire::config::{self, GatewayConfig, Issue, digest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::json5::{Kind, Node, line_and_column};
 use crate::server::credentials::Variables;
@@ -144,6 +144,21 @@ fn last(node: &Node) -> usize {
         Kind::Array(items) => items.last().map_or(node.at, last),
         Kind::Object(members) => members.last().map_or(node.at, |member| last(&member.node)),
     }
+}
+
+/// All keys, for the page of the config.
+pub(crate) fn listed() -> Value {
+    let row = |key: config::Key| {
+        let takes = match key.takes {
+            config::Takes::Hot => "at once",
+            config::Takes::Restart => "start",
+        };
+        json!({
+            "path": key.path, "about": key.about, "allowed": key.allowed, "default": key.default, "required": key.required,
+            "takes": takes,
+        })
+    };
+    config::keys().into_iter().map(row).collect()
 }
 
 /// Zones that have the right form and that this machine's time zone database does not have. Not a reason to refuse the config: the

@@ -120,7 +120,6 @@ impl Conversations {
         self.inner.inbox.as_ref().err().cloned()
     }
 
-    #[allow(dead_code, reason = "for a config that is reloaded")]
     /// Other settings from now on. How many run at the same time is decided at the start.
     pub(crate) fn set_settings(&self, settings: Settings) {
         self.inner.set_settings(settings);

@@ -175,7 +175,9 @@ impl Directory {
 
     /// Writes a file beside the target, flushes it to disk, and renames it over the target. A link there is replaced, not followed.
     pub(crate) fn replace(&self, name: &str, content: &[u8], mode: u32, owner: Option<Ids>) -> io::Result<()> {
-        let fresh = format!(".{name}.new");
+        // The one who sets the machine up and the one who runs on it may write the same file at the same moment: each has a name of
+        // its own for what is not done yet.
+        let fresh = format!(".{name}.{}", if owner.is_some() { "given" } else { "new" });
         // What an interrupted run left may belong to somebody else.
         self.remove(&fresh)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -83,6 +83,9 @@ enum Command {
     /// Print all methods with their scopes, as JSON
     #[command(hide = true)]
     Methods,
+    /// Print all keys of the config with their defaults, as JSON
+    #[command(hide = true)]
+    Keys,
     /// On the instance: make the machine the home of its agent; a second run changes nothing
     Bootstrap {
         /// Write files below this directory and touch nothing else
@@ -122,6 +125,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Methods => {
             print(&serde_json::to_string_pretty(&methods::listed())?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Keys => {
+            print(&serde_json::to_string_pretty(&config::listed())?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Schema => {
@@ -200,7 +207,15 @@ fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    // From here on it asks for a look at the config; without this it would end the process.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let server = Server::bind(settings).await?;
+    let look = server.look_handle();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            look.notify_one();
+        }
+    });
     for address in server.addresses() {
         info!(%address, version = server::VERSION, "listening");
     }

@@ -222,6 +222,11 @@ impl Server {
             .collect()
     }
 
+    /// Whoever holds this can ask for a look at the config file.
+    pub(crate) fn look_handle(&self) -> Arc<Notify> {
+        self.shared.look_handle()
+    }
+
     /// Serves until `stop` is done, then says goodbye to everybody.
     pub(crate) async fn serve(self, stop: impl Future<Output = ()>) {
         let shared = self.shared;
@@ -402,7 +407,7 @@ impl Shared {
     /// What a person ought to look at.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.services.schedule.complaints();
-        warnings.extend(self.config_fault());
+        warnings.extend(self.config_warnings());
         warnings
     }
 

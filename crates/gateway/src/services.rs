@@ -15,7 +15,7 @@ use crate::secret::Secrets;
 use crate::server::hub::Hub;
 use crate::server::{DEFAULT_AGENT, Settings, Shared};
 use crate::session::{self, OpenError, SessionKey, Sessions};
-use crate::{clock, methods};
+use crate::{clock, conversation, methods};
 
 /// How often it is looked whether sessions are too old or too many.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(3600);
@@ -95,6 +95,8 @@ impl Services {
             .and_then(|defaults| defaults.user_timezone.as_deref());
         let zone = clock::owner_zone(zone, &settings.zone);
         self.sessions.set_rules(zone, config.session.clone());
+        self.conversations
+            .set_settings(conversation::Settings::from_config(config));
         self.schedule.configure(schedule::Settings::new(config, &settings.zone));
     }
 

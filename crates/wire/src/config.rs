@@ -10,6 +10,7 @@ mod format;
 mod gateway;
 mod hooks;
 mod inspect;
+mod keys;
 mod logging;
 mod lookup;
 mod merge;
@@ -35,6 +36,7 @@ pub use gateway::{
     Auth, AuthMode, Bind, ControlUi, DirectTools, Endpoints, Gateway, Http, Mode, RateLimit, Reload, ReloadMode, Switch,
 };
 pub use hooks::{HookAction, HookMapping, Hooks};
+pub use keys::{Key, keys};
 pub use logging::{LogLevel, Logging};
 pub use lookup::{REDACTED, Takes, differences, lookup, redact, resolved, ssm_parameters, takes, unredact};
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
@@ -118,6 +120,7 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(schema);
 pub fn schema() -> Schema {
     let mut value = schema_for!(GatewayConfig).to_value();
     forbid_null(&mut value);
+    keys::state_defaults(&mut value);
     Schema::try_from(value).unwrap_or_default()
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Failure, Run};
+use super::{Failure, Ground};
 
 /// A program, its arguments, and how long it may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Command {
     }
 }
 
-impl Run<'_> {
+impl Ground<'_> {
     /// Runs a program; any exit code is an answer.
     pub(super) fn ask(&self, command: &Command) -> Result<Output, Failure> {
         self.machine

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::{Failure, Run, io_failure};
+use super::{Failure, Ground, io_failure};
 use crate::file::{About, Directory, Ids};
 
 /// Did a step change anything?
@@ -44,11 +44,11 @@ pub(super) struct Owner(Option<Ids>);
 
 impl Owner {
     /// A user of the machine and its main group.
-    pub(super) fn named(run: &Run<'_>, name: &str) -> Result<Self, Failure> {
-        if run.options.files_only {
+    pub(super) fn named(ground: &Ground<'_>, name: &str) -> Result<Self, Failure> {
+        if ground.options.files_only {
             return Ok(Self(None));
         }
-        let path = run.options.path("/etc/passwd");
+        let path = ground.options.path("/etc/passwd");
         let text = fs::read_to_string(&path).map_err(|error| io_failure(&path, &error))?;
         let found = text.lines().find_map(|line| {
             let mut fields = line.split(':');
@@ -72,26 +72,32 @@ impl Owner {
 }
 
 /// The directory of a path, and the name in it.
-fn split<'a>(run: &Run<'_>, path: &'a str) -> Result<(Directory, &'a str), Failure> {
+fn split<'a>(ground: &Ground<'_>, path: &'a str) -> Result<(Directory, &'a str), Failure> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let directory = Directory::reach_or_make(&run.options.root, Path::new(parent));
+    let directory = Directory::reach_or_make(&ground.options.root, Path::new(parent));
     directory
         .map(|directory| (directory, name))
-        .map_err(|error| io_failure(&run.options.path(parent), &error))
+        .map_err(|error| io_failure(&ground.options.path(parent), &error))
 }
 
 /// Names the path in a fault.
-fn at<T>(run: &Run<'_>, path: &str, result: io::Result<T>) -> Result<T, Failure> {
-    result.map_err(|error| io_failure(&run.options.path(path), &error))
+fn at<T>(ground: &Ground<'_>, path: &str, result: io::Result<T>) -> Result<T, Failure> {
+    result.map_err(|error| io_failure(&ground.options.path(path), &error))
 }
 
 /// A file with this content, mode and owner.
-pub(super) fn content(run: &Run<'_>, path: &str, content: &[u8], mode: u32, owner: Owner) -> Result<Change, Failure> {
-    let (directory, name) = split(run, path)?;
+pub(super) fn content(
+    ground: &Ground<'_>,
+    path: &str,
+    content: &[u8],
+    mode: u32,
+    owner: Owner,
+) -> Result<Change, Failure> {
+    let (directory, name) = split(ground, path)?;
     if is_as_wished(&directory, name, content, mode, owner) {
         return Ok(Change::Unchanged);
     }
-    at(run, path, directory.replace(name, content, mode, owner.ids()))?;
+    at(ground, path, directory.replace(name, content, mode, owner.ids()))?;
     Ok(Change::Changed)
 }
 
@@ -107,34 +113,34 @@ fn is_as_wished(directory: &Directory, name: &str, content: &[u8], mode: u32, ow
 }
 
 /// What a file holds; none when there is none.
-pub(super) fn read(run: &Run<'_>, path: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let (directory, name) = split(run, path)?;
-    at(run, path, directory.read(name))
+pub(super) fn read(ground: &Ground<'_>, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let (directory, name) = split(ground, path)?;
+    at(ground, path, directory.read(name))
 }
 
 /// No file.
-pub(super) fn absent(run: &Run<'_>, path: &str) -> Result<Change, Failure> {
-    let (directory, name) = split(run, path)?;
-    at(run, path, directory.remove(name)).map(Change::when)
+pub(super) fn absent(ground: &Ground<'_>, path: &str) -> Result<Change, Failure> {
+    let (directory, name) = split(ground, path)?;
+    at(ground, path, directory.remove(name)).map(Change::when)
 }
 
 /// A directory with this mode and owner. A symbolic link in its place is a fault: what we own is never reached through one.
-pub(super) fn directory(run: &Run<'_>, path: &str, mode: u32, owner: Owner) -> Result<Change, Failure> {
-    let (parent, name) = split(run, path)?;
+pub(super) fn directory(ground: &Ground<'_>, path: &str, mode: u32, owner: Owner) -> Result<Change, Failure> {
+    let (parent, name) = split(ground, path)?;
     let mut change = Change::Unchanged;
-    if at(run, path, parent.about(name))?.is_none() {
-        at(run, path, parent.make(name, mode & 0o700))?;
+    if at(ground, path, parent.about(name))?.is_none() {
+        at(ground, path, parent.make(name, mode & 0o700))?;
         change = Change::Changed;
     }
-    let opened = at(run, path, parent.enter(name))?;
-    change |= Change::when(at(run, path, opened.own(mode, owner.ids()))?);
+    let opened = at(ground, path, parent.enter(name))?;
+    change |= Change::when(at(ground, path, opened.own(mode, owner.ids()))?);
     Ok(change)
 }
 
 /// Moves away what is in the place of a directory of ours and cannot be it, under a name that people see, and says so.
-pub(super) fn set_aside(run: &Run<'_>, path: &str, is_it: impl Fn(&About) -> bool) -> Result<Change, Failure> {
-    let (parent, name) = split(run, path)?;
-    let Some(about) = at(run, path, parent.about(name))? else {
+pub(super) fn set_aside(ground: &Ground<'_>, path: &str, is_it: impl Fn(&About) -> bool) -> Result<Change, Failure> {
+    let (parent, name) = split(ground, path)?;
+    let Some(about) = at(ground, path, parent.about(name))? else {
         return Ok(Change::Unchanged);
     };
     if about.kind == FileType::Directory && is_it(&about) {
@@ -142,20 +148,20 @@ pub(super) fn set_aside(run: &Run<'_>, path: &str, is_it: impl Fn(&About) -> boo
     }
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let other = format!("{}.aside-{unique}", name.trim_start_matches('.'));
-    at(run, path, parent.rename(name, &other))?;
+    at(ground, path, parent.rename(name, &other))?;
     let what = match about.kind {
         FileType::Directory => format!("a directory of user {}", about.owner.0),
         FileType::Symlink => "a symbolic link".to_owned(),
         _ => "not a directory".to_owned(),
     };
-    run.machine.say(&format!(
+    ground.machine.say(&format!(
         "warning: {path} was {what}: moved aside to {other}, a fresh one is made"
     ));
     Ok(Change::Changed)
 }
 
 /// The owner of what is at a path; none when there is nothing.
-pub(super) fn owner_of(run: &Run<'_>, path: &str) -> Result<Option<Ids>, Failure> {
-    let (parent, name) = split(run, path)?;
-    Ok(at(run, path, parent.about(name))?.map(|about| about.owner))
+pub(super) fn owner_of(ground: &Ground<'_>, path: &str) -> Result<Option<Ids>, Failure> {
+    let (parent, name) = split(ground, path)?;
+    Ok(at(ground, path, parent.about(name))?.map(|about| about.owner))
 }

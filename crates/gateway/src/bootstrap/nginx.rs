@@ -1,8 +1,7 @@
 //! nginx: TLS on 443 in front of the gateway, and nothing else.
 
-use std::time::Duration;
-
 use super::files::{self, Change, Owner};
+use super::packages::install;
 use super::{Command, Failure, Run};
 
 const SITE: &str = "/etc/nginx/conf.d/skykoi.conf";
@@ -10,38 +9,9 @@ const SITE: &str = "/etc/nginx/conf.d/skykoi.conf";
 /// Sites that packages bring along; they listen on port 80.
 const FOREIGN_SITES: [&str; 2] = ["/etc/nginx/sites-enabled/default", "/etc/nginx/conf.d/default.conf"];
 
-/// Packages, and the program by which each is known.
-const PACKAGES: [(&str, &str); 2] = [("nginx", "/usr/sbin/nginx"), ("nftables", "/usr/sbin/nft")];
-
-/// nginx and nftables are installed.
-pub(super) fn packages(run: &Run<'_>) -> Result<Change, Failure> {
-    let missing: Vec<&str> = PACKAGES
-        .iter()
-        .filter(|(_, program)| !run.options.path(program).exists())
-        .map(|(package, _)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(Change::Unchanged);
-    }
-    // Mirrors have bad minutes, and on a first boot others install packages too.
-    let not_yet = |failure: Failure| Failure::NotYet(failure.to_string());
-    let apt = |words: &[&str]| {
-        let mut all = vec![
-            "env",
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "-q",
-            "-y",
-            "-o",
-            "DPkg::Lock::Timeout=120",
-        ];
-        all.extend(words);
-        run.must(&Command::new(&all).within(Duration::from_secs(600)))
-    };
-    apt(&["update"]).map_err(not_yet)?;
-    let install = [vec!["install", "--no-install-recommends"], missing].concat();
-    apt(&install).map_err(not_yet)?;
-    Ok(Change::Changed)
+/// nginx is installed.
+pub(super) fn package(run: &Run<'_>) -> Result<Change, Failure> {
+    install(run, "nginx", "/usr/sbin/nginx")
 }
 
 /// The site is ours alone.

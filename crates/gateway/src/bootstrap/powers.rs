@@ -1,7 +1,8 @@
 //! What the agent's user must not have: root by way of sudo, and the machine's own credentials from instance metadata.
 
 use super::files::{self, Change, Owner};
-use super::{Command, Failure, Run};
+use super::packages::install;
+use super::{Command, Failure, Ground, Run};
 
 /// Where cloud-init grants sudo to the users that it makes.
 const STOCK_GRANT: &str = "/etc/sudoers.d/90-cloud-init-users";
@@ -13,6 +14,10 @@ const GRANT: &str = "/etc/sudoers.d/91-skykoi";
 const ROOT_LIKE_GROUPS: [&str; 7] = ["sudo", "admin", "wheel", "lxd", "docker", "disk", "incus-admin"];
 
 const RULES: &str = "/etc/skykoi/metadata.nft";
+
+/// What loads the rules on later boots, before anybody's services.
+const UNIT: &str = "skykoi-metadata.service";
+const UNIT_TEXT: &str = include_str!("../../units/skykoi-metadata.service");
 
 /// Numbers of people begin here, and those that their namespaces may use are above.
 const FIRST_PERSON: u32 = 1000;
@@ -59,10 +64,15 @@ fn groups_with(run: &Run<'_>, user: &str) -> Result<Vec<String>, Failure> {
 
 /// Instance metadata answers to root and to the services of the system, not to people and not to the gateway: whoever reads there holds
 /// the machine's role, and so the bundle.
-pub(super) fn metadata(run: &Run<'_>) -> Result<Change, Failure> {
-    let rules = rules(run)?;
-    let mut change = files::content(run, RULES, table(&rules).as_bytes(), 0o644, Owner::named(run, "root")?)?;
-    let listed = run.ask(&Command::new(&["nft", "-n", "list", "table", "inet", "skykoi"]))?;
+///
+/// This comes before the data volume, and on later boots a unit of its own comes before every service: nothing that the agent left
+/// behind runs while the door is open.
+pub(super) fn metadata(ground: &Ground<'_>) -> Result<Change, Failure> {
+    let mut change = install(ground, "nftables", "/usr/sbin/nft")?;
+    let rules = rules(ground)?;
+    let root = Owner::named(ground, "root")?;
+    change |= files::content(ground, RULES, table(&rules).as_bytes(), 0o644, root)?;
+    let listed = ground.ask(&Command::new(&["nft", "-n", "list", "table", "inet", "skykoi"]))?;
     let found: Vec<&str> = listed
         .text
         .lines()
@@ -70,15 +80,29 @@ pub(super) fn metadata(run: &Run<'_>) -> Result<Change, Failure> {
         .filter(|line| line.ends_with(" drop"))
         .collect();
     if listed.code != 0 || found != rules {
-        run.must(&Command::new(&["nft", "-f", RULES]))?;
+        ground.must(&Command::new(&["nft", "-f", RULES]))?;
+        change = Change::Changed;
+    }
+    change |= files::content(
+        ground,
+        &format!("/etc/systemd/system/{UNIT}"),
+        UNIT_TEXT.as_bytes(),
+        0o644,
+        root,
+    )?;
+    let wanted = ground
+        .options
+        .path(&format!("/etc/systemd/system/sysinit.target.wants/{UNIT}"));
+    if wanted.symlink_metadata().is_err() {
+        ground.must(&Command::new(&["systemctl", "enable", "--quiet", UNIT]))?;
         change = Change::Changed;
     }
     Ok(change)
 }
 
-fn rules(run: &Run<'_>) -> Result<Vec<String>, Failure> {
+fn rules(ground: &Ground<'_>) -> Result<Vec<String>, Failure> {
     let small = |name: &str| -> Result<Option<String>, Failure> {
-        let user = Owner::named(run, name)?.ids().map(|ids| ids.0);
+        let user = Owner::named(ground, name)?.ids().map(|ids| ids.0);
         // Root is never meant, whatever a file says.
         Ok(user
             .filter(|user| (1..FIRST_PERSON).contains(user))
@@ -104,6 +128,22 @@ fn table(rules: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_unit_comes_before_all_services_and_loads_the_rules() {
+        for line in [
+            "DefaultDependencies=no",
+            "Before=sysinit.target network-pre.target shutdown.target",
+            "After=nftables.service",
+            "WantedBy=sysinit.target",
+        ] {
+            assert!(UNIT_TEXT.lines().any(|found| found == line), "{line}");
+        }
+        assert!(
+            UNIT_TEXT.contains(&format!("ExecStart=/usr/sbin/nft -f {RULES}\n")),
+            "{UNIT_TEXT}"
+        );
+    }
 
     #[test]
     fn only_the_rules_of_the_user_go() {

@@ -178,10 +178,15 @@ impl Fake {
                 let ubuntu = self.read("etc/passwd").lines().last().unwrap().to_owned();
                 self.append("etc/passwd", &ubuntu.replace("ubuntu", "skykoi"));
             }
-            ["env", .., "nginx", "nftables"] => {
+            ["env", .., "install", _, package] => {
+                let program = if *package == "nftables" { "nft" } else { package };
                 fs::create_dir_all(self.root.join("usr/sbin")).unwrap();
-                fs::write(self.root.join("usr/sbin/nginx"), "").unwrap();
-                fs::write(self.root.join("usr/sbin/nft"), "").unwrap();
+                fs::write(self.root.join("usr/sbin").join(program), "").unwrap();
+            }
+            ["systemctl", "enable", _, unit] => {
+                let wants = self.root.join("etc/systemd/system/sysinit.target.wants");
+                fs::create_dir_all(&wants).unwrap();
+                let _ = symlink(format!("../{unit}"), wants.join(unit));
             }
             ["gpasswd", "-d", user, group] => {
                 let text = self.read("etc/group");
@@ -261,12 +266,15 @@ impl Machine for Fake {
 }
 
 const FIRST_RUN: &str = "\
-env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 update
-env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends nginx nftables
 useradd --system --user-group --no-create-home --home-dir /home/ubuntu/.skykoi --shell /usr/sbin/nologin skykoi
-gpasswd -d ubuntu lxd
+env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 update
+env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends nftables
 nft -n list table inet skykoi
 nft -f /etc/skykoi/metadata.nft
+systemctl enable --quiet skykoi-metadata.service
+env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 update
+env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends nginx
+gpasswd -d ubuntu lxd
 blkid -p -o export /dev/nvme1n1
 mkfs.ext4 -q -m 1 -L koi-data /dev/nvme1n1
 mount -t ext4 -o nodev,nosuid,noatime /dev/nvme1n1 /run/skykoi-volume
@@ -288,9 +296,9 @@ fn the_first_run_does_everything_in_order() {
     let fake = Fake::new();
     let changed = fake.bootstrap().unwrap();
     assert_eq!(fake.commands(), FIRST_RUN.lines().collect::<Vec<_>>());
-    let all: Vec<&str> = STEPS
-        .iter()
-        .map(|(name, _)| *name)
+    let early = EARLY_STEPS.iter().map(|(name, _)| *name);
+    let all: Vec<&str> = early
+        .chain(STEPS.iter().map(|(name, _)| *name))
         .filter(|name| *name != "answer")
         .collect();
     assert_eq!(changed, all);
@@ -353,7 +361,7 @@ fn a_reboot_brings_back_what_lived_in_memory() {
 }
 
 #[test]
-fn a_rotation_touches_only_secrets_and_a_new_config_restarts_the_gateway() {
+fn a_rotation_touches_only_secrets_and_a_new_config_interrupts_nobody() {
     let fake = Fake::new();
     fake.bootstrap().unwrap();
     fake.bundle.borrow_mut().previous_token = Some("first-token-1234567890".into());
@@ -371,11 +379,34 @@ fn a_rotation_touches_only_secrets_and_a_new_config_restarts_the_gateway() {
     fake.bundle.borrow_mut().config = other;
     fake.bundle.borrow_mut().previous_token = None;
     assert_eq!(fake.bootstrap().unwrap(), ["secrets", "config", "gateway"]);
-    assert!(
+    let verbs = |verb: &str| {
         fake.commands()
-            .contains(&"systemctl restart skykoi-gateway.service".to_owned())
-    );
+            .contains(&format!("systemctl {verb} skykoi-gateway.service"))
+    };
+    assert!(verbs("reload") && !verbs("restart"), "{:?}", fake.commands());
     assert!(!fake.root.join("run/skykoi/previous-token").exists());
+    // One that was told to wait for its next start gets one.
+    let mut waits = config();
+    waits["gateway"]["reload"] = json!({"mode": "off"});
+    fake.bundle.borrow_mut().config_sha256 = digest::sha256(&waits);
+    fake.bundle.borrow_mut().config = waits;
+    assert_eq!(fake.bootstrap().unwrap(), ["config", "gateway"]);
+    assert!(verbs("restart"), "{:?}", fake.commands());
+}
+
+#[test]
+fn metadata_is_closed_before_anything_is_waited_for() {
+    let fake = Fake::new();
+    *fake.answers.borrow_mut() = vec![Failure::Failed("no bundle".to_owned())];
+    assert!(fake.bootstrap().is_err());
+    assert!(fake.filter.get(), "{:?}", fake.commands());
+    assert!(
+        fake.root
+            .join("etc/systemd/system/sysinit.target.wants/skykoi-metadata.service")
+            .is_symlink(),
+        "and on the next boot before any service"
+    );
+    assert!(!fake.mounted.get());
 }
 
 #[test]
@@ -597,7 +628,7 @@ fn links_in_the_place_of_our_files_are_replaced() {
     let config = fake.root.join("home/ubuntu/.skykoi/skykoi.json");
     fs::remove_file(&config).unwrap();
     symlink(&outside, &config).unwrap();
-    symlink(&outside, fake.root.join("home/ubuntu/.skykoi/.skykoi.json.new")).unwrap();
+    symlink(&outside, fake.root.join("home/ubuntu/.skykoi/.skykoi.json.given")).unwrap();
     assert_eq!(fake.bootstrap().unwrap(), ["config", "gateway"]);
     assert_eq!(fs::read_to_string(&outside).unwrap(), "theirs");
     assert!(!fs::symlink_metadata(&config).unwrap().is_symlink());

@@ -1,5 +1,7 @@
 //! systemd units: the gateway, and what fetches the bundle anew.
 
+use serde_json::Value;
+
 use super::files::{self, Change, Owner};
 use super::{Command, Failure, Run};
 use crate::server::STOP_SECONDS;
@@ -40,18 +42,22 @@ fn filled(text: &str) -> String {
     text.replace("@STOP_SECONDS@", &STOP_SECONDS.to_string())
 }
 
-/// The gateway runs with the config as it is now, and refreshes are listened for. Tokens and devices it reads anew by itself.
+/// The gateway runs with the config as it is now, and refreshes are listened for. Tokens and devices it reads anew by itself, and what can
+/// be taken over while it runs it takes over: nobody is sent away for a new config unless that is what the config takes.
 pub(super) fn running(run: &Run<'_>) -> Result<Change, Failure> {
-    let outdated = run
-        .changed
-        .iter()
-        .any(|step| matches!(*step, "config" | "units" | "mount"));
+    let changed = |names: &[&str]| run.changed.iter().any(|step| names.contains(step));
     let active = run.holds(&["systemctl", "is-active", "--quiet", GATEWAY])?;
+    let verb = match active {
+        false => Some("start"),
+        true if changed(&["units", "mount"]) || (changed(&["config"]) && !takes_over(&run.bundle.config)) => {
+            Some("restart")
+        }
+        true => changed(&["config"]).then_some("reload"),
+    };
     let mut change = Change::Unchanged;
-    if !active || outdated {
+    if let Some(verb) = verb {
         // A failed start in the past must not count against this one.
         run.ask(&Command::new(&["systemctl", "reset-failed", GATEWAY]))?;
-        let verb = if active { "restart" } else { "start" };
         run.must(&Command::new(&["systemctl", verb, GATEWAY]))
             .map_err(|failure| with_log(run, &failure))?;
         change = Change::Changed;
@@ -63,6 +69,12 @@ pub(super) fn running(run: &Run<'_>) -> Result<Change, Failure> {
         }
     }
     Ok(change)
+}
+
+/// Does a gateway with this config take all of it over by itself, with a restart of its own where that is needed?
+fn takes_over(config: &Value) -> bool {
+    let mode = config.pointer("/gateway/reload/mode").and_then(Value::as_str);
+    matches!(mode, None | Some("hybrid" | "restart"))
 }
 
 /// systemd says only that it failed; the gateway's last lines say why.
@@ -89,6 +101,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_gateway_that_waits_for_its_next_start_is_started() {
+        for (config, expected) in [
+            (serde_json::json!({}), true),
+            (serde_json::json!({"gateway": {"reload": {"mode": "hybrid"}}}), true),
+            (serde_json::json!({"gateway": {"reload": {"mode": "restart"}}}), true),
+            (serde_json::json!({"gateway": {"reload": {"mode": "hot"}}}), false),
+            (serde_json::json!({"gateway": {"reload": {"mode": "off"}}}), false),
+        ] {
+            assert_eq!(takes_over(&config), expected, "{config}");
+        }
+    }
+
+    #[test]
     fn the_gateway_unit_has_its_hardening() {
         let text = filled(UNITS[0].1);
         assert!(!text.contains("@STOP_SECONDS@"), "{text}");
@@ -103,6 +128,7 @@ mod tests {
             "RestartPreventExitStatus=78",
             "TimeoutStopSec=45",
             "EnvironmentFile=-/etc/default/skykoi",
+            "ExecReload=/bin/kill -HUP $MAINPID",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
         }

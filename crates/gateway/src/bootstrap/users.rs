@@ -1,12 +1,12 @@
 //! Users: `ubuntu`, whose home and agent this is, and `skykoi`, who runs the gateway and whom nobody can log in as.
 
 use super::files::{Change, Owner};
-use super::{Command, Failure, Run};
+use super::{Command, Failure, Ground};
 
-pub(super) fn present(run: &Run<'_>) -> Result<Change, Failure> {
+pub(super) fn present(ground: &Ground<'_>) -> Result<Change, Failure> {
     let mut change = Change::Unchanged;
-    if Owner::named(run, "ubuntu").is_err() {
-        run.must(&Command::new(&[
+    if Owner::named(ground, "ubuntu").is_err() {
+        ground.must(&Command::new(&[
             "useradd",
             "--create-home",
             "--user-group",
@@ -16,8 +16,8 @@ pub(super) fn present(run: &Run<'_>) -> Result<Change, Failure> {
         ]))?;
         change = Change::Changed;
     }
-    if Owner::named(run, "skykoi").is_err() {
-        run.must(&Command::new(&[
+    if Owner::named(ground, "skykoi").is_err() {
+        ground.must(&Command::new(&[
             "useradd",
             "--system",
             "--user-group",

@@ -103,3 +103,41 @@ fn many_keys_take_no_longer_than_their_number() {
     // It took more than ten times as long when every key was compared with all others.
     assert!(started.elapsed() < std::time::Duration::from_secs(10));
 }
+
+/// The smallest config with every documented default written out.
+fn spelled_out() -> GatewayConfig {
+    let mut document = minimal();
+    for key in config::keys() {
+        let Some(value) = key.default_value else { continue };
+        // Entries of lists and maps are not there by default; what has no meaning without others is not either.
+        let alone =
+            key.path.contains(['*', '[']) || key.path.starts_with("tools.exec.") || key.path.contains("activeHours");
+        if !alone {
+            document = merge(
+                document,
+                key.path.rsplit('.').fold(value, |inner, step| json!({ step: inner })),
+            );
+        }
+    }
+    // Defaults that are lists.
+    document["session"]["resetTriggers"] = json!(["/new", "/reset"]);
+    config::check(&document).unwrap()
+}
+
+#[test]
+fn documented_defaults_are_what_holds() {
+    let (silent, said) = (config::check(&minimal()).unwrap(), spelled_out());
+    let schedule = |config: &GatewayConfig| crate::schedule::Settings::new(config, &jiff::tz::TimeZone::UTC);
+    assert_eq!(schedule(&silent), schedule(&said));
+    let conversations = |config: &GatewayConfig| crate::conversation::Settings {
+        // Not to say how much to think is to say not at all.
+        thinking: None,
+        ..crate::conversation::Settings::from_config(config)
+    };
+    assert_eq!(conversations(&silent), conversations(&said));
+    let limits = |config: &GatewayConfig| {
+        let auth = config.gateway.as_ref().and_then(|gateway| gateway.auth.as_ref());
+        crate::server::limiter::Limits::from_config(auth.and_then(|auth| auth.rate_limit.as_ref()))
+    };
+    assert_eq!(limits(&silent), limits(&said));
+}

@@ -19,7 +19,7 @@ use crate::server::{VERSION, lock};
 const MAX_TEXT: usize = 1024 * 1024;
 
 pub(super) const TABLE: &[Method] = &[
-    Method::now(method::CONFIG_GET, Scope::Read, get),
+    Method::later(method::CONFIG_GET, Scope::Read, |call| call.blocking(get).boxed()),
     Method::now("config.schema", Scope::Read, schema),
     Method::now("config.schema.lookup", Scope::Read, lookup),
     Method::later("config.set", Scope::Admin, |call| {
@@ -33,23 +33,27 @@ pub(super) const TABLE: &[Method] = &[
     }),
 ];
 
+/// What the file says; where it cannot be used, what is in force in its place.
 fn get(call: &Call) -> Answer {
     call.no_params()?;
-    Ok(shown(call, &call.shared.config()))
+    let in_force = call.shared.config();
+    Ok(match config::load(&in_force.path, call.shared.settings.variables) {
+        Ok(on_disk) => shown(&on_disk, &[]),
+        Err(refused) => shown(&in_force, &refused.0),
+    })
 }
 
-fn shown(call: &Call, loaded: &Loaded) -> Value {
+fn shown(loaded: &Loaded, faults: &[String]) -> Value {
     let document = rules::redact(&loaded.document);
     // The text of the file may hold secrets in comments as well; what is shown is made from the document.
     let raw = serde_json::to_string_pretty(&document).unwrap_or_default();
-    let fault = call.shared.config_fault();
-    let issues: Vec<Value> = fault
+    let issues: Vec<Value> = faults
         .iter()
         .map(|fault| json!({"path": "", "message": fault}))
         .collect();
     json!({
         "path": loaded.path, "exists": true, "raw": raw, "parsed": document, "resolved": document, "config": document,
-        "valid": fault.is_none(), "hash": loaded.sha256, "issues": issues,
+        "valid": issues.is_empty(), "hash": loaded.sha256, "issues": issues,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What the config says about the schedule, with its defaults.
 
 use jiff::tz::TimeZone;
-use koi_wire::config::{Cron, GatewayConfig, Secret};
+use koi_wire::config::{AlertMode, Cron, GatewayConfig, Secret};
 
 use super::heartbeat::Rules;
 use super::job::{AlertRule, DeliveryMode};
@@ -39,20 +39,20 @@ impl Settings {
             .map_or_else(|| machine.clone(), |name| TimeZone::get(name).unwrap_or(TimeZone::UTC));
         let cron = config.cron.clone().unwrap_or_default();
         let alert = cron.failure_alert.clone().unwrap_or_default();
-        let mode = alert.mode.map(|mode| match mode {
-            koi_wire::config::AlertMode::Announce => DeliveryMode::Announce,
-            koi_wire::config::AlertMode::Webhook => DeliveryMode::Webhook,
-        });
+        let mode = match alert.mode {
+            None | Some(AlertMode::Announce) => DeliveryMode::Announce,
+            Some(AlertMode::Webhook) => DeliveryMode::Webhook,
+        };
         Self {
             enabled: cron.enabled.unwrap_or(true),
             max_concurrent: usize::try_from(cron.max_concurrent_runs.unwrap_or(2)).unwrap_or(2),
             skip_missed: cron.skip_missed_jobs.unwrap_or(false),
             alerts: alert.enabled.unwrap_or(true),
             alert: AlertRule {
-                after: alert.after,
-                cooldown_ms: alert.cooldown_ms.and_then(|ms| i64::try_from(ms).ok()),
-                include_skipped: alert.include_skipped,
-                mode,
+                after: Some(alert.after.unwrap_or(2)),
+                cooldown_ms: i64::try_from(alert.cooldown_ms.unwrap_or(3_600_000)).ok(),
+                include_skipped: Some(alert.include_skipped.unwrap_or(false)),
+                mode: Some(mode),
                 channel: None,
                 to: alert.to,
                 account_id: None,

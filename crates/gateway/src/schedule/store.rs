@@ -14,8 +14,8 @@ use super::job::Job;
 /// More jobs are not taken.
 pub(crate) const MAX_JOBS: usize = 1000;
 
-/// Largest file that is read.
-const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Largest file that is read, and so the largest that is written.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 const FILE: &str = "jobs.json";
 const COPY: &str = "jobs.json.bak";
@@ -127,6 +127,11 @@ impl Store {
             .chain(book.foreign.iter().cloned())
             .collect();
         let text = serde_json::to_vec_pretty(&json!({"version": 1, "jobs": jobs}))?;
+        if text.len() as u64 > MAX_BYTES {
+            let message =
+                format!("all jobs together have more than {MAX_BYTES} bytes; remove some, or shorten their messages");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
         let path = self.path();
         if path.is_file() {
             // A second name for the old content: whatever happens next, one of the two names leads to something whole.

@@ -1,7 +1,7 @@
 //! The config while the gateway runs: what is in force, and what happens when its file changes.
 //!
-//! The file is looked at every two seconds: a look is one system call. A file that cannot be used changes nothing: the config that was
-//! good stays in force, and health says so.
+//! The file is looked at every two seconds, and at once on SIGHUP: a look is one system call. A file that cannot be used changes nothing:
+//! the config that was good stays in force, and health says so.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use koi_wire::config::{ReloadMode, Takes, differences, takes};
 use koi_wire::name::{Scope, event};
 use serde_json::json;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::hub::Audience;
@@ -29,6 +30,10 @@ pub(crate) struct Live {
     current: Mutex<Arc<Loaded>>,
     /// Why the file is not what is in force.
     fault: Mutex<Option<String>>,
+    /// Keys that are not in force before the next start.
+    waiting: Mutex<Vec<String>>,
+    /// Somebody wants the file looked at now.
+    look: Arc<Notify>,
 }
 
 /// What a new config means.
@@ -47,6 +52,8 @@ impl Live {
         Self {
             current: Mutex::new(Arc::new(loaded)),
             fault: Mutex::default(),
+            waiting: Mutex::default(),
+            look: Arc::default(),
         }
     }
 }
@@ -70,6 +77,19 @@ impl Shared {
         lock(&self.live.fault).clone()
     }
 
+    /// What a person ought to know about the config.
+    pub(super) fn config_warnings(&self) -> Vec<String> {
+        let waiting = lock(&self.live.waiting).clone();
+        let waiting =
+            (!waiting.is_empty()).then(|| format!("config: {} in force with the next start only", are(&waiting)));
+        self.config_fault().into_iter().chain(waiting).collect()
+    }
+
+    /// Whoever holds this can ask for a look at the file.
+    pub(super) fn look_handle(&self) -> Arc<Notify> {
+        Arc::clone(&self.live.look)
+    }
+
     fn reload_mode(&self) -> (ReloadMode, Duration) {
         let loaded = self.config();
         let reload = loaded
@@ -82,27 +102,40 @@ impl Shared {
         (reload.mode.unwrap_or(ReloadMode::Hybrid), pause)
     }
 
-    /// Looks at the file until the end.
+    /// Looks at the file until the end. The first look is for what has changed since it was read at the start.
     pub(super) async fn watch_config(self: Arc<Self>) {
         let path = self.config().path.clone();
-        let mut seen = mark(&path);
-        while self.stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            let found = mark(&path);
+        let mut seen = None;
+        loop {
+            let asked = tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.live.look.notified() => true,
+                () = tokio::time::sleep(LOOK) => false,
+            };
+            let found = Some(mark(&path));
             let (mode, pause) = self.reload_mode();
-            if found == seen || mode == ReloadMode::Off {
-                continue;
+            if !asked {
+                if found == seen || mode == ReloadMode::Off {
+                    continue;
+                }
+                // Somebody may still be writing.
+                let pause = tokio::time::sleep(pause);
+                if self.stop.run_until_cancelled(pause).await.is_none() {
+                    return;
+                }
             }
-            // Somebody may still be writing.
-            tokio::time::sleep(pause).await;
-            if mark(&path) == found {
+            if asked || Some(mark(&path)) == found {
                 seen = found;
-                self.look_at_config(&path);
+                let (shared, path) = (Arc::clone(&self), path.clone());
+                let _ = tokio::task::spawn_blocking(move || shared.look_at_config(&path)).await;
             }
         }
     }
 
     /// Takes over what the file says now.
     fn look_at_config(&self, path: &Path) {
+        // Nobody writes it meanwhile.
+        let _one = lock(&self.config_file);
         match config::load(path, self.settings.variables) {
             Err(refused) => {
                 warn!("the config file has changed and cannot be used, the one before stays in force: {refused}");
@@ -121,7 +154,9 @@ impl Shared {
 
     /// A config is in force from now on, as far as it can be without a start.
     pub(crate) fn take_config(&self, loaded: Loaded) -> Taken {
-        *lock(&self.live.fault) = None;
+        if lock(&self.live.fault).take().is_some() {
+            self.workspace_seeded();
+        }
         let before = self.config();
         let changed = differences(&before.document, &loaded.document);
         let (mode, _) = self.reload_mode();
@@ -136,6 +171,11 @@ impl Shared {
         info!(?hot, ?waiting, restarts, "the config has changed");
         self.services.configure(&loaded.config, &self.settings);
         let payload = json!({"hash": loaded.sha256, "changedPaths": hot, "restartPaths": waiting});
+        let since_start = differences(&self.settings.loaded.document, &loaded.document);
+        *lock(&self.live.waiting) = since_start
+            .into_iter()
+            .filter(|path| mode == ReloadMode::Restart || takes(path) == Takes::Restart)
+            .collect();
         *lock(&self.live.current) = Arc::new(loaded);
         // Health has the digest of what is in force.
         self.workspace_seeded();
@@ -152,4 +192,10 @@ impl Shared {
             shared.notify_one();
         });
     }
+}
+
+/// Names with their verb.
+fn are(names: &[String]) -> String {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.join(", "))
 }

@@ -1,11 +1,13 @@
 //! Configs that are refused: exit 78, and one line that says where and why.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{Gateway, Home, config, program};
+use super::harness::{Client, Gateway, Home, PATIENCE, TOKEN, config, program};
 
 /// Two lines for each case: a config, and what is said of it (`line:column: key: reason`). `\n` in a config is a line break.
 const REFUSED: &str = include_str!("refused.txt");
@@ -146,13 +148,7 @@ async fn a_changed_file_takes_hold_a_broken_one_does_not() {
     assert_ne!(before, news["payload"]["hash"]);
 
     fs::write(gateway.home.path("skykoi.json"), "{ gateway: { prot: 1 } }").unwrap();
-    let warned = loop {
-        let health = client.call("health", Value::Null).await["payload"].clone();
-        if health["warnings"].is_array() {
-            break health;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    let warned = health_until(&mut client, |health| health["warnings"].is_array()).await;
     assert_eq!(warned["ok"], true, "the one before is in force: {warned}");
     assert!(
         warned["warnings"][0]
@@ -311,4 +307,163 @@ fn variables_are_filled_in_and_a_missing_one_is_named() {
         .output()
         .unwrap();
     assert!(set.status.success());
+}
+
+/// Asks health until it is as wished.
+async fn health_until(client: &mut Client, wished: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let health = client.call("health", Value::Null).await["payload"].clone();
+        if wished(&health) {
+            return health;
+        }
+        assert!(Instant::now() < deadline, "{health}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_hangup_asks_for_a_look_and_what_waits_for_a_start_is_said() {
+    let home = Home::new();
+    let mut document = config(&home);
+    document["gateway"]["reload"] = json!({"mode": "off"});
+    let gateway = Gateway::start_with(home, &document);
+    let mut client = gateway.client().await;
+    document["cron"] = json!({"skipMissedJobs": true});
+    document["logging"] = json!({"level": "debug"});
+    write(&gateway, &document);
+    // What is shown is the file, so that it can be changed whatever is in force.
+    let shown = client.call("config.get", Value::Null).await["payload"].clone();
+    assert_eq!((&shown["config"], &shown["valid"]), (&document, &json!(true)));
+    let before = client.call("health", Value::Null).await["payload"].clone();
+    assert_ne!(before["configSha256"], shown["hash"], "nobody has asked for a look");
+
+    gateway.signal("HUP");
+    let news = client.event("config.changed").await["payload"].clone();
+    assert_eq!(
+        news,
+        json!({"hash": shown["hash"], "changedPaths": ["cron.skipMissedJobs"], "restartPaths": ["logging.level"]})
+    );
+    let health = health_until(&mut client, |health| health["warnings"].is_array()).await;
+    assert_eq!(health["configSha256"], shown["hash"]);
+    assert_eq!(
+        health["warnings"],
+        json!(["config: logging.level is in force with the next start only"])
+    );
+    let patch = json!({"logging": {"level": "info"}, "cron": null}).to_string();
+    let done = client
+        .call("config.patch", json!({"raw": patch, "baseHash": shown["hash"]}))
+        .await["payload"]
+        .clone();
+    assert_eq!(
+        done["restart"],
+        json!({"required": true, "scheduled": false, "paths": ["logging.level"]}),
+        "{done}"
+    );
+}
+
+#[tokio::test]
+async fn a_broken_file_is_said_until_it_is_mended() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let good = fs::read_to_string(gateway.home.path("skykoi.json")).unwrap();
+    fs::write(gateway.home.path("skykoi.json"), &good[..good.len() / 2]).unwrap();
+    gateway.signal("HUP");
+    let health = health_until(&mut client, |health| health["warnings"].is_array()).await;
+    let warning = health["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("skykoi.json:1:") && warning.ends_with("; the one before is in force"),
+        "{warning}"
+    );
+    assert!(gateway.get("/metrics").await.contains("\nkoi_gateway_config_stale 1\n"));
+    fs::write(gateway.home.path("skykoi.json"), good).unwrap();
+    gateway.signal("HUP");
+    health_until(&mut client, |health| health["warnings"].is_null()).await;
+    assert!(gateway.get("/metrics").await.contains("\nkoi_gateway_config_stale 0\n"));
+}
+
+/// The smallest config with a number in it, and so much text that writing it takes its time.
+fn numbered(home: &Home, number: usize) -> Value {
+    let mut document = config(home);
+    document["cron"] = json!({"failureAlert": {"after": number}});
+    let mapping = |at: usize| json!({"path": format!("p{at}"), "messageTemplate": "x".repeat(8000)});
+    document["hooks"] = json!({"mappings": (0..60).map(mapping).collect::<Vec<_>>()});
+    document
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_while_it_writes_leaves_the_old_config_or_the_new_one() {
+    let mut home = Home::new();
+    let mut number = 1;
+    fs::write(home.path("token"), TOKEN).unwrap();
+    fs::write(home.path("skykoi.json"), numbered(&home, number).to_string()).unwrap();
+    let (mut old, mut new) = (0, 0);
+    for round in 0..12 {
+        let mut gateway = Gateway::resume(home);
+        let mut client = gateway.client().await;
+        let hash = client.call("config.get", Value::Null).await["payload"]["hash"].clone();
+        let wished = numbered(&gateway.home, number + 1).to_string();
+        let params = json!({"raw": wished, "baseHash": hash});
+        let frame = json!({"type": "req", "id": "apply", "method": "config.apply", "params": params});
+        let unfinished = gateway.home.path(".skykoi.json.new");
+        let file = gateway.home.path("skykoi.json");
+        client.send(frame.to_string()).await;
+        // In the middle of writing, as near as it can be seen from outside; each round a little later.
+        let (before, deadline) = (fs::metadata(&file).unwrap().ino(), Instant::now() + PATIENCE);
+        let begun = || unfinished.exists() || fs::metadata(&file).unwrap().ino() != before;
+        while !begun() {
+            assert!(Instant::now() < deadline, "nothing is written");
+        }
+        let _ = (0..round * 40).filter(|_| begun()).count();
+        gateway.signal("KILL");
+        gateway.wait();
+        let found = fs::read_to_string(&file).unwrap();
+        if found == wished {
+            (number, new) = (number + 1, new + 1);
+        } else {
+            assert_eq!(found, numbered(&gateway.home, number).to_string(), "half of one");
+            old += 1;
+        }
+        home = gateway.keep_home();
+    }
+    assert_eq!(old + new, 12);
+    // What a killed one left in the way is in nobody's way.
+    let gateway = Gateway::resume(home);
+    let mut client = gateway.client().await;
+    let shown = client.call("config.get", Value::Null).await["payload"].clone();
+    assert_eq!(shown["config"]["cron"]["failureAlert"]["after"], number);
+}
+
+#[tokio::test]
+async fn a_running_gateway_answers_by_its_new_config() {
+    let home = Home::new();
+    let mut document = config(&home);
+    document["agents"] = json!({"defaults": {"model": {"primary": "echo/first"}}});
+    let gateway = Gateway::start_with(home, &document);
+    let mut client = gateway.client().await;
+    let shown = client.call("config.get", Value::Null).await["payload"].clone();
+    let patch = json!({"agents": {"defaults": {"model": {"primary": "echo/second"}}}, "session": {"resetTriggers": ["/fresh"]}});
+    let done = client
+        .call(
+            "config.patch",
+            json!({"raw": patch.to_string(), "baseHash": shown["hash"]}),
+        )
+        .await["payload"]
+        .clone();
+    assert_eq!(
+        (&done["changedPaths"], &done["restart"]["required"]),
+        (
+            &json!(["agents.defaults.model.primary", "session.resetTriggers"]),
+            &json!(false)
+        ),
+        "{done}"
+    );
+    let message = json!({"sessionKey": "main", "message": "hello", "idempotencyKey": "one"});
+    client.call("chat.send", message).await;
+    let ended = client.call("agent.wait", json!({"runId": "one"})).await;
+    assert_eq!(ended["payload"]["status"], "ok", "{ended}");
+    let history = client.call("chat.history", json!({"sessionKey": "main"})).await["payload"].clone();
+    assert_eq!(history["messages"][1]["model"], "second", "{history}");
+    let listed = client.call("sessions.list", json!({})).await["payload"].clone();
+    assert_eq!(listed["defaults"]["model"], "second", "{listed}");
 }

@@ -99,10 +99,19 @@ impl Gateway {
     pub(crate) fn start_with(home: Home, config: &Value) -> Self {
         fs::write(home.path("token"), TOKEN).unwrap();
         fs::write(home.path("skykoi.json"), config.to_string()).unwrap();
+        Self::resume(home)
+    }
+
+    /// Starts one in a home that has its files already.
+    pub(crate) fn resume(home: Home) -> Self {
+        let file = home.path("skykoi.json");
+        Self::run(home, &["--config", &file.display().to_string()])
+    }
+
+    /// Starts one with these arguments.
+    pub(crate) fn run(home: Home, arguments: &[&str]) -> Self {
         let mut command = program(&home.0);
-        command
-            .args(["run", "--port", "0", "--config"])
-            .arg(home.path("skykoi.json"));
+        command.args(["run", "--port", "0"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));

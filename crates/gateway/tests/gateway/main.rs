@@ -19,6 +19,7 @@ mod limits;
 mod methods;
 mod nodes;
 mod pains;
+mod parameters;
 mod schedule;
 mod sessions;
 mod suspension;

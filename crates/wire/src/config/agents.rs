@@ -53,11 +53,12 @@ pub struct AgentDefaults {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Model {
-    /// `amazon-bedrock/<model or inference profile id>`.
+    /// `amazon-bedrock/<model or inference profile id>`; `echo/echo` says what it is told.
+    /// Default `amazon-bedrock/us.anthropic.claude-opus-4-6-v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), regex(pattern = format::MODEL))]
     pub primary: Option<String>,
-    /// Tried in this order when the primary fails.
+    /// Tried in this order when the primary fails. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 256), regex(pattern = format::MODEL)))]
     pub fallbacks: Option<Vec<String>>,
@@ -86,17 +87,18 @@ pub struct Heartbeat {
     /// The part of the day in which it happens. Default: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_hours: Option<ActiveHours>,
-    /// Where its words go. Default `none`.
+    /// For configs of the family. There are no channels here: what it says is shown in the main conversation, whatever stands here.
+    /// Default `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<HeartbeatTarget>,
-    /// What the agent is told.
+    /// What the agent is told. Default: to look into HEARTBEAT.md and to say so when nothing needs attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
     pub prompt: Option<String>,
     /// Only HEARTBEAT.md of the workspace reaches the model. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub light_context: Option<bool>,
-    /// The model, where it is another than the agent's.
+    /// The model, where it is another than the agent's. Default: the agent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), regex(pattern = format::MODEL))]
     pub model: Option<String>,

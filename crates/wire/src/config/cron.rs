@@ -63,7 +63,7 @@ pub struct FailureAlert {
     /// How somebody is told. Default `announce`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<AlertMode>,
-    /// The address of the webhook, with mode `webhook`.
+    /// The address of the webhook; mode `webhook` needs it. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub to: Option<String>,

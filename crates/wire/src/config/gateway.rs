@@ -63,7 +63,7 @@ pub struct Reload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReloadMode {
-    /// Nothing before the next start.
+    /// The file is not watched: what changes there waits for the next start, or for SIGHUP.
     Off,
     /// What can be taken over at once is; the rest waits for the next start.
     Hot,
@@ -107,11 +107,11 @@ pub struct Switch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DirectTools {
-    /// Only these; absent means what the agent itself may call.
+    /// Only these. Default: what the agent itself may call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     pub allow: Option<Vec<String>>,
-    /// Not these.
+    /// Not these. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     pub deny: Option<Vec<String>>,
@@ -167,7 +167,7 @@ pub struct Auth {
     /// The shared token: a string of at least 16 characters, or a reference to where it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
-    /// A second token that is accepted during a rotation. A reference to a file that is not there means none.
+    /// A second token that is accepted during a rotation. A reference to a file that is not there means none. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_token: Option<Secret>,
     /// What happens to an address that keeps failing.
@@ -211,7 +211,7 @@ pub struct ControlUi {
     /// Serve the page. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Origins, beside the gateway's own, whose pages may connect: `https://host` or `https://host:port`.
+    /// Origins, beside the gateway's own, whose pages may connect: `https://host` or `https://host:port`. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256), regex(pattern = format::ORIGIN)))]
     pub allowed_origins: Option<Vec<String>>,

@@ -14,7 +14,7 @@ pub struct Hooks {
     /// Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// What callers prove themselves with; another than the gateway's own.
+    /// What callers prove themselves with; another than the gateway's own. Needed with `enabled`. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
     /// Where they call. Default `/hooks`.
@@ -32,7 +32,7 @@ pub struct Hooks {
     /// Callers may name the conversation. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_request_session_key: Option<bool>,
-    /// What further paths mean.
+    /// What further paths mean. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub mappings: Option<Vec<HookMapping>>,
@@ -52,22 +52,22 @@ pub struct HookMapping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
     pub message_template: Option<String>,
-    /// A name for people.
+    /// A name for people, in front of the words. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub name: Option<String>,
-    /// The conversation; `{{a.b}}` stands for what the body has there.
+    /// The conversation; `{{a.b}}` stands for what the body has there. Default: `defaultSessionKey`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub session_key: Option<String>,
-    /// The model.
+    /// The model. Default: the agent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), regex(pattern = format::MODEL))]
     pub model: Option<String>,
-    /// How much it thinks.
+    /// How much it thinks. Default: `agents.defaults.thinkingDefault`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking: Option<Thinking>,
-    /// Seconds that the run may take.
+    /// Seconds that the run may take. Default: `agents.defaults.timeoutSeconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub timeout_seconds: Option<u32>,

@@ -310,6 +310,17 @@ fn describe(schema: &Value) -> String {
     }
 }
 
+/// What a schema takes, in words.
+pub(super) fn allowed(schema: &Value, definitions: &Value) -> String {
+    if has_variants(schema) {
+        return describe_variants(schema, definitions);
+    }
+    match schema.get("items").map(super::lookup::resolved) {
+        Some(items) => format!("a list: {}", allowed(&items, definitions)),
+        None => describe(schema),
+    }
+}
+
 fn describe_variants(schema: &Value, definitions: &Value) -> String {
     let mut shown = Vec::new();
     for variant in variants(schema).into_iter().flatten() {

@@ -91,7 +91,7 @@ fn visit(schema: &Value, value: &mut Value, found: &mut impl FnMut(&mut Value)) 
     }
 }
 
-fn secret_name() -> std::borrow::Cow<'static, str> {
+pub(super) fn secret_name() -> std::borrow::Cow<'static, str> {
     <Secret as schemars::JsonSchema>::schema_name()
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::format;
+
 /// Where models come from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -31,7 +33,7 @@ pub struct Providers {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scripted {
     /// Absolute path of the script: a JSON array of answers.
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = 4096), regex(pattern = format::PATH))]
     pub file: String,
 }
 
@@ -52,11 +54,11 @@ pub struct AmazonBedrock {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelFacts {
-    /// Tokens that fit into one request.
+    /// Tokens that fit into one request. Default: what is known of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub context_window: Option<u32>,
-    /// Tokens of one answer.
+    /// Tokens of one answer. Default: what is known of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_tokens: Option<u32>,

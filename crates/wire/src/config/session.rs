@@ -25,7 +25,7 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, Vec<PeerName>>>")]
     pub identity_links: Option<BTreeMap<String, Vec<String>>>,
-    /// Name of the main conversation. Only `main`.
+    /// Name of the main conversation. Default `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_key: Option<MainKey>,
     /// When a conversation begins anew. Default: daily at 04:00.
@@ -79,7 +79,7 @@ pub struct SendPolicy {
     /// What holds where no rule fits. Default `allow`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<SendAction>,
-    /// The first that fits decides.
+    /// The first that fits decides. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub rules: Option<Vec<SendRule>>,
@@ -109,14 +109,14 @@ pub struct SendRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SendMatch {
-    /// Those of a channel.
+    /// Those of a channel. Default: of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub channel: Option<String>,
-    /// Those of a kind.
+    /// Those of a kind. Default: of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_type: Option<ChatType>,
-    /// Those whose key begins so.
+    /// Those whose key begins so. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub key_prefix: Option<String>,
@@ -227,7 +227,7 @@ pub struct Reset {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 23))]
     pub at_hour: Option<u8>,
-    /// Minutes of silence; with `daily` whichever comes first.
+    /// Minutes of silence; with `daily` whichever comes first. Needed with `idle`. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 525_600))]
     pub idle_minutes: Option<u32>,

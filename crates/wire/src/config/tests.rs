@@ -28,6 +28,38 @@ fn a_document_with_every_key_is_accepted_and_comes_back_unchanged() {
     assert_eq!(config.to_document(), full);
 }
 
+#[test]
+fn the_full_document_has_every_key() {
+    let full = full();
+    for key in keys() {
+        let steps: Vec<&str> = key.path.split('.').collect();
+        assert!(
+            stands(&full, &steps) || key.path.starts_with("tools.exec."),
+            "{} is not in full()",
+            key.path
+        );
+    }
+}
+
+/// Is there something at this path? `*` is any name, `[]` any entry.
+fn stands(value: &Value, steps: &[&str]) -> bool {
+    let Some((first, rest)) = steps.split_first() else {
+        return true;
+    };
+    if let Some(list) = first.strip_suffix("[]") {
+        return value[list]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|entry| stands(entry, rest));
+    }
+    match (*first, value) {
+        ("*", Value::Object(map)) => map.values().any(|inner| stands(inner, rest)),
+        (key, Value::Object(map)) => map.get(key).is_some_and(|inner| stands(inner, rest)),
+        _ => false,
+    }
+}
+
 /// Every key that there is.
 fn full() -> Value {
     json!({
@@ -55,8 +87,11 @@ fn full() -> Value {
         }},
         "session": {
             "scope": "per-sender", "dmScope": "per-channel-peer", "reset": {"mode": "daily", "atHour": 4, "idleMinutes": 120},
-            "resetByType": {"direct": {"mode": "none"}, "group": {"mode": "idle", "idleMinutes": 5}, "thread": {}},
-            "resetByChannel": {"telegram": {"mode": "idle", "idleMinutes": 60}}, "resetTriggers": ["/new", "/reset"],
+            "resetByType": {
+                "direct": {"mode": "daily", "atHour": 5, "idleMinutes": 5}, "group": {"mode": "daily", "idleMinutes": 5, "atHour": 4},
+                "thread": {"mode": "daily", "atHour": 4, "idleMinutes": 9}
+            },
+            "resetByChannel": {"telegram": {"mode": "daily", "idleMinutes": 60, "atHour": 4}}, "resetTriggers": ["/new", "/reset"],
             "groupScope": "per-group", "identityLinks": {"anna": ["telegram:7", "discord:9"]}, "mainKey": "main",
             "sendPolicy": {"default": "allow", "rules": [
                 {"action": "deny", "match": {"channel": "discord", "chatType": "group", "keyPrefix": "agent:main:"}}
@@ -81,7 +116,7 @@ fn full() -> Value {
         },
         "exec": {"security": "full", "host": "gateway", "timeoutSeconds": 1800},
         "tools": {"allow": ["read"], "deny": ["browser"]},
-        "models": {"providers": {"amazon-bedrock": {"region": "us-east-1", "models": {"x.y": {"contextWindow": 200_000, "maxTokens": 4096}}}}},
+        "models": {"providers": {"amazon-bedrock": {"region": "us-east-1", "models": {"x.y": {"contextWindow": 200_000, "maxTokens": 4096}}}, "scripted": {"file": "/a.json"}}},
         "logging": {"level": "info"}
     })
 }
@@ -139,7 +174,7 @@ agents.defaults.heartbeat.activeHours.end: is missing; allowed: a string
 {"agents": {"defaults": {"model": {"primary": "gpt"}}}}
 agents.defaults.model.primary: "gpt" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>
 {"models": {"providers": {"amazon-bedrok": {}}}}
-models.providers.amazon-bedrok: unknown key, did you mean "amazon-bedrock"?; allowed: amazon-bedrock
+models.providers.amazon-bedrok: unknown key, did you mean "amazon-bedrock"?; allowed: amazon-bedrock, scripted
 {"gateway": []}
 gateway: is an array; allowed: an object
 "#;

@@ -10,7 +10,7 @@ pub struct Exec {
     /// What the agent may run. Default `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<ExecSecurity>,
-    /// Where it runs. Only `gateway`: this machine.
+    /// Where it runs: this machine. Default `gateway`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<ExecHost>,
     /// Seconds that one command may take. Default 1800.
@@ -45,11 +45,11 @@ pub enum ExecHost {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tools {
-    /// Only these; absent means all.
+    /// Only these. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     pub allow: Option<Vec<String>>,
-    /// Not these.
+    /// Not these. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     pub deny: Option<Vec<String>>,

@@ -99,3 +99,15 @@ fn a_job_of_the_classic_generation_is_read() {
     let next = job.due_at(&job.timetable(&TimeZone::UTC).unwrap(), 1_767_225_600_000);
     assert_eq!(next, Some(1_767_247_200_000), "seven in Berlin");
 }
+
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let place = Scratch::new("cron-large");
+    let store = Store::new(&place);
+    store.save(&book(&["a"])).unwrap();
+    let mut large = book(&["b"]);
+    large.foreign = vec![json!("x".repeat(1024 * 1024)); 16];
+    let fault = store.save(&large).unwrap_err();
+    assert!(fault.to_string().contains("all jobs together"), "{fault}");
+    assert_eq!(ids(&store.load().0), ["a"]);
+}

@@ -26,7 +26,17 @@ struct ChatRequest {
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
+    stream_options: Option<StreamOptions>,
+    #[serde(default)]
     user: Option<String>,
+}
+
+/// What a stream has beside its text.
+#[derive(Deserialize)]
+struct StreamOptions {
+    /// At its end: what was used.
+    #[serde(default)]
+    include_usage: bool,
 }
 
 #[derive(Deserialize)]
@@ -55,13 +65,15 @@ struct Asked {
     route: Route,
     model: String,
     stream: bool,
+    /// The stream says at its end what was used.
+    counts: bool,
     inbound: Inbound,
     created: i64,
 }
 
 pub(super) async fn chat(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Response<Body>, Refusal> {
     let request: ChatRequest = admitted.read()?;
-    let asked = ask(
+    let mut asked = ask(
         shared,
         admitted,
         Route::Chat,
@@ -70,6 +82,7 @@ pub(super) async fn chat(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Re
         request.user,
         None,
     )?;
+    asked.counts = request.stream_options.is_some_and(|options| options.include_usage);
     talk(shared, asked, request.stream).await
 }
 
@@ -122,6 +135,7 @@ fn ask(
         route,
         model: model.unwrap_or_else(|| "koi".to_owned()),
         stream: false,
+        counts: false,
         created: shared.now_ms() / 1000,
         inbound: Inbound {
             key: key.to_string(),
@@ -204,33 +218,73 @@ async fn talk(shared: &Arc<Shared>, mut asked: Asked, stream: Option<bool>) -> R
 }
 
 fn completion(asked: &Asked, run: &str, outcome: &Outcome) -> Value {
-    let usage = &outcome.usage;
     json!({
         "id": format!("chatcmpl-{run}"), "object": "chat.completion", "created": asked.created, "model": asked.model,
         "choices": [{
             "index": 0, "finish_reason": "stop",
             "message": {"role": "assistant", "content": outcome.text.as_deref().unwrap_or_default()},
         }],
-        "usage": {"prompt_tokens": usage.input, "completion_tokens": usage.output, "total_tokens": usage.total()},
+        "usage": used(&outcome.usage),
     })
 }
 
+/// The pieces of a streamed completion.
+struct Pieces {
+    run: String,
+    model: String,
+    created: i64,
+    counts: bool,
+}
+
+impl Pieces {
+    fn piece(&self, choices: &Value, usage: Value) -> String {
+        let mut piece = json!({
+            "id": format!("chatcmpl-{}", self.run), "object": "chat.completion.chunk", "created": self.created, "model": self.model,
+            "choices": choices,
+        });
+        if self.counts {
+            piece["usage"] = usage;
+        }
+        sse::data(&piece)
+    }
+
+    fn choice(&self, delta: &Value, finish: &Value) -> String {
+        self.piece(
+            &json!([{"index": 0, "delta": delta, "finish_reason": finish}]),
+            Value::Null,
+        )
+    }
+
+    fn end(&self, outcome: &Outcome) -> String {
+        let last = match turn::failure(outcome) {
+            Some(failure) => failed(&failure),
+            None if self.counts => {
+                self.choice(&json!({}), &json!("stop")) + &self.piece(&json!([]), used(&outcome.usage))
+            }
+            None => self.choice(&json!({}), &json!("stop")),
+        };
+        format!("{last}data: [DONE]\n\n")
+    }
+}
+
 fn stream_chat(asked: Asked, run: String, news: tokio::sync::mpsc::Receiver<News>) -> Response<Body> {
-    let chunk = move |delta: Value, finish: Value| {
-        sse::data(&json!({
-            "id": format!("chatcmpl-{run}"), "object": "chat.completion.chunk", "created": asked.created, "model": asked.model,
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-        }))
+    let pieces = Pieces {
+        run,
+        model: asked.model,
+        created: asked.created,
+        counts: asked.counts,
     };
-    let first = chunk(json!({"role": "assistant", "content": ""}), Value::Null);
+    let first = pieces.choice(&json!({"role": "assistant", "content": ""}), &Value::Null);
     sse::answer(first, news, move |news| match news {
-        News::Delta(text) => chunk(json!({"content": text}), Value::Null),
+        News::Delta(text) => pieces.choice(&json!({"content": text}), &Value::Null),
         News::Lost => format!("{}data: [DONE]\n\n", failed("the run is not known")),
-        News::End(outcome) => match turn::failure(&outcome) {
-            Some(failure) => format!("{}data: [DONE]\n\n", failed(&failure)),
-            None => format!("{}data: [DONE]\n\n", chunk(json!({}), json!("stop"))),
-        },
+        News::End(outcome) => pieces.end(&outcome),
     })
+}
+
+/// What a turn used, in the words of chat completions.
+fn used(usage: &Usage) -> Value {
+    json!({"prompt_tokens": usage.input, "completion_tokens": usage.output, "total_tokens": usage.total()})
 }
 
 fn failed(message: &str) -> String {
