@@ -114,7 +114,12 @@ def main() -> int:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     env = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1"}
     if args.long:
-        env |= {"PROPTEST_CASES": "20000", "KOI_SCHEDULES": "20000", "KOI_KILLED_TURNS": "1000"}
+        env |= {
+            "PROPTEST_CASES": "20000",
+            "KOI_SCHEDULES": "20000",
+            "KOI_KILLED_TURNS": "1000",
+            "KOI_SOAK_SECONDS": "3600",
+        }
     stages = [
         stage for stage in STAGES if stage.name in args.stages or not args.stages and (args.long or not stage.long)
     ]

@@ -35,7 +35,15 @@ class Gateway:
     def __init__(self, home: Path) -> None:
         self.home, self.token, self.port = home, secrets.token_urlsafe(32), 0
         (home / "koi").mkdir()
-        wish = {"gateway": {"mode": "local", "auth": {"mode": "token", "token": self.token}}}
+        script = home / "script.json"
+        script.write_text(
+            json.dumps([{"say": [{"text": "It begins"}, {"waitMs": 200}, {"text": " and goes on"}, "hang"]}])
+        )
+        wish = {
+            "gateway": {"mode": "local", "auth": {"mode": "token", "token": self.token}},
+            "agents": {"defaults": {"model": {"primary": "echo/echo"}}},
+            "models": {"providers": {"scripted": {"file": str(script)}}},
+        }
         self.config = home / "skykoi.json"
         self.config.write_text(json.dumps(wish))
         self.config.chmod(0o600)

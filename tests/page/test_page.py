@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -62,6 +64,65 @@ def test_a_chat_streams_and_is_there_after_a_reload(visit: Visit, gateway: Gatew
     picture(page, f"chat-{size(page)}")
     page.reload()
     expect(page.locator("#log li[data-role=user]").last).to_contain_text(f"hello from the {size(page)}")
+
+
+def test_an_answer_is_shown_while_it_comes_and_can_be_stopped(visit: Visit, gateway: Gateway) -> None:
+    page = visit.page
+    sign_in(page, gateway.token)
+    box, log = page.get_by_placeholder("Message"), page.locator("#log")
+    for words in ("/model scripted/a", "go"):
+        box.fill(words)
+        box.press("Enter")
+    live = log.locator("li.live")
+    expect(live).to_have_text("It begins and goes on")
+    page.get_by_role("button", name="Stop").click()
+    expect(live).to_have_count(0)
+    expect(log.locator("li[data-role=note]").last).to_have_text("Stopped.")
+    expect(log.locator("li[data-role=assistant]").last).to_have_text("It begins and goes on")
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    box.fill("/model default")
+    box.press("Enter")
+    expect(log.locator("li[data-role=assistant]").last).to_contain_text("default model")
+
+
+def test_the_config_is_changed_and_a_fault_is_named(visit: Visit, gateway: Gateway) -> None:
+    page = visit.page
+    sign_in(page, gateway.token)
+    page.get_by_role("button", name="Config").click()
+    area = page.get_by_role("textbox", name="Config")
+    expect(area).to_have_value(re.compile("echo/echo"))
+    good = area.input_value()
+    area.fill(good.replace('"agents"', '"agentz"'))
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert").last).to_contain_text("agentz")
+    cap = "7" if size(page) == "phone" else "6"
+    wish = json.loads(good) | {"messages": {"queue": {"cap": int(cap)}}}
+    area.fill(json.dumps(wish, indent=2))
+    page.get_by_role("button", name="Save").click()
+    expect(area).to_have_value(re.compile(f'"cap": {cap}'))
+    kept = json.loads(gateway.config.read_text())
+    assert kept["messages"] == {"queue": {"cap": int(cap)}}
+    assert kept["gateway"]["auth"]["token"] == gateway.token
+    picture(page, f"config-{size(page)}")
+
+
+def test_a_session_is_opened_and_begun_anew(visit: Visit, gateway: Gateway) -> None:
+    page = visit.page
+    sign_in(page, gateway.token)
+    box = page.get_by_placeholder("Message")
+    box.fill("remember this")
+    box.press("Enter")
+    expect(page.locator("#log li[data-role=assistant]").last).to_contain_text("remember this")
+    page.get_by_role("button", name="Sessions").click()
+    line = page.locator("#sessions tr", has_text="main").first
+    expect(line).to_be_visible()
+    picture(page, f"sessions-{size(page)}")
+    line.get_by_role("button", name="Start anew").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#ask")).to_be_hidden()
+    line.get_by_role("button").first.click()
+    expect(page.get_by_placeholder("Message")).to_be_visible()
+    expect(page.locator("#log li").last).to_have_attribute("data-role", "note")
 
 
 def test_every_view_shows_what_the_gateway_says(visit: Visit, gateway: Gateway) -> None:

@@ -94,26 +94,35 @@ export class Chat {
 
   hear(event) {
     if (event.state === "delta") return this.delta(event);
-    if (event.state === "status") return;
+    if (event.state === "status") return this.works(event.runId);
     const entry = this.live.get(event.runId);
     this.live.delete(event.runId);
     const final = event.state === "final" ? textOf(event.message) : "";
-    if (entry && (final || !entry.text)) entry.item.remove();
-    entry?.item.classList.remove("live");
+    if (entry?.due) cancelAnimationFrame(entry.due);
+    if (final || !entry?.text) entry?.item?.remove();
+    else entry.item?.replaceChildren(...rendered(entry.text));
+    entry?.item?.classList.remove("live");
     if (final) log.append(make("li", { "data-role": "assistant" }, ...rendered(final)));
     if (event.state === "aborted") this.note("Stopped.");
     if (event.state === "error") log.append(make("li", { "data-role": "error" }, event.errorMessage ?? "The run failed."));
     this.after();
   }
 
+  /** A run that has nothing to say yet can be stopped too. */
+  works(run) {
+    const known = this.live.get(run) ?? { text: "", item: null };
+    this.live.set(run, known);
+    stop.hidden = false;
+    return known;
+  }
+
   delta(event) {
-    const known = this.live.get(event.runId) ?? { text: "", item: null };
+    const known = this.works(event.runId);
     known.text = event.replace || event.deltaText == null ? textOf(event.message) || event.deltaText || known.text : known.text + event.deltaText;
     if (!known.item) {
       known.item = make("li", { "data-role": "assistant", class: "live" });
       log.append(known.item);
     }
-    this.live.set(event.runId, known);
     // Once for each frame of the screen, however fast the text comes.
     if (!known.due) {
       known.due = requestAnimationFrame(() => {
@@ -145,5 +154,6 @@ function row(message) {
   const { role } = message;
   if (role === "user" || role === "assistant") return words ? make("li", { "data-role": role }, ...rendered(words)) : null;
   if (!words) return null;
+  if (role === "system") return make("li", { "data-role": "note" }, words);
   return make("li", {}, make("details", {}, make("summary", {}, role === "toolResult" ? `Result of ${message.toolName ?? "a tool"}` : String(role)), make("pre", {}, words)));
 }

@@ -11,6 +11,7 @@ mod command;
 mod ends;
 mod inbound;
 mod obey;
+mod places;
 mod run;
 mod scene;
 mod settings;
@@ -65,7 +66,7 @@ pub(crate) enum Refused {
 }
 
 /// Who answers for a model of this name.
-pub(crate) type Models = Box<dyn Fn(&str) -> Arc<dyn ModelClient> + Send + Sync>;
+pub(crate) type Models = Arc<dyn Fn(&str) -> Arc<dyn ModelClient> + Send + Sync>;
 
 /// What conversations are made of.
 pub(crate) struct Parts {
@@ -118,11 +119,6 @@ impl Conversations {
     /// What keeps messages from being accepted.
     pub(crate) fn fault(&self) -> Option<String> {
         self.inner.inbox.as_ref().err().cloned()
-    }
-
-    /// Other settings from now on. How many run at the same time is decided at the start.
-    pub(crate) fn set_settings(&self, settings: Settings) {
-        self.inner.set_settings(settings);
     }
 
     /// Accepts a message: it is on disk when this returns, and will be answered once.
@@ -180,6 +176,14 @@ impl Conversations {
     /// How many messages have no end yet.
     pub(crate) fn unfinished(&self) -> usize {
         self.inner.lock().messages.len()
+    }
+
+    /// The texts that a program gets of an answer: one, or one for each block.
+    pub(crate) fn texts_of(&self, answer: &str) -> Vec<String> {
+        match self.inner.settings().blocks {
+            Some(blocks) => blocks.of(answer),
+            None => vec![answer.to_owned()],
+        }
     }
 
     /// The run that goes on in a session, and what it has said so far.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use koi_wire::config::{QueueDrop, QueueMode};
 
-pub(crate) use self::settings::{Overrides, Settings, drop_name, mode_name, parse_mode};
+pub(crate) use self::settings::{Overrides, Settings, drop_name, mode_name};
 
 /// Summaries that are kept of what was dropped; of more than these only the number is told.
 const MOST_SUMMARIES: usize = 50;
@@ -104,6 +104,7 @@ impl Lane {
     }
 
     /// Does a run go on?
+    #[cfg(test)]
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
     }

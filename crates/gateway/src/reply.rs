@@ -1,10 +1,12 @@
 //! What of an answer people see: control words and reply tags are taken out, and what may become one is held back while it streams.
 
-#[allow(dead_code, reason = "channels cut answers into blocks; there are none yet")]
-pub(crate) mod chunker;
-#[allow(dead_code, reason = "as above")]
-pub(crate) mod coalesce;
+mod blocks;
+mod chunker;
+mod coalesce;
 mod words;
+
+pub(crate) use self::blocks::Blocks;
+use self::blocks::Gate;
 
 #[cfg(test)]
 use self::words::Tags;
@@ -26,6 +28,8 @@ pub(crate) struct Stream {
     shown: String,
     changed: bool,
     last: Option<Instant>,
+    /// Where answers come in blocks: how much of this may be shown.
+    gate: Option<Gate>,
 }
 
 /// Something to show.
@@ -38,6 +42,14 @@ pub(crate) struct Delta {
 }
 
 impl Stream {
+    /// Nothing yet; in blocks, where they are wanted.
+    pub(crate) fn new(blocks: Option<Blocks>) -> Self {
+        Self {
+            gate: blocks.map(Gate::new),
+            ..Self::default()
+        }
+    }
+
     /// More of the piece.
     pub(crate) fn push(&mut self, text: &str) {
         self.piece.push_str(text);
@@ -49,23 +61,46 @@ impl Stream {
         self.settled = self.whole();
         self.piece.clear();
         self.changed = true;
+        if let Some(gate) = &mut self.gate {
+            gate.text_ends();
+        }
+    }
+
+    /// Nothing more comes: what waits for the end of its block does not wait any longer.
+    pub(crate) fn finish(&mut self) {
+        if let Some(gate) = &mut self.gate {
+            gate.ends();
+            self.changed = true;
+        }
     }
 
     /// What was said of this piece does not count.
     pub(crate) fn withdraw(&mut self) {
         self.piece.clear();
         self.changed = true;
+        if let Some(gate) = &mut self.gate {
+            gate.restart(self.settled.len());
+        }
     }
 
     /// When there may be something to show; none when there is nothing new. The first delta is due at once.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
-        self.changed.then(|| self.last.map_or(now, |last| last + PACE))
+        let pace = self.changed.then(|| self.last.map_or(now, |last| last + PACE));
+        let idle = self.gate.as_ref().and_then(Gate::due);
+        pace.into_iter().chain(idle).min()
     }
 
     /// What is to be shown now.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Delta> {
         self.changed = false;
-        let whole = join(&self.settled, &words::partial(&self.piece));
+        let mut whole = join(&self.settled, &words::partial(&self.piece));
+        if let Some(gate) = &mut self.gate {
+            if !whole.starts_with(self.shown.as_str()) {
+                gate.restart(self.settled.len());
+            }
+            let open = gate.pass(&whole, now);
+            whole.truncate(open);
+        }
         if whole == self.shown {
             return None;
         }

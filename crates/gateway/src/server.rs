@@ -428,6 +428,7 @@ impl Shared {
                 self.settings.workspace.display()
             ));
         }
+        failing.extend(self.services.conversations.fault());
         failing
     }
 

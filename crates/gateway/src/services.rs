@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::agent::tool::{NoTools, ToolBox};
-use crate::conversation::Conversations;
+use crate::conversation::{Conversations, attachment};
 use crate::schedule::{self, Clients, Parts, RealMachine, Schedule, SystemResolver, Talk};
 use crate::secret::Secrets;
 use crate::server::hub::Hub;
@@ -89,14 +89,13 @@ impl Services {
     }
 
     /// Another config is in force.
-    pub(crate) fn configure(&self, config: &GatewayConfig, settings: &Settings) {
+    pub(crate) fn configure(&self, before: &GatewayConfig, config: &GatewayConfig, settings: &Settings) {
         let zone = config
             .agent_defaults()
             .and_then(|defaults| defaults.user_timezone.as_deref());
         let zone = clock::owner_zone(zone, &settings.zone);
         self.sessions.set_rules(zone, config.session.clone());
-        self.conversations
-            .set_settings(conversation::Settings::from_config(config));
+        self.conversations.configure(before, config);
         self.schedule.configure(schedule::Settings::new(config, &settings.zone));
     }
 
@@ -138,6 +137,11 @@ async fn keep_sessions(shared: Arc<Shared>) {
         let busy = move |key: &SessionKey| conversations.is_busy(key.as_str());
         if let Err(error) = shared.services.sessions.maintain(shared.now_ms(), busy).await {
             warn!(%error, "upkeep of sessions");
+        }
+        let (state_dir, now_ms) = (shared.settings.state_dir.clone(), shared.now_ms());
+        let pruned = tokio::task::spawn_blocking(move || attachment::prune(&state_dir, now_ms, attachment::MOST_KEPT));
+        if let Ok(Err(error)) = pruned.await {
+            warn!(%error, "upkeep of attachments");
         }
     }
 }

@@ -110,7 +110,7 @@ pub(crate) struct Overrides {
     /// How much it thinks.
     pub(crate) thinking_level: Option<String>,
     /// What becomes of messages during a run.
-    pub(crate) queue_mode: Option<String>,
+    pub(crate) queue: crate::queue::Overrides,
     /// `deny`: nothing is sent.
     pub(crate) send_policy: Option<String>,
 }

@@ -29,7 +29,10 @@ use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use agents::{ActiveHours, AgentDefaults, Agents, Heartbeat, HeartbeatTarget, Model, Thinking};
+pub use agents::{
+    ActiveHours, AgentDefaults, Agents, BlockBreak, BlockChunk, BlockCoalesce, BlockPreference, Heartbeat,
+    HeartbeatTarget, Model, OnOff, Thinking,
+};
 pub use cron::{AlertMode, Cron, FailureAlert, SsrfPolicy};
 pub use format::{duration_seconds, minutes_of_day};
 pub use gateway::{

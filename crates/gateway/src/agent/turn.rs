@@ -166,6 +166,7 @@ impl Turn {
     }
 
     /// Is it over?
+    #[cfg(test)]
     pub(crate) fn is_over(&self) -> bool {
         self.phase == Phase::Ended
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use koi_wire::config::GatewayConfig;
 
-use super::{Accepted, Conversations, HubVoice, Inbound, Outcome, Parts, Refused, Settings};
+use super::{Accepted, Conversations, HubVoice, Inbound, Models, Outcome, Parts, Refused, Settings};
 use crate::agent::model::Catalogue;
 use crate::agent::tool::NoTools;
 use crate::schedule::Talk;
@@ -18,17 +19,29 @@ impl Conversations {
     /// The conversations of a gateway.
     pub(crate) fn assemble(settings: &server::Settings, hub: &Arc<Hub>, sessions: &Sessions) -> Self {
         let config = &settings.loaded.config;
-        let catalogue = Catalogue::from_config(config);
         Self::open(Parts {
             state_dir: settings.state_dir.clone(),
             clock: Arc::clone(&settings.clock),
             book: Arc::new(sessions.clone()),
             voice: Arc::new(HubVoice(Arc::clone(hub))),
-            models: Box::new(move |model| catalogue.client(model)),
+            models: models(config),
             tools: Arc::new(NoTools),
             settings: Settings::from_config(config),
         })
     }
+
+    /// Another config is in force, from the next turn on. Runs that go on keep what they began with.
+    pub(crate) fn configure(&self, before: &GatewayConfig, config: &GatewayConfig) {
+        // Clients of models keep connections; they are made anew only for what concerns them.
+        let changed = before.models != config.models;
+        self.inner
+            .configure(Settings::from_config(config), changed.then(|| models(config)));
+    }
+}
+
+fn models(config: &GatewayConfig) -> Models {
+    let catalogue = Catalogue::from_config(config);
+    Arc::new(move |model| catalogue.client(model))
 }
 
 impl Talk for Conversations {

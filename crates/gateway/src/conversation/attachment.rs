@@ -3,9 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+
+use tracing::warn;
 
 use super::Attachment;
 
@@ -14,6 +17,12 @@ pub(crate) const MOST: usize = 16;
 
 /// Bytes of all that come with one message.
 pub(crate) const MOST_BYTES: usize = 20 * 1024 * 1024;
+
+/// How long they are kept: as long as sessions that nobody comes back to.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Bytes of all that are kept.
+pub(crate) const MOST_KEPT: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Where they are kept, below the state directory.
 const DIRECTORY: &str = "media/inbound";
@@ -94,6 +103,47 @@ pub(crate) fn store(state_dir: &Path, decoded: Vec<(Attachment, Vec<u8>)>) -> io
     Ok(stored)
 }
 
+/// Takes away files of a message that was not accepted.
+pub(crate) fn discard(state_dir: &Path, stored: &[Attachment]) {
+    for attachment in stored {
+        if let Err(error) = fs::remove_file(state_dir.join(&attachment.path)) {
+            warn!(path = %attachment.path, %error, "an attachment of a message that was not accepted stays");
+        }
+    }
+}
+
+/// Takes away what is older than [`KEPT`], and the oldest of what is more than `most_bytes`; gives how many files.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn prune(state_dir: &Path, now_ms: i64, most_bytes: u64) -> io::Result<usize> {
+    let entries = match fs::read_dir(state_dir.join(DIRECTORY)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_file() {
+            files.push((metadata.modified()?, metadata.len(), entry.path()));
+        }
+    }
+    files.sort_by(|a, b| b.cmp(a));
+    let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
+    let (mut bytes, mut gone) = (0_u64, 0);
+    for (modified, length, path) in files {
+        bytes = bytes.saturating_add(length);
+        let old = now.duration_since(modified).is_ok_and(|age| age > KEPT);
+        if old || bytes > most_bytes {
+            fs::remove_file(path)?;
+            gone += 1;
+        }
+    }
+    Ok(gone)
+}
+
 fn extension(mime_type: &str) -> &'static str {
     match mime_type {
         "image/png" => "png",
@@ -148,6 +198,28 @@ mod tests {
         assert_eq!(about, [("text/plain", Some("ab.txt"), 5), ("image/png", None, 3)]);
         assert_eq!(fs::read(place.join(&stored[0].path)).unwrap(), b"hello");
         assert!(stored[1].path.ends_with(".png"));
+    }
+
+    #[test]
+    fn files_do_not_stay_for_ever() {
+        let place = Scratch::new("attachments-pruned");
+        assert_eq!(prune(&place, 0, 100).unwrap(), 0, "there was never one");
+        let decoded = || decode(&[sent("AAEC"), sent("AAEC"), sent("AAEC")]).unwrap();
+        let stored = store(&place, decoded()).unwrap();
+        let path = |index: usize| place.join(&stored[index].path);
+        let day = Duration::from_secs(24 * 3600);
+        let begin = UNIX_EPOCH + 1000 * day;
+        for (index, age) in [(0, 40), (1, 20), (2, 1)] {
+            let file = File::options().write(true).open(path(index)).unwrap();
+            file.set_modified(begin - age * day).unwrap();
+        }
+        let now_ms = i64::try_from((1000 * day).as_millis()).unwrap();
+        assert_eq!(prune(&place, now_ms, 100).unwrap(), 1);
+        assert!(!path(0).exists() && path(1).exists());
+        assert_eq!(prune(&place, now_ms, 5).unwrap(), 1, "the oldest of what is too much");
+        assert!(!path(1).exists() && path(2).exists());
+        discard(&place, &stored[2..]);
+        assert!(!path(2).exists());
     }
 
     #[test]

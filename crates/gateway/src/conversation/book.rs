@@ -4,6 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
+use crate::queue::Overrides;
 use crate::session::{Message, NewEntry, SessionKey, Sessions, Touch, Why};
 
 /// Bytes of transcript that a turn begins with.
@@ -19,7 +20,7 @@ pub(crate) struct Opened {
     /// How much it thinks.
     pub(crate) thinking: Option<String>,
     /// What a message does during a run.
-    pub(crate) queue_mode: Option<String>,
+    pub(crate) queue: Overrides,
 }
 
 /// What an answer may be.
@@ -128,6 +129,6 @@ fn opened(resolved: crate::session::Resolved) -> Opened {
         session_id: resolved.session_id,
         model: resolved.overrides.model,
         thinking: resolved.overrides.thinking_level,
-        queue_mode: resolved.overrides.queue_mode,
+        queue: resolved.overrides.queue,
     }
 }

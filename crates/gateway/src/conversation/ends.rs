@@ -1,6 +1,6 @@
 //! Ends that are remembered: for clients that repeat a message, for those that wait, and for those that come back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::Outcome;
 use crate::inbox::{Ended, MOST_ENDED};
@@ -18,6 +18,8 @@ pub(super) struct Ends {
     by_message: HashMap<String, u64>,
     bytes: usize,
     seq: u64,
+    /// Numbers that were given to ends that are not written down yet.
+    open: BTreeSet<u64>,
     /// Ends up to this one are forgotten.
     forgotten: u64,
 }
@@ -36,15 +38,18 @@ impl Ends {
     /// The number of the next end.
     pub(super) fn next(&mut self) -> u64 {
         self.seq += 1;
+        self.open.insert(self.seq);
         self.seq
     }
 
-    /// The number of the last one.
+    /// The number up to which all ends are known: a later one may be written down before an earlier one is.
     pub(super) fn last(&self) -> u64 {
-        self.order.back().map_or(self.forgotten, |ended| ended.seq)
+        let known = self.order.back().map_or(self.forgotten, |ended| ended.seq);
+        self.open.first().map_or(known, |open| known.min(open - 1))
     }
 
     pub(super) fn push(&mut self, ended: Ended) {
+        self.open.remove(&ended.seq);
         self.seq = self.seq.max(ended.seq);
         for member in &ended.members {
             self.by_message.insert(member.clone(), ended.seq);
@@ -79,15 +84,16 @@ impl Ends {
         (sum, count)
     }
 
-    /// The ends of a session after this one, each as its message sees it; none when some of them are forgotten.
+    /// The ends of a session after this one and up to [`Self::last`], each as its message sees it; none when some of them are forgotten.
     pub(super) fn since(&self, key: &str, seq: u64) -> Option<Vec<Outcome>> {
         if seq < self.forgotten || seq > self.seq {
             return None;
         }
+        let known = seq + 1..=self.last();
         let later = self
             .order
             .iter()
-            .filter(|ended| ended.seq > seq && ended.outcome.session_key == key);
+            .filter(|ended| known.contains(&ended.seq) && ended.outcome.session_key == key);
         Some(later.flat_map(views).collect())
     }
 }
@@ -162,6 +168,22 @@ mod tests {
         assert_eq!(ends.since("other", 0).unwrap(), []);
         assert_eq!(ends.since("k", 1).unwrap(), []);
         assert_eq!(ends.since("k", 2), None, "nobody was told of that one");
+    }
+
+    #[test]
+    fn a_cursor_passes_no_end_that_is_still_being_written() {
+        let mut ends = Ends::default();
+        let (first, second) = (ends.next(), ends.next());
+        let told = |ends: &Ends, cursor| -> Vec<String> {
+            let since = ends.since("k", cursor).unwrap().into_iter();
+            since.map(|outcome| outcome.run_id).collect()
+        };
+        ends.push(ended(second, &["b"], ""));
+        assert_eq!((ends.last(), told(&ends, 0)), (0, vec![]));
+        assert!(ends.of("b").is_some(), "whoever waits for it is not kept waiting");
+        ends.push(ended(first, &["a"], ""));
+        assert_eq!((ends.last(), told(&ends, 0)), (2, vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(told(&ends, 1), ["b"]);
     }
 
     #[test]

@@ -114,30 +114,17 @@ impl Inner {
     }
 
     async fn set_queue(&self, key: &SessionKey, given: Option<&str>) -> Result<String, String> {
+        let now_ms = self.clock.now_ms();
+        let mut overrides = self.book.open(key, now_ms, Touch::Background).await?.queue;
         if let Some(given) = given {
-            let default = given.eq_ignore_ascii_case("default") || given.eq_ignore_ascii_case("reset");
-            let overrides = if default {
-                Overrides::default()
-            } else {
-                Overrides::parse(given)?
+            overrides = match given.to_ascii_lowercase().as_str() {
+                "default" | "reset" => Overrides::default(),
+                given => overrides.with(Overrides::parse(given)?),
             };
-            let meta = Map::from_iter([("queueMode".to_owned(), json!(overrides.mode.map(mode_name)))]);
-            self.book.patch(key, self.clock.now_ms(), meta).await?;
-            let mut state = self.lock();
-            if default {
-                state.queues.remove(key.as_str());
-            } else {
-                let known = state.queues.entry(key.as_str().to_owned()).or_default();
-                *known = Overrides {
-                    mode: overrides.mode.or(known.mode),
-                    debounce_ms: overrides.debounce_ms.or(known.debounce_ms),
-                    cap: overrides.cap.or(known.cap),
-                    drop: overrides.drop.or(known.drop),
-                };
-            }
+            self.book.patch(key, now_ms, overrides.to_meta()).await?;
+            self.lock().queues.insert(key.as_str().to_owned(), overrides);
         }
-        let state = self.lock();
-        let queue = self.queue_of(&state, key.as_str());
+        let queue = self.settings().queue.with(overrides);
         Ok(format!(
             "Queue: {} debounce:{}ms cap:{} drop:{}",
             mode_name(queue.mode),
@@ -165,7 +152,7 @@ impl Inner {
             .values()
             .filter(|pending| pending.message.key == key.as_str())
             .count();
-        let queue = self.queue_of(&state, key.as_str());
+        let queue = settings.queue.with(opened.queue);
         Ok(format!(
             "Session: {key} ({})\nModel: {model}\nThinking: {}\nQueue: {}\nRunning: {running}, waiting: {}\nkoi-gateway {}",
             opened.session_id,

@@ -119,10 +119,10 @@ impl Run {
     /// A place in the global lane. One who is stopped while waiting needs none: it only writes down what was asked.
     async fn place(&self, inner: &Inner, messages: &[Arc<Inbound>]) -> Option<OwnedSemaphorePermit> {
         let lane = messages.last().map(|message| message.source.lane())?;
-        let places = Arc::clone(inner.places.get(lane as usize)?);
+        let places = inner.places.get(lane as usize)?;
         let mut stop = self.stop.clone();
         tokio::select! {
-            place = places.acquire_owned() => place.ok(),
+            place = places.take() => place,
             _ = stop.wait_for(Option::is_some) => None,
         }
     }
@@ -219,11 +219,7 @@ impl Run {
                 .shared(),
             Err(fault) => futures::future::ready(Err(fault.clone())).boxed().shared(),
         };
-        if let Some(mode) = session.queue_mode.as_deref().and_then(crate::queue::parse_mode) {
-            let mut state = inner.lock();
-            let queue = state.queues.entry(self.key.clone()).or_default();
-            queue.mode.get_or_insert(mode);
-        }
+        inner.lock().queues.insert(self.key.clone(), session.queue);
         begun
     }
 
@@ -256,7 +252,7 @@ impl Run {
     }
 
     async fn turn(&self, inner: &Arc<Inner>, prepared: Prepared) -> (End, Usage) {
-        let settings = inner.settings();
+        let (settings, models_of) = (inner.settings(), inner.models());
         let options = &prepared
             .messages
             .last()
@@ -299,7 +295,7 @@ impl Run {
             &mut turn,
             Drive {
                 stage: &scene,
-                model: &inner.models,
+                model: models_of.as_ref(),
                 tools: inner.tools.as_ref(),
                 specs,
                 system,

@@ -51,6 +51,8 @@ impl Scene {
 
     /// The model has nothing more to say.
     pub(super) fn finishing(&self) {
+        lock(&self.site.stream).finish();
+        self.flush();
         if let Some(usage) = lock(&self.used).take() {
             self.agent("usage", voice::usage(&usage));
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use koi_wire::config::{GatewayConfig, Thinking};
 
 use crate::queue;
+use crate::reply::Blocks;
 use crate::server::DEFAULT_AGENT;
 
 /// The model that answers when the config names none.
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) models: Vec<String>,
     /// How much it thinks.
     pub(crate) thinking: Option<Thinking>,
+    /// Answers come in whole blocks.
+    pub(crate) blocks: Option<Blocks>,
     /// Messages that begin a conversation anew.
     pub(crate) reset_triggers: Vec<String>,
 }
@@ -66,6 +69,7 @@ impl Settings {
                 .chain(fallbacks)
                 .collect(),
             thinking: agent.and_then(|agent| agent.thinking_default),
+            blocks: Blocks::from_config(agent),
             reset_triggers: triggers.unwrap_or_else(|| vec!["/new".to_owned(), "/reset".to_owned()]),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::command::{self, Routed};
 use super::ends::{Ends, MOST_TEXT, views};
+use super::places::Places;
 use super::run::Run;
 use super::voice::{self, Words};
 use super::{
@@ -31,6 +32,9 @@ const MOST_MESSAGES: usize = 2000;
 /// Words that wait for the next turn of a session.
 const MOST_NOTES: usize = 50;
 
+/// Sessions whose own queues are known without a look at the session.
+const MOST_QUEUES: usize = 1000;
+
 /// A message that was taken up so often and never got to its end is the reason for that.
 const MOST_TRIES: u32 = 3;
 
@@ -39,11 +43,11 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) book: Arc<dyn Book>,
     pub(super) voice: Arc<dyn Voice>,
-    pub(super) models: Models,
+    models: RwLock<Models>,
     pub(super) tools: Arc<dyn ToolBox>,
     pub(super) inbox: Result<Inbox, String>,
     pub(super) tasks: TaskTracker,
-    pub(super) places: [Arc<Semaphore>; 3],
+    pub(super) places: [Places; 3],
     settings: RwLock<Arc<Settings>>,
     state: Mutex<State>,
 }
@@ -57,6 +61,7 @@ pub(super) struct State {
     pub(super) runs: HashMap<String, Running>,
     ends: Ends,
     pub(super) notes: HashMap<String, Vec<Note>>,
+    /// What sessions set for their queues, as far as it is known; the sessions keep it.
     pub(super) queues: HashMap<String, Overrides>,
     restored: Vec<Kept>,
     draining: bool,
@@ -124,11 +129,11 @@ impl Inner {
             clock: parts.clock,
             book: parts.book,
             voice: parts.voice,
-            models: parts.models,
+            models: RwLock::new(parts.models),
             tools: parts.tools,
             inbox,
             tasks: TaskTracker::new(),
-            places: parts.settings.places.map(|places| Arc::new(Semaphore::new(places))),
+            places: parts.settings.places.map(Places::new),
             settings: RwLock::new(Arc::new(parts.settings)),
             state: Mutex::new(state),
         }
@@ -138,8 +143,18 @@ impl Inner {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    #[allow(dead_code, reason = "for a config that is reloaded")]
-    pub(super) fn set_settings(&self, settings: Settings) {
+    pub(super) fn models(&self) -> Models {
+        Arc::clone(&self.models.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Other settings, and where models have changed others of these, from the next turn on.
+    pub(super) fn configure(&self, settings: Settings, models: Option<Models>) {
+        for (places, size) in self.places.iter().zip(settings.places) {
+            places.resize(size);
+        }
+        if let Some(models) = models {
+            *self.models.write().unwrap_or_else(PoisonError::into_inner) = models;
+        }
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
@@ -356,7 +371,7 @@ impl Inner {
         let running = Running {
             key: key.to_owned(),
             stop,
-            stream: Arc::default(),
+            stream: Arc::new(Mutex::new(Stream::new(settings.blocks))),
             words: Arc::new(Mutex::new(words)),
             notes: Vec::new(),
         };
@@ -560,11 +575,13 @@ impl Inner {
         if steps.iter().any(|step| matches!(step, Step::Stop(_))) {
             stop(&mut state, key, reason);
         }
-        let others = steps
-            .into_iter()
-            .filter(|step| !matches!(step, Step::Stop(_)))
-            .collect();
-        self.perform(&mut state, key, others);
+        for step in steps {
+            if let Step::End(id, _) = step {
+                let stop_reason = reason.to_owned();
+                let outcome = self.outcome_without_run(key, &id, End::Aborted { stop_reason });
+                self.spawn_end(id, outcome);
+            }
+        }
         state.sweep(key);
         ids
     }
@@ -721,6 +738,10 @@ impl State {
     fn sweep(&mut self, key: &str) {
         if self.lanes.get(key).is_some_and(Lane::is_idle) {
             self.lanes.remove(key);
+            // What a session set for itself holds for the next message from its first moment on.
+            if self.queues.len() > MOST_QUEUES || self.queues.get(key) == Some(&Overrides::default()) {
+                self.queues.remove(key);
+            }
         }
     }
 }

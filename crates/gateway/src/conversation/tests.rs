@@ -74,7 +74,7 @@ fn opened(transcripts: &Transcripts) -> Opened {
         session_id: transcripts.sessions.to_string(),
         model: text("model"),
         thinking: text("thinkingLevel"),
-        queue_mode: text("queueMode"),
+        queue: crate::queue::Overrides::from_meta(&transcripts.meta),
     }
 }
 
@@ -121,7 +121,10 @@ impl Book for Memory {
     }
 
     fn patch(&self, key: &SessionKey, _: i64, meta: Map<String, Value>) -> Written<()> {
-        self.with(key, |transcripts| transcripts.meta.extend(meta))
+        self.with(key, |transcripts| {
+            transcripts.meta.extend(meta);
+            transcripts.meta.retain(|_, value| !value.is_null());
+        })
     }
 
     fn compact(&self, key: &SessionKey, _: i64) -> Written<String> {
@@ -247,10 +250,12 @@ impl Scene {
             clock: Arc::new(SystemClock),
             book: Arc::new(memory.clone()),
             voice: Arc::new(heard.clone()),
-            models: Box::new(move |name| match name {
-                "breaks/a" => Arc::new(Breaks),
-                "echo/a" => Arc::new(Echo),
-                _ => Arc::clone(&scripted),
+            models: Arc::new(move |name| -> Arc<dyn ModelClient> {
+                match name {
+                    "breaks/a" => Arc::new(Breaks),
+                    "echo/a" => Arc::new(Echo),
+                    _ => Arc::clone(&scripted),
+                }
             }),
             tools: Arc::new(Tools),
             settings,
@@ -464,7 +469,7 @@ async fn so_many_run_at_the_same_time_and_no_more() {
         clock: Arc::new(SystemClock),
         book: Arc::new(Memory::default()),
         voice: Arc::new(Listener::default()),
-        models: Box::new(move |_| Arc::new(Arc::clone(&client))),
+        models: Arc::new(move |_| Arc::new(Arc::clone(&client))),
         tools: Arc::new(Tools),
         settings: Settings {
             places: [3, 1, 1],
@@ -544,6 +549,18 @@ async fn commands_are_answered_by_the_gateway() {
     assert!(
         answers["status"].contains("Model: echo/a\nThinking: high\nQueue: steer\nRunning: 0, waiting: 0"),
         "{answers:?}"
+    );
+    let again = Scene::with(
+        &Scratch::new("commands-again"),
+        scene.memory.clone(),
+        json!([]),
+        Settings::default(),
+    );
+    again.say("queue", "/queue cap:6").await;
+    assert_eq!(
+        again.end("queue").await.text.as_deref(),
+        Some("Queue: steer debounce:500ms cap:6 drop:old"),
+        "the session keeps it"
     );
     assert_eq!(answers["stop"], "Nothing was running.");
     assert_eq!(scene.memory.lines(MAIN), [""; 0], "the model hears nothing of it");

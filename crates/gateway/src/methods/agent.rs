@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::bounds::{List, Object, Text};
 use super::chat::{self, SentParams};
 use super::{Answer, Call, Method};
-use crate::conversation::{self, End, Inbound, MAX_ID, MAX_TEXT, Outcome, Source, TurnOptions, attachment};
+use crate::conversation::{
+    self, Conversations, End, Inbound, MAX_ID, MAX_TEXT, Outcome, Source, TurnOptions, attachment,
+};
 use crate::server::DEFAULT_AGENT;
 
 pub(super) const TABLE: &[Method] = &[
@@ -162,20 +164,14 @@ async fn agent(mut call: Call) -> Answer {
         },
     };
     let conversations = call.shared.services.conversations.clone();
-    if conversations.progress(&id).is_none() {
-        call.shared.may_begin()?;
-    }
-    let accepted = conversations
-        .submit(inbound)
-        .await
-        .map_err(|refused| chat::refusal(&refused))?;
+    let accepted = chat::accepted(&call, inbound).await?;
     call.interim(json!({
         "runId": id, "sessionKey": accepted.session_key, "agentId": DEFAULT_AGENT, "status": "accepted",
         "acceptedAt": call.shared.now_ms()
     }));
     call.park();
     let outcome = conversations.wait(&id, LONGEST).await;
-    Ok(outcome.map_or_else(|| unknown(&id), |outcome| result(&outcome)))
+    Ok(outcome.map_or_else(|| unknown(&id), |outcome| result(&outcome, &conversations)))
 }
 
 fn model(provider: Option<&str>, model: Option<&str>) -> Option<String> {
@@ -187,12 +183,9 @@ fn model(provider: Option<&str>, model: Option<&str>) -> Option<String> {
 }
 
 /// The second answer of `agent`.
-fn result(outcome: &Outcome) -> Value {
-    let payloads: Vec<Value> = outcome
-        .text
-        .iter()
-        .map(|text| json!({"text": text, "mediaUrl": null}))
-        .collect();
+fn result(outcome: &Outcome, conversations: &Conversations) -> Value {
+    let texts = outcome.text.iter().flat_map(|text| conversations.texts_of(text));
+    let payloads: Vec<Value> = texts.map(|text| json!({"text": text, "mediaUrl": null})).collect();
     let meta = json!({
         "durationMs": outcome.ended_ms - outcome.started_ms,
         "aborted": matches!(outcome.end, End::Aborted { .. }),

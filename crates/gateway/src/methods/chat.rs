@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use super::bounds::{List, Object, Text};
 use super::{Answer, Call, Method, fault};
 use crate::conversation::attachment::{self, Sent};
-use crate::conversation::{Attachment, Inbound, MAX_ID, MAX_TEXT, Power, Progress, Refused, Source, TurnOptions};
+use crate::conversation::{
+    Accepted, Attachment, Inbound, MAX_ID, MAX_TEXT, Power, Progress, Refused, Source, TurnOptions,
+};
 use crate::server::DEFAULT_AGENT;
 use crate::session::SessionKey;
 
@@ -120,24 +122,40 @@ async fn send(call: Call) -> Answer {
 }
 
 async fn submit(call: &Call, inbound: Inbound) -> Answer {
-    // A message that came before is answered all the same.
-    if call
-        .shared
-        .services
-        .conversations
-        .progress(&inbound.idempotency_key)
-        .is_none()
-    {
-        call.shared.may_begin()?;
-    }
-    let accepted = call.shared.services.conversations.submit(inbound).await;
-    let accepted = accepted.map_err(|refused| refusal(&refused))?;
+    let accepted = accepted(call, inbound).await?;
     let status = match accepted.state {
         Progress::Started => "started",
         Progress::InFlight => "in_flight",
         Progress::Done => "ok",
     };
     Ok(json!({"runId": accepted.run_id, "status": status}))
+}
+
+/// Puts a message into the inbox. Files of one that is not taken go away.
+pub(super) async fn accepted(call: &Call, inbound: Inbound) -> Result<Accepted, ErrorShape> {
+    let conversations = &call.shared.services.conversations;
+    let files = inbound.attachments.clone();
+    // A message that came before is answered all the same.
+    let may = match conversations.progress(&inbound.idempotency_key) {
+        None => call.shared.may_begin(),
+        Some(_) => Ok(()),
+    };
+    let accepted = match may {
+        Ok(()) => conversations.submit(inbound).await.map_err(|refused| refusal(&refused)),
+        Err(error) => Err(error),
+    };
+    let taken = matches!(
+        &accepted,
+        Ok(Accepted {
+            state: Progress::Started,
+            ..
+        })
+    );
+    if !taken && !files.is_empty() {
+        let state_dir = call.shared.settings.state_dir.clone();
+        let _ = tokio::task::spawn_blocking(move || attachment::discard(&state_dir, &files)).await;
+    }
+    accepted
 }
 
 #[derive(Deserialize)]

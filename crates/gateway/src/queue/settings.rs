@@ -1,7 +1,8 @@
 //! Settings of a queue: the config's, a session's own, and how `/queue` words them.
 
 use koi_wire::config::{Queue, QueueDrop, QueueMode};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
 /// What holds for a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +28,20 @@ impl Default for Settings {
     }
 }
 
+/// The longest quiet that is kept, and the longest queue.
+const MOST_DEBOUNCE_MS: u32 = 60_000;
+const MOST_CAP: u32 = 1000;
+
 /// What a session sets for itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overrides {
     /// See [`Settings`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mode: Option<QueueMode>,
     /// See [`Settings`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) debounce_ms: Option<u32>,
     /// See [`Settings`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cap: Option<u32>,
     /// See [`Settings`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) drop: Option<QueueDrop>,
 }
 
@@ -105,7 +105,45 @@ pub(crate) fn drop_name(drop: QueueDrop) -> &'static str {
     }
 }
 
+/// Where a session keeps them.
+const META: [&str; 4] = ["queueMode", "queueDebounceMs", "queueCap", "queueDrop"];
+
 impl Overrides {
+    /// As a session keeps them; what makes no sense there does not count.
+    pub(crate) fn from_meta(meta: &Map<String, Value>) -> Self {
+        fn read<T: DeserializeOwned>(value: Option<&Value>) -> Option<T> {
+            T::deserialize(value?).ok()
+        }
+        let [mode, debounce_ms, cap, drop] = META.map(|name| meta.get(name));
+        Self {
+            mode: mode.and_then(Value::as_str).and_then(parse_mode),
+            debounce_ms: read(debounce_ms).filter(|ms| *ms <= MOST_DEBOUNCE_MS),
+            cap: read(cap).filter(|cap| (1..=MOST_CAP).contains(cap)),
+            drop: read(drop),
+        }
+    }
+
+    /// For a session to keep; a null removes.
+    pub(crate) fn to_meta(self) -> Map<String, Value> {
+        let values = [
+            json!(self.mode.map(mode_name)),
+            json!(self.debounce_ms),
+            json!(self.cap),
+            json!(self.drop.map(drop_name)),
+        ];
+        META.map(str::to_owned).into_iter().zip(values).collect()
+    }
+
+    /// The same, where newer ones say otherwise.
+    pub(crate) fn with(self, newer: Self) -> Self {
+        Self {
+            mode: newer.mode.or(self.mode),
+            debounce_ms: newer.debounce_ms.or(self.debounce_ms),
+            cap: newer.cap.or(self.cap),
+            drop: newer.drop.or(self.drop),
+        }
+    }
+
     /// Reads `<mode> debounce:0.5s cap:25 drop:old`, in any order; every word is optional.
     ///
     /// # Errors
@@ -122,7 +160,7 @@ impl Overrides {
                 }
                 Some(("debounce", value)) => overrides.debounce_ms = Some(milliseconds(value)?),
                 Some(("cap", value)) => {
-                    let cap = value.parse().ok().filter(|cap| (1..=1000).contains(cap));
+                    let cap = value.parse().ok().filter(|cap| (1..=MOST_CAP).contains(cap));
                     overrides.cap = Some(cap.ok_or_else(|| format!("cap:{value}: use 1 to 1000"))?);
                 }
                 Some(("drop", "old")) => overrides.drop = Some(QueueDrop::Old),
@@ -144,7 +182,7 @@ fn milliseconds(text: &str) -> Result<u32, String> {
         (None, None) => (text, 1.0),
     };
     let value = number.parse::<f64>().map_err(|_| fault())? * factor;
-    if !(0.0..=60_000.0).contains(&value) {
+    if !(0.0..=f64::from(MOST_DEBOUNCE_MS)).contains(&value) {
         return Err(fault());
     }
     #[expect(

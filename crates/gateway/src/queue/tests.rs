@@ -201,6 +201,12 @@ fn a_session_words_its_queue() {
     for mode in MODES {
         assert_eq!(parse_mode(mode_name(mode)), Some(mode));
     }
+    assert_eq!(Overrides::from_meta(&said.to_meta()), said);
+    let garbage =
+        serde_json::json!({"queueMode": 7, "queueDebounceMs": -1, "queueCap": 5000, "queueDrop": "all", "label": "x"});
+    assert_eq!(Overrides::from_meta(garbage.as_object().unwrap()), Overrides::default());
+    let newer = said.with(Overrides::parse("cap:3").unwrap());
+    assert_eq!((newer.cap, newer.mode), (Some(3), said.mode));
 }
 
 const MODES: [QueueMode; 5] = [

@@ -52,6 +52,10 @@ impl Chunking {
 pub(crate) struct Chunker {
     chunking: Chunking,
     buffer: String,
+    /// Bytes of what came that have gone out.
+    consumed: usize,
+    /// Bytes at the front of the buffer that did not come: the line that opens a code block anew.
+    added: usize,
 }
 
 impl Chunker {
@@ -60,7 +64,21 @@ impl Chunker {
         Self {
             chunking: chunking.sane(),
             buffer: String::new(),
+            consumed: 0,
+            added: 0,
         }
+    }
+
+    /// How many bytes of what came are in blocks that went out, or between them.
+    pub(crate) fn consumed(&self) -> usize {
+        self.consumed
+    }
+
+    /// So many bytes leave the front of the buffer.
+    fn leave(&mut self, bytes: usize) {
+        let added = self.added.min(bytes);
+        self.added -= added;
+        self.consumed += bytes - added;
     }
 
     /// More text; gives the blocks that are complete.
@@ -146,7 +164,8 @@ impl Chunker {
 
     /// Takes a block off; blanks or blank lines between it and the rest belong to neither.
     fn take(&mut self, at: usize) -> String {
-        let rest = self.buffer.split_off(at.min(self.buffer.len()));
+        let whole = self.buffer.len();
+        let rest = self.buffer.split_off(at.min(whole));
         let block = std::mem::replace(&mut self.buffer, rest);
         let rest = match self.buffer.strip_prefix(' ') {
             Some(rest) => rest.trim_start_matches(' '),
@@ -154,6 +173,7 @@ impl Chunker {
             None => self.buffer.trim_start_matches(['\n', '\r']),
         };
         self.buffer.drain(..self.buffer.len() - rest.len());
+        self.leave(whole - self.buffer.len());
         block.trim_end().to_owned()
     }
 
@@ -193,6 +213,8 @@ impl Chunker {
             grapheme_before(&self.buffer, most)
         };
         let rest = self.buffer.split_off(at);
+        self.leave(at);
+        self.added += again.len() + 1;
         let mut block = std::mem::take(&mut self.buffer);
         if !block.ends_with('\n') {
             block.push('\n');

@@ -1,4 +1,4 @@
-//! Joins small blocks into larger ones, so that a channel is not flooded. Pure: time comes in.
+//! Joins small blocks into larger ones, so that nobody is flooded.
 
 use super::chunker::{BreakAt, Chunking};
 
@@ -37,7 +37,6 @@ pub(crate) struct Coalescer {
     joining: Joining,
     waiting: String,
     chars: usize,
-    since_ms: i64,
 }
 
 impl Coalescer {
@@ -47,12 +46,11 @@ impl Coalescer {
             joining,
             waiting: String::new(),
             chars: 0,
-            since_ms: 0,
         }
     }
 
     /// A block comes; gives what goes out now.
-    pub(crate) fn push(&mut self, block: &str, now_ms: i64) -> Vec<String> {
+    pub(crate) fn push(&mut self, block: &str) -> Vec<String> {
         let mut out = Vec::new();
         let chars = block.chars().count();
         let joint = self.joining.joint.chars().count();
@@ -65,21 +63,55 @@ impl Coalescer {
         }
         self.waiting.push_str(block);
         self.chars += chars;
-        self.since_ms = now_ms;
         if self.chars >= self.joining.min_chars {
             out.extend(self.take());
         }
         out
     }
 
-    /// When what waits goes out by itself.
-    pub(crate) fn due_ms(&self) -> Option<i64> {
-        (self.chars > 0).then(|| self.since_ms.saturating_add(self.joining.idle_ms))
-    }
-
     /// What waits.
     pub(crate) fn take(&mut self) -> Option<String> {
         self.chars = 0;
         Some(std::mem::take(&mut self.waiting)).filter(|text| !text.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coalescer(break_at: BreakAt) -> Coalescer {
+        let chunking = Chunking {
+            min_chars: 1,
+            max_chars: 40,
+            break_at,
+            by_paragraph: false,
+        };
+        Coalescer::new(Joining::of(&chunking, 12, 1000))
+    }
+
+    #[test]
+    fn small_blocks_wait_for_company_and_go_with_it() {
+        for (break_at, joint) in [
+            (BreakAt::Paragraph, "\n\n"),
+            (BreakAt::Newline, "\n"),
+            (BreakAt::Sentence, " "),
+        ] {
+            let mut coalescer = coalescer(break_at);
+            assert_eq!(coalescer.push("one"), [""; 0]);
+            assert_eq!(coalescer.push("two"), [""; 0]);
+            assert_eq!(coalescer.push("and three"), [format!("one{joint}two{joint}and three")]);
+            assert_eq!(coalescer.take(), None);
+        }
+    }
+
+    #[test]
+    fn what_would_become_too_large_goes_before_and_what_is_left_by_itself() {
+        let mut coalescer = coalescer(BreakAt::Paragraph);
+        assert_eq!(coalescer.push("small"), [""; 0]);
+        let large = "x".repeat(39);
+        assert_eq!(coalescer.push(&large), ["small", &large]);
+        assert_eq!(coalescer.push("last"), [""; 0]);
+        assert_eq!(coalescer.take().as_deref(), Some("last"));
     }
 }

@@ -169,7 +169,7 @@ impl Shared {
             return Taken::default();
         }
         info!(?hot, ?waiting, restarts, "the config has changed");
-        self.services.configure(&loaded.config, &self.settings);
+        self.services.configure(&before.config, &loaded.config, &self.settings);
         let payload = json!({"hash": loaded.sha256, "changedPaths": hot, "restartPaths": waiting});
         let since_start = differences(&self.settings.loaded.document, &loaded.document);
         *lock(&self.live.waiting) = since_start

@@ -624,7 +624,7 @@ pub(super) fn resolved(row: &Row, fresh: Option<Why>) -> Resolved {
         overrides: Overrides {
             model: text("model"),
             thinking_level: text("thinkingLevel"),
-            queue_mode: text("queueMode"),
+            queue: crate::queue::Overrides::from_meta(&row.meta),
             send_policy: text("sendPolicy"),
         },
     }

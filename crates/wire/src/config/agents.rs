@@ -44,9 +44,85 @@ pub struct AgentDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 1_000_000))]
     pub bootstrap_max_chars: Option<u32>,
+    /// Whether answers come in whole blocks while they stream, and to programs as one text for each block. Default `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_streaming_default: Option<OnOff>,
+    /// Whether a block ends where a text of the model ends (`text_end`), or only where it is complete (`message_end`). Default `text_end`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_streaming_break: Option<BlockBreak>,
+    /// How large blocks are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_streaming_chunk: Option<BlockChunk>,
+    /// How small blocks are joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_streaming_coalesce: Option<BlockCoalesce>,
     /// The regular wake-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Heartbeat>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum OnOff {
+    On,
+    Off,
+}
+
+/// Where a block may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum BlockBreak {
+    TextEnd,
+    MessageEnd,
+}
+
+/// How large blocks are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BlockChunk {
+    /// Characters of a block at least, as long as more may come. Default 800.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100_000))]
+    pub min_chars: Option<u32>,
+    /// Characters of a block at most. Default 1200.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 32, max = 100_000))]
+    pub max_chars: Option<u32>,
+    /// Where a block ends best. Code blocks stay whole where they fit. Default `paragraph`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_preference: Option<BlockPreference>,
+}
+
+/// Where a block ends best; where it cannot, at the next of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum BlockPreference {
+    #[default]
+    Paragraph,
+    Newline,
+    Sentence,
+}
+
+/// How small blocks are joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BlockCoalesce {
+    /// Smaller blocks wait for company. Default: as `blockStreamingChunk.minChars`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100_000))]
+    pub min_chars: Option<u32>,
+    /// Larger texts are not made by joining. Default: as `blockStreamingChunk.maxChars`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 32, max = 100_000))]
+    pub max_chars: Option<u32>,
+    /// Milliseconds after which a block waits no longer. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 60_000))]
+    pub idle_ms: Option<u32>,
 }
 
 /// The model, and what to use when it fails.

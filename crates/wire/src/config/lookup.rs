@@ -189,7 +189,12 @@ pub enum Takes {
 
 /// Keys, with all below them, that take hold at once.
 const HOT: &[&str] = &[
+    "agents.defaults.blockStreamingBreak",
+    "agents.defaults.blockStreamingChunk",
+    "agents.defaults.blockStreamingCoalesce",
+    "agents.defaults.blockStreamingDefault",
     "agents.defaults.heartbeat",
+    "agents.defaults.maxConcurrent",
     "agents.defaults.model",
     "agents.defaults.thinkingDefault",
     "agents.defaults.timeoutSeconds",
@@ -201,19 +206,18 @@ const HOT: &[&str] = &[
     "gateway.tools",
     "hooks",
     "messages",
+    "models",
     "session",
 ];
 
 /// When a change at this path takes hold.
 #[must_use]
 pub fn takes(path: &str) -> Takes {
-    // What the lanes are made of is made once.
-    let fixed = path == "cron.maxConcurrentRuns";
     let below = |hot: &str| {
         path.strip_prefix(hot)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    if HOT.iter().any(|hot| below(hot)) && !fixed {
+    if HOT.iter().any(|hot| below(hot)) {
         Takes::Hot
     } else {
         Takes::Restart
@@ -257,7 +261,7 @@ mod tests {
     fn keys_take_hold_at_once_or_with_a_start() {
         for (path, expected) in [
             ("cron.enabled", Takes::Hot),
-            ("cron.maxConcurrentRuns", Takes::Restart),
+            ("cron.maxConcurrentRuns", Takes::Hot),
             ("gateway.port", Takes::Restart),
             ("gateway.httpx", Takes::Restart),
             ("gateway.http.endpoints.responses.enabled", Takes::Hot),

@@ -78,6 +78,9 @@ fn full() -> Value {
         "agents": {"defaults": {
             "workspace": "~/koi", "userTimezone": "America/Argentina/Buenos_Aires", "thinkingDefault": "low",
             "timeoutSeconds": 600, "maxConcurrent": 4, "bootstrapMaxChars": 20000,
+            "blockStreamingDefault": "on", "blockStreamingBreak": "message_end",
+            "blockStreamingChunk": {"minChars": 800, "maxChars": 1200, "breakPreference": "newline"},
+            "blockStreamingCoalesce": {"minChars": 1500, "maxChars": 4000, "idleMs": 1000},
             "model": {"primary": "amazon-bedrock/us.anthropic.claude-opus-4-6-v1", "fallbacks": ["amazon-bedrock/x"]},
             "heartbeat": {
                 "every": "30m", "target": "none", "prompt": "look around", "lightContext": true,

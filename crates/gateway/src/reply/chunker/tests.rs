@@ -157,8 +157,16 @@ proptest! {
         let settings = Chunking { min_chars: min, max_chars: max, break_at, by_paragraph };
         let text = pieces.concat();
         let mut chunker = Chunker::new(settings);
-        let mut streamed: Vec<String> = pieces.iter().flat_map(|piece| chunker.push(piece)).collect();
+        let (mut streamed, mut came, mut gone) = (Vec::new(), 0, 0);
+        for piece in &pieces {
+            streamed.extend(chunker.push(piece));
+            came += piece.len();
+            prop_assert!((gone..=came).contains(&chunker.consumed()));
+            gone = chunker.consumed();
+            prop_assert!(text.is_char_boundary(gone));
+        }
         streamed.extend(chunker.finish());
+        prop_assert_eq!(chunker.consumed(), text.len());
         for blocks in [&streamed, &cut(settings, &text)] {
             for block in blocks {
                 prop_assert!(block.chars().count() <= settings.sane().max_chars, "{block:?}");
