@@ -29,6 +29,20 @@ QUIET = (
 DESK, PHONE = {"width": 1100, "height": 760}, {"width": 390, "height": 780}
 
 
+#: what the model says that is not an echo
+SCRIPT = [
+    {
+        "when": "disk",
+        "say": [
+            {"text": "The data volume is **41 %** full:\n\n```\nFilesystem      Size  Used Avail Use% Mounted on\n"}
+        ]
+        + [{"text": "/dev/nvme1n1     20G  8.1G   12G  41% /home\n```\n\nMost of it is `~/koi/reports` (5.2 GB). "}]
+        + [{"text": "I can pack what is older than a month, if you like."}],
+    },
+    {"say": [{"text": "It begins"}, {"waitMs": 200}, {"text": " and goes on"}, "hang"]},
+]
+
+
 class Gateway:
     """A gateway that runs, and can be ended and started again at the same address."""
 
@@ -36,9 +50,7 @@ class Gateway:
         self.home, self.token, self.port = home, secrets.token_urlsafe(32), 0
         (home / "koi").mkdir()
         script = home / "script.json"
-        script.write_text(
-            json.dumps([{"say": [{"text": "It begins"}, {"waitMs": 200}, {"text": " and goes on"}, "hang"]}])
-        )
+        script.write_text(json.dumps(SCRIPT))
         wish = {
             "gateway": {"mode": "local", "auth": {"mode": "token", "token": self.token}},
             "agents": {"defaults": {"model": {"primary": "echo/echo"}}},

@@ -52,6 +52,10 @@ impl Drop for Guard {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
+        if inner.is_closing() {
+            // The process ends, and with it its tasks; the next one takes the run up.
+            return;
+        }
         error!(run = %self.run_id, "a run broke off");
         let mut outcome = inner.outcome_without_run(&self.key, &self.run_id, failed("the run broke off unexpectedly"));
         outcome.started_ms = self.started_ms;

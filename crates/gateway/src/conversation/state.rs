@@ -697,6 +697,11 @@ impl Inner {
         }
     }
 
+    /// Is the process about to end, with runs in the middle?
+    pub(super) fn is_closing(&self) -> bool {
+        self.lock().closing
+    }
+
     pub(super) async fn drain(&self, deadline: Instant) {
         let runs = {
             let mut state = self.lock();
