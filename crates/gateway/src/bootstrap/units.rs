@@ -129,6 +129,7 @@ mod tests {
             "TimeoutStopSec=45",
             "EnvironmentFile=-/etc/default/skykoi",
             "ExecReload=/bin/kill -HUP $MAINPID",
+            "Environment=MALLOC_ARENA_MAX=2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
         }

@@ -27,7 +27,7 @@ use crate::reply::Stream;
 use crate::session::{Answer, Content, Message, NewEntry, SessionKey, Touch};
 
 /// Messages without an end, over all sessions.
-const MOST_MESSAGES: usize = 2000;
+pub(super) const MOST_MESSAGES: usize = 2000;
 
 /// Words that wait for the next turn of a session.
 const MOST_NOTES: usize = 50;

@@ -17,6 +17,7 @@ use crate::clock::SystemClock;
 use crate::file::tests::Scratch;
 use crate::session::{Content, Message, NewEntry, Touch, Why};
 
+mod limits;
 mod restarts;
 
 const MAIN: &str = "agent:main:main";

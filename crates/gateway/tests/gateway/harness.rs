@@ -73,6 +73,8 @@ pub(crate) fn program(home: &Path) -> Command {
         .env_clear()
         .env("HOME", home)
         .env("SKYKOI_STATE_DIR", home.join("state"))
+        // As its unit has it.
+        .env("MALLOC_ARENA_MAX", "2")
         .stdin(Stdio::null());
     command
 }

@@ -143,7 +143,7 @@ impl Load<'_> {
     /// Adds jobs, runs them, and takes them away; changes the config.
     async fn keeper(&self) {
         let (mut dice, mut client, mut number) = (Dice(99), self.gateway.client().await, 0);
-        while self.pause(&mut dice, 800).await {
+        while self.pause(&mut dice, 4000).await {
             number += 1;
             let job = json!({
                 "name": format!("job {number}"), "enabled": true, "schedule": {"kind": "every", "everyMs": 3_600_000},
