@@ -223,8 +223,8 @@ impl Cloud for Aws {
         iam::add_role(&self.iam, profile, role).await
     }
 
-    async fn remove_role(&self, role: &str) -> Answer<()> {
-        iam::remove_role(&self.iam, role).await
+    async fn remove_role(&self, profile: &str, role: &str) -> Answer<()> {
+        iam::remove_role(&self.iam, profile, role).await
     }
 
     async fn delete_profile(&self, profile: &str) -> Answer<()> {

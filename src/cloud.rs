@@ -87,6 +87,8 @@ pub struct ProfileFacts {
     pub role: Option<Tagged>,
     /// The profile holds that role (or, for a profile that is not ours, any role).
     pub role_in_profile: bool,
+    /// A profile of an installation like ours holds this role of another name.
+    pub other_role: Option<String>,
     /// The text of the role's inline policy [`koi_core::names::ROLE_POLICY`], if it has one.
     pub policy: Option<String>,
 }
@@ -210,8 +212,8 @@ pub trait Cloud: Send + Sync + 'static {
     -> impl Future<Output = Answer<()>> + Send;
     /// Puts the role into the profile.
     fn add_role(&self, profile: &str, role: &str) -> impl Future<Output = Answer<()>> + Send;
-    /// Takes the role out of the profile of the same name; not there is success.
-    fn remove_role(&self, role: &str) -> impl Future<Output = Answer<()>> + Send;
+    /// Takes a role out of a profile; not there is success.
+    fn remove_role(&self, profile: &str, role: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Deletes a profile; not there is success.
     fn delete_profile(&self, profile: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Deletes the inline policy; not there is success.

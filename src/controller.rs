@@ -331,10 +331,10 @@ impl<'a, C: Cloud> Round<'a, C> {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
             Err(why) => blocked(why.clone()),
         };
-        if plan.is_at_rest() && self.memory.refused.is_some() {
+        if plan.is_at_rest() {
             // What was refused is no longer asked for: somebody else did it, or the wish turned.
-            self.memory.refused = None;
-            observed.refusal = None;
+            self.memory.refused.clear();
+            (observed.refusal, observed.refused_before) = (None, Vec::new());
         }
         tracing::debug!(steps = ?plan.steps.iter().map(koi_core::plan::Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");
         Decision { wish, observed, plan }

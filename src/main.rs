@@ -39,8 +39,19 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn operate(args: RunArgs) -> anyhow::Result<()> {
+/// A round is a deep call: unoptimised code keeps all that it moves on the stack, and two megabytes have not been enough for it.
+const STACK: usize = 8 << 20;
+
+fn operate(args: RunArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK)
+        .build()
+        .context("no threads to work with")?;
+    runtime.block_on(work(args))
+}
+
+async fn work(args: RunArgs) -> anyhow::Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let format = args
         .log_format

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_iam::Client;
-use aws_sdk_iam::types::{Role, Tag};
-use koi_core::names::ROLE_POLICY;
+use aws_sdk_iam::types::{InstanceProfile, Role, Tag};
+use koi_core::names::{ROLE_POLICY, TAG_CLUSTER};
 
 use super::error::{ask, met};
 use crate::cloud::{self, Answer, CloudError, ProfileFacts, Tagged};
@@ -23,7 +23,10 @@ pub(super) async fn profile(iam: &Client, name: &str) -> Answer<ProfileFacts> {
     .await;
     let found = there(answer)?.and_then(|answer| answer.instance_profile);
     let held = found.as_ref().and_then(|profile| profile.roles().first());
-    let role = match held {
+    let tagged = |profile: &InstanceProfile| profile.tags().iter().any(|tag| tag.key() == TAG_CLUSTER);
+    // What nobody tagged is used as it is, with whatever role.
+    let other = held.filter(|role| role.role_name() != name && found.as_ref().is_some_and(tagged));
+    let role = match held.filter(|_| other.is_none()) {
         Some(role) => Some(role.clone()),
         None => role_named(iam, name).await?,
     };
@@ -32,7 +35,8 @@ pub(super) async fn profile(iam: &Client, name: &str) -> Answer<ProfileFacts> {
             arn: profile.arn().to_owned(),
             tags: tags(profile.tags()),
         }),
-        role_in_profile: held.is_some(),
+        role_in_profile: held.is_some() && other.is_none(),
+        other_role: other.map(|role| role.role_name().to_owned()),
         policy: match &role {
             Some(role) => policy(iam, role.role_name()).await?,
             None => None,
@@ -108,11 +112,11 @@ pub(super) async fn add_role(iam: &Client, profile: &str, role: &str) -> Answer<
     ask("AddRoleToInstanceProfile", call.send()).await.map(drop)
 }
 
-/// Takes the role out of the profile of the same name.
-pub(super) async fn remove_role(iam: &Client, role: &str) -> Answer<()> {
+/// Takes a role out of a profile.
+pub(super) async fn remove_role(iam: &Client, profile: &str, role: &str) -> Answer<()> {
     let call = iam
         .remove_role_from_instance_profile()
-        .instance_profile_name(role)
+        .instance_profile_name(profile)
         .role_name(role);
     met(
         ask("RemoveRoleFromInstanceProfile", call.send()).await.map(drop),

@@ -61,7 +61,7 @@ impl<C: Cloud> Round<'_, C> {
             if !self.context.gate.is_open() {
                 return Ok(Progress::LookAgain(Duration::from_secs(1)));
             }
-            let effect = self.perform(step, desired, decision).await;
+            let effect = Box::pin(self.perform(step, desired, decision)).await;
             budget::end_turn();
             match effect? {
                 Effect::Done => self.succeeded(step, &decision.observed).await,
@@ -86,7 +86,7 @@ impl<C: Cloud> Round<'_, C> {
         }
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
-        self.memory.succeed(step.name());
+        self.memory.refused.succeed(step.name());
         if let Some(event) = event_for_step(step, observed) {
             if observed.recorded.instance_id.is_some() {
                 self.context.metrics.count_repair(step.name());
@@ -123,7 +123,7 @@ impl<C: Cloud> Round<'_, C> {
         let mut exhausted = self.context.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
         exhausted.note(&offering, code, now);
         if exhausted.leaves_any(&self.memory.offerings, now) {
-            self.memory.try_elsewhere(now);
+            self.memory.refused.try_elsewhere(now);
         }
     }
 
@@ -136,8 +136,8 @@ impl<C: Cloud> Round<'_, C> {
             }
             _ => None,
         };
-        self.memory
-            .refuse(step.name(), launch, refusal, self.context.clock.now());
+        let now = self.context.clock.now();
+        self.memory.refused.refuse(step.name(), launch, refusal, now);
         Progress::GoOn
     }
 

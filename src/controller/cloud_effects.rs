@@ -13,11 +13,11 @@ use crate::cloud::{Answer, Cloud, CloudError, Group, ProfileFacts, Role, Tagged}
 /// A step that needs nothing of the cluster: one call, and its note in the fleet view or the look-ups.
 pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, step: &Step) -> Answer<()> {
     match step {
-        Step::BindCluster => bind(context).await,
+        Step::BindCluster => Box::pin(bind(context)).await,
         Step::CreateSecurityGroup { .. }
         | Step::AuthorizeIngress { .. }
         | Step::RevokeIngress { .. }
-        | Step::DeleteSecurityGroup { .. } => group(context, step).await,
+        | Step::DeleteSecurityGroup { .. } => Box::pin(group(context, step)).await,
         Step::DeleteBundle { instance_id } => {
             let uid = uid.unwrap_or_default();
             let name = names::bundle_parameter(
@@ -39,7 +39,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::RestoreTags { .. }
         | Step::GrowVolume { .. }
         | Step::CreateSnapshot { .. }
-        | Step::DeleteVolume { .. } => machine(context, uid.unwrap_or_default(), step).await,
+        | Step::DeleteVolume { .. } => Box::pin(machine(context, uid.unwrap_or_default(), step)).await,
         Step::CreateRole { .. }
         | Step::PutRolePolicy { .. }
         | Step::CreateInstanceProfile { .. }
@@ -47,7 +47,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::RemoveRoleFromInstanceProfile { .. }
         | Step::DeleteInstanceProfile { .. }
         | Step::DeleteRolePolicy { .. }
-        | Step::DeleteRole { .. } => identity(context, step).await,
+        | Step::DeleteRole { .. } => Box::pin(identity(context, step)).await,
         // These need the object and are performed by its round.
         Step::AddFinalizer
         | Step::CreateSecret
@@ -185,7 +185,7 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
         Step::RebootInstance { .. }
         | Step::AssociateProfile { .. }
         | Step::RestoreTags { .. }
-        | Step::GrowVolume { .. } => return mend(context, uid, step).await,
+        | Step::GrowVolume { .. } => return Box::pin(mend(context, uid, step)).await,
         Step::CreateSnapshot { volume_id, tags } => drop(cloud.create_snapshot(volume_id, tags).await?),
         Step::DeleteVolume { volume_id, .. } => {
             cloud.delete_volume(volume_id).await?;
@@ -241,7 +241,7 @@ async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
         Step::PutRolePolicy { role, document } => (role, cloud.put_role_policy(role, document).await),
         Step::CreateInstanceProfile { profile, tags } => (profile, cloud.create_profile(profile, tags).await),
         Step::AddRoleToInstanceProfile { profile, role } => (profile, cloud.add_role(profile, role).await),
-        Step::RemoveRoleFromInstanceProfile { role } => (role, cloud.remove_role(role).await),
+        Step::RemoveRoleFromInstanceProfile { profile, role } => (profile, cloud.remove_role(profile, role).await),
         Step::DeleteInstanceProfile { profile } => (profile, cloud.delete_profile(profile).await),
         Step::DeleteRolePolicy { role } => (role, cloud.delete_role_policy(role).await),
         Step::DeleteRole { role } => (role, cloud.delete_role(role).await),
@@ -269,7 +269,7 @@ fn note_identity(facts: &mut ProfileFacts, step: &Step) {
         Step::PutRolePolicy { document, .. } => facts.policy = Some(document.clone()),
         Step::CreateInstanceProfile { tags, .. } => facts.profile = made(tags),
         Step::AddRoleToInstanceProfile { .. } => facts.role_in_profile = true,
-        Step::RemoveRoleFromInstanceProfile { .. } => facts.role_in_profile = false,
+        Step::RemoveRoleFromInstanceProfile { .. } => (facts.role_in_profile, facts.other_role) = (false, None),
         Step::DeleteInstanceProfile { .. } => facts.profile = None,
         Step::DeleteRolePolicy { .. } => facts.policy = None,
         Step::DeleteRole { .. } => facts.role = None,

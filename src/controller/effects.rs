@@ -147,6 +147,7 @@ impl<C: Cloud> Round<'_, C> {
         if let Desired::Present(agent) = desired {
             self.tell_of_bundle(agent, observed, instance_id).await;
         }
+        status::note_grown(&mut self.status, observed);
         Effect::Done
     }
 

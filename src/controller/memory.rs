@@ -7,16 +7,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::api::KoiAgent;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::{Refused, Snapshot};
+use koi_core::observed::Snapshot;
 use koi_core::offering::Offering;
-use koi_core::refusal::Refusal;
+use koi_core::refusal::Standing;
 use koi_core::status;
 use kube::ResourceExt as _;
 
 use super::handover::Handover;
 use super::secret::GatewaySecret;
 use super::validate::Validated;
-use crate::clock::{after, since};
+use crate::clock::since;
 
 /// A console that was fetched is good for so long.
 const CONSOLE: Duration = Duration::from_secs(300);
@@ -101,7 +101,7 @@ pub(super) struct Memory {
     /// The object as our own last write left it.
     written: Option<Arc<KoiAgent>>,
     /// What the cloud last refused.
-    pub(super) refused: Option<Refused>,
+    pub(super) refused: Standing,
     /// What a launch could ask for, in order.
     pub(super) offerings: Vec<Offering>,
     /// What the calls of the recorded launch may have left.
@@ -153,53 +153,14 @@ impl Memory {
             None => {
                 let launch = agent.status.as_ref().and_then(|status| status.launch.as_ref());
                 self.launches.found(launch, now);
-                self.refused = agent
-                    .status
-                    .as_ref()
-                    .and_then(|status| status::restored_refusal(status, generation, now));
+                let status = agent.status.as_ref();
+                let told = status.and_then(|status| status::restored_refusal(status, generation, now));
+                self.refused = Standing::restored(told);
             }
-            Some(before) if before != generation => {
-                if let Some(refused) = &mut self.refused {
-                    refused.retry_at = Some(now);
-                }
-            }
+            Some(before) if before != generation => self.refused.try_now(now),
             Some(_) => {}
         }
         self.generation = Some(generation);
-    }
-
-    /// A step was refused.
-    pub(super) fn refuse(&mut self, step: &'static str, launch: Option<(i64, i64)>, refusal: Refusal, now: Timestamp) {
-        let same = self
-            .refused
-            .as_ref()
-            // By class and not by code: whoever is refused in turn for two reasons is refused in a row.
-            .filter(|refused| refused.step == step && refused.refusal.retry == refusal.retry);
-        let count = same.map_or(0, |refused| refused.count).saturating_add(1);
-        let retry_at = refusal.pause(count).map(|pause| after(now, pause));
-        self.refused = Some(Refused {
-            refusal,
-            step,
-            launch,
-            count,
-            retry_at,
-        });
-    }
-
-    /// EC2 has no room for what was asked, and another offering was not refused lately: it is tried without a pause.
-    pub(super) fn try_elsewhere(&mut self, now: Timestamp) {
-        if let Some(refused) = &mut self.refused
-            && let Some(pause) = refused.refusal.pause_elsewhere(refused.count)
-        {
-            refused.retry_at = Some(after(now, pause));
-        }
-    }
-
-    /// A step succeeded.
-    pub(super) fn succeed(&mut self, step: &str) {
-        if self.refused.as_ref().is_some_and(|refused| refused.step == step) {
-            self.refused = None;
-        }
     }
 
     /// We made the Secret, or found it ours.
@@ -304,26 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_counted_in_a_row_and_a_new_wish_is_tried_at_once() {
+    fn a_new_wish_is_tried_at_once() {
         let mut memory = Memory::default();
         memory.newest(&agent("1", 1), at(0));
         let refusal = classify("RunInstances", "VcpuLimitExceeded", "no");
-        memory.refuse("RunInstances", Some((1, 1)), refusal.clone(), at(0));
-        memory.refuse("RunInstances", Some((1, 1)), refusal.clone(), at(60));
-        let refused = memory.refused.clone().unwrap();
-        assert_eq!(
-            (refused.count, refused.retry_at),
-            (2, refusal.pause(2).map(|pause| after(at(60), pause)))
-        );
-        memory.newest(&agent("2", 2), at(70));
-        assert_eq!(
-            memory.refused.as_ref().map(|refused| (refused.count, refused.retry_at)),
-            Some((2, Some(at(70))))
-        );
-        memory.succeed("PutParameter");
-        assert!(memory.refused.is_some());
-        memory.succeed("RunInstances");
-        assert_eq!(memory.refused, None);
+        memory.refused.refuse("RunInstances", Some((1, 1)), refusal, at(0));
+        let told = |memory: &Memory| memory.refused.last().map(|refused| (refused.count, refused.retry_at));
+        memory.newest(&agent("2", 1), at(50));
+        assert_eq!(told(&memory), Some((1, Some(at(60)))));
+        memory.newest(&agent("3", 2), at(55));
+        assert_eq!(told(&memory), Some((1, Some(at(55)))));
     }
 
     #[test]

@@ -79,7 +79,8 @@ impl<C: Cloud> Round<'_, C> {
             unseen: view.unseen,
             bundle_gone: view.bundle_gone,
             launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
-            refusal: self.memory.refused.clone(),
+            refusal: self.memory.refused.last().cloned(),
+            refused_before: self.memory.refused.before().to_vec(),
             recorded,
             ..Observed::default()
         };
@@ -398,6 +399,7 @@ fn as_identity(profile: &Profile, cluster_id: &str, policy_current: bool) -> Ide
         role_exists: facts.role.is_some(),
         policy_current: policy_current && facts.policy.is_some(),
         role_in_profile: facts.role_in_profile,
+        other_role: facts.other_role.clone().filter(|_| ours),
         changed_at: profile.changed_at,
     }
 }

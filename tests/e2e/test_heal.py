@@ -38,6 +38,18 @@ class Live:
         assert len(notes) == 1, notes
         assert took <= seconds, f"{what}: {took:.1f} s"
 
+    def rests(self) -> None:
+        """Three sweeps from now nothing was changed, and the agent is as it was."""
+        cloud, before = self.stage.cloud, self.stage.agent(self.name)["status"]
+        since = cloud.next_call()
+
+        def sweeps() -> int:
+            return len([call for call in cloud.calls(since, principal="operator") if call.action == "DescribeVolumes"])
+
+        until("three sweeps", lambda: sweeps() >= 3, 30)
+        assert cloud.calls(since, principal="operator", mutating=True) == []
+        assert self.stage.agent(self.name)["status"] == before
+
     def tags(self, thing: str) -> dict[str, str]:
         found = self.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [thing]}])["Tags"]
         return {tag["Key"]: tag["Value"] for tag in found}
@@ -70,6 +82,11 @@ def live(stage: Stage, operator: object, _kept: dict[str, Live]) -> Iterator[Liv
         stage.wait_ready("healed", seconds=90)
 
 
+def test_a_new_agent_is_made_and_not_repaired(live: Live) -> None:
+    events = live.stage.kube.events(live.name)
+    assert events and {event["action"] for event in events} <= {"Launch", "Report", "Wait"}, events
+
+
 def test_an_opened_port(live: Live) -> None:
     def ports() -> set[int]:
         (group,) = live.ec2.describe_security_groups(GroupIds=[live.group])["SecurityGroups"]
@@ -95,16 +112,46 @@ def test_a_lost_tag(live: Live) -> None:
     assert live.stage.agent(live.name)["status"]["instance"]["id"] == live.instance
 
 
-def test_a_detached_profile(live: Live) -> None:
+def test_a_profile_that_was_detached_or_exchanged(live: Live) -> None:
     filters = [{"Name": "instance-id", "Values": [live.instance]}]
-    (there,) = live.ec2.describe_iam_instance_profile_associations(Filters=filters)["IamInstanceProfileAssociations"]
-    live.ec2.disassociate_iam_instance_profile(AssociationId=there["AssociationId"])
-    arn = there["IamInstanceProfile"]["Arn"]
-    live.mends(
-        "the profile is back",
-        lambda: live.described().get("IamInstanceProfile", {}).get("Arn") == arn,
-        "its instance profile",
+
+    def there() -> dict:
+        found = live.ec2.describe_iam_instance_profile_associations(Filters=filters)["IamInstanceProfileAssociations"]
+        return next(one for one in found if one["State"] == "associated")
+
+    arn = there()["IamInstanceProfile"]["Arn"]
+
+    def back() -> bool:
+        return live.described().get("IamInstanceProfile", {}).get("Arn") == arn
+
+    live.ec2.disassociate_iam_instance_profile(AssociationId=there()["AssociationId"])
+    live.mends("the profile is back", back, "its instance profile")
+    iam = live.stage.cloud.boto("iam")
+    iam.create_instance_profile(InstanceProfileName="somebody")
+    live.ec2.replace_iam_instance_profile_association(
+        AssociationId=there()["AssociationId"], IamInstanceProfile={"Name": "somebody"}
     )
+    live.mends("its own profile is back", back, "its instance profile")
+    iam.delete_instance_profile(InstanceProfileName="somebody")
+
+
+def test_other_forms_of_the_same_rule(live: Live) -> None:
+    """A rule that says the same in other words is no difference."""
+    (group,) = live.ec2.describe_security_groups(GroupIds=[live.group])["SecurityGroups"]
+    (rule,) = group["IpPermissions"]
+    words = [{**one, "Description": "who comes in"} for one in rule["IpRanges"]]
+    live.ec2.update_security_group_rule_descriptions_ingress(
+        GroupId=live.group, IpPermissions=[{**rule, "IpRanges": words}]
+    )
+    live.rests()
+
+
+def test_what_a_listing_leaves_out_is_still_there(live: Live) -> None:
+    """An empty page with a token is not the end of a list, and one list without the instance proves nothing."""
+    for fault in ({"empty_page": True}, {"hide": 1.0}):
+        live.stage.cloud.inject("DescribeInstances", principal="operator", **fault)
+        until("the fault was met", lambda: not live.stage.cloud.faults(), 20)
+        live.rests()
 
 
 def test_a_deleted_bundle(live: Live) -> None:

@@ -83,6 +83,8 @@ pub struct Observed {
     /// What the cloud last refused to this agent, until a step of that kind succeeds. A change of the wish sets its `retry_at` to that
     /// moment and keeps the rest: which launch was refused decides whether the record may be changed.
     pub refusal: Option<Refused>,
+    /// Refusals before it, of other steps, that still stand.
+    pub refused_before: Vec<Refused>,
 }
 
 /// What the calls of the recorded launch may have left behind.
@@ -325,6 +327,8 @@ pub struct Identity {
     pub policy_current: bool,
     /// The profile holds the role.
     pub role_in_profile: bool,
+    /// The profile is ours and holds this role of another name instead.
+    pub other_role: Option<String>,
     /// When we last changed it; a launch waits out IAM's propagation from here. `None`: older than we remember.
     pub changed_at: Option<Timestamp>,
 }
@@ -339,6 +343,7 @@ impl Identity {
             role_exists: false,
             policy_current: false,
             role_in_profile: false,
+            other_role: None,
             changed_at: None,
         }
     }

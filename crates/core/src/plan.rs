@@ -238,7 +238,9 @@ pub enum Step {
     },
     /// IAM, teardown in this order: each is one step, and "it is not there" is success for each.
     RemoveRoleFromInstanceProfile {
-        /// Profile and role have the same name.
+        /// Profile name.
+        profile: String,
+        /// Its role, of the same name unless somebody else put it in.
         role: String,
     },
     /// IAM.
@@ -414,7 +416,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         Desired::Absent(farewell) => absent::plan(farewell, observed, now),
     };
     gate::owner(&mut plan, desired, observed);
-    gate::refusal(&mut plan, observed, now);
+    gate::refusal(&mut plan, desired, observed, now);
     if desired.paused() {
         gate::pause(&mut plan, desired);
     }

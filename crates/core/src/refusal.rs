@@ -1,12 +1,14 @@
 //! What a refusal of the cloud means: one table from AWS error codes to reasons, retry classes and advice.
 
 mod denial;
+mod standing;
 mod table;
 
 use std::time::Duration;
 
 use crate::api::Reason;
 
+pub use standing::Standing;
 use table::{TABLE, THROTTLES, family};
 
 /// When it makes sense to ask again.

@@ -169,6 +169,15 @@ pub fn note_seeded(status: &mut KoiAgentStatus, now: Timestamp) {
     });
 }
 
+/// The machine was told of the size that its data volume has grown to.
+pub fn note_grown(status: &mut KoiAgentStatus, observed: &Observed) {
+    let Some(volume) = &mut status.volume else { return };
+    let mut seen = observed.volumes.present().into_iter().flatten();
+    if let Some(seen) = seen.find(|seen| seen.id == volume.id) {
+        volume.size_gib = i32::try_from(seen.size_gib).ok();
+    }
+}
+
 /// The pace of retries that an earlier operator kept. It holds back the step, and says nothing about which launch was refused.
 #[must_use]
 pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp) -> Option<Refused> {

@@ -35,7 +35,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use schedule::{CHAOS, Edit, Schedule};
 use world::World;
 
-/// How many schedules one test runs; KOI_SCHEDULES says otherwise, KOI_SEED runs one alone, KOI_SHRINK=0 leaves a failure as it is.
+/// How many schedules one test runs; KOI_SCHEDULES says otherwise. KOI_SEED runs one alone, or with KOI_SCHEDULES so many from there on.
+/// KOI_SHRINK=0 leaves a failure as it is.
 const SCHEDULES: u64 = 10_000;
 /// Rounds within which everything must be well again.
 const PATIENCE: usize = 3_000;
@@ -75,7 +76,7 @@ fn until(world: &mut World, what: &str, done: impl Fn(&World) -> bool) {
 /// Half of the schedules come to rest before the deletion, the others are deleted in the middle of it.
 fn live(world: &mut World, schedule: &Schedule) {
     chaos(world, schedule, 0);
-    if schedule.seed % 4 != 0 {
+    if !schedule.seed.is_multiple_of(4) {
         world.calm();
         until(world, "settled", World::settled);
         // A sweep or two may complete what status says.
@@ -153,7 +154,7 @@ fn number(name: &str) -> Option<u64> {
 fn every_schedule_settles_stays_silent_and_leaves_nothing() {
     quiet_hook();
     let (first, last) = match number("KOI_SEED") {
-        Some(seed) => (seed, seed + 1),
+        Some(seed) => (seed, seed + number("KOI_SCHEDULES").unwrap_or(1)),
         None => (0, number("KOI_SCHEDULES").unwrap_or(SCHEDULES)),
     };
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));

@@ -99,10 +99,10 @@ impl Account {
         self.parameters.remove(name);
     }
 
-    /// The role is taken out of its profile.
-    pub fn empties_profile(&mut self, name: &str) {
+    /// The role of a profile is taken out, and another one put in its place.
+    pub fn swaps_role(&mut self, name: &str, other: Option<&str>) {
         if let Ok(profile) = self.profile(name) {
-            profile.role = None;
+            profile.role = other.map(ToOwned::to_owned);
         }
     }
 

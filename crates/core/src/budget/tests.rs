@@ -241,7 +241,6 @@ proptest! {
             budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
         }
         let last = serve_all(&mut budget, at(0.0)).last().unwrap().1.as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let possible = 5.0 + 2.0 * last;
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let used = count as f64;

@@ -2,11 +2,33 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{AT_REST, Halt, Plan, SHORTLY, Step, Verdict, Why, unknown};
+use super::{AT_REST, Halt, Plan, SHORTLY, Step, Verdict, Why, present, unknown};
 use crate::api::{Reason, annotations};
 use crate::desired::Desired;
 use crate::observed::{Observed, OwnerRecord, Refused};
 use crate::refusal::Retry;
+
+/// Steps that nothing else of a live agent hangs on: while one of them waits, a stopped instance is started all the same. A volume's
+/// cool-down alone takes hours.
+const ASIDE: &[&str] = &[
+    "StopOrphan",
+    "CreateRole",
+    "PutRolePolicy",
+    "CreateInstanceProfile",
+    "AddRoleToInstanceProfile",
+    "RemoveRoleFromInstanceProfile",
+    "AssociateIamInstanceProfile",
+    "CreateSecurityGroup",
+    "AuthorizeIngress",
+    "RevokeIngress",
+    "ModifyInstanceAttribute",
+    "CreateTags",
+    "ModifyVolume",
+    "AttachVolume",
+    "DeleteBundle",
+    "PutBundle",
+    "FetchConsole",
+];
 
 /// So many refusals in a row may be the cloud's own delay: about ten seconds.
 const LAG: u32 = 8;
@@ -46,28 +68,56 @@ pub(super) fn foreign(kube_system_uid: &str) -> Why {
 }
 
 /// A refused step waits for its time, and the verdict says what the cloud said, also while it is tried again.
-pub(super) fn refusal(plan: &mut Plan, observed: &Observed, now: Timestamp) {
-    let Some(refused) = &observed.refusal else {
-        return;
-    };
-    let Some(position) = plan.steps.iter().position(|step| step.name() == refused.step) else {
-        return;
-    };
-    // Right after a thing is made, other parts of the cloud do not know it yet. That is how it is, and no news for anybody.
-    let lag = refused.refusal.retry == Retry::Soon && refused.count <= LAG;
-    if !(lag && matches!(plan.verdict, Verdict::Converging(_))) {
-        plan.verdict = verdict_of(refused);
+pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) {
+    let standing = observed.refusal.iter().chain(&observed.refused_before);
+    let asked: Vec<&Refused> = standing.filter(|refused| position(plan, refused).is_some()).collect();
+    if let Some(refused) = asked.first() {
+        // Right after a thing is made, other parts of the cloud do not know it yet. That is how it is, and no news for anybody.
+        let lag = refused.refusal.retry == Retry::Soon && refused.count <= LAG;
+        if !(lag && matches!(plan.verdict, Verdict::Converging(_))) {
+            plan.verdict = in_its_place(verdict_of(refused), desired, observed);
+        }
     }
-    match refused.retry_at {
-        Some(at) if at <= now => {}
-        Some(at) => {
-            plan.steps.truncate(position);
-            plan.check_again = until(at, now);
-        }
-        None => {
-            plan.steps.truncate(position);
-            plan.check_again = AT_REST;
-        }
+    for refused in asked {
+        hold(plan, refused, lives(desired, observed), now);
+    }
+}
+
+fn position(plan: &Plan, refused: &Refused) -> Option<usize> {
+    plan.steps.iter().position(|step| step.name() == refused.step)
+}
+
+/// Takes a step that waits out of the plan, with what hangs on it.
+fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
+    let Some(position) = position(plan, refused).filter(|_| refused.retry_at.is_none_or(|at| at > now)) else {
+        return;
+    };
+    let waits = refused.retry_at.map_or(AT_REST, |at| until(at, now));
+    if lives && ASIDE.contains(&refused.step) {
+        plan.steps.retain(|step| step.name() != refused.step);
+        plan.check_again = plan.check_again.min(waits);
+    } else {
+        plan.steps.truncate(position);
+        plan.check_again = waits;
+    }
+}
+
+/// An agent with an instance that is not dying.
+fn lives(desired: &Desired, observed: &Observed) -> bool {
+    let live = present::current_instance(observed).is_some_and(|instance| !instance.state.is_dying());
+    live && matches!(desired, Desired::Present(_))
+}
+
+/// What was never there is not repaired, and neither is what is to go.
+fn in_its_place(verdict: Verdict, desired: &Desired, observed: &Observed) -> Verdict {
+    let reason = match desired {
+        Desired::Absent(_) => Reason::Deleting,
+        Desired::Present(_) if observed.recorded.instance_id.is_none() => Reason::Launching,
+        Desired::Present(_) => return verdict,
+    };
+    match verdict {
+        Verdict::Converging(why) if why.reason == Reason::Repairing => Verdict::Converging(Why { reason, ..why }),
+        other => other,
     }
 }
 

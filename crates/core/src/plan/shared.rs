@@ -8,6 +8,9 @@ use crate::observed::Identity;
 /// For so many sweeps nobody may have used a thing before it is removed: two agents that leave together would each see the other in the
 /// first.
 const UNUSED_SWEEPS: u32 = 2;
+/// At least once in so many sweeps it is tried again to remove what cannot be removed, such as a group that an instance of somebody else
+/// wears.
+const SWEEPS_BETWEEN: u32 = 64;
 
 /// A security group with our installation's claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +44,12 @@ pub fn count_unused<'a>(
         .collect()
 }
 
-/// Removes what had no user for two sweeps. `unused` counts groups by id and identities by name.
+/// Removes what had no user for two sweeps, with growing pauses where that does not help. `unused` counts groups by id and identities by
+/// name.
 #[must_use]
 pub fn plan_shared(groups: &[SharedGroup], identities: &[SharedIdentity], unused: &BTreeMap<String, u32>) -> Vec<Step> {
-    let idle = |key: &str| unused.get(key).is_some_and(|count| *count >= UNUSED_SWEEPS);
+    let due = |count: u32| count >= UNUSED_SWEEPS && (count.is_power_of_two() || count.is_multiple_of(SWEEPS_BETWEEN));
+    let idle = |key: &str| unused.get(key).is_some_and(|count| due(*count));
     let groups = groups.iter().filter(|group| idle(&group.id));
     let mut steps: Vec<Step> = groups
         .map(|group| Step::DeleteSecurityGroup {
@@ -65,9 +70,14 @@ pub fn plan_shared(groups: &[SharedGroup], identities: &[SharedIdentity], unused
 pub fn teardown(name: &str, identity: &Identity) -> Vec<Step> {
     let mut steps = Vec::new();
     if identity.profile_arn.is_some() {
-        if identity.role_in_profile {
-            steps.push(Step::RemoveRoleFromInstanceProfile { role: name.into() });
-        }
+        let held = identity
+            .role_in_profile
+            .then_some(name)
+            .or(identity.other_role.as_deref());
+        steps.extend(held.map(|role| Step::RemoveRoleFromInstanceProfile {
+            profile: name.into(),
+            role: role.into(),
+        }));
         steps.push(Step::DeleteInstanceProfile { profile: name.into() });
     }
     if identity.role_exists {

@@ -167,6 +167,7 @@ fn bare() -> Observed {
             role_exists: true,
             policy_current: true,
             role_in_profile: true,
+            other_role: None,
             changed_at: None,
         }),
         security_group: Known::Present(SecurityGroup {
@@ -406,16 +407,20 @@ fn identity_is_made_whole_or_used_as_it_is() {
 
 #[test]
 fn what_only_people_can_mend_blocks() {
-    let cases: [(Observed, Reason); 8] = [
-        (
-            change(ready(), |o| {
-                o.place = Known::Present(Place {
-                    account: "2".into(),
-                    region: "us-east-1".into(),
-                })
-            }),
-            Reason::AccountChanged,
-        ),
+    let elsewhere = |account: &str, region: &str| {
+        change(ready(), |o| {
+            o.place = Known::Present(Place {
+                account: account.into(),
+                region: region.into(),
+            });
+            // Nothing of the agent is to be seen there.
+            o.instances = Known::Present(vec![]);
+            o.volumes = Known::Present(vec![]);
+        })
+    };
+    let cases: [(Observed, Reason); 9] = [
+        (elsewhere("2", "us-east-1"), Reason::AccountChanged),
+        (elsewhere("123456789012", "eu-west-1"), Reason::AccountChanged),
         (
             change(bare(), |o| {
                 o.owner = OwnerRecord::Foreign {
@@ -1025,6 +1030,17 @@ fn shared_things_go_when_two_sweeps_saw_no_user() {
         [Step::DeleteSecurityGroup {
             group_id: "sg-1".into()
         }]
+    );
+    // Somebody else wears it: EC2 refuses, and is not asked with each sweep.
+    let mut unused = twice;
+    let tries = (0..1_000).filter(|_| {
+        unused = count(&unused);
+        !super::plan_shared(&groups, &[], &unused).is_empty()
+    });
+    assert_eq!(
+        tries.count(),
+        5 + 15 - 1,
+        "after 4, 8, 16, 32 and 64 sweeps, then each 64"
     );
 }
 

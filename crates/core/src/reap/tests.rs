@@ -167,6 +167,7 @@ fn a_role_goes_when_no_instance_has_it_and_only_with_our_claim() {
         role_exists: true,
         policy_current: true,
         role_in_profile: true,
+        other_role: None,
         changed_at: None,
     };
     let named = |name: &str, uid: &str, ours| (name.to_owned(), uid.to_owned(), whole(ours));

@@ -35,7 +35,7 @@ pub fn bundle(agent: &DesiredAgent, volume_id: &str, secret: &SecretMaterial) ->
         config_sha256: agent.config_sha256.clone(),
         owner: agent.owner.clone(),
         devices: agent.devices.clone(),
-        sudo: false,
+        sudo: agent.tools_sudo,
     }
 }
 
@@ -47,4 +47,66 @@ pub fn encoded(bundle: &Bundle) -> Result<(String, String), TooLarge> {
     let text = bundle.encode()?;
     let digest = super::user_data::sha256(&text);
     Ok((text, digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::desired::{Desired, NamespaceFacts, Settings};
+
+    fn made(plan: &Value) -> Bundle {
+        let agent = json!({
+            "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent",
+            "metadata": {"name": "ada", "namespace": "team", "uid": "uid-1"},
+            "spec": {"owner": {"displayName": "Ada"}},
+        });
+        let plan =
+            json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "p"}, "spec": plan});
+        let (agent, plan) = (
+            serde_json::from_value(agent).unwrap(),
+            serde_json::from_value(plan).unwrap(),
+        );
+        let settings = Settings {
+            cluster_id: "demo".into(),
+            ..Settings::default()
+        };
+        let wish = Desired::resolve(&agent, Some(&plan), &NamespaceFacts::default(), &settings).unwrap();
+        let Desired::Present(agent) = wish else { panic!() };
+        let secret = SecretMaterial {
+            token: Redacted::new("token"),
+            previous_token: None,
+            certificate: "certificate".into(),
+            key: Redacted::new("key"),
+        };
+        bundle(&agent, "vol-1", &secret)
+    }
+
+    #[test]
+    fn root_is_for_agents_whose_plan_says_so() {
+        assert!(!made(&json!({})).sudo);
+        assert!(!made(&json!({"tools": {"sudo": false}})).sudo);
+        let granted = made(&json!({"tools": {"sudo": true}}));
+        assert!(granted.sudo);
+        assert_ne!(
+            encoded(&granted),
+            encoded(&made(&json!({}))),
+            "a change of it is pushed"
+        );
+    }
+
+    #[test]
+    fn wish_and_secret_are_in_it() {
+        let made = made(&json!({}));
+        assert_eq!(
+            (
+                made.volume_id.as_str(),
+                made.token.expose(),
+                made.owner.display_name.as_deref()
+            ),
+            ("vol-1", "token", Some("Ada"))
+        );
+        assert_eq!(made.config_sha256, koi_wire::config::digest::sha256(&made.config));
+    }
 }

@@ -16,7 +16,7 @@ use crate::desired::{Desired, NamespaceFacts, Settings};
 use crate::names;
 use crate::observed::{
     GatewayHealth, Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Place, Probe, ProbeFailure,
-    Recorded, Rule, SecretFacts, SecurityGroup, Source, Subnet,
+    Recorded, Rule, SecretFacts, SecurityGroup, Source, Subnet, Volume, VolumeState,
 };
 use crate::plan::{Why, blocked, plan};
 
@@ -212,6 +212,81 @@ fn a_gateway_that_is_well_is_ready_and_settled_means_silent() {
     );
     assert_eq!(again, status);
     assert_eq!(event_for(&status, &again), None);
+}
+
+#[test]
+fn a_volume_that_is_not_of_the_wished_size_says_what_becomes_of_it() {
+    let sized = |size_gib| {
+        let before = well();
+        let mut observed = world(&before, Ok(()), InstanceState::Running);
+        observed.volumes = Known::Present(vec![Volume {
+            id: "vol-1".into(),
+            state: VolumeState::InUse,
+            size_gib,
+            zone: "a".into(),
+            growing_to: Some(size_gib.max(20)),
+            attached_to: Some("i-1".into()),
+            tags: tags(),
+        }]);
+        let after = told(&before, &wish(json!({}), json!({})), &observed, now());
+        assert_eq!(words(&after, "Ready"), Some(("True", "Ready")));
+        let (status, _, text) = condition(&after, "StorageReady").unwrap();
+        assert_eq!(status, "True");
+        text.to_owned()
+    };
+    assert_eq!(sized(20), "The data volume vol-1 is attached.");
+    assert_eq!(
+        sized(10),
+        "The data volume vol-1 is attached. It has 10 GiB and grows to 20."
+    );
+    let larger = sized(40);
+    assert!(
+        larger.contains("It has 40 GiB and the wish is 20: a volume never shrinks") && larger.contains("Ask for 40"),
+        "{larger}"
+    );
+}
+
+#[test]
+fn the_endpoint_follows_the_address_and_goes_with_the_machine() {
+    let endpoint = |status: &KoiAgentStatus| status.gateway.as_ref().and_then(|gateway| gateway.endpoint.clone());
+    let mut status = well();
+    let looks = [
+        (InstanceState::Running, Some("198.51.100.7"), Some("wss://198.51.100.7")),
+        (InstanceState::Stopping, Some("198.51.100.7"), None),
+        (InstanceState::Stopped, None, None),
+        (InstanceState::Pending, None, None),
+        (
+            InstanceState::Running,
+            Some("198.51.100.99"),
+            Some("wss://198.51.100.99"),
+        ),
+        (InstanceState::Running, None, Some("wss://172.31.0.4")),
+    ];
+    for (number, (state, address, wanted)) in looks.into_iter().enumerate() {
+        let mut observed = world(&status, Ok(()), state);
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances[0].public_ip = address.map(Into::into);
+        status = told(&status, &wish(json!({}), json!({})), &observed, now());
+        assert_eq!(endpoint(&status).as_deref(), wanted, "look {number}");
+    }
+}
+
+#[test]
+fn what_was_never_there_is_made_and_not_repaired() {
+    let fresh = KoiAgentStatus::default();
+    let mut observed = world(&fresh, Err(Hop::Connect), InstanceState::Pending);
+    observed.instances = Known::Present(Vec::new());
+    let Known::Present(group) = &mut observed.security_group else {
+        panic!()
+    };
+    group.ingress.clear();
+    let status = told(&fresh, &wish(json!({}), json!({})), &observed, now());
+    assert_eq!(words(&status, "NetworkReady"), Some(("False", "Launching")));
+    for condition in &status.conditions {
+        assert_ne!(condition.reason, "Repairing", "{condition:?}");
+    }
 }
 
 #[test]

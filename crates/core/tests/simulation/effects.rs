@@ -1,5 +1,7 @@
 //! Apply: one call of the model for each step, and the notes that the controller takes of the answers.
 
+use std::collections::BTreeMap;
+
 use koi_core::desired::Desired;
 use koi_core::fleet::Group;
 use koi_core::names;
@@ -52,7 +54,11 @@ impl Round<'_> {
                 let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
                 gone_is_done(self.account.delete_parameter(&name))
             }
-            Step::Abandon { .. } | Step::TellGateway { .. } => Ok(true),
+            Step::Abandon { .. } => Ok(true),
+            Step::TellGateway { .. } => {
+                status::note_grown(&mut self.status, &decision.observed);
+                Ok(true)
+            }
             Step::SeedWorkspace { .. } => {
                 status::note_seeded(&mut self.status, self.now);
                 Ok(true)
@@ -63,15 +69,7 @@ impl Round<'_> {
                 self.operator.memory(self.index).console = console;
                 Ok(true)
             }
-            Step::BindCluster => {
-                let name = names::owner_parameter(CLUSTER);
-                let written = self.account.put_parameter(&name, OWNER, &Default::default(), false);
-                self.operator.owner = None;
-                match written {
-                    Err(refused) if refused.code != "ParameterAlreadyExists" => Err(told(refused)),
-                    _ => Ok(true),
-                }
-            }
+            Step::BindCluster => self.bind(),
             Step::CreateSecurityGroup { .. } | Step::AuthorizeIngress { .. } | Step::RevokeIngress { .. } => {
                 self.group_step(step)
             }
@@ -84,6 +82,16 @@ impl Round<'_> {
             | Step::DeleteRolePolicy { .. }
             | Step::DeleteRole { .. } => self.identity_step(step),
             other => self.machine_step(other),
+        }
+    }
+
+    fn bind(&mut self) -> Effect {
+        let name = names::owner_parameter(CLUSTER);
+        let written = self.account.put_parameter(&name, OWNER, &BTreeMap::new(), false);
+        self.operator.owner = None;
+        match written {
+            Err(refused) if refused.code != "ParameterAlreadyExists" => Err(told(refused)),
+            _ => Ok(true),
         }
     }
 
@@ -156,7 +164,7 @@ impl Round<'_> {
         let text = bundle_text(secret, volume_id, &agent.config_sha256);
         let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
         let tags = [(names::TAG_INSTANCE_ID.to_owned(), instance_id.clone())].into();
-        let empty = std::collections::BTreeMap::new();
+        let empty = BTreeMap::new();
         let tags = if *overwrite { &empty } else { &tags };
         let mut written = self.account.put_parameter(&name, &text, tags, *overwrite);
         if written
@@ -229,7 +237,9 @@ impl Round<'_> {
             Step::PutRolePolicy { role, document } => (role, account.put_role_policy(role, document)),
             Step::CreateInstanceProfile { profile, tags } => (profile, account.create_profile(profile, tags)),
             Step::AddRoleToInstanceProfile { profile, role } => (profile, account.add_role(profile, role)),
-            Step::RemoveRoleFromInstanceProfile { role } => (role, absent_is_done(account.remove_role(role, role))),
+            Step::RemoveRoleFromInstanceProfile { profile, role } => {
+                (profile, absent_is_done(account.remove_role(profile, role)))
+            }
             Step::DeleteInstanceProfile { profile } => (profile, absent_is_done(account.delete_profile(profile))),
             Step::DeleteRolePolicy { role } => (role, absent_is_done(account.delete_role_policy(role))),
             Step::DeleteRole { role } => (role, absent_is_done(account.delete_role(role))),
@@ -278,22 +288,6 @@ impl Round<'_> {
                 account.set_groups(instance_id, group_ids).map_err(told)?;
                 index.note_groups(&uid, instance_id, group_ids, now);
             }
-            Step::RebootInstance { instance_id } => {
-                account.reboot_instance(instance_id).map_err(told)?;
-                status::note_rebooted(&mut self.status, now);
-            }
-            Step::AssociateProfile { instance_id, profile } => {
-                account.set_profile(instance_id, profile).map_err(told)?;
-                index.note_profile(&uid, instance_id, profile, now);
-            }
-            Step::RestoreTags { id, tags } => {
-                account.create_tags(id, tags).map_err(told)?;
-                index.note_tags(&uid, id, tags, now);
-            }
-            Step::GrowVolume { volume_id, size_gib } => {
-                account.grow_volume(volume_id, *size_gib).map_err(told)?;
-                index.note_size(&uid, volume_id, *size_gib, now);
-            }
             Step::SetInstanceType {
                 instance_id,
                 instance_type,
@@ -310,6 +304,36 @@ impl Round<'_> {
                 index.note_deleted_volume(&uid, volume_id, now);
             }
             Step::CreateSnapshot { volume_id, tags } => drop(account.create_snapshot(volume_id, tags).map_err(told)?),
+            other => return self.mend_step(other),
+        }
+        Ok(true)
+    }
+
+    /// What puts a live instance or its volume right.
+    fn mend_step(&mut self, step: &Step) -> Effect {
+        let (account, index, now, uid) = (
+            &mut *self.account,
+            &mut self.operator.index,
+            self.now,
+            self.object.uid(),
+        );
+        match step {
+            Step::RebootInstance { instance_id } => {
+                account.reboot_instance(instance_id).map_err(told)?;
+                status::note_rebooted(&mut self.status, now);
+            }
+            Step::AssociateProfile { instance_id, profile } => {
+                account.set_profile(instance_id, profile).map_err(told)?;
+                index.note_profile(&uid, instance_id, profile, now);
+            }
+            Step::RestoreTags { id, tags } => {
+                account.create_tags(id, tags).map_err(told)?;
+                index.note_tags(&uid, id, tags, now);
+            }
+            Step::GrowVolume { volume_id, size_gib } => {
+                account.grow_volume(volume_id, *size_gib).map_err(told)?;
+                index.note_size(&uid, volume_id, *size_gib, now);
+            }
             other => panic!("the simulation does not know {other:?}"),
         }
         Ok(true)
@@ -356,7 +380,7 @@ fn note_identity(identity: &mut Identity, step: &Step) {
         Step::PutRolePolicy { .. } => identity.policy_current = true,
         Step::CreateInstanceProfile { .. } => identity.profile_arn = Some("made just now".into()),
         Step::AddRoleToInstanceProfile { .. } => identity.role_in_profile = true,
-        Step::RemoveRoleFromInstanceProfile { .. } => identity.role_in_profile = false,
+        Step::RemoveRoleFromInstanceProfile { .. } => (identity.role_in_profile, identity.other_role) = (false, None),
         Step::DeleteInstanceProfile { .. } => identity.profile_arn = None,
         Step::DeleteRolePolicy { .. } => identity.policy_current = false,
         Step::DeleteRole { .. } => identity.role_exists = false,

@@ -91,7 +91,8 @@ impl Round<'_> {
             unseen: view.unseen,
             bundle_gone: view.bundle_gone,
             launch_trace: memory.launches.of(recorded.launch.as_ref()),
-            refusal: memory.refused.clone(),
+            refusal: memory.refused.last().cloned(),
+            refused_before: memory.refused.before().to_vec(),
             recorded,
             ..Observed::default()
         };
@@ -203,12 +204,15 @@ pub(crate) fn identity_of(account: &Account, name: &str) -> Identity {
         tags.get(names::TAG_CLUSTER).is_some_and(|cluster| cluster == CLUSTER)
     };
     let tags = profile.map(|profile| &profile.tags).or(role.map(|role| &role.tags));
+    let ours = tags.is_none_or(claimed);
+    let held = profile.and_then(|profile| profile.role.as_ref());
     Identity {
         profile_arn: profile.map(|_| account.profile_arn(name)),
-        ours: tags.is_none_or(claimed),
+        ours,
         role_exists: role.is_some(),
         policy_current: role.is_some_and(|role| role.policy.is_some()),
-        role_in_profile: profile.is_some_and(|profile| profile.role.is_some()),
+        role_in_profile: held.is_some_and(|held| held == name),
+        other_role: held.filter(|held| *held != name && ours).cloned(),
         changed_at: None,
     }
 }

@@ -8,9 +8,9 @@ use koi_core::api::{KoiAgent, KoiAgentStatus};
 use koi_core::desired::Desired;
 use koi_core::fleet::Index;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::{Identity, Observed, OwnerRecord, Probe, Refused};
+use koi_core::observed::{Identity, Observed, OwnerRecord, Probe};
 use koi_core::plan::{Plan, Step, Why, blocked, plan};
-use koi_core::refusal::Refusal;
+use koi_core::refusal::{Refusal, Standing};
 use koi_core::status::{self, Report};
 use koi_sim::Account;
 
@@ -35,7 +35,7 @@ pub(crate) struct Operator {
 pub(crate) struct Memory {
     /// The object as the watch last showed it, or as our own last write left it.
     pub(crate) seen: Option<Seen>,
-    pub(crate) refused: Option<Refused>,
+    pub(crate) refused: Standing,
     pub(crate) launches: LaunchCalls,
     pub(crate) probe: Option<Probe>,
     pub(crate) console: Option<(String, String)>,
@@ -106,7 +106,7 @@ impl Operator {
     }
 
     pub(crate) fn memory(&mut self, agent: usize) -> &mut Memory {
-        self.memories.entry(agent).or_insert_with(Memory::default)
+        self.memories.entry(agent).or_default()
     }
 
     /// The agent is looked at in the next round.
@@ -119,7 +119,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             seen: None,
-            refused: None,
+            refused: Standing::default(),
             launches: LaunchCalls::default(),
             probe: None,
             console: None,
@@ -141,13 +141,10 @@ impl Memory {
                 let status = agent.status.as_ref();
                 self.launches
                     .found(status.and_then(|status| status.launch.as_ref()), now);
-                self.refused = status.and_then(|status| status::restored_refusal(status, generation, now));
+                let told = status.and_then(|status| status::restored_refusal(status, generation, now));
+                self.refused = Standing::restored(told);
             }
-            Some(before) if before != generation => {
-                if let Some(refused) = &mut self.refused {
-                    refused.retry_at = Some(now);
-                }
-            }
+            Some(before) if before != generation => self.refused.try_now(now),
             Some(_) => {}
         }
         self.generation = Some(generation);
@@ -158,25 +155,11 @@ impl Memory {
             Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
             _ => None,
         };
-        let same = self
-            .refused
-            .as_ref()
-            .filter(|refused| refused.step == step.name() && refused.refusal.retry == refusal.retry);
-        let count = same.map_or(0, |refused| refused.count) + 1;
-        let retry_at = refusal.pause(count).map(|pause| after(now, pause));
-        self.refused = Some(Refused {
-            refusal,
-            step: step.name(),
-            launch,
-            count,
-            retry_at,
-        });
+        self.refused.refuse(step.name(), launch, refusal, now);
     }
 
     fn succeed(&mut self, step: &Step) {
-        if self.refused.as_ref().is_some_and(|refused| refused.step == step.name()) {
-            self.refused = None;
-        }
+        self.refused.succeed(step.name());
     }
 }
 
@@ -238,7 +221,8 @@ impl Round<'_> {
         }
         memory.last = Some(plan.clone());
         if plan.is_at_rest() {
-            (memory.refused, observed.refusal) = (None, None);
+            memory.refused.clear();
+            (observed.refusal, observed.refused_before) = (None, Vec::new());
         }
         Decision { wish, observed, plan }
     }
@@ -377,10 +361,6 @@ impl Round<'_> {
         };
         self.operator.memory(self.index).seen = Some(seen);
     }
-}
-
-pub(crate) fn after(now: Timestamp, pause: std::time::Duration) -> Timestamp {
-    now.saturating_add(SignedDuration::try_from(pause).unwrap()).unwrap()
 }
 
 /// What a write of status changes, for traces.

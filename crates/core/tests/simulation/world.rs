@@ -8,7 +8,7 @@ use koi_core::fleet::{Group, Sighting};
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState, Place};
 use koi_core::plan::{SharedGroup, SharedIdentity, Step, Verdict, count_unused, plan_shared};
-use koi_sim::{Account, Sight, Wanted};
+use koi_sim::{Account, Call, Sight, Wanted};
 
 use super::check::{claimed_by, strangers};
 use super::cluster::{CLUSTER, Object, Secret};
@@ -284,7 +284,7 @@ impl World {
                 }
                 return;
             }
-            Step::RemoveRoleFromInstanceProfile { role } => (role, account.remove_role(role, role)),
+            Step::RemoveRoleFromInstanceProfile { profile, role } => (profile, account.remove_role(profile, role)),
             Step::DeleteInstanceProfile { profile } => (profile, account.delete_profile(profile)),
             Step::DeleteRolePolicy { role } => (role, account.delete_role_policy(role)),
             Step::DeleteRole { role } => (role, account.delete_role(role)),
@@ -398,10 +398,10 @@ impl World {
             Deed::CloseGroup => groups.iter().take(1).for_each(|group| self.home.closes(group)),
             Deed::Detach => self.home.detaches(&id),
             Deed::DropBundle => self.home.drops_parameter(&names::bundle_parameter(CLUSTER, &uid, &id)),
-            Deed::EmptyProfile => status
+            Deed::SwapRole(other) => status
                 .instance_profile
                 .iter()
-                .for_each(|name| self.home.empties_profile(name)),
+                .for_each(|name| self.home.swaps_role(name, other)),
             Deed::Impair(check) => self.home.impairs(&id, check),
             Deed::Copy => self.by_hand.extend(self.home.copies(&id, &BTreeMap::new())),
             Deed::BreakGateway => object.gateway_broken = true,
@@ -448,12 +448,10 @@ impl World {
     /// Everybody who stays is at rest, everybody who goes is gone, and nothing moves.
     pub(crate) fn settled(&self) -> bool {
         let still = self.home.machines().all(|machine| {
-            // A copy by hand is either not ours, or stopped as soon as it is seen.
-            let ours = machine
-                .instance
-                .tags
-                .get(names::TAG_CLUSTER)
-                .is_some_and(|id| id == CLUSTER);
+            // A copy by hand is either nobody's, or stopped as soon as it is seen. Whose agent went is left to the reaper.
+            let tags = &machine.instance.tags;
+            let mut stays = self.objects.iter().filter(|object| object.exists);
+            let ours = stays.any(|object| claimed_by(tags, &object.uid()));
             let orphan = ours && self.by_hand.contains(&machine.instance.id);
             let rests = match machine.instance.state {
                 InstanceState::Stopped | InstanceState::Terminated => true,
@@ -484,11 +482,12 @@ impl World {
         self.objects.iter().all(|object| !object.exists)
     }
 
-    /// Writes to the cluster and changes in the cloud so far.
+    /// Writes to the cluster and changes in the cloud so far. A group that somebody's copy wears is tried to be removed now and then.
     pub(crate) fn effects(&self) -> (usize, usize) {
+        let worn = |call: &&Call| call.action == "DeleteSecurityGroup" && call.code.is_some();
         (
             self.objects.iter().map(|object| object.writes).sum(),
-            self.home.log().len(),
+            self.home.log().iter().filter(|call| !worn(call)).count(),
         )
     }
 

@@ -67,8 +67,8 @@ impl<'a> Round<'a> {
             told.trim_end_matches(['.', '?']),
             self.console(instance)
         );
-        // The console is read before a remedy wipes it.
-        if !silent || self.observed.console.is_none() {
+        // The console is read before a remedy wipes it, where it can be read.
+        if !silent || (self.observed.console.is_none() && !self.is_refused("FetchConsole")) {
             return Halt::converging(Reason::BootTimeout, message, SHORTLY * 10);
         }
         let trouble = Trouble::silence(Reason::BootTimeout, message, since, deadline);
@@ -96,6 +96,11 @@ impl<'a> Round<'a> {
         };
         let trouble = Trouble::silence(reason, told, since, due);
         self.remedy(instance, &trouble)
+    }
+
+    fn is_refused(&self, step: &str) -> bool {
+        let refusal = self.observed.refusal.as_ref();
+        refusal.is_some_and(|refused| refused.step == step)
     }
 
     /// The end of the console, which is fetched where it is not at hand.

@@ -22,6 +22,16 @@ impl<'a> Round<'a> {
         }
         let wish = &self.agent.identity;
         let (name, tags) = (&wish.profile, self.identity_tags());
+        if let Some(other) = &identity.other_role {
+            // IAM puts no second role into a profile.
+            self.steps.push(Step::RemoveRoleFromInstanceProfile {
+                profile: name.clone(),
+                role: other.clone(),
+            });
+            let message =
+                format!("The instance profile {name:?} holds the role {other:?}; its own role takes the place.");
+            return Err(Halt::converging(Reason::WaitingForIdentity, message, AT_ONCE));
+        }
         if !identity.role_exists {
             self.steps.push(Step::CreateRole {
                 role: name.clone(),

@@ -43,9 +43,10 @@ impl<'a> Round<'a> {
                     self.size(&id);
                     Ok(())
                 }
-                (Some(holder), VolumeState::InUse) => waiting(&format!(
-                    "is attached to {holder}; it is taken back when it is detached there"
-                )),
+                (Some(holder), VolumeState::InUse) if self.knows(holder) => {
+                    waiting(&format!("is still attached to {holder}, the agent's own"))
+                }
+                (Some(holder), VolumeState::InUse) => Err(elsewhere(instance, holder, &id)),
                 (_, VolumeState::Available) if settled => {
                     self.steps.push(Step::AttachVolume {
                         volume_id: id.clone(),
@@ -57,6 +58,12 @@ impl<'a> Round<'a> {
                 _ => waiting("is attached as soon as instance and volume allow it"),
             },
         }
+    }
+
+    /// An instance of this agent, whatever became of it.
+    fn knows(&self, id: &str) -> bool {
+        let mut instances = self.observed.instances.present().into_iter().flatten();
+        instances.any(|instance| instance.id == id)
     }
 
     /// A volume grows to the wished size and never shrinks.
@@ -101,6 +108,15 @@ impl<'a> Round<'a> {
         }
         self.pending(instance)
     }
+}
+
+/// Somebody uses our volume: to take it away from a machine that has it mounted would cost what it has not written yet.
+fn elsewhere(instance: &Instance, holder: &str, id: &str) -> Halt {
+    let message = format!(
+        "The data volume {id} is attached to instance {holder}, which is not this agent's. Detach it there: it is attached to {} then.",
+        instance.id
+    );
+    Halt::blocked(Reason::VolumeDetached, message)
 }
 
 /// Somebody put another volume in the place of ours.

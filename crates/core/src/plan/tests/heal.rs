@@ -432,6 +432,155 @@ fn a_volume_grows_and_never_shrinks_and_is_never_mistaken() {
 }
 
 #[test]
+fn a_volume_that_somebody_else_has_is_waited_for_and_never_taken() {
+    let held_by = |holder: &str| {
+        let bare = on_instance(ready(), |instance| instance.block_devices.clear());
+        on_volume(bare, |volume| volume.attached_to = Some(holder.into()))
+    };
+    let told = |observed: &Observed| match plan(&wish(json!({})), observed, now()) {
+        Plan { verdict, steps, .. } if steps.is_empty() => verdict,
+        other => panic!("{other:?}"),
+    };
+    let Verdict::Blocked(why) = told(&held_by("i-9")) else {
+        panic!()
+    };
+    assert_eq!(why.reason, Reason::VolumeDetached);
+    assert_eq!(
+        why.message,
+        "The data volume vol-1 is attached to instance i-9, which is not this agent's. Detach it there: it is attached to i-1 then."
+    );
+    let predecessor = change(held_by("i-0"), |observed| {
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances.push(instance("i-0", InstanceState::Terminated));
+    });
+    assert!(matches!(told(&predecessor), Verdict::Converging(why) if why.reason == Reason::Repairing));
+    let free = on_volume(held_by("i-9"), |volume| {
+        (volume.attached_to, volume.state) = (None, VolumeState::Available);
+    });
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &free, now())),
+        ["AttachVolume"],
+        "once it is free"
+    );
+}
+
+#[test]
+fn another_role_in_a_profile_of_ours_makes_room_for_its_own() {
+    let held = |ours| {
+        change(ready(), |observed| {
+            let Known::Present(identity) = &mut observed.identity else {
+                panic!()
+            };
+            (identity.role_in_profile, identity.ours) = (false, ours);
+            identity.other_role = Some("somebody".into());
+        })
+    };
+    let planned = plan(&wish(json!({})), &held(true), now());
+    let profile = "skykoi-tenant-agent-profile".to_owned();
+    let role = "somebody".to_owned();
+    assert_eq!(planned.steps, [Step::RemoveRoleFromInstanceProfile { profile, role }]);
+    assert_eq!(reason(&planned), Some(Reason::WaitingForIdentity));
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &held(false), now())),
+        [""; 0],
+        "what is not ours is used as it is"
+    );
+    let Known::Present(identity) = held(true).identity else {
+        panic!()
+    };
+    let last = crate::plan::identity_teardown("p", &identity);
+    assert_eq!(
+        last.first(),
+        Some(&Step::RemoveRoleFromInstanceProfile {
+            profile: "p".into(),
+            role: "somebody".into()
+        }),
+        "else the profile could never be deleted"
+    );
+}
+
+/// A live agent of which nearly everything is amiss.
+fn neglected() -> Observed {
+    let sized = on_volume(ready(), |volume| {
+        (volume.size_gib, volume.attached_to, volume.state) = (10, None, VolumeState::Available);
+        volume.tags.clear();
+    });
+    let instance = on_instance(sized, |instance| {
+        instance.state = InstanceState::Stopped;
+        instance.profile_arn = None;
+        instance.security_group_ids.clear();
+    });
+    change(instance, |observed| {
+        let Known::Present(group) = &mut observed.security_group else {
+            panic!()
+        };
+        group.ingress = BTreeSet::from([https("0.0.0.0/0")]);
+        let Known::Present(identity) = &mut observed.identity else {
+            panic!()
+        };
+        identity.policy_current = false;
+        observed.bundle_gone = true;
+    })
+}
+
+#[test]
+fn what_waits_for_permission_or_time_does_not_keep_a_machine_down() {
+    let planned = names_of(&plan(&wish(json!({})), &neglected(), now()));
+    assert_eq!(planned.last(), Some(&"StartInstance"), "{planned:?}");
+    assert!(planned.len() > 7, "{planned:?}");
+    for step in &planned[..planned.len() - 1] {
+        let held = change(neglected(), |observed| {
+            observed.refusal = Some(refused(step, "UnauthorizedOperation", 300));
+        });
+        let after = plan(&wish(json!({})), &held, now());
+        let rest: Vec<_> = planned.iter().filter(|name| *name != step).copied().collect();
+        assert_eq!(names_of(&after), rest, "without {step}");
+        assert_eq!(reason(&after), Some(Reason::Unauthorized), "{step} is told");
+        assert!(after.check_again <= Duration::from_secs(10), "the rest goes on");
+    }
+    let both = change(neglected(), |observed| {
+        observed.refusal = Some(refused("CreateTags", "UnauthorizedOperation", 300));
+        observed.refused_before = vec![
+            refused("PutRolePolicy", "AccessDenied", 20),
+            refused("ModifyVolume", "UnauthorizedOperation", -1),
+        ];
+    });
+    let waiting = ["CreateTags", "PutRolePolicy"];
+    let rest: Vec<_> = planned.iter().filter(|name| !waiting.contains(name)).copied().collect();
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &both, now())),
+        rest,
+        "two that are refused do not take turns"
+    );
+    let volume = "ModifyVolume";
+    let grown = wish(json!({"storage": {"dataVolumeGiB": 30}}));
+    let cooling = change(on_instance(ready(), |i| i.state = InstanceState::Stopped), |observed| {
+        observed.refusal = Some(refused(volume, "VolumeModificationRateExceeded", 300));
+    });
+    assert_eq!(names_of(&plan(&grown, &cooling, now())), ["StartInstance"]);
+}
+
+#[test]
+fn a_console_that_may_not_be_read_does_not_keep_a_remedy_back() {
+    let late = change(silent(700, Hop::Connect), |observed| {
+        observed.recorded.was_healthy = false;
+        observed.recorded.booting_since = Some(ago(601));
+        observed.console = None;
+    });
+    let denied = |base: Observed| {
+        change(base, |observed| {
+            observed.console = None;
+            observed.refusal = Some(refused("FetchConsole", "UnauthorizedOperation", 300));
+        })
+    };
+    assert_eq!(names_of(&plan(&wish(json!({})), &late, now())), ["FetchConsole"]);
+    assert_eq!(begun(&denied(late)), Ok(Remedy::Reboot));
+    assert_eq!(begun(&denied(silent(200, Hop::Connect))), Ok(Remedy::Reboot));
+}
+
+#[test]
 fn a_bundle_that_is_gone_is_written_anew_with_its_tag() {
     let gone = change(ready(), |observed| observed.bundle_gone = true);
     let planned = plan(&wish(json!({})), &gone, now());
@@ -457,8 +606,27 @@ fn the_delay_of_the_cloud_is_no_news() {
         (vec![], Some(Reason::Launching), false),
         "nobody calls the making of a group a repair"
     );
-    let lasting = change(new, |observed| observed.refusal.as_mut().unwrap().count = 9);
-    assert_ne!(decided(&wish(json!({})), &lasting).1, Some(Reason::Launching));
+    let lasting = |base| {
+        change(base, |observed: &mut Observed| {
+            let Known::Present(group) = &mut observed.security_group else {
+                panic!()
+            };
+            group.ingress.clear();
+            observed.refusal = Some(refused("AuthorizeIngress", "InvalidGroup.NotFound", 1));
+            observed.refusal.as_mut().unwrap().count = 9;
+        })
+    };
+    let told = plan(&wish(json!({})), &lasting(bare()), now());
+    let Verdict::Converging(why) = &told.verdict else {
+        panic!("{told:?}")
+    };
+    assert_eq!(why.reason, Reason::Launching, "what was never there is not repaired");
+    assert!(
+        why.message.contains("InvalidGroup.NotFound"),
+        "what lasts is told: {}",
+        why.message
+    );
+    assert_eq!(decided(&wish(json!({})), &lasting(ready())).1, Some(Reason::Repairing));
 }
 
 #[test]

@@ -119,12 +119,7 @@ pub(super) fn network(report: &Report<'_>) -> Option<Said> {
             Reason::NameConflict,
             format!("Security group {name} ({}) is not ours.", group.id),
         ),
-        Known::Present(group) if group.ingress != rules => said(
-            kind,
-            false,
-            Reason::Repairing,
-            format!("Security group {} does not have exactly the wanted rules.", group.id),
-        ),
+        Known::Present(group) if group.ingress != rules => rules_said(kind, &group.id, report.instance().is_some()),
         Known::Present(group) if !wears(report.instance(), &group.id) => said(
             kind,
             false,
@@ -141,6 +136,17 @@ pub(super) fn network(report: &Report<'_>) -> Option<Said> {
             ),
         ),
     })
+}
+
+/// What nobody used before is not repaired.
+fn rules_said(kind: ConditionType, group: &str, used: bool) -> Said {
+    if used {
+        let message = format!("Security group {group} does not have exactly the wanted rules.");
+        said(kind, false, Reason::Repairing, message)
+    } else {
+        let message = format!("Security group {group} is being given its rules.");
+        said(kind, false, Reason::Launching, message)
+    }
 }
 
 fn wears(instance: Option<&Instance>, group: &str) -> bool {

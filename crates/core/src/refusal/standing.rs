@@ -1,0 +1,157 @@
+//! What the cloud refused an agent lately, and when each of it may be tried again.
+
+use jiff::Timestamp;
+
+use super::Refusal;
+use crate::observed::Refused;
+
+/// The last refusal, and those before it that still wait: two steps that are both refused do not take turns without a pause.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    last: Option<Refused>,
+    before: Vec<Refused>,
+}
+
+impl Standing {
+    /// The pace that an earlier operator kept.
+    #[must_use]
+    pub fn restored(last: Option<Refused>) -> Self {
+        Self {
+            last,
+            before: Vec::new(),
+        }
+    }
+
+    /// The newest.
+    #[must_use]
+    pub fn last(&self) -> Option<&Refused> {
+        self.last.as_ref()
+    }
+
+    /// Those before it, of other steps.
+    #[must_use]
+    pub fn before(&self) -> &[Refused] {
+        &self.before
+    }
+
+    /// A step was refused. `launch` is the launch that it was.
+    pub fn refuse(&mut self, step: &'static str, launch: Option<(i64, i64)>, refusal: Refusal, now: Timestamp) {
+        // By class and not by code: whoever is refused in turn for two reasons is refused in a row.
+        let count = self
+            .of(step)
+            .filter(|refused| refused.refusal.retry == refusal.retry)
+            .map_or(0, |refused| refused.count)
+            .saturating_add(1);
+        self.forget(step);
+        self.before.extend(self.last.take());
+        let retry_at = refusal
+            .pause(count)
+            .map(|pause| now.checked_add(pause).unwrap_or(Timestamp::MAX));
+        self.last = Some(Refused {
+            refusal,
+            step,
+            launch,
+            count,
+            retry_at,
+        });
+    }
+
+    /// The last one may be tried again after a shorter pause, where there is one.
+    pub fn try_elsewhere(&mut self, now: Timestamp) {
+        if let Some(refused) = &mut self.last
+            && let Some(pause) = refused.refusal.pause_elsewhere(refused.count)
+        {
+            refused.retry_at = Some(now.checked_add(pause).unwrap_or(Timestamp::MAX));
+        }
+    }
+
+    /// The wish turned: everything may be tried at once.
+    pub fn try_now(&mut self, now: Timestamp) {
+        for refused in self.last.iter_mut().chain(&mut self.before) {
+            refused.retry_at = Some(now);
+        }
+    }
+
+    /// A step succeeded.
+    pub fn succeed(&mut self, step: &str) {
+        self.forget(step);
+        if self.last.is_none() {
+            self.last = self.before.pop();
+        }
+    }
+
+    /// Nothing of it is asked for any more.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn of(&self, step: &str) -> Option<&Refused> {
+        self.last
+            .iter()
+            .chain(&self.before)
+            .find(|refused| refused.step == step)
+    }
+
+    fn forget(&mut self, step: &str) {
+        self.last = self.last.take().filter(|refused| refused.step != step);
+        self.before.retain(|refused| refused.step != step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::classify;
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn refuse(standing: &mut Standing, step: &'static str, seconds: i64) {
+        let refusal = classify(step, "UnauthorizedOperation", "");
+        standing.refuse(step, None, refusal, at(seconds));
+    }
+
+    fn counts(standing: &Standing) -> Vec<(&'static str, u32)> {
+        let all = standing.last().into_iter().chain(standing.before());
+        all.map(|refused| (refused.step, refused.count)).collect()
+    }
+
+    #[test]
+    fn each_step_has_its_own_row_of_refusals() {
+        let mut standing = Standing::default();
+        refuse(&mut standing, "CreateTags", 0);
+        refuse(&mut standing, "PutRolePolicy", 1);
+        refuse(&mut standing, "CreateTags", 60);
+        assert_eq!(counts(&standing), [("CreateTags", 2), ("PutRolePolicy", 1)]);
+        assert_eq!(
+            standing.before()[0].retry_at,
+            Some(at(61)),
+            "another refusal does not shorten its pause"
+        );
+        let throttled = classify("CreateTags", "RequestLimitExceeded", "");
+        standing.refuse("CreateTags", None, throttled, at(200));
+        assert_eq!(
+            counts(&standing),
+            [("CreateTags", 1), ("PutRolePolicy", 1)],
+            "another class is another row"
+        );
+    }
+
+    #[test]
+    fn what_succeeds_or_is_wished_anew_does_not_wait() {
+        let mut standing = Standing::default();
+        refuse(&mut standing, "CreateTags", 0);
+        refuse(&mut standing, "PutRolePolicy", 1);
+        standing.succeed("StartInstance");
+        assert_eq!(counts(&standing), [("PutRolePolicy", 1), ("CreateTags", 1)]);
+        let mut wished = standing.clone();
+        wished.try_now(at(5));
+        let all = wished.last().into_iter().chain(wished.before());
+        assert!(all.into_iter().all(|refused| refused.retry_at == Some(at(5))));
+        standing.succeed("PutRolePolicy");
+        assert_eq!(counts(&standing), [("CreateTags", 1)]);
+        standing.succeed("CreateTags");
+        assert_eq!(standing, Standing::default());
+    }
+}
