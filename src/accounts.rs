@@ -25,11 +25,14 @@ pub const OWN: &str = "own";
 /// An account that nobody asked for during this time is closed: a settled agent is looked at every ten minutes.
 const UNUSED: Duration = Duration::from_secs(30 * 60);
 
+/// What AWS counts calls by: an account, and the region that a plan names.
+type Bucketed = (String, Option<String>);
+
 /// All accounts of one term of leadership.
 pub struct Accounts<C> {
     own: Arc<Context<C>>,
     others: Mutex<HashMap<CloudWish, Account<C>>>,
-    budgets: Mutex<HashMap<(String, Option<String>), Arc<Budget>>>,
+    budgets: Mutex<HashMap<Bucketed, Arc<Budget>>>,
     manners: Manners,
 }
 
@@ -158,7 +161,8 @@ impl<C: Cloud> Accounts<C> {
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
             let (fleet, metrics) = (self.own.fleet.clone(), Arc::clone(&self.own.metrics));
-            Arc::new(Budget::new(&account, self.manners.aws_rate, fleet, metrics))
+            let rate = self.manners.aws_rate;
+            Arc::new(Budget::new(&account, rate, fleet, metrics, self.own.gate.clone()))
         };
         Arc::clone(budgets.entry(key).or_insert_with(fresh))
     }

@@ -125,7 +125,7 @@ impl Cloud for Aws {
     }
 
     async fn place(&self) -> Answer<Place> {
-        let answer = ask("GetCallerIdentity", self.sts.get_caller_identity().send()).await?;
+        let answer = ask("GetCallerIdentity", || self.sts.get_caller_identity().send()).await?;
         let account = answer
             .account()
             .ok_or_else(|| CloudError::unintelligible("GetCallerIdentity", "the answer names no account"))?;
@@ -311,3 +311,6 @@ impl Cloud for Aws {
         volumes::delete(&self.ec2, volume_id).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::cloud::{Answer, CloudError};
 use crate::fleet::Fleet;
+use crate::gate::Gate;
 use crate::metrics::Metrics;
 
 /// Whoever has not come for its turn by then has lost it.
@@ -45,6 +46,7 @@ pub struct Budget {
     changed: Notify,
     fleet: Fleet,
     metrics: Arc<Metrics>,
+    gate: Gate,
 }
 
 struct State {
@@ -79,9 +81,9 @@ pub enum Turn {
 }
 
 impl Budget {
-    /// `scale`: how much of AWS's documented rates is used; `None`: calls are not held back.
+    /// `scale`: how much of AWS's documented rates is used; `None`: calls are not held back. `gate`: whether changes are allowed.
     #[must_use]
-    pub fn new(account: &str, scale: Option<f64>, fleet: Fleet, metrics: Arc<Metrics>) -> Self {
+    pub fn new(account: &str, scale: Option<f64>, fleet: Fleet, metrics: Arc<Metrics>, gate: Gate) -> Self {
         let state = |scale| State {
             lanes: budget::Budget::new(scale),
             waiting: HashMap::new(),
@@ -94,6 +96,7 @@ impl Budget {
             changed: Notify::new(),
             fleet,
             metrics,
+            gate,
         }
     }
 
@@ -344,9 +347,20 @@ pub(crate) async fn called<T>(operation: &'static str, call: impl Future<Output 
     if !paid {
         scope.budget.admit(operation, &scope.asker).await;
     }
+    // Last of all: whoever waited may have lost the Lease meanwhile. A step of several calls is held to it at each of them.
+    if changes(operation) && !scope.budget.gate.is_open() {
+        scope.budget.refund(operation);
+        return Err(CloudError::withheld(operation));
+    }
     let answer = call.await;
     scope.budget.answered(operation, answer.as_ref().err());
     answer
+}
+
+/// Whether a call may change anything: all but those that AWS names as reads, and the look for credentials.
+fn changes(operation: &str) -> bool {
+    let reads = ["Describe", "Get", "List", "AssumeRole"];
+    !reads.iter().any(|read| operation.starts_with(read))
 }
 
 /// Takes the turn of a step; its call is then made without waiting again.

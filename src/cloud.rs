@@ -56,6 +56,15 @@ impl CloudError {
         }
     }
 
+    /// A change that was not asked for, because this process may not change anything now.
+    #[must_use]
+    pub fn withheld(operation: &'static str) -> Self {
+        Self {
+            kind: ErrorKind::NotSent,
+            ..Self::unintelligible(operation, "not sent: this process does not lead, or is about to end")
+        }
+    }
+
     /// Whether the cloud answered with this code.
     #[must_use]
     pub fn is(&self, code: &str) -> bool {

@@ -9,7 +9,6 @@ mod certificate;
 mod cloud_effects;
 mod effects;
 mod finalizer;
-mod gate;
 mod handover;
 mod malformed;
 mod memory;
@@ -43,12 +42,12 @@ use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::device::DeviceKey;
 use crate::fleet::Fleet;
+use crate::gate::Gate;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::probe::rounds::Rounds;
 
 pub(crate) use cloud_effects::shared as shared_effect;
-pub use gate::Gate;
 pub use memory::Memories;
 pub(crate) use observe::shared_identity;
 pub use places::Places;
@@ -176,11 +175,10 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) 
     let memory = context.memories.of(&uid, &namespace, &name);
     let result = async {
         let mut memory = memory.lock().await;
-        let at_home;
-        let mut round = Round::begin(context, agent, &mut memory);
-        round.home = round.whereabouts();
-        at_home = accounts.of(&round.home);
-        round.context = &at_home;
+        let home = Round::begin(context, agent, &mut memory).whereabouts();
+        let at_home = accounts.of(&home);
+        let mut round = Round::begin(&at_home, agent, &mut memory);
+        round.home = home;
         round.in_turn().await
     };
     let result = result.instrument(span).await;

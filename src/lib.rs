@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod controller;
 pub mod device;
 pub mod fleet;
+pub mod gate;
 pub mod janitor;
 pub mod lease;
 pub mod log;

@@ -21,9 +21,10 @@ use crate::aws::Aws;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
-use crate::controller::{self, Catalogue, Context, Gate, Memories, Places, Troubles, Wiring};
+use crate::controller::{self, Catalogue, Context, Memories, Places, Stores, Troubles, Wiring};
 use crate::device::DeviceKey;
 use crate::fleet::{self, Fleet};
+use crate::gate::Gate;
 use crate::janitor;
 use crate::lease::{Candidate, Leadership};
 use crate::lookups::Lookups;
@@ -156,7 +157,9 @@ impl<C: Cloud> House<C> {
                 () = self.term(fleet, woken, gate) => {}
                 () = leadership.lost() => tracing::warn!("the Lease is lost: everything in flight is abandoned; standing for it again"),
             }
-            self.metrics.set_leader(false);
+            self.metrics.end_term();
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
+                Fleet::new(&self.args.cluster_id, self.clock.clone()).0;
             self.readiness.settle(CLUSTER);
             self.readiness.hold(LEADER, "waiting for the Lease");
             if self.stop.is_cancelled() {
@@ -184,55 +187,17 @@ impl<C: Cloud> House<C> {
 
     /// One term: everything that only the leader does.
     async fn term(&self, fleet: Fleet, woken: tokio::sync::mpsc::UnboundedReceiver<String>, gate: Gate) {
-        let started = tokio::select! {
+        let (kube_system_uid, device) = tokio::select! {
             started = self.prepare() => started,
             () = self.stop.cancelled() => return,
         };
-        let (kube_system_uid, device) = started;
         let (wiring, stores) = Wiring::new(self.args.watch_namespace());
-        let settings = controller::base_settings(&self.args.cluster_id, &device, self.args.artifact());
-        let rounds = Rounds::new(
-            device.clone(),
-            self.clock.clone(),
-            Arc::clone(&self.metrics),
-            fleet.clone(),
-            self.args.probe_interval,
-        );
-        let budget = Budget::new(OWN, self.args.aws_rate(), fleet.clone(), Arc::clone(&self.metrics));
-        let budget = Arc::new(budget);
-        let context = Arc::new(Context {
-            budget: Arc::clone(&budget),
-            exhausted: Arc::default(),
-            cloud: Arc::clone(&self.cloud),
-            client: self.client.clone(),
-            fleet: fleet.clone(),
-            lookups: Lookups::new(
-                Arc::clone(&self.cloud),
-                self.clock.clone(),
-                &self.args.cluster_id,
-                &kube_system_uid,
-            ),
-            rounds: rounds.clone(),
-            gate,
-            stores,
-            memories: Arc::new(Memories::default()),
-            places: Arc::new(Places::default()),
-            catalogue: Arc::new(Catalogue::new(settings)),
-            recorder: Recorder::new(
-                self.client.clone(),
-                Reporter {
-                    controller: MANAGER.to_owned(),
-                    instance: Some(self.identity.clone()),
-                },
-            ),
-            metrics: Arc::clone(&self.metrics),
-            clock: self.clock.clone(),
-            device,
-        });
+        let context = Arc::new(self.context(&fleet, gate, stores, (&kube_system_uid, device)));
         let accounts = Arc::new(Accounts::new(Arc::clone(&context), self.manners(kube_system_uid)));
         let (sweeps, swept) = watch::channel(0);
         let cloud = Arc::clone(&self.cloud);
-        let serving = budget.serve_forever();
+        let rounds = context.rounds.clone();
+        let serving = Arc::clone(&context.budget).serve_forever();
         let agents = controller::run(Arc::clone(&accounts), wiring, woken);
         let troubles = context.stores.troubles.clone();
         let all = async {
@@ -252,6 +217,61 @@ impl<C: Cloud> House<C> {
             () = rounds.run() => {}
             () = serving => {}
             () = Box::pin(context.budget.on_own_behalf(all)) => {}
+        }
+    }
+
+    /// Everything that the rounds of a term use, with nothing in memory yet.
+    fn context(
+        &self,
+        fleet: &Fleet,
+        gate: Gate,
+        stores: Stores,
+        (kube_system_uid, device): (&str, DeviceKey),
+    ) -> Context<C> {
+        let settings = controller::base_settings(&self.args.cluster_id, &device, self.args.artifact());
+        let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
+        let rounds = Rounds::new(
+            device.clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+            fleet.clone(),
+            self.args.probe_interval,
+        );
+        let budget = Budget::new(
+            OWN,
+            self.args.aws_rate(),
+            fleet.clone(),
+            Arc::clone(&metrics),
+            gate.clone(),
+        );
+        let cloud = Arc::clone(&self.cloud);
+        let lookups = Lookups::new(
+            Arc::clone(&cloud),
+            clock.clone(),
+            &self.args.cluster_id,
+            kube_system_uid,
+        );
+        let reporter = Reporter {
+            controller: MANAGER.to_owned(),
+            instance: Some(self.identity.clone()),
+        };
+        Context {
+            budget: Arc::new(budget),
+            exhausted: Arc::default(),
+            cloud,
+            client: self.client.clone(),
+            fleet: fleet.clone(),
+            lookups,
+            rounds,
+            gate,
+            stores,
+            memories: Arc::new(Memories::default()),
+            places: Arc::new(Places::default()),
+            catalogue: Arc::new(Catalogue::new(settings)),
+            recorder: Recorder::new(self.client.clone(), reporter),
+            metrics,
+            clock,
+            device,
         }
     }
 

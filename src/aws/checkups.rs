@@ -54,7 +54,7 @@ async fn pages(ec2: &Client, filter: Option<types::Filter>, found: &mut BTreeMap
             .set_filters(filter.clone().map(|filter| vec![filter]))
             .max_results(PAGE)
             .set_next_token(next);
-        let page = ask("DescribeInstanceStatus", call.send()).await?;
+        let page = ask("DescribeInstanceStatus", || call.send()).await?;
         found.extend(page.instance_statuses().iter().filter_map(checkup));
         count += 1;
         next = page

@@ -13,15 +13,14 @@ use aws_sdk_ec2::operation::RequestId;
 use crate::budget;
 use crate::cloud::{Answer, CloudError, ErrorKind};
 
-/// Makes one call in its turn and puts its error into our words. Every call to AWS goes through here.
-pub(super) async fn ask<O, E>(
-    operation: &'static str,
-    call: impl Future<Output = Result<O, SdkError<E, HttpResponse>>> + Send,
-) -> Answer<O>
+/// Makes one call in its turn and puts its error into our words. Every call to AWS goes through here. `call` is made into a future on the
+/// heap: the SDK's are of 17 to 30 KB, and every future that waits for one would be as large.
+pub(super) async fn ask<O, E, F>(operation: &'static str, call: impl FnOnce() -> F + Send) -> Answer<O>
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+    F: Future<Output = Result<O, SdkError<E, HttpResponse>>> + Send,
 {
-    let call = async { Box::pin(call).await.map_err(|error| told(operation, &error)) };
+    let call = async { Box::pin(call()).await.map_err(|error| told(operation, &error)) };
     budget::called(operation, call).await
 }
 

@@ -34,7 +34,7 @@ async fn filtered(ec2: &Client, cluster_id: &str, filters: Vec<types::Filter>) -
             .set_filters(Some(filters.clone()))
             .max_results(PAGE)
             .set_next_token(next);
-        let page = ask("DescribeSecurityGroups", call.send()).await?;
+        let page = ask("DescribeSecurityGroups", || call.send()).await?;
         found.extend(
             page.security_groups()
                 .iter()
@@ -58,7 +58,7 @@ pub(super) async fn create(ec2: &Client, name: &str, vpc_id: &str, tags: &BTreeM
         .description("Koi agents of one rule set: 443 only, kept by koi-operator")
         .vpc_id(vpc_id)
         .tag_specifications(request::tag_specification(ResourceType::SecurityGroup, tags));
-    let answer = ask("CreateSecurityGroup", call.send()).await?;
+    let answer = ask("CreateSecurityGroup", || call.send()).await?;
     answer
         .group_id()
         .map(ToOwned::to_owned)
@@ -87,7 +87,7 @@ async fn authorize_at_once(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<()>
         .authorize_security_group_ingress()
         .group_id(id)
         .set_ip_permissions(Some(request::permissions(rules)));
-    ask("AuthorizeSecurityGroupIngress", call.send()).await.map(drop)
+    ask("AuthorizeSecurityGroupIngress", || call.send()).await.map(drop)
 }
 
 /// Takes rules away.
@@ -97,7 +97,7 @@ pub(super) async fn revoke(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<()>
         .group_id(id)
         .set_ip_permissions(Some(request::permissions(rules)));
     met(
-        ask("RevokeSecurityGroupIngress", call.send()).await.map(drop),
+        ask("RevokeSecurityGroupIngress", || call.send()).await.map(drop),
         &["InvalidPermission.NotFound"],
     )
 }
@@ -105,9 +105,11 @@ pub(super) async fn revoke(ec2: &Client, id: &str, rules: &[Rule]) -> Answer<()>
 /// Deletes.
 pub(super) async fn delete(ec2: &Client, id: &str) -> Answer<()> {
     met(
-        ask("DeleteSecurityGroup", ec2.delete_security_group().group_id(id).send())
-            .await
-            .map(drop),
+        ask("DeleteSecurityGroup", || {
+            ec2.delete_security_group().group_id(id).send()
+        })
+        .await
+        .map(drop),
         &["InvalidGroup.NotFound"],
     )
 }
@@ -117,19 +119,18 @@ pub(super) async fn subnet(ec2: &Client, choice: SubnetChoice<'_>) -> Answer<Opt
     let call = ec2
         .describe_subnets()
         .set_filters(Some(request::subnet_filters(choice)));
-    let answer = ask("DescribeSubnets", call.send()).await?;
+    let answer = ask("DescribeSubnets", || call.send()).await?;
     let Some(found) = answer.subnets().iter().min_by_key(|subnet| subnet.availability_zone()) else {
         return Ok(None);
     };
     let Some(vpc_id) = found.vpc_id() else {
         return Ok(None);
     };
-    let vpcs = ask(
-        "DescribeVpcs",
+    let vpcs = ask("DescribeVpcs", || {
         ec2.describe_vpcs()
             .filters(request::filter("vpc-id", [vpc_id.to_owned()]))
-            .send(),
-    )
+            .send()
+    })
     .await?;
     Ok(convert::subnet(found, vpcs.vpcs().first()))
 }

@@ -16,10 +16,9 @@ const NOT_THERE: &[&str] = &["NoSuchEntity", "NoSuchEntityException"];
 
 /// The profile, its role and that role's inline policy. A profile that exists and holds a role says most of it in one call.
 pub(super) async fn profile(iam: &Client, name: &str) -> Answer<ProfileFacts> {
-    let answer = ask(
-        "GetInstanceProfile",
-        iam.get_instance_profile().instance_profile_name(name).send(),
-    )
+    let answer = ask("GetInstanceProfile", || {
+        iam.get_instance_profile().instance_profile_name(name).send()
+    })
     .await;
     let found = there(answer)?.and_then(|answer| answer.instance_profile);
     let held = found.as_ref().and_then(|profile| profile.roles().first());
@@ -49,16 +48,15 @@ pub(super) async fn profile(iam: &Client, name: &str) -> Answer<ProfileFacts> {
 }
 
 async fn role_named(iam: &Client, name: &str) -> Answer<Option<Role>> {
-    let answer = ask("GetRole", iam.get_role().role_name(name).send()).await;
+    let answer = ask("GetRole", || iam.get_role().role_name(name).send()).await;
     Ok(there(answer)?.and_then(|answer| answer.role))
 }
 
 /// The inline policy's text. IAM answers with it URL-encoded.
 async fn policy(iam: &Client, role: &str) -> Answer<Option<String>> {
-    let answer = ask(
-        "GetRolePolicy",
-        iam.get_role_policy().role_name(role).policy_name(ROLE_POLICY).send(),
-    )
+    let answer = ask("GetRolePolicy", || {
+        iam.get_role_policy().role_name(role).policy_name(ROLE_POLICY).send()
+    })
     .await;
     Ok(there(answer)?.map(|answer| percent_decoded(answer.policy_document())))
 }
@@ -80,7 +78,7 @@ pub(super) async fn create_role(iam: &Client, role: &cloud::Role<'_>) -> Answer<
         .assume_role_policy_document(role.trust)
         .set_permissions_boundary(role.boundary_arn.map(ToOwned::to_owned))
         .set_tags(Some(iam_tags("CreateRole", role.tags)?));
-    ask("CreateRole", call.send()).await.map(drop)
+    ask("CreateRole", || call.send()).await.map(drop)
 }
 
 /// Writes the inline policy.
@@ -90,7 +88,7 @@ pub(super) async fn put_role_policy(iam: &Client, role: &str, document: &str) ->
         .role_name(role)
         .policy_name(ROLE_POLICY)
         .policy_document(document);
-    ask("PutRolePolicy", call.send()).await.map(drop)
+    ask("PutRolePolicy", || call.send()).await.map(drop)
 }
 
 /// Creates the profile, tagged in the same call.
@@ -100,7 +98,7 @@ pub(super) async fn create_profile(iam: &Client, profile: &str, wanted: &BTreeMa
         .create_instance_profile()
         .instance_profile_name(profile)
         .set_tags(Some(wanted));
-    ask("CreateInstanceProfile", call.send()).await.map(drop)
+    ask("CreateInstanceProfile", || call.send()).await.map(drop)
 }
 
 /// Puts the role into the profile. `LimitExceeded` says that a role is in it already: the next read shows which.
@@ -109,7 +107,7 @@ pub(super) async fn add_role(iam: &Client, profile: &str, role: &str) -> Answer<
         .add_role_to_instance_profile()
         .instance_profile_name(profile)
         .role_name(role);
-    ask("AddRoleToInstanceProfile", call.send()).await.map(drop)
+    ask("AddRoleToInstanceProfile", || call.send()).await.map(drop)
 }
 
 /// Takes a role out of a profile.
@@ -119,7 +117,7 @@ pub(super) async fn remove_role(iam: &Client, profile: &str, role: &str) -> Answ
         .instance_profile_name(profile)
         .role_name(role);
     met(
-        ask("RemoveRoleFromInstanceProfile", call.send()).await.map(drop),
+        ask("RemoveRoleFromInstanceProfile", || call.send()).await.map(drop),
         NOT_THERE,
     )
 }
@@ -127,19 +125,19 @@ pub(super) async fn remove_role(iam: &Client, profile: &str, role: &str) -> Answ
 /// Deletes the profile.
 pub(super) async fn delete_profile(iam: &Client, profile: &str) -> Answer<()> {
     let call = iam.delete_instance_profile().instance_profile_name(profile);
-    met(ask("DeleteInstanceProfile", call.send()).await.map(drop), NOT_THERE)
+    met(ask("DeleteInstanceProfile", || call.send()).await.map(drop), NOT_THERE)
 }
 
 /// Deletes the inline policy.
 pub(super) async fn delete_role_policy(iam: &Client, role: &str) -> Answer<()> {
     let call = iam.delete_role_policy().role_name(role).policy_name(ROLE_POLICY);
-    met(ask("DeleteRolePolicy", call.send()).await.map(drop), NOT_THERE)
+    met(ask("DeleteRolePolicy", || call.send()).await.map(drop), NOT_THERE)
 }
 
 /// Deletes the role.
 pub(super) async fn delete_role(iam: &Client, role: &str) -> Answer<()> {
     met(
-        ask("DeleteRole", iam.delete_role().role_name(role).send())
+        ask("DeleteRole", || iam.delete_role().role_name(role).send())
             .await
             .map(drop),
         NOT_THERE,
@@ -152,7 +150,7 @@ pub(super) async fn named(iam: &Client, prefix: &str) -> Answer<BTreeSet<String>
     let mut next = None;
     loop {
         let call = iam.list_roles().max_items(PAGE).set_marker(next);
-        let page = ask("ListRoles", call.send()).await?;
+        let page = ask("ListRoles", || call.send()).await?;
         found.extend(page.roles().iter().map(|role| role.role_name().to_owned()));
         next = page.marker().filter(|_| page.is_truncated()).map(ToOwned::to_owned);
         if next.is_none() {
@@ -161,7 +159,7 @@ pub(super) async fn named(iam: &Client, prefix: &str) -> Answer<BTreeSet<String>
     }
     loop {
         let call = iam.list_instance_profiles().max_items(PAGE).set_marker(next);
-        let page = ask("ListInstanceProfiles", call.send()).await?;
+        let page = ask("ListInstanceProfiles", || call.send()).await?;
         found.extend(
             page.instance_profiles()
                 .iter()

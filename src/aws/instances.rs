@@ -52,7 +52,7 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Insta
             .set_filters(Some(filters.clone()))
             .max_results(PAGE)
             .set_next_token(next);
-        let page = ask(DESCRIBE, call.send()).await?;
+        let page = ask(DESCRIBE, || call.send()).await?;
         found.extend(
             page.reservations()
                 .iter()
@@ -89,7 +89,7 @@ pub(super) async fn launch(ec2: &Client, launch: Launch<'_>) -> Answer<Instance>
         .set_user_data(input.user_data)
         .set_block_device_mappings(input.block_device_mappings)
         .set_tag_specifications(input.tag_specifications);
-    let answer = ask("RunInstances", call.send()).await?;
+    let answer = ask("RunInstances", || call.send()).await?;
     answer
         .instances()
         .first()
@@ -99,35 +99,38 @@ pub(super) async fn launch(ec2: &Client, launch: Launch<'_>) -> Answer<Instance>
 
 /// Starts.
 pub(super) async fn start(ec2: &Client, id: &str) -> Answer<()> {
-    ask("StartInstances", ec2.start_instances().instance_ids(id).send())
+    ask("StartInstances", || ec2.start_instances().instance_ids(id).send())
         .await
         .map(drop)
 }
 
 /// Stops; the guest gets its time to shut down.
 pub(super) async fn stop(ec2: &Client, id: &str) -> Answer<()> {
-    ask("StopInstances", ec2.stop_instances().instance_ids(id).send())
+    ask("StopInstances", || ec2.stop_instances().instance_ids(id).send())
         .await
         .map(drop)
 }
 
 /// Reboots.
 pub(super) async fn reboot(ec2: &Client, id: &str) -> Answer<()> {
-    ask("RebootInstances", ec2.reboot_instances().instance_ids(id).send())
+    ask("RebootInstances", || ec2.reboot_instances().instance_ids(id).send())
         .await
         .map(drop)
 }
 
 /// Terminates.
 pub(super) async fn terminate(ec2: &Client, id: &str) -> Answer<()> {
-    let answer = ask("TerminateInstances", ec2.terminate_instances().instance_ids(id).send()).await;
+    let answer = ask("TerminateInstances", || {
+        ec2.terminate_instances().instance_ids(id).send()
+    })
+    .await;
     met(answer.map(drop), &["InvalidInstanceID.NotFound"])
 }
 
 /// Puts tags on a thing of EC2.
 pub(super) async fn tag(ec2: &Client, id: &str, tags: &BTreeMap<String, String>) -> Answer<()> {
     let call = ec2.create_tags().resources(id).set_tags(Some(request::tags(tags)));
-    ask("CreateTags", call.send()).await.map(drop)
+    ask("CreateTags", || call.send()).await.map(drop)
 }
 
 /// Gives an instance these groups and no others.
@@ -136,20 +139,20 @@ pub(super) async fn set_groups(ec2: &Client, id: &str, group_ids: &[String]) -> 
         .modify_instance_attribute()
         .instance_id(id)
         .set_groups(Some(group_ids.to_vec()));
-    ask("ModifyInstanceAttribute", call.send()).await.map(drop)
+    ask("ModifyInstanceAttribute", || call.send()).await.map(drop)
 }
 
 /// Gives a stopped instance another type.
 pub(super) async fn set_type(ec2: &Client, id: &str, instance_type: &str) -> Answer<()> {
     let value = types::AttributeValue::builder().value(instance_type).build();
     let call = ec2.modify_instance_attribute().instance_id(id).instance_type(value);
-    ask("ModifyInstanceAttribute", call.send()).await.map(drop)
+    ask("ModifyInstanceAttribute", || call.send()).await.map(drop)
 }
 
 /// The end of the console.
 pub(super) async fn console(ec2: &Client, id: &str) -> Answer<String> {
     const OPERATION: &str = "GetConsoleOutput";
-    let answer = ask(OPERATION, ec2.get_console_output().instance_id(id).send()).await?;
+    let answer = ask(OPERATION, || ec2.get_console_output().instance_id(id).send()).await?;
     let encoded = answer.output().unwrap_or_default();
     let bytes = STANDARD
         .decode(encoded.trim())

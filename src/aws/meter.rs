@@ -16,6 +16,9 @@ use crate::metrics::Metrics;
 /// So much of a refusal's text is looked at.
 const MANY: usize = 2048;
 
+/// Where AWS says which request it was; an agent's round tells whose it was.
+const REQUEST_ID: &str = "x-amzn-requestid";
+
 /// The interceptor that all clients share.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
@@ -59,7 +62,10 @@ impl Intercept for Meter {
         let body = response
             .and_then(|response| response.body().bytes())
             .unwrap_or_default();
-        self.metrics.count_request(&service, call.name(), result(status, body));
+        let result = result(status, body);
+        let request_id = response.and_then(|response| response.headers().get(REQUEST_ID));
+        tracing::debug!(service, operation = call.name(), result, request_id, "asked AWS");
+        self.metrics.count_request(&service, call.name(), result);
         if let Some(Sent(at)) = config.load::<Sent>() {
             self.metrics.observe_request(&service, call.name(), at.elapsed());
         }

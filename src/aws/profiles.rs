@@ -18,7 +18,7 @@ pub(super) async fn set(ec2: &Client, instance_id: &str, profile: &str) -> Answe
             .associate_iam_instance_profile()
             .instance_id(instance_id)
             .iam_instance_profile(wanted);
-        return ask("AssociateIamInstanceProfile", call.send()).await.map(drop);
+        return ask("AssociateIamInstanceProfile", || call.send()).await.map(drop);
     };
     if names(&there, profile) {
         // The list of instances is behind; it is there.
@@ -28,7 +28,9 @@ pub(super) async fn set(ec2: &Client, instance_id: &str, profile: &str) -> Answe
         .replace_iam_instance_profile_association()
         .set_association_id(there.association_id)
         .iam_instance_profile(wanted);
-    ask("ReplaceIamInstanceProfileAssociation", call.send()).await.map(drop)
+    ask("ReplaceIamInstanceProfileAssociation", || call.send())
+        .await
+        .map(drop)
 }
 
 /// The association that stands, or will.
@@ -36,7 +38,7 @@ async fn association(ec2: &Client, instance_id: &str) -> Answer<Option<IamInstan
     let call = ec2
         .describe_iam_instance_profile_associations()
         .filters(request::filter("instance-id", [instance_id.to_owned()]));
-    let answer = ask("DescribeIamInstanceProfileAssociations", call.send()).await?;
+    let answer = ask("DescribeIamInstanceProfileAssociations", || call.send()).await?;
     let stands = |association: &IamInstanceProfileAssociation| {
         matches!(
             association.state(),

@@ -73,7 +73,7 @@ impl Role {
             .role_arn(&self.role_arn)
             .role_session_name(NAME)
             .set_external_id(self.external_id.clone());
-        let answer = match ask("AssumeRole", call.send()).await {
+        let answer = match ask("AssumeRole", || call.send()).await {
             Ok(answer) => answer,
             Err(error) => {
                 self.keep(error.clone());

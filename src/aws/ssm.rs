@@ -14,7 +14,7 @@ const NOT_THERE: &[&str] = &["ParameterNotFound"];
 
 /// A String parameter.
 pub(super) async fn parameter(ssm: &Client, name: &str) -> Answer<Option<String>> {
-    match ask("GetParameter", ssm.get_parameter().name(name).send()).await {
+    match ask("GetParameter", || ssm.get_parameter().name(name).send()).await {
         Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
         Err(error) if NOT_THERE.contains(&error.code.as_str()) => Ok(None),
         Err(error) => Err(error),
@@ -41,7 +41,7 @@ pub(super) async fn names(ssm: &Client, cluster_id: &str) -> Answer<BTreeSet<Str
             .parameter_filters(below.clone())
             .max_results(PAGE)
             .set_next_token(next);
-        let page = ask(OPERATION, call.send()).await?;
+        let page = ask(OPERATION, || call.send()).await?;
         found.extend(page.parameters().iter().filter_map(|parameter| parameter.name.clone()));
         next = page
             .next_token()
@@ -61,7 +61,7 @@ pub(super) async fn create(ssm: &Client, name: &str, value: &str) -> Answer<()> 
         .value(value)
         .r#type(ParameterType::String)
         .overwrite(false);
-    ask("PutParameter", call.send()).await.map(drop)
+    ask("PutParameter", || call.send()).await.map(drop)
 }
 
 /// Writes a bundle.
@@ -77,13 +77,13 @@ pub(super) async fn put_bundle(ssm: &Client, bundle: &Bundle<'_>) -> Answer<()> 
     } else {
         call.set_tags(Some(tags(bundle.tags)?))
     };
-    ask("PutParameter", call.send()).await.map(drop)
+    ask("PutParameter", || call.send()).await.map(drop)
 }
 
 /// Deletes.
 pub(super) async fn delete(ssm: &Client, name: &str) -> Answer<()> {
     met(
-        ask("DeleteParameter", ssm.delete_parameter().name(name).send())
+        ask("DeleteParameter", || ssm.delete_parameter().name(name).send())
             .await
             .map(drop),
         NOT_THERE,

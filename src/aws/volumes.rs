@@ -44,7 +44,7 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Volum
             .set_filters(Some(filters.clone()))
             .max_results(PAGE)
             .set_next_token(next);
-        let page = ask("DescribeVolumes", call.send()).await?;
+        let page = ask("DescribeVolumes", || call.send()).await?;
         found.extend(page.volumes().iter().filter_map(convert::volume));
         next = page
             .next_token()
@@ -67,7 +67,7 @@ pub(super) async fn snapshots(ec2: &Client, cluster_id: &str, agent_uid: &str) -
             .set_filters(Some(request::claimed_by_agents(cluster_id, &[agent_uid.to_owned()])))
             .max_results(PAGE)
             .set_next_token(next);
-        let page = ask("DescribeSnapshots", call.send()).await?;
+        let page = ask("DescribeSnapshots", || call.send()).await?;
         found.extend(page.snapshots().iter().filter_map(convert::snapshot));
         next = page
             .next_token()
@@ -86,17 +86,16 @@ pub(super) async fn attach(ec2: &Client, volume_id: &str, instance_id: &str) -> 
         .volume_id(volume_id)
         .instance_id(instance_id)
         .device(names::DATA_DEVICE);
-    ask("AttachVolume", call.send()).await.map(drop)
+    ask("AttachVolume", || call.send()).await.map(drop)
 }
 
 /// Grows; the file system follows on the machine.
 pub(super) async fn grow(ec2: &Client, volume_id: &str, size_gib: i64) -> Answer<()> {
     let size = i32::try_from(size_gib)
         .map_err(|_| CloudError::unintelligible("ModifyVolume", format!("{size_gib} GiB is no size of a volume")))?;
-    ask(
-        "ModifyVolume",
-        ec2.modify_volume().volume_id(volume_id).size(size).send(),
-    )
+    ask("ModifyVolume", || {
+        ec2.modify_volume().volume_id(volume_id).size(size).send()
+    })
     .await
     .map(drop)
 }
@@ -108,7 +107,7 @@ pub(super) async fn snapshot(ec2: &Client, volume_id: &str, tags: &BTreeMap<Stri
         .volume_id(volume_id)
         .description(format!("last state of {volume_id}"))
         .tag_specifications(request::tag_specification(ResourceType::Snapshot, tags));
-    let answer = ask("CreateSnapshot", call.send()).await?;
+    let answer = ask("CreateSnapshot", || call.send()).await?;
     answer
         .snapshot_id
         .ok_or_else(|| CloudError::unintelligible("CreateSnapshot", "the answer names no snapshot"))
@@ -116,6 +115,6 @@ pub(super) async fn snapshot(ec2: &Client, volume_id: &str, tags: &BTreeMap<Stri
 
 /// Deletes.
 pub(super) async fn delete(ec2: &Client, volume_id: &str) -> Answer<()> {
-    let answer = ask("DeleteVolume", ec2.delete_volume().volume_id(volume_id).send()).await;
+    let answer = ask("DeleteVolume", || ec2.delete_volume().volume_id(volume_id).send()).await;
     met(answer.map(drop), &["InvalidVolume.NotFound"])
 }

@@ -2,8 +2,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::clock::Clock;
+use crate::lease::Leadership;
 
 const RUN: &str = "RunInstances";
 /// So that nobody waits for long: ten launches at once, then one each 250 ms.
@@ -19,11 +22,15 @@ fn asker(tenant: &str, agent: &str) -> Asker {
     }
 }
 
+fn open() -> Gate {
+    Gate::new(Leadership::always(), CancellationToken::new())
+}
+
 /// A budget with what wakes agents.
 fn budget() -> (Arc<Budget>, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let (fleet, woken) = Fleet::new("c", Clock::new(Timestamp::now));
     let metrics = Arc::new(Metrics::new("1").unwrap());
-    (Arc::new(Budget::new("own", Some(SCALE), fleet, metrics)), woken)
+    (Arc::new(Budget::new("own", Some(SCALE), fleet, metrics, open())), woken)
 }
 
 fn refused(code: &str) -> CloudError {
@@ -140,7 +147,7 @@ async fn unused_turn() {
 async fn without_a_rate_nobody_waits() {
     let (fleet, _woken) = Fleet::new("c", Clock::new(Timestamp::now));
     let metrics = Arc::new(Metrics::new("1").unwrap());
-    let budget = Arc::new(Budget::new("own", None, fleet, metrics));
+    let budget = Arc::new(Budget::new("own", None, fleet, metrics, open()));
     let began = Instant::now();
     for n in 0..100 {
         assert_eq!(budget.turn(RUN, &asker("a", &n.to_string())), Turn::Now);
@@ -162,4 +169,54 @@ fn steps_draw_from_the_bucket_of_their_operation() {
     for (step, expected) in steps {
         assert_eq!(operation(&step), expected);
     }
+}
+
+#[tokio::test]
+async fn whoever_does_not_lead_reads_and_changes_nothing() {
+    let (fleet, _woken) = Fleet::new("c", Clock::new(Timestamp::now));
+    let metrics = Arc::new(Metrics::new("1").unwrap());
+    let stopping = CancellationToken::new();
+    let gate = Gate::new(Leadership::always(), stopping.clone());
+    let budget = Arc::new(Budget::new("own", Some(SCALE), fleet, metrics, gate));
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let call = |operation: &'static str| {
+        let (budget, made) = (Arc::clone(&budget), Arc::clone(&made));
+        async move {
+            let call = called(operation, async {
+                made.lock().unwrap().push(operation);
+                Ok(())
+            });
+            budget.on_behalf_of(asker("a", "u"), call).await
+        }
+    };
+    assert_eq!(call(RUN).await, Ok(()));
+    stopping.cancel();
+    for operation in [
+        RUN,
+        "PutParameter",
+        "CreateTags",
+        "DeleteRole",
+        "ModifyVolume",
+        "TerminateInstances",
+    ] {
+        assert_eq!(call(operation).await, Err(CloudError::withheld(operation)));
+    }
+    for operation in [
+        "DescribeInstances",
+        "GetParameter",
+        "ListRoles",
+        "AssumeRole",
+        "GetConsoleOutput",
+    ] {
+        assert_eq!(call(operation).await, Ok(()));
+    }
+    let expected = [
+        RUN,
+        "DescribeInstances",
+        "GetParameter",
+        "ListRoles",
+        "AssumeRole",
+        "GetConsoleOutput",
+    ];
+    assert_eq!(*made.lock().unwrap(), expected);
 }

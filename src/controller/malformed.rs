@@ -13,7 +13,8 @@ use serde_json::json;
 use super::{Context, RoundError, at};
 use crate::cloud::Cloud;
 
-/// Says what is wrong. A merge patch of the conditions alone: whatever else status holds, such as a recorded launch, is kept.
+/// Says what is wrong. A merge patch of the conditions and of what they are about: whatever else status holds, such as a recorded launch,
+/// is kept.
 pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject) -> Result<Action, RoundError> {
     let metadata = &invalid.metadata;
     let (name, namespace) = (
@@ -30,7 +31,8 @@ pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject
         return Ok(Action::await_change());
     }
     let status = status(metadata.generation.unwrap_or_default(), &name, &invalid.error, context);
-    let patch = json!({ "status": { "conditions": status.conditions } });
+    let (generation, conditions) = (status.observed_generation, status.conditions);
+    let patch = json!({ "status": { "observedGeneration": generation, "conditions": conditions } });
     let kind = ApiResource::erase::<KoiAgent>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
     let params = PatchParams {

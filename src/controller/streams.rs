@@ -308,18 +308,18 @@ fn valid(
             Err(invalid) => {
                 tracing::warn!(object, error = invalid.error, "left aside");
                 troubles.malformed(&object, &invalid.error);
-                Err(KoiPlan {
+                Err(Box::new(KoiPlan {
                     metadata: invalid.metadata,
                     ..KoiPlan::default()
-                })
+                }))
             }
         }
     };
     events.try_filter_map(move |event| {
         let event = match event {
-            Apply(guarded) => Some(sift(guarded).map_or_else(Delete, Apply)),
+            Apply(guarded) => Some(sift(guarded).map_or_else(|plan| Delete(*plan), Apply)),
             Delete(guarded) => {
-                let plan = sift(guarded).unwrap_or_else(|plan| plan);
+                let plan = sift(guarded).unwrap_or_else(|plan| *plan);
                 Some(Delete(plan))
             }
             Init => Some(Init),
@@ -521,3 +521,6 @@ impl Stores {
         reasons
     }
 }
+
+#[cfg(test)]
+mod tests;

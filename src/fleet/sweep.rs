@@ -14,6 +14,8 @@ use crate::metrics::Metrics;
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// SSM lists so many parameters in one call, and few calls a second.
 const PARAMETERS_PAGE: usize = 50;
+/// However many there are.
+const SLOWEST: Duration = Duration::from_secs(4 * 3600);
 /// Who may not list parameters is not asked about it in every sweep.
 const PARAMETERS_DENIED: Duration = Duration::from_secs(600);
 
@@ -96,13 +98,43 @@ async fn list_parameters<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, i
         Ok(names) => {
             let changed = fleet.index().take_parameters(began, &names);
             fleet.wake(changed);
-            let pages = u32::try_from(names.len() / PARAMETERS_PAGE).unwrap_or(u32::MAX);
-            // A hair earlier than the sweep that it goes with.
-            interval.saturating_mul(pages.saturating_add(1)).mul_f64(0.9)
+            slower(interval, names.len())
         }
         Err(error) => {
             tracing::warn!(%error, "the bundles could not be listed");
             PARAMETERS_DENIED
         }
+    }
+}
+
+/// How long until as many parameters are listed again: so many sweeps as the list has pages.
+fn slower(interval: Duration, parameters: usize) -> Duration {
+    let pages = u32::try_from(parameters / PARAMETERS_PAGE)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
+    // A hair earlier than the sweep that it goes with.
+    interval.saturating_mul(pages).min(SLOWEST).mul_f64(0.9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_list_is_read_less_often_so_that_a_sweep_costs_one_call_of_it() {
+        let interval = Duration::from_secs(30);
+        for (parameters, sweeps) in [(0, 1), (49, 1), (50, 2), (1000, 21)] {
+            let pause = slower(interval, parameters);
+            let expected = interval * sweeps;
+            assert!(
+                pause <= expected && pause > expected - interval,
+                "{parameters}: {pause:?}"
+            );
+        }
+        assert!(slower(interval, 10_000) > Duration::from_secs(3000));
+        assert!(
+            slower(interval, usize::MAX) <= SLOWEST,
+            "a lost bundle is found within hours"
+        );
     }
 }

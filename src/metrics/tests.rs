@@ -73,6 +73,37 @@ fn usage_grows_by_what_is_new_and_begins_anew_with_its_gateway() {
     assert!(!metrics.text().contains("name=\"a\""));
 }
 
+#[test]
+fn who_leads_no_more_tells_nothing_of_agents_and_what_it_did_stays() {
+    let metrics = Metrics::new("1").unwrap();
+    let at_first = metrics.text();
+    let tell = || {
+        metrics.set_leader(true);
+        metrics.set_ready("ns", "a", true);
+        metrics.set_agents(&BTreeMap::from([("Booting", 2)]));
+        metrics.set_conditions(&BTreeMap::from([(("Ready", "True", "Ready"), 1)]));
+        metrics.set_orphans("1/eu", "volume", 3);
+        metrics.set_queue(4, 5);
+        metrics.set_bucket("own", "RunInstances", 6, 0.5);
+        metrics.set_swept_at("1", "eu", Timestamp::UNIX_EPOCH);
+        let usage = Usage {
+            input_tokens: 9,
+            cost_usd: 1.0,
+            ..Usage::default()
+        };
+        metrics.set_usage("ns", "a", &usage);
+    };
+    tell();
+    let told = metrics.text();
+    metrics.end_term();
+    assert_eq!(metrics.text(), at_first);
+    tell();
+    assert_eq!(metrics.text(), told, "the next term tells all of it again, once");
+    metrics.count_launch("ok");
+    metrics.end_term();
+    assert!(metrics.text().contains("koi_launches_total{result=\"ok\"} 1"));
+}
+
 const HEAD: &str = "# Metrics
 
 What `/metrics` of the operator serves, made from the code by `KOI_BLESS=1 cargo test --lib metrics`. Every family is there from the start.

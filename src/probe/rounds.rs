@@ -1,6 +1,7 @@
 //! Who is asked when: settled gateways evenly over the interval, broken and booting ones often, all of them a few at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,10 +45,43 @@ struct Inner {
     metrics: Arc<Metrics>,
     fleet: Fleet,
     interval: Duration,
-    entries: Mutex<HashMap<String, Entry>>,
+    book: Mutex<Book>,
     changed: Notify,
     permits: Arc<Semaphore>,
     outage: Mutex<Option<(Instant, bool)>>,
+}
+
+/// Whom we ask, and in which order.
+#[derive(Default)]
+struct Book {
+    entries: HashMap<String, Entry>,
+    /// Everybody by the time of the next question. What an entry no longer says is passed over when its time comes: nobody looks through
+    /// ten thousand agents to find the one whose turn it is.
+    due: BinaryHeap<Reverse<(Instant, String)>>,
+}
+
+impl Book {
+    /// The entry says so now.
+    fn plan(&mut self, agent_uid: &str) {
+        if let Some(entry) = self.entries.get(agent_uid) {
+            self.due.push(Reverse((entry.schedule.due, agent_uid.to_owned())));
+        }
+    }
+
+    /// The next one whose time has come; else when it comes.
+    fn next(&mut self, now: Instant) -> Result<String, Option<Instant>> {
+        while let Some(Reverse((due, uid))) = self.due.peek() {
+            let meant = |entry: &&Entry| !entry.asking && entry.schedule.due == *due;
+            if self.entries.get(uid).filter(meant).is_some() {
+                if *due > now {
+                    return Err(Some(*due));
+                }
+                return Ok(uid.clone());
+            }
+            self.due.pop();
+        }
+        Err(None)
+    }
 }
 
 struct Entry {
@@ -107,7 +141,7 @@ impl Rounds {
             metrics,
             fleet,
             interval,
-            entries: Mutex::new(HashMap::new()),
+            book: Mutex::default(),
             changed: Notify::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             outage: Mutex::new(None),
@@ -118,13 +152,13 @@ impl Rounds {
     /// This is the gateway of the agent now; `None`: it has none that could answer. A changed one is asked at once; one that was well
     /// when the operator started waits for its turn.
     pub fn aim(&self, agent_uid: &str, target: Option<Target>, was_healthy: bool) {
-        let mut entries = self.entries();
+        let mut book = self.book();
         let Some(target) = target else {
-            entries.remove(agent_uid);
+            book.entries.remove(agent_uid);
             return;
         };
         let now = Instant::now();
-        match entries.get_mut(agent_uid) {
+        match book.entries.get_mut(agent_uid) {
             Some(entry) if entry.target.same(&target) => return,
             Some(entry) => {
                 let kept = entry.last.take().filter(|last| last.instance_id == target.instance_id);
@@ -151,38 +185,40 @@ impl Rounds {
                     due: now + wait,
                     broken_since,
                 };
-                entries.insert(
-                    agent_uid.to_owned(),
-                    Entry {
-                        target,
-                        last: None,
-                        schedule,
-                        asking: false,
-                        was_well: was_healthy,
-                        usage: None,
-                    },
-                );
+                let entry = Entry {
+                    target,
+                    last: None,
+                    schedule,
+                    asking: false,
+                    was_well: was_healthy,
+                    usage: None,
+                };
+                book.entries.insert(agent_uid.to_owned(), entry);
             }
         }
-        drop(entries);
+        book.plan(agent_uid);
+        drop(book);
         self.inner.changed.notify_one();
     }
 
     /// Ask this one now: something about it was changed.
     pub fn hurry(&self, agent_uid: &str) {
-        if let Some(entry) = self.entries().get_mut(agent_uid) {
+        let mut book = self.book();
+        if let Some(entry) = book.entries.get_mut(agent_uid) {
             entry.schedule = Schedule {
                 due: Instant::now(),
                 broken_since: entry.schedule.broken_since.or(Some(Instant::now())),
             };
         }
+        book.plan(agent_uid);
+        drop(book);
         self.inner.changed.notify_one();
     }
 
     /// The last answer.
     #[must_use]
     pub fn last(&self, agent_uid: &str) -> Option<Probe> {
-        self.entries().get(agent_uid)?.last.clone()
+        self.book().entries.get(agent_uid)?.last.clone()
     }
 
     /// Whether so many gateways that were well fell silent that the fault is more likely on our side: our network, our proxy, our node.
@@ -193,8 +229,8 @@ impl Rounds {
         if let Some((_, outage)) = judged.filter(|(at, _)| now - *at < JUDGED_FOR) {
             return outage;
         }
-        let entries = self.entries();
-        let known = entries.values().filter(|entry| entry.was_well);
+        let book = self.book();
+        let known = book.entries.values().filter(|entry| entry.was_well);
         let (known, silent) = known.fold((0_usize, 0_usize), |(known, silent), entry| {
             (known + 1, silent + usize::from(entry.schedule.broken_since.is_some()))
         });
@@ -205,14 +241,15 @@ impl Rounds {
 
     /// The agent is gone.
     pub fn forget(&self, agent_uid: &str) {
-        self.entries().remove(agent_uid);
+        self.book().entries.remove(agent_uid);
     }
 
     /// What the models of each agent cost so far, as far as their gateways say.
     #[must_use]
     pub fn usages(&self) -> Vec<(String, Usage)> {
-        let entries = self.entries();
-        let told = entries
+        let book = self.book();
+        let told = book
+            .entries
             .iter()
             .filter_map(|(uid, entry)| Some((uid.clone(), entry.usage?)));
         told.collect()
@@ -221,7 +258,7 @@ impl Rounds {
     /// The agents that are asked.
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
-        self.entries().keys().cloned().collect()
+        self.book().entries.keys().cloned().collect()
     }
 
     /// Asks for ever.
@@ -237,34 +274,28 @@ impl Rounds {
 
     /// Starts what is due, as far as there are permits; answers when to look again.
     fn start_due(&self, now: Instant) -> Option<Instant> {
-        let mut entries = self.entries();
-        let mut waiting: BTreeMap<Instant, Vec<String>> = BTreeMap::new();
-        for (uid, entry) in entries.iter().filter(|(_, entry)| !entry.asking) {
-            waiting.entry(entry.schedule.due).or_default().push(uid.clone());
+        let mut book = self.book();
+        loop {
+            let uid = match book.next(now) {
+                Ok(uid) => uid,
+                Err(next) => return next,
+            };
+            // Whoever finishes makes room and rings.
+            let permit = Arc::clone(&self.inner.permits).try_acquire_owned().ok()?;
+            let entry = book.entries.get_mut(&uid)?;
+            entry.asking = true;
+            let patience = if entry.schedule.broken_since.is_some() {
+                Patience::BOOTING
+            } else {
+                Patience::SETTLED
+            };
+            let (rounds, target) = (self.clone(), entry.target.clone());
+            tokio::spawn(async move {
+                rounds.visit(&uid, &target, patience).await;
+                drop(permit);
+                rounds.inner.changed.notify_one();
+            });
         }
-        for (due, uids) in waiting {
-            if due > now {
-                return Some(due);
-            }
-            for uid in uids {
-                // Whoever finishes makes room and rings.
-                let permit = Arc::clone(&self.inner.permits).try_acquire_owned().ok()?;
-                let Some(entry) = entries.get_mut(&uid) else { continue };
-                entry.asking = true;
-                let patience = if entry.schedule.broken_since.is_some() {
-                    Patience::BOOTING
-                } else {
-                    Patience::SETTLED
-                };
-                let (rounds, target) = (self.clone(), entry.target.clone());
-                tokio::spawn(async move {
-                    rounds.visit(&uid, &target, patience).await;
-                    drop(permit);
-                    rounds.inner.changed.notify_one();
-                });
-            }
-        }
-        None
     }
 
     async fn visit(&self, uid: &str, target: &Target, patience: Patience) {
@@ -289,14 +320,15 @@ impl Rounds {
 
     /// Keeps the answer; says whether it is news.
     fn take(&self, uid: &str, asked: &Target, probe: Probe, ok: bool, usage: Option<Usage>) -> bool {
-        let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(uid) else {
+        let mut book = self.book();
+        let Some(entry) = book.entries.get_mut(uid) else {
             return false;
         };
         entry.asking = false;
         entry.usage = usage.or(entry.usage);
         if !entry.target.same(asked) {
             // The question changed meanwhile: this answers another one, and the new one is due.
+            book.plan(uid);
             return false;
         }
         entry.schedule = entry
@@ -308,11 +340,12 @@ impl Rounds {
             .is_none_or(|last| last.outcome != probe.outcome || last.instance_id != probe.instance_id);
         entry.last = Some(probe);
         entry.was_well |= ok;
+        book.plan(uid);
         news
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -336,66 +369,4 @@ fn share(agent_uid: &str) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_settled_gateway_is_asked_once_for_each_interval_and_a_broken_one_often_at_first() {
-        let interval = Duration::from_secs(60);
-        let start = Instant::now();
-        let settled = Schedule {
-            due: start,
-            broken_since: None,
-        };
-        assert_eq!(settled.after(true, start, interval, 0.3).due, start + interval);
-        let broken = settled.after(false, start, interval, 0.3);
-        assert_eq!(
-            broken,
-            Schedule {
-                due: start + EAGER,
-                broken_since: Some(start)
-            }
-        );
-        let later = start + EAGER_FOR;
-        assert_eq!(broken.after(false, later, interval, 0.3).due, later + PATIENT);
-        let much_later = start + PATIENT_FOR;
-        assert_eq!(
-            broken.after(false, much_later, interval, 0.3).due,
-            much_later + interval
-        );
-        let well = broken.after(true, later, interval, 0.3);
-        assert_eq!(
-            well,
-            Schedule {
-                due: later + interval.mul_f64(0.65),
-                broken_since: None
-            }
-        );
-    }
-
-    #[test]
-    fn one_silent_gateway_is_its_own_trouble_and_most_of_them_are_ours() {
-        let cases = [
-            (1, 1, false),
-            (2, 2, false),
-            (3, 3, true),
-            (10, 5, false),
-            (10, 6, true),
-            (9000, 3, false),
-        ];
-        for (known, silent, outage) in cases {
-            assert_eq!(is_outage(known, silent), outage, "{silent} of {known}");
-        }
-    }
-
-    #[test]
-    fn agents_are_spread_over_the_interval() {
-        let mut shares: Vec<f64> = (0..1000).map(|n| share(&format!("uid-{n}"))).collect();
-        shares.sort_by(f64::total_cmp);
-        let widest = shares.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-        assert!(
-            shares.iter().all(|share| (0.0..=1.0).contains(share)) && widest < 0.02,
-            "{widest}"
-        );
-    }
-}
+mod tests;

@@ -200,7 +200,7 @@ fn health_payload(manner: Manner) -> Value {
     };
     json!({
         "ok": failing.is_empty(), "ts": 1, "runtimeVersion": "1.2.3", "configSha256": "abc", "workspaceSeeded": false, "uptimeMs": 5,
-        "failing": failing,
+        "failing": failing, "usage": {"inputTokens": 7, "outputTokens": 5, "costUsd": 0.25},
     })
 }
 
@@ -227,6 +227,46 @@ fn well() -> GatewayHealth {
 #[tokio::test]
 async fn a_gateway_that_is_well_says_so() {
     assert_eq!(asked(Manner::Well).await, Ok(well()));
+}
+
+#[tokio::test]
+async fn what_the_models_cost_comes_with_the_probe() {
+    let identity = identity();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let target = target(&identity.pem, listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        serve(stream, &identity.acceptor, Manner::Well).await;
+    });
+    let (_, usage) = look(&target, &device(), Patience::SETTLED).await.unwrap();
+    server.abort();
+    let expected = Usage {
+        input_tokens: 7,
+        output_tokens: 5,
+        cost_usd: 0.25,
+        ..Usage::default()
+    };
+    assert_eq!(usage, Some(expected));
+}
+
+#[tokio::test]
+async fn a_probe_leaves_no_socket_behind() {
+    let identity = identity();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let target = target(&identity.pem, listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        // Goes on until the other side has hung up.
+        serve(stream, &identity.acceptor, Manner::Well).await;
+        listener
+    });
+    ask(&target, &device(), Patience::SETTLED).await.unwrap();
+    let listener = tokio::time::timeout(Duration::from_secs(10), server)
+        .await
+        .unwrap()
+        .unwrap();
+    let another = std::pin::pin!(listener.accept());
+    assert!(futures::poll!(another).is_pending(), "one connection for each probe");
 }
 
 #[tokio::test]

@@ -68,6 +68,9 @@ BAD_VALUES = [
     ("gateway.artifact.sha256=ABC", "'/gateway/artifact/sha256': 'ABC' does not match pattern"),
     ("gateway.artifact.url=https://example.com/x", "gateway.artifact.url and gateway.artifact.sha256 go together"),
     ("operator.reap=yes", "'/operator/reap': value must be one of 'report', 'delete', 'off', false"),
+    ("operator.awsRate=fast", "'/operator/awsRate'"),
+    ("operator.awsRate=0", "'/operator/awsRate'"),
+    ("operator.otlpEndpoint=collector:4318", "'/operator/otlpEndpoint': 'collector:4318' does not match pattern"),
     ("operator.logFormat=xml", "'/operator/logFormat': value must be one of 'json', 'text'"),
     ("operator.leaderElection=maybe", "'/operator/leaderElection': got string, want boolean"),
     ("watchNamespace=Team_A", "'/watchNamespace': 'Team_A' does not match pattern"),
@@ -120,8 +123,9 @@ def test_image(sets: str, image: str) -> None:
 @pytest.mark.parametrize("given", ["off", "false"])
 def test_a_bare_off_is_off(given: str) -> None:
     """YAML reads `reap: off` as false."""
-    env = {e["name"]: e.get("value") for e in container("--set", f"clusterId=a,operator.reap={given}")["env"]}
-    assert env["KOI_REAP"] == "off"
+    sets = f"clusterId=a,operator.reap={given},operator.awsRate={given}"
+    env = {e["name"]: e.get("value") for e in container("--set", sets)["env"]}
+    assert (env["KOI_REAP"], env["KOI_AWS_RATE"]) == ("off", "off")
 
 
 def test_the_environment_is_the_operators_flags() -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 import urllib.error
 import urllib.request
 
 import pytest
-from scenario.kube import condition
+from scenario.kube import KubeError, condition, is_true
 from scenario.stage import NAMESPACE, Operator, Stage
 from scenario.wait import until
 from world.cloud.accounts import OTHER_ACCOUNT
 
 LEASE = f"apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/koi-operator"
+KINDS = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ROLES = "apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
@@ -107,7 +109,7 @@ def test_a_lost_verb_is_named_and_given_back_works_again(stage: Stage, operator:
 
 
 def test_a_kind_that_is_gone_is_told_and_found_again(stage: Stage, operator: Operator) -> None:
-    path = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    path = KINDS
     kept = stage.kube.get(f"{path}/koiplans.skykoi.io")
     assert kept
     until("the operator is ready", lambda: readyz() == "ok", 30, seen=readyz)
@@ -121,8 +123,44 @@ def test_a_kind_that_is_gone_is_told_and_found_again(stage: Stage, operator: Ope
     assert operator.process.poll() is None
 
 
+def test_an_object_that_makes_no_sense_holds_up_nobody(stage: Stage, operator: Operator, new_agent) -> None:
+    """As one that was made under another version of the kind."""
+    path, patch = f"{KINDS}/koiagents.skykoi.io", "application/merge-patch+json"
+    versions = (stage.kube.get(path) or {})["spec"]["versions"]
+    loose = copy.deepcopy(versions)
+    schema = loose[0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema.pop("x-kubernetes-validations", None)
+    kind = {"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent"}
+    nonsense = {**kind, "metadata": {"name": "nonsense"}, "spec": {"power": 5, "storage": "much"}}
+    stage.kube.request("PATCH", path, {"spec": {"versions": loose}}, patch)
+    try:
+        until("nonsense is taken", lambda: stage.kube.create_agent(nonsense), 30)
+        told = stage.wait_condition("nonsense", "Stalled", reason="InvalidSpec", seconds=20)
+        assert "not a valid KoiAgent" in condition(told, "Stalled")["message"]
+        stage.wait_condition(new_agent(planRef={"name": "no-such-plan"}), "Stalled", reason="PlanNotFound", seconds=20)
+    finally:
+        if stage.kube.agent("nonsense"):
+            stage.kube.delete_agent("nonsense")
+        stage.kube.request("PATCH", path, {"spec": {"versions": versions}}, patch)
+    until("the kind is as it was", lambda: is_refused(stage, nonsense), 30)
+    assert operator.process.poll() is None
+
+
+def is_refused(stage: Stage, manifest: dict) -> bool:
+    """Whether the API server takes no such object; one that it takes is deleted again."""
+    try:
+        stage.kube.create_agent(manifest)
+    except KubeError as error:
+        return error.status == 422
+    stage.kube.delete_agent(manifest["metadata"]["name"])
+    return False
+
+
 def test_a_storm_of_one_namespace_does_not_hold_up_another(stage: Stage, operator: Operator, new_agent) -> None:
     """Launches of one namespace are refused for their rate, again and again; an agent of another one gets ready."""
+    assert operator.stop() == 0
+    operator = stage.start_operator(env={"KOI_LOG_FORMAT": "json"})
     stage.kube.request("POST", "api/v1/namespaces", {"metadata": {"name": "storm"}})
     stage.cloud.inject("RunInstances", code="RequestLimitExceeded", status=503, match="storm/", times=0)
     since = stage.cloud.next_call()
@@ -139,6 +177,10 @@ def test_a_storm_of_one_namespace_does_not_hold_up_another(stage: Stage, operato
         30,
     )
     stage.wait_ready(new_agent(), seconds=90)
+    told = [json.loads(line) for line in operator.text().splitlines() if line.startswith("{")]
+    refused = [line for line in told if line.get("step") == "RunInstances" and line["message"] == "refused"]
+    assert refused and all(line["request_id"] and line["span"]["agent"] for line in refused), refused[:3]
+    assert {line["span"]["namespace"] for line in refused} == {"storm"}
     # The namespace goes with everything in it, though nothing of it ever worked.
     stage.kube.request("DELETE", "api/v1/namespaces/storm")
     until("the namespace is gone", lambda: stage.kube.get("api/v1/namespaces/storm") is None, 60)
@@ -188,7 +230,18 @@ def test_a_plan_in_another_account_lives_there_and_a_broken_one_stalls_its_own_a
     told = condition(stalled, "Stalled")["message"]
     assert "sts:AssumeRole" in told and other_account + "-missing" in told
     stage.wait_ready(new_agent(), seconds=90)
-    # Deleted without its plan: status remembers the way.
+    # Plans in use are deleted: their agents say so and go on.
+    since = stage.cloud.next_call()
     stage.kubectl("delete", "koiplan", "elsewhere", "locked-out")
+    orphaned = stage.wait_condition(there, "Stalled", reason="PlanNotFound", seconds=30)
+    assert "elsewhere" in condition(orphaned, "Stalled")["message"]
+    assert is_true(orphaned, "InstanceReady")
+    assert [event["reason"] for event in stage.kube.events(there)].count("PlanNotFound") == 1
+    assert orphaned["status"]["instance"]["id"] == agent["status"]["instance"]["id"]
+    touched = [
+        call for call in stage.cloud.calls(since, mutating=True) if agent["status"]["instance"]["id"] in str(call)
+    ]
+    assert touched == []
+    # Deleted without its plan: status remembers the way.
     stage.kube.delete_agent(there)
     stage.wait_gone(there, seconds=90)

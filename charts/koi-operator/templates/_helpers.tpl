@@ -66,6 +66,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if kindIs "bool" .Values.operator.reap -}}off{{- else -}}{{ .Values.operator.reap }}{{- end -}}
 {{- end -}}
 
+{{/* The same. */}}
+{{- define "koi.awsRate" -}}
+{{- if kindIs "bool" .Values.operator.awsRate -}}off{{- else -}}{{ .Values.operator.awsRate }}{{- end -}}
+{{- end -}}
+
 {{/* Not empty where the operator knows a gateway artifact: URL and checksum come together. */}}
 {{- define "koi.artifact" -}}
 {{- $artifact := .Values.gateway.artifact -}}

@@ -233,3 +233,63 @@ fn one_more_agent_costs_two_changes_and_few_writes() {
     assert_eq!(calls, 2, "{five:?} {one:?}");
     assert!(writes <= 7, "{writes} writes for each further agent");
 }
+
+/// Tries in each hour of three while a launch is refused with this code; the operator is started anew in the second one.
+fn tries(code: &'static str) -> [usize; 3] {
+    let mut world = World::new(&Schedule::quiet(1));
+    world.home.denied.insert("RunInstances", code);
+    world.create(0);
+    let begin = world.home.now();
+    let hour = |hours: i64| begin.saturating_add(jiff::SignedDuration::from_hours(hours)).unwrap();
+    let pass = |world: &mut World, until: jiff::Timestamp| {
+        while world.home.now() < until {
+            world.round();
+        }
+    };
+    pass(
+        &mut world,
+        hour(1).saturating_add(jiff::SignedDuration::from_mins(33)).unwrap(),
+    );
+    world.restart();
+    pass(&mut world, hour(3));
+    let launches = world.home.log().iter().filter(|call| call.action == "RunInstances");
+    let others = world
+        .home
+        .log()
+        .iter()
+        .filter(|call| call.at > hour(1) && call.action != "RunInstances");
+    assert_eq!(
+        others.count(),
+        0,
+        "{code}: a blocked agent asks for something else\n{}",
+        world.trace()
+    );
+    [0, 1, 2].map(|n| {
+        launches
+            .clone()
+            .filter(|call| (hour(n)..hour(n + 1)).contains(&call.at))
+            .count()
+    })
+}
+
+/// Reads are those of the sweeps, shared by all.
+#[test]
+fn what_stays_refused_costs_a_bounded_number_of_calls_an_hour() {
+    for (code, first, later) in [
+        ("UnauthorizedOperation", 12, 6),
+        ("VcpuLimitExceeded", 12, 6),
+        ("InvalidAMIID.NotFound", 12, 6),
+        ("OptInRequired", 12, 6),
+        ("InsufficientInstanceCapacity", 30, 30),
+        ("RequestLimitExceeded", 130, 130),
+        ("InternalError", 130, 130),
+        ("NobodyKnowsThisCode", 130, 130),
+        ("InvalidPig", 12, 6),
+    ] {
+        let counts = tries(code);
+        assert!(counts[0] >= 2, "{code}: {counts:?}");
+        assert!(counts[0] <= first, "{code}: {counts:?}");
+        // One more for the start.
+        assert!(counts[1] <= later + 1 && counts[2] <= later, "{code}: {counts:?}");
+    }
+}

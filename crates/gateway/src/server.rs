@@ -383,7 +383,7 @@ impl Shared {
         let failing = self.failing();
         let next_wake = self.services.schedule.next_wake();
         Health {
-            usage: None,
+            usage: self.services.sessions.spent(),
             ok: failing.is_empty(),
             ts: now_ms,
             duration_ms: 0,

@@ -16,6 +16,7 @@ mod maintenance;
 mod reading;
 pub(crate) mod reset;
 mod row;
+mod spent;
 mod store;
 mod usage;
 
@@ -381,6 +382,11 @@ impl Sessions {
     ) -> Result<Report, SessionError> {
         self.on_disk(move |store| store.usage(key.as_ref(), from_ms, to_ms))
             .await
+    }
+
+    /// What everything took since the data volume was made, deleted sessions included; none while that is being read.
+    pub(crate) fn spent(&self) -> Option<koi_wire::health::Usage> {
+        self.0.spent()
     }
 
     /// How many keys there are; none while they are being read.

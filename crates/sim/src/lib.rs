@@ -103,6 +103,8 @@ pub struct Account {
     pub buckets: Option<Buckets>,
     /// Zones in which no capacity is left.
     pub full_zones: BTreeSet<String>,
+    /// Operations that are refused, each with the code that it is told.
+    pub denied: BTreeMap<&'static str, &'static str>,
     now: Timestamp,
     machines: BTreeMap<String, Machine>,
     turns: BTreeSet<(Timestamp, String)>,
@@ -142,6 +144,7 @@ impl Account {
             place,
             buckets: None,
             full_zones: BTreeSet::new(),
+            denied: BTreeMap::new(),
             now,
             machines: BTreeMap::new(),
             turns: BTreeSet::new(),
@@ -210,7 +213,10 @@ impl Account {
     ) -> Answer<T> {
         let answer = match self.buckets.as_mut().map(|buckets| buckets.draw(action, self.now)) {
             Some(Err(refused)) => Err(refused),
-            _ => deed(self),
+            _ => match self.denied.get(action) {
+                Some(code) => refuse(code, "as it was told to"),
+                None => deed(self),
+            },
         };
         self.log.push(Call {
             at: self.now,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use koi_core::api::KoiAgentStatus;
 use koi_core::desired::Desired;
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState};
@@ -64,6 +65,7 @@ impl World {
                 .disks()
                 .filter(|disk| !disk.is_root && mine(&disk.volume.tags));
             assert!(volumes.count() <= 2, "more and more volumes of {uid}");
+            check_conditions(&object.status());
         }
         for (uid, volume) in &self.treasures {
             let kept = self.home.disks().any(|disk| disk.volume.id == *volume);
@@ -188,6 +190,51 @@ impl World {
             .collect();
         assert!(identities.is_empty(), "roles or profiles are left: {identities:?}");
         assert_eq!(self.home.groups(CLUSTER).count(), 0, "security groups are left");
+    }
+}
+
+/// What tools that know no more than kstatus rely on, whatever state an agent is in.
+fn check_conditions(status: &KoiAgentStatus) {
+    if status.observed_generation < 0 {
+        assert!(status.conditions.is_empty(), "conditions that nobody looked for");
+        return;
+    }
+    let of = |kind: &str| {
+        let mut found = status.conditions.iter().filter(|condition| condition.type_ == kind);
+        let first = found.next();
+        assert_eq!(found.count(), 0, "{kind} twice");
+        first
+    };
+    let is_true = |kind: &str| of(kind).is_some_and(|condition| condition.status == "True");
+    assert!(
+        of("Reconciling").is_some() && of("Stalled").is_some(),
+        "{:?}",
+        status.conditions
+    );
+    assert!(
+        !(is_true("Reconciling") && is_true("Stalled")),
+        "{:?}",
+        status.conditions
+    );
+    // Suspended is a state at rest: with Ready=False kstatus would wait for ever.
+    assert_eq!(of("Ready").is_none(), is_true("Suspended"), "{:?}", status.conditions);
+    for condition in &status.conditions {
+        assert_eq!(
+            condition.observed_generation,
+            Some(status.observed_generation),
+            "{condition:?}"
+        );
+        let camel = condition.reason.starts_with(|c: char| c.is_ascii_uppercase())
+            && condition.reason.chars().all(|c| c.is_ascii_alphanumeric());
+        assert!(camel, "{condition:?}");
+        let known = matches!(condition.status.as_str(), "True" | "False" | "Unknown");
+        assert!(known, "{condition:?}");
+    }
+    if let Some(stalled) = of("Stalled").filter(|_| is_true("Stalled")) {
+        assert!(
+            stalled.message.len() > stalled.reason.len(),
+            "stalled without a word: {stalled:?}"
+        );
     }
 }
 

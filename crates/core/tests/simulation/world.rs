@@ -337,7 +337,7 @@ impl World {
         }
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         for operator in &mut self.operators {
             *operator = Operator::new(self.now);
         }

@@ -1,9 +1,9 @@
 //! The store: what is known of all sessions, and the one writer that each of them has.
 //!
-//! Two kinds of locks, always taken in this order: a lane, which is held while a session is written, and the book, which is held for
-//! moments only and never while a disk is waited for.
+//! Three kinds of locks, always taken in this order: a lane, which is held while a session is written, the one for whoever is put away,
+//! and the book, which is held for moments only and never while a disk is waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use jiff::tz::TimeZone;
 use koi_wire::config::Session as Config;
+use koi_wire::health::Usage;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::{info, warn};
@@ -23,7 +24,8 @@ use super::index;
 use super::key::SessionKey;
 use super::line::{Glance, Note, OWN};
 use super::reset::{Policy, Verdict};
-use super::row::Row;
+use super::row::{Row, Totals};
+use super::spent::Gone;
 use super::{Appended, Change, OpenError, Overrides, Resolved, SessionError, Touch, Why};
 
 /// How many sessions may be written at the same time. Those that share a lane wait for each other.
@@ -57,6 +59,8 @@ pub(super) struct Store {
     rules: RwLock<(TimeZone, Option<Config>)>,
     lanes: Vec<Lane>,
     book: Mutex<Book>,
+    /// Held while a session is put away.
+    leaving: Mutex<()>,
     observer: OnceLock<Observer>,
     /// Held as long as the store lives: no other gateway writes here.
     _lock: File,
@@ -74,6 +78,8 @@ pub(super) struct Book {
     pub(super) dirty: bool,
     /// How large the index was when it was last written.
     pub(super) index_bytes: usize,
+    /// What sessions took that are no longer there.
+    pub(super) gone: Gone,
 }
 
 impl std::fmt::Debug for Store {
@@ -111,6 +117,7 @@ impl Store {
             rules: RwLock::new((settings.zone, settings.config)),
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             book: Mutex::default(),
+            leaving: Mutex::default(),
             observer: OnceLock::new(),
             _lock: lock,
         })
@@ -148,10 +155,18 @@ impl Store {
                 what: self.directory.display().to_string(),
                 source,
             })?;
+            let rows: HashSet<&str> = book.keys.values().flatten().map(|row| row.id.as_str()).collect();
+            book.gone = Gone::load(&self.directory, |id| rows.contains(id));
             book.loaded = true;
             book.dirty = true;
         }
         Ok(book)
+    }
+
+    /// What everything took since the data volume was made; none while it is being read, or just now changed.
+    pub(super) fn spent(&self) -> Option<Usage> {
+        let book = self.book_at_once()?;
+        book.loaded.then(|| book.spent())
     }
 
     pub(super) fn book_as_it_is(&self) -> MutexGuard<'_, Book> {
@@ -438,12 +453,7 @@ impl Store {
         };
         let mut archived = Vec::new();
         for id in &ids {
-            archived.push(self.put_away(id, now_ms, reason)?);
-            let mut book = self.book()?;
-            if let Some(rows) = book.keys.get_mut(key) {
-                rows.retain(|row| row.id != *id);
-            }
-            book.dirty = true;
+            archived.push(self.put_away(key, id, now_ms, reason)?);
         }
         self.book()?.keys.retain(|_, rows| !rows.is_empty());
         if !ids.is_empty() {
@@ -461,17 +471,22 @@ impl Store {
         if lane.as_ref().is_some_and(|writer| writer.id == id) {
             *lane = None;
         }
-        self.put_away(id, now_ms, "reset")?;
-        let mut book = self.book()?;
-        if let Some(rows) = book.keys.get_mut(key) {
-            rows.retain(|row| row.id != id);
-        }
-        book.dirty = true;
-        Ok(())
+        self.put_away(key, id, now_ms, "reset").map(drop)
     }
 
-    /// Gives a transcript a name under which it is no session.
-    fn put_away(&self, id: &str, now_ms: i64, reason: &str) -> Result<String, SessionError> {
+    /// Gives a transcript a name under which it is no session. What it took stays counted.
+    fn put_away(&self, key: &SessionKey, id: &str, now_ms: i64, reason: &str) -> Result<String, SessionError> {
+        // One after the other: the file that counts them has room for one that is about to go.
+        let _leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (row, gone) = {
+            let mut book = self.book()?;
+            (book.row(key, id).cloned(), book.gone.clone())
+        };
+        if let Some(row) = row.as_ref().filter(|row| row.totals != Totals::default())
+            && let Err(error) = gone.announce(&self.directory, row)
+        {
+            warn!(%key, session = id, %error, "what a session took may be forgotten after the next start");
+        }
         let from = file::path(&self.directory, id);
         let to = self.directory.join(format!("{id}{}.{reason}.{now_ms}", file::SUFFIX));
         let moved = std::fs::rename(&from, &to).and_then(|()| File::open(&self.directory)?.sync_all());
@@ -481,6 +496,14 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(self.disk(id, source)),
         }
+        let mut book = self.book()?;
+        if let Some(rows) = book.keys.get_mut(key) {
+            rows.retain(|row| row.id != id);
+        }
+        if let Some(row) = row {
+            book.gone.add(&row);
+        }
+        book.dirty = true;
         Ok(to.display().to_string())
     }
 

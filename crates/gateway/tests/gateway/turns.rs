@@ -119,6 +119,23 @@ async fn a_message_is_acknowledged_answered_and_known() {
     let rows = history["payload"]["messages"].as_array().unwrap();
     let said: Vec<&Value> = rows.iter().map(|row| &row["role"]).collect();
     assert_eq!(said, ["user", "assistant"], "{history}");
+    // The operator reads with its probe what the models took. Health is looked up once a second.
+    let known = async {
+        loop {
+            let health = client.call("health", Value::Null).await;
+            if health["payload"]["usage"]["outputTokens"] == 7 {
+                break health["payload"]["usage"].clone();
+            }
+        }
+    };
+    let took = tokio::time::timeout(std::time::Duration::from_secs(10), known)
+        .await
+        .unwrap();
+    assert_eq!(
+        (&took["inputTokens"], took["costUsd"].is_number()),
+        (&json!(5), true),
+        "{took}"
+    );
 }
 
 #[tokio::test]

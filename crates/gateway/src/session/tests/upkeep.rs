@@ -116,3 +116,37 @@ fn a_deleted_key_leaves_its_transcripts_under_other_names() {
     drop(store);
     assert_eq!(open(&place).history(&group(1), &wish(10, 0)).unwrap().total, 1);
 }
+
+#[test]
+fn what_a_deleted_session_took_stays_counted_once_whatever_is_cut_off() {
+    let place = Scratch::new("spent");
+    let (kept, gone) = (main_key(), SessionKey::parse("agent:main:gone").unwrap());
+    let input = |store: &Store| store.spent().unwrap().input_tokens;
+    let store = open(&place);
+    assert_eq!(store.spent(), None, "nothing is known yet");
+    say(&store, &kept, NOON, answer("a", 10));
+    let (id, _) = say(&store, &gone, NOON, answer("b", 7));
+    assert_eq!(input(&store), 17);
+
+    // Cut off between the announcement and the new name: the transcript counts, not the announcement.
+    let row = store.book().unwrap().current(&gone).cloned().unwrap();
+    store.book().unwrap().gone.announce(&store.directory, &row).unwrap();
+    drop(store);
+    let store = open(&place);
+    drop(store.book().unwrap());
+    assert_eq!(input(&store), 17);
+
+    store.remove(&gone, NOON, "deleted").unwrap();
+    assert_eq!(input(&store), 17, "{id}");
+    say(&store, &kept, NOON, answer("c", 1));
+    drop(store);
+    let store = open(&place);
+    drop(store.book().unwrap());
+    assert_eq!(input(&store), 18, "after a restart");
+    store.remove(&kept, NOON, "deleted").unwrap();
+    drop(store);
+    fs::remove_file(place.join("agents/main/sessions/sessions.json")).ok();
+    let store = open(&place);
+    drop(store.book().unwrap());
+    assert_eq!(input(&store), 18, "two that went");
+}

@@ -1,0 +1,169 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use jiff::Timestamp;
+use koi_wire::Redacted;
+
+use super::super::pin::Pin;
+use super::*;
+
+#[test]
+fn a_settled_gateway_is_asked_once_for_each_interval_and_a_broken_one_often_at_first() {
+    let interval = Duration::from_secs(60);
+    let start = Instant::now();
+    let settled = Schedule {
+        due: start,
+        broken_since: None,
+    };
+    assert_eq!(settled.after(true, start, interval, 0.3).due, start + interval);
+    let broken = settled.after(false, start, interval, 0.3);
+    assert_eq!(
+        broken,
+        Schedule {
+            due: start + EAGER,
+            broken_since: Some(start)
+        }
+    );
+    let later = start + EAGER_FOR;
+    assert_eq!(broken.after(false, later, interval, 0.3).due, later + PATIENT);
+    let much_later = start + PATIENT_FOR;
+    assert_eq!(
+        broken.after(false, much_later, interval, 0.3).due,
+        much_later + interval
+    );
+    let well = broken.after(true, later, interval, 0.3);
+    assert_eq!(
+        well,
+        Schedule {
+            due: later + interval.mul_f64(0.65),
+            broken_since: None
+        }
+    );
+}
+
+#[test]
+fn one_silent_gateway_is_its_own_trouble_and_most_of_them_are_ours() {
+    let cases = [
+        (1, 1, false),
+        (2, 2, false),
+        (3, 3, true),
+        (10, 5, false),
+        (10, 6, true),
+        (9000, 3, false),
+    ];
+    for (known, silent, outage) in cases {
+        assert_eq!(is_outage(known, silent), outage, "{silent} of {known}");
+    }
+}
+
+#[test]
+fn agents_are_spread_over_the_interval() {
+    let mut shares: Vec<f64> = (0..1000).map(|n| share(&format!("uid-{n}"))).collect();
+    shares.sort_by(f64::total_cmp);
+    let widest = shares.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    assert!(
+        shares.iter().all(|share| (0.0..=1.0).contains(share)) && widest < 0.02,
+        "{widest}"
+    );
+}
+
+fn rounds(interval: Duration) -> Rounds {
+    let clock = Clock::new(Timestamp::now);
+    let (fleet, _) = Fleet::new("c", clock.clone());
+    let metrics = Arc::new(Metrics::new("1").unwrap());
+    Rounds::new(DeviceKey::from_seed(&[7; 32]), clock, metrics, fleet, interval)
+}
+
+fn target(instance_id: &str) -> Target {
+    const NAME: &str = "u.koi.internal";
+    let pem = rcgen::generate_simple_self_signed([NAME.to_owned()])
+        .unwrap()
+        .cert
+        .pem();
+    Target {
+        instance_id: instance_id.into(),
+        launch_time: None,
+        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        port: 1,
+        pin: Pin::new(&pem, NAME).unwrap(),
+        token: Redacted::from("t"),
+        in_handover: false,
+    }
+}
+
+/// When each of these is due, in the order in which they are asked.
+fn order(rounds: &Rounds) -> Vec<(String, Duration)> {
+    let (mut told, start) = (Vec::new(), Instant::now());
+    let mut book = rounds.book();
+    while let Ok(uid) = book.next(start + Duration::from_secs(3600)) {
+        let entry = book.entries.get_mut(&uid).unwrap();
+        entry.asking = true;
+        told.push((uid, entry.schedule.due.saturating_duration_since(start)));
+    }
+    told
+}
+
+#[test]
+fn after_a_start_the_settled_ones_are_asked_evenly_over_one_interval() {
+    let interval = Duration::from_secs(60);
+    let rounds = rounds(interval);
+    let target = target("i-1");
+    for n in 0..600 {
+        rounds.aim(&format!("uid-{n}"), Some(target.clone()), true);
+    }
+    let told = order(&rounds);
+    assert_eq!(told.len(), 600);
+    assert!(told.is_sorted_by_key(|(_, due)| *due) && told.iter().all(|(_, due)| *due <= interval));
+    for tenth in 0..10_u32 {
+        let within = (interval / 10 * tenth)..(interval / 10 * (tenth + 1));
+        let count = told.iter().filter(|(_, due)| within.contains(due)).count();
+        assert!((30..=90).contains(&count), "{count} of 600 in tenth {tenth}");
+    }
+}
+
+#[test]
+fn a_change_is_asked_about_at_once_and_each_gateway_once() {
+    let rounds = rounds(Duration::from_secs(60));
+    let (first, second) = (target("i-1"), target("i-2"));
+    for uid in ["settled", "changed", "hurried", "gone", "twice"] {
+        rounds.aim(uid, Some(first.clone()), true);
+    }
+    rounds.aim("settled", Some(first.clone()), true);
+    rounds.aim("changed", Some(second), true);
+    rounds.aim("fresh", Some(first), false);
+    rounds.hurry("hurried");
+    rounds.hurry("twice");
+    rounds.hurry("twice");
+    rounds.hurry("nobody");
+    rounds.forget("gone");
+    let told = order(&rounds);
+    let at_once: Vec<&str> = told
+        .iter()
+        .filter(|(_, due)| due.is_zero())
+        .map(|(uid, _)| uid.as_str())
+        .collect();
+    assert_eq!(at_once, ["changed", "fresh", "hurried", "twice"]);
+    assert_eq!(told.len(), 5, "{told:?}");
+}
+
+#[test]
+fn a_question_that_changed_while_it_was_asked_is_asked_again() {
+    let rounds = rounds(Duration::from_secs(60));
+    let (asked, now) = (target("i-1"), target("i-2"));
+    rounds.aim("u", Some(asked.clone()), false);
+    assert_eq!(order(&rounds).len(), 1);
+    rounds.aim("u", Some(now.clone()), false);
+    assert_eq!(order(&rounds).len(), 0, "it is being asked");
+    let probe = |target: &Target| Probe {
+        at: Timestamp::UNIX_EPOCH,
+        instance_id: target.instance_id.clone(),
+        launch_time: None,
+        outcome: Err(super::super::broken(koi_core::observed::Hop::Connect, "away")),
+    };
+    assert!(
+        !rounds.take("u", &asked, probe(&asked), false, None),
+        "an answer about another one is no news"
+    );
+    assert_eq!(order(&rounds).len(), 1);
+    assert!(rounds.take("u", &now, probe(&now), false, None));
+    assert_eq!(order(&rounds).len(), 1);
+}
