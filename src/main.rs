@@ -29,7 +29,14 @@ fn main() -> ExitCode {
         Err(help) => return say(&help.to_string()),
     };
     let done = match cli.command {
-        Command::Run(args) => operate(*args).map(|()| String::new()),
+        Command::Run(args) => match begin_log(&args) {
+            Ok(traces) => {
+                let done = operate(*args).map(|()| String::new());
+                drop(traces);
+                done
+            }
+            Err(told) => return complain(&format!("koi-operator: {told}"), USAGE),
+        },
         Command::Crds => render::crds(),
         Command::Render(args) => render::render(&args),
     };
@@ -42,6 +49,16 @@ fn main() -> ExitCode {
 /// A round is a deep call: unoptimised code keeps all that it moves on the stack, and two megabytes have not been enough for it.
 const STACK: usize = 8 << 20;
 
+/// Before the runtime and until after it: the last traces are sent when nothing else runs.
+fn begin_log(args: &RunArgs) -> Result<log::Traces, String> {
+    let terminal = std::io::stdout().is_terminal();
+    let format = args
+        .log_format
+        .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let filter = std::env::var("RUST_LOG").ok();
+    log::start(format, filter.as_deref(), terminal, args.otlp_endpoint())
+}
+
 fn operate(args: RunArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -52,12 +69,6 @@ fn operate(args: RunArgs) -> anyhow::Result<()> {
 }
 
 async fn work(args: RunArgs) -> anyhow::Result<()> {
-    let terminal = std::io::stdout().is_terminal();
-    let format = args
-        .log_format
-        .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let filter = std::env::var("RUST_LOG").ok();
-    let traces = log::start(format, filter.as_deref(), terminal, args.otlp_endpoint()).map_err(anyhow::Error::msg)?;
     let stop = CancellationToken::new();
     let told = stop.clone();
     let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
@@ -70,9 +81,7 @@ async fn work(args: RunArgs) -> anyhow::Result<()> {
         tracing::info!("told to stop");
         told.cancel();
     });
-    let done = Box::pin(run(args, surroundings(), Clock::new(Timestamp::now), stop)).await;
-    drop(traces);
-    done
+    Box::pin(run(args, surroundings(), Clock::new(Timestamp::now), stop)).await
 }
 
 /// What the environment says about this process.

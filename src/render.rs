@@ -9,6 +9,7 @@ use koi_core::observed::Place;
 use koi_core::render::preview::preview;
 use kube::ResourceExt as _;
 use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::args::RenderArgs;
@@ -38,14 +39,25 @@ fn read(file: &Path, agents: &mut Vec<KoiAgent>, plans: &mut Vec<KoiPlan>) -> an
     for document in serde_yaml::Deserializer::from_str(&text) {
         let value = Value::deserialize(document)?;
         match value.get("kind").and_then(Value::as_str) {
-            Some("KoiAgent") => agents.push(serde_json::from_value(value).context("KoiAgent")?),
-            Some("KoiPlan") => plans.push(serde_json::from_value(value).context("KoiPlan")?),
+            Some("KoiAgent") => agents.push(typed("KoiAgent", value)?),
+            Some("KoiPlan") => plans.push(typed("KoiPlan", value)?),
             Some(_) => {}
             None if value.is_null() => {}
             None => bail!("a document without kind"),
         }
     }
     Ok(())
+}
+
+/// The object; else its name and the field that is wrong.
+fn typed<T: DeserializeOwned>(kind: &str, value: Value) -> anyhow::Result<T> {
+    let name = value
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or("without a name");
+    let name = format!("{kind} {name}");
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| anyhow::anyhow!("{name}: {}: {}", error.path(), error.inner()))
 }
 
 fn document(agent: &KoiAgent, plans: &[KoiPlan], args: &RenderArgs) -> anyhow::Result<String> {

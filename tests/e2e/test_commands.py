@@ -33,6 +33,7 @@ BAD_FLAGS = (
     (("--cluster-id", "a", "--reap", "maybe"), "report, delete, off"),
     (("--cluster-id", "a", "--metrics-addr", "nowhere"), "--metrics-addr"),
     (("--cluster-id", "a", "--no-such-flag"), "--no-such-flag"),
+    (("--cluster-id", "a", "--otlp-endpoint", "http://collector:4318"), "--features otlp"),
 )
 
 
@@ -58,6 +59,29 @@ def test_render_shows_what_would_be_made() -> None:
     assert shown["config"]["gateway"]["bind"] == "loopback"
     assert shown["tags"]["skykoi:agent"] == "default/quickstart"
     assert {statement["Sid"] for statement in shown["rolePolicy"]["Statement"]} >= {"InvokeModels", "ReadOwnBundle"}
+
+
+BAD_FILES = (
+    (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiAgent, metadata: {name: ada}, spec: {power: 5}}",
+        "KoiAgent ada: spec.power: ",
+    ),
+    ("{kind: KoiAgent, metadata: {name: ada}, spec: {instance: {image: {id: []}}}}", "spec.instance.image.id: "),
+    ("{kind: KoiPlan, metadata: {name: p}, spec: {default: often}}", "KoiPlan p: spec.default: "),
+    ("{kind: KoiPlan, metadata: {name: p}, spec: {}}", "none of the files holds a KoiAgent"),
+    ("- 1\n", "a document without kind"),
+    ("a: [1", "line 1"),
+    ("{a: " * 2000 + "1" + "}" * 2000, "recursion limit"),
+)
+
+
+@pytest.mark.parametrize(("text", "word"), BAD_FILES)
+def test_a_bad_file_is_told_with_its_field_in_one_line(tmp_path, text: str, word: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    done = run(OPERATOR, "render", "-f", file)
+    assert (done.returncode, done.stdout, len(done.stderr.strip().splitlines())) == (1, "", 1)
+    assert word in done.stderr
 
 
 def test_the_rendered_config_is_what_the_gateway_takes(tmp_path) -> None:
