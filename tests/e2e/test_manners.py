@@ -178,9 +178,9 @@ def test_a_storm_of_one_namespace_does_not_hold_up_another(stage: Stage, operato
     )
     stage.wait_ready(new_agent(), seconds=90)
     told = [json.loads(line) for line in operator.text().splitlines() if line.startswith("{")]
-    refused = [line for line in told if line.get("step") == "RunInstances" and line["message"] == "refused"]
-    assert refused and all(line["request_id"] and line["span"]["agent"] for line in refused), refused[:3]
-    assert {line["span"]["namespace"] for line in refused} == {"storm"}
+    refused = [line for line in told if line.get("step") == "RunInstances" and line.get("code")]
+    assert refused and all(line.get("request_id") and line["span"]["agent"] for line in refused), refused[:3]
+    assert {(line["code"], line["span"]["namespace"]) for line in refused} == {("RequestLimitExceeded", "storm")}
     # The namespace goes with everything in it, though nothing of it ever worked.
     stage.kube.request("DELETE", "api/v1/namespaces/storm")
     until("the namespace is gone", lambda: stage.kube.get("api/v1/namespaces/storm") is None, 60)
@@ -211,10 +211,14 @@ def other_account(stage: Stage):
 
 
 def test_a_plan_in_another_account_lives_there_and_a_broken_one_stalls_its_own_agents(
-    stage: Stage, operator: Operator, new_agent, other_account: str
+    stage: Stage, operator: Operator, other_account: str, new_agent
 ) -> None:
+    # Both accounts have the same networks, and the world's machines one: of two subnets no two machines get one address.
+    subnets = stage.cloud.boto("ec2", "admin-other").describe_subnets()["Subnets"]
+    last = sorted(subnets, key=lambda subnet: subnet["CidrBlock"])[-1]["SubnetId"]
+
     def plan(name: str, aws: dict) -> None:
-        spec = {"aws": aws}
+        spec = {"aws": aws, "network": {"subnetIds": [last]}}
         stage.apply({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": name}, "spec": spec})
 
     plan("elsewhere", {"roleArn": other_account, "externalId": "koi-demo"})

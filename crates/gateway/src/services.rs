@@ -15,7 +15,7 @@ use crate::secret::Secrets;
 use crate::server::hub::Hub;
 use crate::server::{DEFAULT_AGENT, Settings, Shared};
 use crate::session::{self, OpenError, SessionKey, Sessions};
-use crate::{clock, conversation, methods};
+use crate::{clock, methods};
 
 /// How often it is looked whether sessions are too old or too many.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(3600);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{Client, Gateway, Home};
+use super::harness::{Client, Home};
 use super::turns::{inbox, scripted};
 
 /// The sessions that are talked in.
