@@ -26,6 +26,7 @@ def main() -> int:
     """Each group in turn; a figure that the machine cannot show is absent, never made up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fleets", nargs="+", type=int, metavar="N", help="fleets of these sizes and nothing else")
+    parser.add_argument("--buckets", choices=("both", "with", "without"), default="both", help="of fleets by size")
     parser.add_argument("--debug", action="store_true", help="the development build: counts are as good, times are not")
     args = parser.parse_args()
     if not args.debug:
@@ -37,7 +38,7 @@ def main() -> int:
     results = json.loads(target.read_text()) if args.fleets and target.exists() else {}
     if not args.fleets:
         results["gateway"] = gateway.measure()
-    for size in groups(args.fleets):
+    for size in groups(args.fleets, args.buckets):
         results[size.title] = fleet.measure(size, LargeFleet if size.agents > WORLD else fleet.Fleet)
         show(size.title, results[size.title])
         target.write_text(json.dumps(results, indent=2) + "\n")
@@ -47,11 +48,11 @@ def main() -> int:
     return 0
 
 
-def groups(fleets: list[int] | None) -> list[Size]:
+def groups(fleets: list[int] | None, buckets: str) -> list[Size]:
     """What is measured, the small first. Under AWS's buckets 10,000 launches alone would take 83 minutes."""
     sizes = fleets or SIZES
-    found = [Size(count) for count in sizes]
-    found += [Size(count, buckets=True) for count in sizes if count <= WORLD]
+    found = [Size(count) for count in sizes if buckets != "with"]
+    found += [Size(count, buckets=True) for count in sizes if count <= WORLD and buckets != "without"]
     if not fleets:
         found += [Size(50, own_identity=True), Size(50, own_identity=True, deletion_policy="Snapshot")]
     return sorted(found, key=lambda size: size.agents)

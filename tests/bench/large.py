@@ -86,3 +86,6 @@ class LargeFleet(Fleet):
 
     def drift(self) -> None:
         """Nobody else has the account."""
+
+    def own_rate(self) -> None:
+        """It answers as quickly as it is asked."""

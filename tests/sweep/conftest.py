@@ -59,7 +59,7 @@ class Ground:
 
     def count(self, case: str, crashed: bool) -> None:
         """Keeps the books of crashes that were survived, and of indices that were never reached."""
-        print(f"{case} {'crashed' if crashed else 'never reached'}; writes: {' '.join(self.proxy.writes[-16:])}")
+        print(f"{case} {'crashed' if crashed else 'never reached'}")
         (self.survived if crashed else self.unreached).append(case)
 
     def agent(self, name: str | None = None, **spec: object) -> str:
