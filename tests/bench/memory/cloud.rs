@@ -162,6 +162,7 @@ impl Cloud for Memory {
                 profile: profile.map(|profile| tagged(&profile.tags)),
                 role: role.map(|role| tagged(&role.tags)),
                 role_in_profile: profile.is_some_and(|profile| profile.role.is_some()),
+                other_role: None,
                 policy: role.and_then(|role| role.policy.clone()),
             }
         };
@@ -277,9 +278,9 @@ impl Cloud for Memory {
         self.call("AddRoleToInstanceProfile", |account| account.add_role(profile, role))
     }
 
-    async fn remove_role(&self, role: &str) -> Answer<()> {
+    async fn remove_role(&self, profile: &str, role: &str) -> Answer<()> {
         self.delete("RemoveRoleFromInstanceProfile", |account| {
-            account.remove_role(role, role)
+            account.remove_role(profile, role)
         })
     }
 
