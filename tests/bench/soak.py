@@ -81,9 +81,9 @@ def rounds(running: gateway.Running) -> Iterator[int]:
             },
         )
         client.call("cron.remove", {"id": job["id"]})
-        # Begun anew now and then: what the model is given of a conversation stays as long as it is.
+        # Deleted now and then: how much there is to know stays as it is.
         if number // SESSIONS % 4 == 3:
-            client.call("sessions.reset", {"key": key})
+            client.call("sessions.delete", {"key": key})
         client.socket.close()
         yield number
 
