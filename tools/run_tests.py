@@ -55,7 +55,6 @@ STAGES = (
     Stage("scenarios", (*PYTEST, "tests/e2e")),
     Stage("crashes", (*PYTEST, "tests/sweep"), more=("--every-index",)),
     Stage("mutants", (sys.executable, "tools/mutation"), long=True),
-    Stage("soak", (sys.executable, "-m", "bench.soak", "--debug"), long=True),
 )
 
 COUNTS = (
