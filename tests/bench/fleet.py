@@ -110,7 +110,11 @@ class Fleet:
         """Gateways and operator, on the world's cloud."""
         self.stage.cloud.settings(throttle=self.size.buckets)
         gateways = Gateways(self.stage.cloud, CLUSTER_ID)
-        return gateways, self.stage.start_operator()
+        return gateways, self.stage.start_operator(env=self.pace())
+
+    def pace(self) -> dict[str, str]:
+        """Without buckets the operator does not hold its calls back either: then the cloud's own rate binds."""
+        return {} if self.size.buckets else {"KOI_AWS_RATE": "off"}
 
     # what is asked of cloud, cluster and operator
 
@@ -235,7 +239,7 @@ class Fleet:
 
     def again(self) -> Operator:
         """The operator as it is by default, which probes once."""
-        return self.stage.start_operator(env={"KOI_SWEEP_INTERVAL": "30s", "KOI_PROBE_INTERVAL": "24h"})
+        return self.stage.start_operator(env={**self.pace(), "KOI_SWEEP_INTERVAL": "30s", "KOI_PROBE_INTERVAL": "24h"})
 
     def quiet(self) -> None:
         """Waits until nobody is probed any more: after a start everybody is, once."""
@@ -285,7 +289,7 @@ class Fleet:
 def measure(size: Size, kind: Callable[[Stage, Size], Fleet] = Fleet) -> dict[str, float]:
     """All figures of a fleet of this size."""
     timing = {"KOI_SWEEP_INTERVAL": f"{SWEEP_SECONDS}s", "KOI_PROBE_INTERVAL": "60s"}
-    with Stage(world_name("bench"), driver="none", **timing) as stage:
+    with Stage(world_name(f"bench{size.agents}"), driver="none", **timing) as stage:
         fleet = kind(stage, size)
         fleet.converge()
         if not size.own_identity:

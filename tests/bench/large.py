@@ -53,7 +53,7 @@ class LargeFleet(Fleet):
         self.figures["the account in memory alone: MiB"] = int(weight.stdout) / 1024
         gateways = FileGateways(self.folder)
         self.marks: list[dict[tuple[str, str], float]] = []
-        return gateways, self.start({"KOI_PROBE_INTERVAL": "600s"})
+        return gateways, self.start({**self.pace(), "KOI_PROBE_INTERVAL": "600s"})
 
     def start(self, env: dict[str, str]) -> Operator:
         own = {"KOI_MEMORY_BUNDLES": str(self.folder), "KOI_MEMORY_BUCKETS": str(self.size.buckets).lower()}
