@@ -54,6 +54,7 @@ STAGES = (
     Stage("world", (*PYTEST, "tests/world/tests")),
     Stage("scenarios", (*PYTEST, "tests/e2e")),
     Stage("crashes", (*PYTEST, "tests/sweep"), more=("--every-index",)),
+    Stage("traces", ("cargo", "test", "-p", "koi-operator", "--features", "otlp", "--lib", "log::"), long=True),
     Stage("mutants", (sys.executable, "tools/mutation"), long=True),
 )
 

@@ -13,6 +13,11 @@ use aws_sdk_ec2::operation::RequestId;
 use crate::budget;
 use crate::cloud::{Answer, CloudError, ErrorKind};
 
+/// Where AWS says which request it was; an agent's round tells whose it was.
+const REQUEST_ID: &str = "x-amzn-requestid";
+/// Errors are short, and lists tell their id first.
+const BEGINNING: usize = 4096;
+
 /// Makes one call in its turn and puts its error into our words. Every call to AWS goes through here. `call` is made into a future on the
 /// heap: the SDK's are of 17 to 30 KB, and every future that waits for one would be as large.
 pub(super) async fn ask<O, E, F>(operation: &'static str, call: impl FnOnce() -> F + Send) -> Answer<O>
@@ -59,9 +64,25 @@ where
         request_id: service
             .and_then(|error| error.meta().request_id())
             .or_else(|| error.request_id())
-            .map(ToOwned::to_owned),
+            .map(ToOwned::to_owned)
+            .or_else(|| error.raw_response().and_then(request_id)),
         kind,
     }
+}
+
+/// AWS's id of a request: from the header, else from the beginning of the answer, where EC2, IAM and STS tell it, too.
+pub(super) fn request_id(response: &HttpResponse) -> Option<String> {
+    if let Some(told) = response.headers().get(REQUEST_ID) {
+        return Some(told.to_owned());
+    }
+    let body = response.body().bytes()?;
+    let text = String::from_utf8_lossy(body.get(..BEGINNING).unwrap_or(body));
+    let (_, rest) = ["<RequestID>", "<RequestId>", "<requestId>"]
+        .iter()
+        .find_map(|tag| text.split_once(tag))?;
+    let (id, _) = rest.split_once('<')?;
+    let plain = id.len() <= 128 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    plain.then(|| id.to_owned())
 }
 
 /// An error of ours within one of the SDK's.

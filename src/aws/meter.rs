@@ -16,9 +16,6 @@ use crate::metrics::Metrics;
 /// So much of a refusal's text is looked at.
 const MANY: usize = 2048;
 
-/// Where AWS says which request it was; an agent's round tells whose it was.
-const REQUEST_ID: &str = "x-amzn-requestid";
-
 /// The interceptor that all clients share.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
@@ -63,7 +60,7 @@ impl Intercept for Meter {
             .and_then(|response| response.body().bytes())
             .unwrap_or_default();
         let result = result(status, body);
-        let request_id = response.and_then(|response| response.headers().get(REQUEST_ID));
+        let request_id = response.and_then(super::error::request_id);
         tracing::debug!(service, operation = call.name(), result, request_id, "asked AWS");
         self.metrics.count_request(&service, call.name(), result);
         if let Some(Sent(at)) = config.load::<Sent>() {

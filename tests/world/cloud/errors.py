@@ -61,5 +61,9 @@ def render(service: str, error: ApiError, request_id: str) -> tuple[int, dict[st
             f"<RequestId>{request_id}</RequestId></ErrorResponse>"
         )
         return error.status, {"Content-Type": "text/xml"}, body.encode()
-    headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-ErrorType": error.code}
+    headers = {
+        "Content-Type": "application/x-amz-json-1.1",
+        "x-amzn-ErrorType": error.code,
+        "x-amzn-RequestId": request_id,
+    }
     return error.status, headers, json.dumps({"__type": error.code, "message": error.message}).encode()
