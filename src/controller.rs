@@ -32,7 +32,7 @@ use koi_core::offering::Exhausted;
 use koi_core::plan::{Plan, Why, blocked, plan};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, ResourceExt as _};
 use tracing::Instrument as _;
 
@@ -98,6 +98,8 @@ pub struct Context<C> {
     pub catalogue: Arc<Catalogue>,
     /// Events.
     pub recorder: Recorder,
+    /// Who tells them.
+    pub reporter: Reporter,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -123,6 +125,7 @@ impl<C: Cloud> Context<C> {
             places: Arc::clone(&self.places),
             catalogue: Arc::clone(&self.catalogue),
             recorder: self.recorder.clone(),
+            reporter: self.reporter.clone(),
             metrics: Arc::clone(&self.metrics),
             clock: self.clock.clone(),
             device: self.device.clone(),
@@ -329,7 +332,7 @@ impl<'a, C: Cloud> Round<'a, C> {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
             Err(why) => blocked(why.clone()),
         };
-        if plan.is_at_rest() {
+        if plan.is_at_rest() && self.memory.refused.last().is_some() {
             // What was refused is no longer asked for: somebody else did it, or the wish turned.
             self.memory.refused.clear();
             (observed.refusal, observed.refused_before) = (None, Vec::new());

@@ -91,7 +91,7 @@ impl<C: Cloud> Round<'_, C> {
             if observed.recorded.instance_id.is_some() {
                 self.context.metrics.count_repair(step.name());
             }
-            self.publish(&event).await;
+            self.publish_deed(&event).await;
         }
     }
 

@@ -6,7 +6,7 @@ use koi_core::api::{GROUP, KoiAgent, KoiAgentStatus, VERSION};
 use koi_core::names::MANAGER;
 use koi_core::status::{self, EventFacts, Report, event_for};
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
@@ -63,7 +63,7 @@ impl<C: Cloud> Round<'_, C> {
                 self.status = status;
                 self.wrote(written);
                 if let Some(event) = event_for(&before, &self.status) {
-                    self.publish(&event).await;
+                    self.publish(&self.context.recorder, &event).await;
                 }
                 Ok(Effect::Done)
             }
@@ -92,8 +92,15 @@ impl<C: Cloud> Round<'_, C> {
             .set_ready(&namespace, &self.agent.name_any(), ready);
     }
 
+    /// Tells the Event of something that was done. Each has its own: a recorder would count a second one of the same reason as more of the
+    /// first, whatever it says.
+    pub(super) async fn publish_deed(&self, told: &EventFacts) {
+        let recorder = Recorder::new(self.context.client.clone(), self.context.reporter.clone());
+        self.publish(&recorder, told).await;
+    }
+
     /// Tells an Event. One that gets lost is not worth a failed round.
-    pub(super) async fn publish(&self, told: &EventFacts) {
+    async fn publish(&self, recorder: &Recorder, told: &EventFacts) {
         let event = Event {
             type_: match told.type_ {
                 status::EventType::Normal => EventType::Normal,
@@ -104,7 +111,7 @@ impl<C: Cloud> Round<'_, C> {
             action: told.action.to_owned(),
             secondary: None,
         };
-        match self.context.recorder.publish(&event, &self.agent.object_ref(&())).await {
+        match recorder.publish(&event, &self.agent.object_ref(&())).await {
             Ok(()) => self.context.metrics.count_write("Event"),
             Err(error) => tracing::warn!(%error, "an Event could not be told"),
         }

@@ -30,13 +30,15 @@ class Live:
         return [event["note"] for event in events if event["action"] == "Repair"]
 
     def mends(self, what: str, look: Callable[[], object], told: str, seconds: float = SWEEP + GRACE) -> None:
-        """It is as it should be in time, and one Event says so."""
-        before, began = len([note for note in self.repairs() if told in note]), time.monotonic()
-        until(what, look, 30)
+        """It is as it should be in time, and one Event says so. A busy machine is late with its sweeps: then they are counted."""
+        cloud, before = self.stage.cloud, len([note for note in self.repairs() if told in note])
+        since, began = cloud.next_call(), time.monotonic()
+        until(what, look, 60)
         took = time.monotonic() - began
+        sweeps = len(cloud.calls(since, principal="operator", action="DescribeSecurityGroups"))
         notes = until("the Event", lambda: [note for note in self.repairs() if told in note][before:], 10)
         assert len(notes) == 1, notes
-        assert took <= seconds, f"{what}: {took:.1f} s"
+        assert took <= seconds or sweeps <= 2, f"{what}: {took:.1f} s, {sweeps} sweeps"
 
     def rests(self) -> None:
         """Three sweeps from now nothing was changed, and the agent is as it was."""
@@ -79,7 +81,7 @@ def live(stage: Stage, operator: object, _kept: dict[str, Live]) -> Iterator[Liv
         _kept["agent"] = Live(stage, "healed")
     yield _kept["agent"]
     if stage.kube.agent("healed"):
-        stage.wait_ready("healed", seconds=90)
+        stage.wait_ready("healed", seconds=180)
 
 
 def test_a_new_agent_is_made_and_not_repaired(live: Live) -> None:
@@ -150,7 +152,8 @@ def test_what_a_listing_leaves_out_is_still_there(live: Live) -> None:
     """An empty page with a token is not the end of a list, and one list without the instance proves nothing."""
     for fault in ({"empty_page": True}, {"hide": 1.0}):
         live.stage.cloud.inject("DescribeInstances", principal="operator", **fault)
-        until("the fault was met", lambda: not live.stage.cloud.faults(), 20)
+        until("the fault was met", lambda: live.stage.cloud.faults()[-1]["hits"], 30)
+        live.stage.cloud.clear_faults()
         live.rests()
 
 
@@ -191,7 +194,7 @@ def test_a_failed_status_check(live: Live) -> None:
         lambda: live.stage.cloud.calls(since, action="RebootInstances"),
         f"Reboots instance {live.instance}",
     )
-    agent = live.stage.wait_ready(live.name, seconds=90)
+    agent = live.stage.wait_ready(live.name, seconds=180)
     assert agent["status"]["repair"]["remedy"] == "Reboot"
     assert len(live.stage.cloud.calls(since, action="RebootInstances")) == 1
 
@@ -209,7 +212,7 @@ def test_a_retirement_is_said_and_waits_for_the_budget(live: Live) -> None:
         20,
     )
     assert "instance-retirement" in condition(agent, "InstanceReady")["message"]
-    assert condition(agent, "InstanceReady")["status"] == condition(agent, "Ready")["status"] == "True"
+    assert condition(agent, "InstanceReady")["status"] == condition(agent, "Ready")["status"] == "True", agent["status"]
     assert "stopped and started, not before" in condition(agent, "Reconciling")["message"]
     live.stage.cloud.clear_events(live.instance)
 

@@ -148,7 +148,7 @@ impl Round<'_> {
             ),
             since: self.now,
             due: self.now,
-            ladder: &OTHER_HOST,
+            ladder: &[Remedy::StopStart],
             event_id: Some(event.id.clone()),
         })
     }
@@ -196,7 +196,9 @@ impl Round<'_> {
     /// Which rung comes next, how many there were in this episode, and when it may come.
     fn next_rung(&self, trouble: &Trouble) -> (Remedy, u32, Timestamp) {
         let recorded = self.observed.recorded.repair.as_ref();
-        let same = recorded.filter(|repair| trouble.since <= later(repair.at, EPISODE_GAP));
+        // What AWS announces is no sequel of anything.
+        let sequel = |repair: &&Repair| trouble.event_id.is_none() && trouble.since <= later(repair.at, EPISODE_GAP);
+        let same = recorded.filter(sequel);
         let count = same.map_or(0, |repair| repair.count);
         let rungs = u32::try_from(trouble.ladder.len()).unwrap_or(1);
         let rung = usize::try_from(count % rungs).unwrap_or_default();

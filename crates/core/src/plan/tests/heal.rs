@@ -213,6 +213,14 @@ fn a_retirement_is_answered_in_the_two_days_before_it_and_once() {
         Err("settled".into()),
         "AWS does that"
     );
+    let after_a_reboot = |since| repaired(announced("instance-retirement", 1), Remedy::Reboot, 1, since);
+    let waits = begun(&after_a_reboot(100)).unwrap_err();
+    assert!(waits.contains("stopped and started, not before"), "{waits}");
+    assert_eq!(
+        begun(&after_a_reboot(300)),
+        Ok(Remedy::StopStart),
+        "another trouble is not the next rung of the last one"
+    );
     let answered = change(
         repaired(announced("instance-retirement", 1), Remedy::StopStart, 1, 900),
         |o| {
