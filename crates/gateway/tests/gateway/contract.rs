@@ -279,7 +279,7 @@ async fn parameters_are_those_of_the_contract() {
                 let answer = ask(asker, name, params).await;
                 let said = answer["error"]["message"].as_str().unwrap_or_default();
                 let unknown = said.ends_with(&format!("at root: unexpected property '{property}'"));
-                if unknown != aside.contains(&property.as_str()) {
+                if unknown && !aside.contains(&property.as_str()) {
                     faults.push(format!("{name}: {property} is in the contract: {answer}"));
                 }
             }
