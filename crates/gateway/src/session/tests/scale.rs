@@ -142,7 +142,9 @@ fn ten_thousand_sessions_and_a_gigabyte_are_no_burden() {
         disk.sync_data().unwrap();
     });
     println!("resident {} MiB", resident());
-    assert!(resident() < 64, "{} MiB", resident());
+    // The code of a development build is tens of MiB by itself.
+    let most = if cfg!(debug_assertions) { 96 } else { 64 };
+    assert!(resident() < most, "{} MiB", resident());
     if !cfg!(debug_assertions) {
         assert!(
             newest < Duration::from_millis(1) && anywhere < Duration::from_millis(2),
