@@ -90,18 +90,6 @@ impl Shared {
         Arc::clone(&self.live.look)
     }
 
-    fn reload_mode(&self) -> (ReloadMode, Duration) {
-        let loaded = self.config();
-        let reload = loaded
-            .config
-            .gateway
-            .as_ref()
-            .and_then(|gateway| gateway.reload.clone());
-        let reload = reload.unwrap_or_default();
-        let pause = Duration::from_millis(reload.debounce_ms.unwrap_or(500).into());
-        (reload.mode.unwrap_or(ReloadMode::Hybrid), pause)
-    }
-
     /// Looks at the file until the end. The first look is for what has changed since it was read at the start.
     pub(super) async fn watch_config(self: Arc<Self>) {
         let path = self.config().path.clone();
@@ -113,7 +101,7 @@ impl Shared {
                 () = tokio::time::sleep(LOOK) => false,
             };
             let found = Some(mark(&path));
-            let (mode, pause) = self.reload_mode();
+            let (mode, pause) = reload_mode(&self.config());
             if !asked {
                 if found == seen || mode == ReloadMode::Off {
                     continue;
@@ -159,23 +147,25 @@ impl Shared {
         }
         let before = self.config();
         let changed = differences(&before.document, &loaded.document);
-        let (mode, _) = self.reload_mode();
+        // What the new one says about itself holds for itself.
+        let (mode, _) = reload_mode(&loaded);
         let (mut hot, mut waiting): (Vec<_>, Vec<_>) = changed.into_iter().partition(|path| takes(path) == Takes::Hot);
         if mode == ReloadMode::Restart {
             waiting.append(&mut hot);
         }
-        let restarts = !waiting.is_empty() && matches!(mode, ReloadMode::Hybrid | ReloadMode::Restart);
         if hot.is_empty() && waiting.is_empty() {
             return Taken::default();
         }
-        info!(?hot, ?waiting, restarts, "the config has changed");
-        self.services.configure(&before.config, &loaded.config, &self.settings);
-        let payload = json!({"hash": loaded.sha256, "changedPaths": hot, "restartPaths": waiting});
-        let since_start = differences(&self.settings.loaded.document, &loaded.document);
-        *lock(&self.live.waiting) = since_start
+        // What was left for a start by one that did not want it is made up for by one that does.
+        let since_start: Vec<String> = differences(&self.settings.loaded.document, &loaded.document)
             .into_iter()
             .filter(|path| mode == ReloadMode::Restart || takes(path) == Takes::Restart)
             .collect();
+        let restarts = !since_start.is_empty() && matches!(mode, ReloadMode::Hybrid | ReloadMode::Restart);
+        info!(?hot, ?waiting, restarts, "the config has changed");
+        self.services.configure(&before.config, &loaded.config, &self.settings);
+        let payload = json!({"hash": loaded.sha256, "changedPaths": hot, "restartPaths": waiting});
+        *lock(&self.live.waiting) = since_start;
         *lock(&self.live.current) = Arc::new(loaded);
         // Health has the digest of what is in force.
         self.workspace_seeded();
@@ -192,6 +182,14 @@ impl Shared {
             shared.notify_one();
         });
     }
+}
+
+/// What a config says about changes of its file, and how long the file must stay as it is.
+fn reload_mode(loaded: &Loaded) -> (ReloadMode, Duration) {
+    let gateway = loaded.config.gateway.as_ref();
+    let reload = gateway.and_then(|gateway| gateway.reload.clone()).unwrap_or_default();
+    let pause = Duration::from_millis(reload.debounce_ms.unwrap_or(500).into());
+    (reload.mode.unwrap_or(ReloadMode::Hybrid), pause)
 }
 
 /// Names with their verb.
