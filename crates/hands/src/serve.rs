@@ -1,0 +1,152 @@
+//! Wishes over a socket: one connection for each, a line of JSON there and a line back. Who hangs up has aborted.
+//!
+//! On an instance the gateway runs as a user of its own, and tools in a process of the agent's user. The two trust each other with nothing:
+//! the one sends what the model wants, the other sends what came of it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Exited, Hands, Outcome, Wish};
+
+/// Bytes of one line.
+const MOST: u64 = 48 * 1024 * 1024;
+
+/// Wishes at the same time.
+const MOST_AT_ONCE: usize = 64;
+
+/// What one side says first.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum Hello {
+    /// Do this.
+    Perform(Wish),
+    /// Say when commands of the background end.
+    Watch,
+}
+
+/// Serves until it is stopped.
+///
+/// # Errors
+/// The socket cannot be had.
+pub async fn serve(socket: &Path, hands: Arc<Hands>, stop: CancellationToken) -> io::Result<()> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o660))?;
+    let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let Ok((stream, _)) = accepted else { continue };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            break;
+        };
+        let hands = Arc::clone(&hands);
+        tokio::spawn(async move {
+            // Who does not speak properly is hung up on.
+            let _ = attend(stream, &hands).await;
+            drop(place);
+        });
+    }
+    hands.close().await;
+    let _ = fs::remove_file(socket);
+    Ok(())
+}
+
+async fn attend(stream: UnixStream, hands: &Hands) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader.take(MOST));
+    let mut line = Vec::new();
+    reader.read_until(b'\n', &mut line).await?;
+    match serde_json::from_slice(&line)? {
+        Hello::Perform(wish) => {
+            let cancel = CancellationToken::new();
+            let work = hands.perform(wish, cancel.clone());
+            tokio::pin!(work);
+            let mut rest = [0; 1];
+            let outcome = tokio::select! {
+                outcome = &mut work => outcome,
+                // Nothing more is to come: the other side hung up.
+                _ = reader.read(&mut rest) => {
+                    cancel.cancel();
+                    work.await
+                }
+            };
+            tell(&mut writer, &outcome).await
+        }
+        Hello::Watch => {
+            let mut exits = hands.exits();
+            tell(&mut writer, &"watching").await?;
+            loop {
+                match exits.recv().await {
+                    Ok(exited) => tell(&mut writer, &exited).await?,
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+async fn tell<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), what: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
+    writer.flush().await
+}
+
+/// Has a wish performed behind a socket.
+pub async fn ask(socket: &Path, wish: Wish, cancel: CancellationToken) -> Outcome {
+    let asked = asking(socket, wish);
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Outcome::failed("Aborted."),
+        answer = asked => answer.unwrap_or_else(|error| Outcome::failed(format!(
+            "the tools of this machine do not answer ({error}); is skykoi-tools.service running?"
+        ))),
+    }
+}
+
+async fn asking(socket: &Path, wish: Wish) -> io::Result<Outcome> {
+    let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
+    tell(&mut writer, &Hello::Perform(wish)).await?;
+    let mut line = Vec::new();
+    BufReader::new(reader.take(MOST)).read_until(b'\n', &mut line).await?;
+    // Half a line is no answer.
+    if line.pop() != Some(b'\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// Tells of commands of the background that end behind a socket, until the other side goes away.
+///
+/// # Errors
+/// Those of the socket; none when it was closed in order.
+pub async fn watch(socket: &Path, mut told: impl FnMut(Exited)) -> io::Result<()> {
+    let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
+    tell(&mut writer, &Hello::Watch).await?;
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // What one line may have is bounded each time anew.
+        let mut bounded = (&mut reader).take(MOST);
+        if bounded.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(());
+        }
+        if let Ok(exited) = serde_json::from_slice(&line) {
+            told(exited);
+        }
+    }
+}
