@@ -372,9 +372,13 @@ impl Shared {
             None => self.look_after_health(now_ms),
         };
         *known = Some(health.clone());
+        // What is known without a look is as it is now.
+        let schedule = &self.services.schedule;
         Health {
             ts: now_ms,
             uptime_ms: self.uptime_ms(),
+            heartbeat_seconds: schedule.heartbeat_seconds(),
+            next_wake_at_ms: schedule.next_wake().at_ms,
             ..health
         }
     }
