@@ -44,10 +44,7 @@ fn string(text: &str, path: &Path, variables: Variables, issues: &mut Vec<Issue>
             rest.get(..at).unwrap_or_default(),
             rest.get(at + 2..).unwrap_or_default(),
         );
-        let name = after
-            .split_once('}')
-            .map(|(name, tail)| (name, tail))
-            .filter(|(name, _)| is_name(name));
+        let name = after.split_once('}').filter(|(name, _)| is_name(name));
         let Some((name, tail)) = name else {
             // Something else that begins like one.
             filled.push_str(before);

@@ -174,7 +174,7 @@ impl Inner {
         for kept in kept {
             let id = kept.message.idempotency_key.clone();
             match kept.last {
-                _ if kept.tries >= MOST_TRIES => self.give_up(kept.message.key, id, kept.tries),
+                _ if kept.tries >= MOST_TRIES => self.give_up(&kept.message.key, id, kept.tries),
                 Some((run, _)) => match broken.iter_mut().find(|(_, batch)| batch.run == run) {
                     Some((_, batch)) => batch.members.push(id),
                     None => {
@@ -204,11 +204,11 @@ impl Inner {
         whole.iter().for_each(|id| self.begin(id));
     }
 
-    fn give_up(self: &Arc<Self>, key: String, id: String, tries: u32) {
+    fn give_up(self: &Arc<Self>, key: &str, id: String, tries: u32) {
         warn!(run = %id, tries, "a message was begun too often without an end");
         let message = format!("given up: the gateway stopped {tries} times while this was being answered");
         let outcome = self.outcome_without_run(
-            &key,
+            key,
             &id,
             End::Error {
                 kind: ErrorKind::Unknown,

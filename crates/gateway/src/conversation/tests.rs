@@ -241,6 +241,7 @@ impl Scene {
         Self::with(place, Memory::default(), script, Settings::default())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "scripts stand where they are given")]
     fn with(place: &Path, memory: Memory, script: Value, mut settings: Settings) -> Self {
         let heard = Listener::default();
         let scripted: Arc<dyn ModelClient> = Arc::new(Scripted::parse(&script.to_string()).unwrap());
@@ -575,6 +576,12 @@ async fn commands_are_answered_by_the_gateway() {
         scene.memory.lines(MAIN)[2..],
         ["1 new user: tell me a joke", "1 new agent: a joke"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_take_what_their_methods_take() {
+    let place = Scratch::new("commands-power");
+    let scene = Scene::new(&place, json!([{"say": [{"text": "a joke"}]}]));
     let mut small = message("small", "/reset");
     small.options.commands = Some(Power::Write);
     scene.conversations.submit(small).await.unwrap();

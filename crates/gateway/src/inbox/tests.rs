@@ -139,7 +139,10 @@ async fn history_does_not_grow_for_ever() {
             ..long.clone()
         };
         inbox.accept(1, &message).await.unwrap();
-        inbox.ended(n + 1, &[id.clone()], &[], &outcome(&id)).await.unwrap();
+        inbox
+            .ended(n + 1, std::slice::from_ref(&id), &[], &outcome(&id))
+            .await
+            .unwrap();
     }
     let size = fs::metadata(place.join(FILE)).unwrap().len();
     assert!(size < 20 * 1024 * 1024, "{size}");

@@ -4,7 +4,7 @@
 
 mod fence;
 
-use unicode_segmentation::{GraphemeCursor, GraphemeIncomplete};
+use unicode_segmentation::GraphemeCursor;
 
 use self::fence::{Fence, fences};
 
@@ -279,12 +279,11 @@ fn last(breaks: impl Iterator<Item = usize>, least: usize, fences: &[Fence]) -> 
 fn grapheme_before(text: &str, at: usize) -> usize {
     let mut cursor = GraphemeCursor::new(at, text.len(), true);
     match cursor.is_boundary(text, 0) {
-        Ok(true) => at,
         Ok(false) => match cursor.prev_boundary(text, 0) {
             Ok(Some(before)) if before > 0 => before,
-            Ok(_) | Err(GraphemeIncomplete::InvalidOffset | _) => at,
+            Ok(_) | Err(_) => at,
         },
-        Err(_) => at,
+        Ok(true) | Err(_) => at,
     }
 }
 

@@ -22,11 +22,14 @@ const SECOND: i64 = 1000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 
+/// Those who sleep, and until when.
+type Sleepers = Vec<(i64, oneshot::Sender<()>)>;
+
 /// Time that passes when the test says so, and a disk that answers at once: nothing here depends on how quick the machine is.
 #[derive(Default)]
 struct TestMachine {
     /// What has passed, and what sleeps until when.
-    time: Mutex<(i64, Vec<(i64, oneshot::Sender<()>)>)>,
+    time: Mutex<(i64, Sleepers)>,
     /// How far the wall clock was moved beside.
     moved: AtomicI64,
 }

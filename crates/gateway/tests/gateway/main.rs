@@ -3,8 +3,10 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "what tests call fails like a test"
 )]
+#![expect(clippy::too_many_lines, reason = "a scenario is told in one piece")]
 
 mod approvals;
 mod catalog;

@@ -157,7 +157,7 @@ async fn heartbeats_are_turned_off_and_on() {
 }
 
 /// A gateway whose jobs may call these places inside.
-fn echo(allowed_hosts: Value) -> Gateway {
+fn echo(allowed_hosts: &Value) -> Gateway {
     let home = Home::new();
     let mut document = config(&home);
     document["agents"] = json!({"defaults": {"model": {"primary": "echo/echo"}}});
@@ -207,7 +207,7 @@ async fn run(client: &mut Client, changes: Value) -> Value {
 #[tokio::test]
 async fn a_job_runs_and_its_result_is_announced_called_out_or_kept() {
     let (address, calls) = place(vec!["204 No Content".to_owned()]);
-    let gateway = echo(json!([address]));
+    let gateway = echo(&json!([address]));
     let mut client = gateway.client().await;
     let quiet = run(&mut client, json!({"delivery": {"mode": "none"}})).await;
     assert_eq!(
@@ -255,7 +255,7 @@ async fn webhooks_lead_neither_inside_nor_on() {
     let (address, _calls) = place(vec![
         "302 Found\r\nLocation: http://169.254.169.254/latest/meta-data/".to_owned(),
     ]);
-    let gateway = echo(json!([address]));
+    let gateway = echo(&json!([address]));
     let mut client = gateway.client().await;
     let port = address.rsplit(':').next().unwrap();
     let refused = [

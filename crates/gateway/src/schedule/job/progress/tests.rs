@@ -1,5 +1,5 @@
 use jiff::tz::TimeZone;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::schedule::job::{Draft, Patch};
@@ -118,10 +118,12 @@ fn drafts_that_make_no_sense_are_refused_at_their_place() {
         ),
         (json!({"trigger": {"script": "x"}}), "unknown field `trigger`"),
     ];
-    for (changes, expected) in cases {
-        let fault = draft(&changes).unwrap_err();
-        assert!(fault.starts_with(expected), "{changes}: {fault}");
-    }
+    cases.iter().for_each(refused);
+}
+
+fn refused((changes, expected): &(Value, &str)) {
+    let fault = draft(changes).unwrap_err();
+    assert!(fault.starts_with(expected), "{changes}: {fault}");
 }
 
 #[test]
