@@ -98,8 +98,12 @@ fn what_ends_the_process_every_time_is_given_up() {
             if round == 0 {
                 scene.say("a", "one").await;
             }
+            // What is told is written down beside it; the process ends after both.
             scene
-                .hears(|scene| scene.heard.words("a").contains(&"agent lifecycle model".to_owned()))
+                .hears(|scene| {
+                    scene.heard.words("a").contains(&"agent lifecycle model".to_owned())
+                        && scene.memory.lines(MAIN).len() == 1
+                })
                 .await;
         });
         life.shutdown_timeout(Duration::from_secs(10));
@@ -120,18 +124,18 @@ fn a_drain_waits_and_leaves_the_rest_for_the_next_start() {
     let life = process();
     life.block_on(async {
         let script = json!([
-            {"when": "quick", "say": [{"waitMs": 100}, {"text": "quick"}]}, {"when": "slow", "say": ["hang"]}
+            {"when": "quick", "say": [{"waitMs": 500}, {"text": "quick"}]}, {"when": "slow", "say": ["hang"]}
         ]);
         let scene = Scene::with(&place, memory.clone(), script, Settings::default());
-        scene.say("a", "quick").await;
-        scene.say("b", "later").await;
         let mut slow = message("c", "slow");
         slow.key = "agent:main:tui-1".to_owned();
         scene.conversations.submit(slow).await.unwrap();
         scene
             .hears(|scene| scene.heard.words("c").contains(&"agent lifecycle model".to_owned()))
             .await;
-        scene.conversations.drain(Instant::now() + Duration::from_secs(2)).await;
+        scene.say("a", "quick").await;
+        scene.say("b", "later").await;
+        scene.conversations.drain(Instant::now() + Duration::from_secs(4)).await;
         assert!(matches!(
             scene.conversations.submit(message("d", "x")).await,
             Err(Refused::Draining)
