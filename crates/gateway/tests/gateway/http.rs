@@ -280,10 +280,18 @@ async fn the_agent_streams_as_a_model_does() {
     );
     let mut events = events(&answer);
     assert_eq!(events.pop(), Some((None, "[DONE]".to_owned())));
-    let chunks: Vec<Value> = events
+    let mut chunks: Vec<Value> = events
         .iter()
         .map(|(_, data)| serde_json::from_str::<Value>(data).unwrap())
         .collect();
+    let used = chunks.pop().unwrap();
+    assert_eq!(
+        (&used["choices"], &used["usage"]),
+        (
+            &json!([]),
+            &json!({"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8})
+        )
+    );
     assert!(
         chunks
             .iter()

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -48,8 +49,6 @@ async fn jobs_are_made_changed_listed_and_removed() {
     );
     let status = client.call("cron.status", json!({})).await["payload"].clone();
     assert_eq!(status["nextWakeAtMs"], page["jobs"][0]["nextRunAtMs"]);
-    let health = client.call("health", Value::Null).await["payload"].clone();
-    assert_eq!(health["nextWakeAtMs"], status["nextWakeAtMs"]);
     let wake: Value = super::harness::wait_for("next-wake", || {
         let text = fs::read_to_string(gateway.home.path("state/next-wake")).ok()?;
         serde_json::from_str(&text)
@@ -60,6 +59,12 @@ async fn jobs_are_made_changed_listed_and_removed() {
         (&wake["nextWakeAtMs"], &wake["job"]),
         (&status["nextWakeAtMs"], &json!(id))
     );
+    // Health is looked up once a second at most.
+    let deadline = Instant::now() + PATIENCE;
+    while client.call("health", Value::Null).await["payload"]["nextWakeAtMs"] != status["nextWakeAtMs"] {
+        assert!(Instant::now() < deadline, "health does not know the next wake");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 
     let patch = json!({"id": id, "patch": {"enabled": false, "name": "coffee"}});
     let changed = client.call("cron.update", patch).await;
