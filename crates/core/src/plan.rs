@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use crate::api::{LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
-use crate::observed::{Instance, Observed, Place, Rule};
+use crate::observed::{Instance, Observed, Place, Refused, Rule};
 use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
@@ -507,12 +507,12 @@ impl Plan {
 
 /// Something that we have to know first, and do not.
 fn unknown(observed: &Observed, what: &str) -> Halt {
-    // A read that was refused explains more than that we do not know.
-    if let Some(refused) = observed
-        .refusal
-        .as_ref()
-        .filter(|refused| refused.step.starts_with("Describe") || refused.step.starts_with("Get"))
-    {
+    // A read that was refused explains more than that we do not know, and so do credentials that are not to be had.
+    let reads = |refused: &&Refused| {
+        let begins = ["Describe", "Get", "List", "AssumeRole"];
+        begins.iter().any(|begin| refused.step.starts_with(begin))
+    };
+    if let Some(refused) = observed.refusal.as_ref().filter(reads) {
         return Halt {
             verdict: gate::verdict_of(refused),
             check_again: SHORTLY,

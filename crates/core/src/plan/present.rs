@@ -68,10 +68,11 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn walk(&mut self) -> Result<(), Halt> {
+        let place = self.place()?;
+        // Where nothing may be made nothing is left either: the object of a plan that never worked goes as quietly as it came.
         if !self.observed.has_finalizer {
             self.steps.push(Step::AddFinalizer);
         }
-        let place = self.place()?;
         let herd = self.herd()?;
         self.stop_orphans(&herd);
         if self.agent.power == Power::Suspended {

@@ -612,6 +612,45 @@ fn an_instance_that_nobody_recorded_is_adopted() {
 }
 
 #[test]
+fn an_account_that_cannot_be_had_stalls_with_its_reason_and_holds_nobody() {
+    let lost = |observed: &mut Observed| {
+        *observed = Observed {
+            place: Known::Unknown,
+            owner: OwnerRecord::Unknown,
+            has_finalizer: false,
+            ..observed.clone()
+        };
+    };
+    let cases = [
+        (None, Reason::CloudUnreachable, false),
+        (Some(("AssumeRole", "AccessDenied")), Reason::Unauthorized, true),
+        (Some(("AssumeRole", "ExpiredToken")), Reason::Unauthorized, true),
+        (
+            Some(("GetCallerIdentity", "InvalidClientTokenId")),
+            Reason::Unauthorized,
+            true,
+        ),
+        (Some(("AssumeRole", "Throttling")), Reason::Throttled, false),
+        // A step's refusal does not say why a read is missing.
+        (
+            Some(("RunInstances", "UnauthorizedOperation")),
+            Reason::CloudUnreachable,
+            false,
+        ),
+    ];
+    for (refusal, reason, stalls) in cases {
+        let observed = change(change(bare(), lost), |o| {
+            o.refusal = refusal.map(|(step, code)| refused(step, code, 60));
+        });
+        assert_eq!(
+            decided(&wish(json!({})), &observed),
+            (vec![], Some(reason), stalls),
+            "{refusal:?}"
+        );
+    }
+}
+
+#[test]
 fn a_refused_launch_waits_is_renewed_or_looked_for() {
     let recorded = || change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
     let wished = || wish(json!({}));
