@@ -216,8 +216,8 @@ fn check_conditions(status: &KoiAgentStatus) {
         "{:?}",
         status.conditions
     );
-    // Suspended is a state at rest: with Ready=False kstatus would wait for ever.
-    assert_eq!(of("Ready").is_none(), is_true("Suspended"), "{:?}", status.conditions);
+    // Suspended is a state at rest: whoever has no Ready condition is that.
+    assert!(of("Ready").is_some() || is_true("Suspended"), "{:?}", status.conditions);
     for condition in &status.conditions {
         assert_eq!(
             condition.observed_generation,
