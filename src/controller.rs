@@ -14,6 +14,7 @@ mod malformed;
 mod memory;
 mod observe;
 mod places;
+mod push;
 mod report;
 mod rotate;
 mod secret;

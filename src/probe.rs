@@ -3,6 +3,7 @@
 //! TCP to 443, TLS with the agent's own certificate, WebSocket upgrade through nginx, challenge, token and device key, hello-ok,
 //! `health`, close. One connection for each probe, none is kept.
 
+pub mod config;
 pub mod dial;
 pub mod pin;
 pub mod rounds;
@@ -18,6 +19,7 @@ use koi_wire::health::Usage;
 use koi_wire::seed::{SeedParams, SeedResult};
 
 use crate::device::DeviceKey;
+use config::{Config, Configured, PushError};
 use pin::Pin;
 use talk::Purpose;
 
@@ -136,6 +138,19 @@ pub async fn refresh(target: &Target, device: &DeviceKey) -> Result<(), ProbeFai
     let mut socket = dial::reach(target, patience).await?;
     talk::greet(&mut socket, target, device, Purpose::Refresh, patience).await?;
     let result = talk::refresh(&mut socket, patience).await;
+    talk::part(socket).await;
+    result
+}
+
+/// Hands over a config, unless the gateway has it.
+///
+/// # Errors
+/// The hop that is broken, or what the gateway says against the config.
+pub async fn configure(target: &Target, device: &DeviceKey, config: &Config<'_>) -> Result<Configured, PushError> {
+    let patience = Patience::SETTLED;
+    let mut socket = dial::reach(target, patience).await?;
+    talk::greet(&mut socket, target, device, Purpose::Refresh, patience).await?;
+    let result = config::push(&mut socket, config, patience).await;
     talk::part(socket).await;
     result
 }

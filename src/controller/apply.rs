@@ -148,6 +148,7 @@ impl<C: Cloud> Round<'_, C> {
             Step::CreateSecret => self.create_secret().await,
             Step::RecordLaunch { launch, place } => self.record_launch(decision, launch, place).await,
             Step::TellGateway { instance_id } => Ok(self.tell_gateway(desired, &decision.observed, instance_id).await),
+            Step::PushConfig { instance_id } => Ok(self.push_config(desired, &decision.observed, instance_id).await),
             Step::RecordRemedy { repair, .. } => self.record_remedy(decision, repair).await,
             Step::RebootInstance { instance_id } => Ok(self.reboot(desired, instance_id).await),
             Step::SeedWorkspace { instance_id } => {

@@ -54,6 +54,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::RecordLaunch { .. }
         | Step::RecordRemedy { .. }
         | Step::TellGateway { .. }
+        | Step::PushConfig { .. }
         | Step::RunInstances { .. }
         | Step::PutBundle { .. }
         | Step::Rotate { .. }

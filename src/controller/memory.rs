@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::api::KoiAgent;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::Snapshot;
+use koi_core::observed::{Pushed, Snapshot};
 use koi_core::offering::Offering;
 use koi_core::refusal::Standing;
 use koi_core::status;
@@ -108,6 +108,8 @@ pub(super) struct Memory {
     pub(super) launches: LaunchCalls,
     /// How many rounds in a row a read failed.
     pub(super) failed_reads: u32,
+    /// The config that was last handed to the gateway.
+    pub(super) pushed: Option<Pushed>,
     /// The console, of which instance, and when it was fetched.
     console: Option<(String, Timestamp, String)>,
     /// The Secret, read.

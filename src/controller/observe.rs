@@ -8,7 +8,7 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
-    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Recorded, Refused, SecretFacts, Subnet,
+    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused, SecretFacts, Subnet,
 };
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
@@ -50,6 +50,14 @@ impl<C: Cloud> Round<'_, C> {
         self.aim(desired, &observed);
         self.note_uses(desired, &observed);
         observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
+        let confirmed = |pushed: &mut Pushed| {
+            observed
+                .probe
+                .as_ref()
+                .is_some_and(|probe| pushed.is_confirmed_by(probe))
+        };
+        self.memory.pushed.take_if(confirmed);
+        observed.pushed.clone_from(&self.memory.pushed);
         observed.may_disrupt = self.may_disrupt(desired, &observed);
         let unreachable = |probe: &Probe| probe.outcome.as_ref().is_err_and(|failure| failure.hop == Hop::Connect);
         observed.outage = observed.probe.as_ref().is_some_and(unreachable) && self.context.rounds.outage();

@@ -93,7 +93,7 @@ pub(super) fn make(agent: &KoiAgent, now: Timestamp) -> Result<Secret, MakeError
             annotations: agent
                 .annotations()
                 .get(annotations::ROTATE_TOKEN)
-                .map(|asked| [(names::ANNOTATION_ROTATION.to_owned(), asked.clone())].into()),
+                .map(|asked| [(names::ANNOTATION_ROTATION.to_owned(), rotation::word(asked))].into()),
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".to_owned()),
@@ -155,7 +155,7 @@ pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewayS
     let version = secret.resource_version();
     let note = |name: &str| secret.annotations().get(name);
     let facts = SecretFacts {
-        rotation: note(names::ANNOTATION_ROTATION).cloned(),
+        rotation: note(names::ANNOTATION_ROTATION).map(|value| rotation::word(value)),
         rotated_at: note(names::ANNOTATION_ROTATED_AT).and_then(|text| text.parse().ok()),
         not_after: Timestamp::MAX,
         ..SecretFacts::default()

@@ -9,9 +9,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _, protocol::WebSocketConfig};
 
 use super::{Patience, Target, broken};
+
+/// The longest answer that is read: a config is at most a quarter of that, and whoever answers may be anybody who took the machine.
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
 /// A socket to a gateway, before its first word.
 pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
@@ -96,7 +99,11 @@ async fn upgrade(target: &Target, stream: TlsStream<TcpStream>, patience: Patien
     let request = url
         .into_client_request()
         .map_err(|error| broken(Hop::Upgrade, error.to_string()))?;
-    match timeout(patience.hop, tokio_tungstenite::client_async(request, stream)).await {
+    let bounds = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_MAX))
+        .max_frame_size(Some(MESSAGE_MAX));
+    let upgraded = tokio_tungstenite::client_async_with_config(request, stream, Some(bounds));
+    match timeout(patience.hop, upgraded).await {
         Ok(Ok((socket, _response))) => Ok(socket),
         Ok(Err(error)) => Err(broken(Hop::Upgrade, upgrade_words(&error))),
         Err(_) => Err(broken(

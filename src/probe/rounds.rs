@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use koi_core::observed::Probe;
+use koi_core::observed::{Probe, Pushed};
 use koi_wire::health::Usage;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -209,6 +209,26 @@ impl Rounds {
                 due: Instant::now(),
                 broken_since: entry.schedule.broken_since.or(Some(Instant::now())),
             };
+        }
+        book.plan(agent_uid);
+        drop(book);
+        self.inner.changed.notify_one();
+    }
+
+    /// The gateway of this instance said that it has this config, and starts anew after `pause` with it: its next answer is not asked for
+    /// before that. Without a pause it is asked at once, for its own word on its health.
+    pub fn configured(&self, agent_uid: &str, pushed: &Pushed, restart_sha256: &str, pause: Option<Duration>) {
+        let mut book = self.book();
+        if let Some(entry) = book.entries.get_mut(agent_uid) {
+            let last = entry
+                .last
+                .as_mut()
+                .filter(|last| last.instance_id == pushed.instance_id);
+            if let Some(Ok(health)) = last.map(|last| &mut last.outcome) {
+                health.config_sha256 = Some(pushed.sha256.clone());
+                health.config_restart_sha256 = Some(restart_sha256.to_owned());
+            }
+            entry.schedule.due = Instant::now() + pause.unwrap_or_default();
         }
         book.plan(agent_uid);
         drop(book);

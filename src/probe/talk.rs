@@ -23,6 +23,12 @@ const CLIENT_ID: &str = "gateway-client";
 const CLIENT_MODE: &str = "backend";
 const ROLE: &str = "operator";
 const PLATFORM: &str = "linux";
+/// So much of a version is shown.
+const VERSION_MAX: usize = 64;
+/// The longest digest.
+const DIGEST_MAX: usize = 64;
+/// So much of a gateway's refusal is repeated.
+const REFUSAL_MAX: usize = 400;
 
 /// What a connection is for: it asks for no more than that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +101,13 @@ where
         health.runtime_version
     };
     let usage = health.usage;
+    // All of it goes into status, which is bounded: whoever took the machine must not be able to make status unwritable.
+    let digest = |text: String| Some(text).filter(|text| !text.is_empty() && text.len() <= DIGEST_MAX);
     let told = GatewayHealth {
         ok: health.ok,
-        version,
-        config_sha256: Some(health.config_sha256).filter(|digest| !digest.is_empty()),
+        version: version.chars().filter(|c| !c.is_control()).take(VERSION_MAX).collect(),
+        config_sha256: digest(health.config_sha256),
+        config_restart_sha256: digest(health.config_restart_sha256),
         workspace_seeded: health.workspace_seeded,
         detail: (!health.failing.is_empty()).then(|| health.failing.join("; ")),
     };
@@ -136,6 +145,42 @@ where
     let asked = async {
         let answer = request(socket, "refresh", method::BUNDLE_REFRESH, Value::Null).await?;
         payload(answer).map(drop)
+    };
+    within(Hop::Health, "an answer", patience, asked).await
+}
+
+/// What a gateway says against a request.
+pub(super) struct Refusal {
+    /// The code of the error.
+    pub(super) code: String,
+    /// Its message.
+    pub(super) message: String,
+}
+
+/// Any request, with its answer or what the gateway says against it.
+///
+/// # Errors
+/// When there is no answer.
+pub(super) async fn call<S>(
+    socket: &mut WebSocketStream<S>,
+    method: &str,
+    params: Value,
+    patience: Patience,
+) -> Result<Result<Value, Refusal>, ProbeFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let asked = async {
+        let answer = request(socket, method, method, params).await?;
+        if answer.ok {
+            return Ok(Ok(answer.payload.unwrap_or_default()));
+        }
+        let unsaid = || ErrorShape::new("", "refused without a reason");
+        let error = answer.error.unwrap_or_else(unsaid);
+        Ok(Err(Refusal {
+            code: error.code,
+            message: error.message.chars().take(REFUSAL_MAX).collect(),
+        }))
     };
     within(Hop::Health, "an answer", patience, asked).await
 }

@@ -19,6 +19,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseC
 
 use super::*;
 
+mod push;
+
 const NAME: &str = "11111111-2222-3333-4444-555555555555.koi.internal";
 const TOKEN: &str = "the-token-of-this-gateway";
 
@@ -219,6 +221,7 @@ fn well() -> GatewayHealth {
         ok: true,
         version: "1.2.3".into(),
         config_sha256: Some("abc".into()),
+        config_restart_sha256: None,
         workspace_seeded: false,
         detail: None,
     }

@@ -26,6 +26,7 @@ use crate::plan::Why;
 use crate::render::config;
 use crate::render::identity::{ANY_MODEL, BundleScope};
 use crate::render::user_data::Artifact;
+use crate::rotation;
 
 use cidr::Cidr;
 use koi_wire::bundle::{Owner, PairedDevice};
@@ -109,6 +110,8 @@ pub struct DesiredAgent {
     pub config: Value,
     /// SHA-256 of the document's canonical JSON.
     pub config_sha256: String,
+    /// SHA-256 of what of the document a running gateway takes over with a start only.
+    pub config_restart_sha256: String,
     /// Facts for USER.md.
     pub owner: Owner,
     /// Files of the spec that the operator hands over once; those of the ConfigMap are added by the caller.
@@ -555,6 +558,7 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         artifact: artifact(asked.plan, settings),
         gateway_version: gateway_version(asked)?,
         config_sha256: koi_wire::config::digest::sha256(&config),
+        config_restart_sha256: koi_wire::config::restart_sha256(&config),
         config,
         owner,
         workspace_files: files,
@@ -573,7 +577,7 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         max_concurrent: max_concurrent(asked.plan)?,
         rotate_token: annotation(asked.agent, annotations::ROTATE_TOKEN)
             .filter(|value| !value.is_empty())
-            .map(ToOwned::to_owned),
+            .map(rotation::word),
         model,
         fallbacks,
         claim,

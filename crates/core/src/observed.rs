@@ -73,6 +73,8 @@ pub struct Observed {
     pub bundle_gone: bool,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
     pub probe: Option<Probe>,
+    /// The config that was last handed to the running gateway, as far as this process remembers.
+    pub pushed: Option<Pushed>,
     /// The plan has a place for one more agent that is interrupted by what its own spec did not ask for. Asked for only where
     /// [`crate::change::wants_place`] says so.
     pub may_disrupt: bool,
@@ -548,6 +550,26 @@ pub struct Volume {
     pub tags: BTreeMap<String, String>,
 }
 
+/// A config that was handed to a running gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// When.
+    pub at: Timestamp,
+    /// To which instance.
+    pub instance_id: String,
+    /// SHA-256 of its canonical JSON.
+    pub sha256: String,
+}
+
+impl Pushed {
+    /// A later answer of the same gateway says that it runs with it: another config from then on is somebody else's doing.
+    #[must_use]
+    pub fn is_confirmed_by(&self, probe: &Probe) -> bool {
+        let runs_with = |health: &GatewayHealth| health.config_sha256.as_ref() == Some(&self.sha256);
+        probe.instance_id == self.instance_id && probe.at > self.at && probe.outcome.as_ref().is_ok_and(runs_with)
+    }
+}
+
 /// What the probe saw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
@@ -570,6 +592,8 @@ pub struct GatewayHealth {
     pub version: String,
     /// SHA-256 of the config document that it runs with.
     pub config_sha256: Option<String>,
+    /// SHA-256 of what of that document takes hold with a start only.
+    pub config_restart_sha256: Option<String>,
     /// Whether the workspace files of the spec were seeded.
     pub workspace_seeded: bool,
     /// What is not ok, in the gateway's words.

@@ -195,6 +195,12 @@ pub enum Step {
         /// Those that are missing or were changed.
         tags: BTreeMap<String, String>,
     },
+    /// Gateway: hand over the wished config (`config.apply`, on top of what the gateway has), once the bundle holds it. Handing over what it
+    /// has already changes nothing.
+    PushConfig {
+        /// Whose gateway.
+        instance_id: String,
+    },
     /// Gateway: its machine sets itself up again without a boot: the file system fills a volume that has grown.
     TellGateway {
         /// Whose gateway.
@@ -292,6 +298,7 @@ pub const STEP_NAMES: &[&str] = &[
     "StopOrphan",
     "RecordRemedy",
     "TellGateway",
+    "PushConfig",
     "RebootInstance",
     "AssociateIamInstanceProfile",
     "CreateTags",
@@ -338,6 +345,7 @@ impl Step {
             Self::StopOrphan { .. } => "StopOrphan",
             Self::RecordRemedy { .. } => "RecordRemedy",
             Self::TellGateway { .. } => "TellGateway",
+            Self::PushConfig { .. } => "PushConfig",
             Self::RebootInstance { .. } => "RebootInstance",
             Self::AssociateProfile { .. } => "AssociateIamInstanceProfile",
             Self::RestoreTags { .. } => "CreateTags",
@@ -367,6 +375,7 @@ impl Step {
                 | Self::Rotate { .. }
                 | Self::RecordRemedy { .. }
                 | Self::TellGateway { .. }
+                | Self::PushConfig { .. }
                 | Self::SeedWorkspace { .. }
                 | Self::FetchConsole { .. }
                 | Self::Abandon { .. }

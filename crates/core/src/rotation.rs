@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::desired::DesiredAgent;
+use crate::names;
 use crate::observed::SecretFacts;
 
 /// So long the old token and the old certificate stay good: mounted Secrets follow within a minute or two.
@@ -42,6 +43,19 @@ impl Rotation {
             Self::Renew => "The certificate is being renewed; the old one stays trusted for a while.",
             Self::Retire => "What a rotation replaced is being dropped.",
         }
+    }
+}
+
+/// The value of an annotation may be as long as a book; status and the Secret name what a token was made for in at most so many bytes.
+const WORD_MAX: usize = 253;
+
+/// What stands for a value of the annotation in the Secret and in status: the value itself, or its hash where it is too long for them.
+#[must_use]
+pub fn word(value: &str) -> String {
+    if value.len() <= WORD_MAX {
+        value.to_owned()
+    } else {
+        format!("sha256-{}", names::short_hash(&[value], 32))
     }
 }
 
@@ -143,6 +157,15 @@ mod tests {
             steps(Some("3"), &secret, at(120)),
             Some(Rotation::Stage { asked: "3".into() })
         );
+    }
+
+    #[test]
+    fn a_value_of_any_length_is_named_in_bounds() {
+        let long = "x".repeat(100_000);
+        assert_eq!((word("7"), word(&"x".repeat(253))), ("7".into(), "x".repeat(253)));
+        assert!(word(&long).len() <= WORD_MAX);
+        assert_ne!(word(&long), word(&format!("{long}y")), "another value is another word");
+        assert_eq!(agent(Some(&long)).rotate_token, Some(word(&long)));
     }
 
     #[test]

@@ -393,6 +393,7 @@ impl Shared {
             duration_ms: 0,
             runtime_version: VERSION.to_owned(),
             config_sha256: self.config().sha256.clone(),
+            config_restart_sha256: koi_wire::config::restart_sha256(&self.config().document),
             workspace_seeded: crate::seed::is_done(&self.settings.state_dir),
             uptime_ms: self.uptime_ms(),
             failing,

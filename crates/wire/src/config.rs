@@ -41,7 +41,9 @@ pub use gateway::{
 pub use hooks::{HookAction, HookMapping, Hooks};
 pub use keys::{Key, keys};
 pub use logging::{LogLevel, Logging};
-pub use lookup::{REDACTED, Takes, differences, lookup, redact, resolved, ssm_parameters, takes, unredact};
+pub use lookup::{
+    REDACTED, Takes, differences, lookup, redact, resolved, restart_sha256, ssm_parameters, takes, unredact,
+};
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
 pub use messages::{Messages, Queue, QueueDrop, QueueMode};
 pub use models::{AmazonBedrock, ModelFacts, Models, Providers};

@@ -17,6 +17,9 @@ pub struct Health {
     pub runtime_version: String,
     /// SHA-256 of the config document in force, over its canonical JSON.
     pub config_sha256: String,
+    /// SHA-256 of what of that document takes hold with a start only; empty when it is not told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub config_restart_sha256: String,
     /// Has the operator's `koi.workspace.seed` been done on this data volume?
     pub workspace_seeded: bool,
     /// Milliseconds since the gateway started.

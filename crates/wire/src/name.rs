@@ -102,6 +102,8 @@ pub mod method {
     pub const SYSTEM_PRESENCE: &str = "system-presence";
     /// The config document, redacted.
     pub const CONFIG_GET: &str = "config.get";
+    /// A whole config on top of the one that was seen.
+    pub const CONFIG_APPLY: &str = "config.apply";
     /// Our addition: puts the files of `spec.workspace` in place, once.
     pub const WORKSPACE_SEED: &str = "koi.workspace.seed";
     /// Our addition: what a client has missed of a session since it was last connected.

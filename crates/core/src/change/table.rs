@@ -57,7 +57,7 @@ pub const TABLE: &[Row] = &[
     row(
         "gateway.config",
         HOT_PUSH,
-        "the bundle is rewritten, the gateway is told to fetch it, and its health must report the new config's hash",
+        "the bundle is rewritten, then the gateway gets it by config.apply and must name its hash; a Restart where a key takes a start",
     ),
     row(
         "gateway.version",

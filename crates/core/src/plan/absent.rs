@@ -111,7 +111,9 @@ impl<'a> Round<'a> {
         let seen = instances.iter().any(|instance| {
             let predecessor = instance.launch.is_some_and(|(epoch, _)| epoch < launch.epoch);
             let current = recorded.instance_id.as_ref() == Some(&instance.id) && !predecessor;
-            current || instance.launch == Some((launch.epoch, launch.attempt))
+            // Tags can be copied: somebody's copy of the launch is not the launch.
+            let launched = instance.launch == Some((launch.epoch, launch.attempt));
+            current || (launched && present::is_proven(instance, self.observed))
         });
         if seen {
             return Ok(());

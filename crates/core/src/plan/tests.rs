@@ -193,6 +193,7 @@ fn probe(outcome: Result<(), Hop>) -> Probe {
         ok: true,
         version: "1".into(),
         config_sha256: None,
+        config_restart_sha256: None,
         workspace_seeded: false,
         detail: None,
     };

@@ -292,7 +292,7 @@ fn config(report: &Report<'_>) -> Option<Said> {
             kind,
             false,
             Reason::Pushing,
-            "The gateway runs with an older configuration; the wanted one lies ready; the instance takes it within 20 minutes or at its next boot.",
+            "The gateway runs with another configuration than the wanted one, which is being handed to it; its next boot reads it in any case.",
         )
     })
 }
@@ -359,6 +359,9 @@ fn verdict_why<'a>(report: &Report<'a>) -> Option<&'a Why> {
 
 fn suspended(report: &Report<'_>, at_rest: bool) -> Option<Said> {
     let kind = ConditionType::Suspended;
+    if matches!(report.desired, Ok(Desired::Absent(_))) {
+        return Some(said(kind, false, Reason::Deleting, "The agent is being deleted."));
+    }
     let agent = report.agent()?;
     Some(match (agent.power, at_rest) {
         (Power::Suspended, true) if report.instance().is_some() => said(

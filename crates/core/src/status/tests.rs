@@ -83,6 +83,7 @@ fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceSta
         ok: true,
         version: "0.3.1".into(),
         config_sha256,
+        config_restart_sha256: None,
         workspace_seeded: false,
         detail: None,
     };

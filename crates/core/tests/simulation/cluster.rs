@@ -26,6 +26,8 @@ pub(crate) struct Object {
     /// Tokens and certificates are numbers that never come twice.
     last_number: u32,
     pub(crate) gateway_broken: bool,
+    /// What somebody on the machine made of the config.
+    pub(crate) config_edited: Option<String>,
     /// Faults of coming steps: so many steps from now.
     pub(crate) faults: Vec<(u8, Fault)>,
     /// Writes to the object and its Secret by the operator.
@@ -119,6 +121,7 @@ impl Object {
             secret: None,
             last_number: 0,
             gateway_broken: false,
+            config_edited: None,
             faults: Vec::new(),
             writes: 0,
         }

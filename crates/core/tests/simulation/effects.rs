@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use koi_core::desired::Desired;
 use koi_core::fleet::Group;
 use koi_core::names;
-use koi_core::observed::{Identity, InstanceState};
+use koi_core::observed::{Identity, InstanceState, Pushed};
 use koi_core::plan::Step;
 use koi_core::refusal::classify;
 use koi_core::rotation::Rotation;
@@ -59,6 +59,7 @@ impl Round<'_> {
                 status::note_grown(&mut self.status, &decision.observed);
                 Ok(true)
             }
+            Step::PushConfig { instance_id } => Ok(self.push_config(desired, instance_id)),
             Step::SeedWorkspace { .. } => {
                 status::note_seeded(&mut self.status, self.now);
                 Ok(true)
@@ -120,6 +121,26 @@ impl Round<'_> {
             asked.outcome.is_ok()
         });
         (answers || !asks) && self.object.rotate(rotation, self.now)
+    }
+
+    /// A gateway that answers takes the config; false: it does not answer.
+    fn push_config(&mut self, desired: &Desired, instance_id: &str) -> bool {
+        let Desired::Present(agent) = desired else { return true };
+        let machine = self
+            .account
+            .machine_of(instance_id)
+            .map(|machine| machine.instance.clone());
+        let answers =
+            machine.is_some_and(|instance| probe(self.account, self.object, &instance, self.now).outcome.is_ok());
+        if answers {
+            self.object.config_edited = None;
+            self.operator.memory(self.index).pushed = Some(Pushed {
+                at: self.now,
+                instance_id: instance_id.to_owned(),
+                sha256: agent.config_sha256.clone(),
+            });
+        }
+        answers
     }
 
     fn launch(&mut self, step: &Step) -> Effect {

@@ -7,8 +7,8 @@ use koi_core::api::DeletionPolicy;
 use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::names;
 use koi_core::observed::{
-    GatewayHealth, Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, ProbeFailure, Recorded, SecretFacts,
-    SecurityGroup, Subnet, Volume,
+    GatewayHealth, Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, ProbeFailure, Pushed, Recorded,
+    SecretFacts, SecurityGroup, Subnet, Volume,
 };
 use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::render::{identity, network};
@@ -194,6 +194,14 @@ impl Round<'_> {
             memory.probe = asked;
         }
         observed.probe.clone_from(&memory.probe);
+        let confirmed = |pushed: &mut Pushed| {
+            observed
+                .probe
+                .as_ref()
+                .is_some_and(|probe| pushed.is_confirmed_by(probe))
+        };
+        memory.pushed.take_if(confirmed);
+        observed.pushed.clone_from(&memory.pushed);
     }
 }
 
@@ -247,7 +255,8 @@ pub(crate) fn probe(account: &Account, object: &Object, instance: &Instance, now
         Ok(GatewayHealth {
             ok: true,
             version: "1".into(),
-            config_sha256: Some(parts[2].to_owned()),
+            config_sha256: Some(object.config_edited.clone().unwrap_or_else(|| parts[2].to_owned())),
+            config_restart_sha256: None,
             workspace_seeded: false,
             detail: None,
         })

@@ -8,7 +8,7 @@ use koi_core::api::{KoiAgent, KoiAgentStatus};
 use koi_core::desired::Desired;
 use koi_core::fleet::Index;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::{Identity, Observed, OwnerRecord, Probe};
+use koi_core::observed::{Identity, Observed, OwnerRecord, Probe, Pushed};
 use koi_core::plan::{Plan, Step, Why, blocked, plan};
 use koi_core::refusal::{Refusal, Standing};
 use koi_core::status::{self, Report};
@@ -39,6 +39,7 @@ pub(crate) struct Memory {
     pub(crate) launches: LaunchCalls,
     pub(crate) probe: Option<Probe>,
     pub(crate) console: Option<(String, String)>,
+    pub(crate) pushed: Option<Pushed>,
     pub(crate) next_at: Timestamp,
     pub(crate) last: Option<Plan>,
     /// What it shares with others; `None`: not looked at yet.
@@ -123,6 +124,7 @@ impl Default for Memory {
             launches: LaunchCalls::default(),
             probe: None,
             console: None,
+            pushed: None,
             next_at: Timestamp::MIN,
             last: None,
             uses: None,

@@ -98,6 +98,7 @@ pub(crate) enum Deed {
     MendGateway,
     DeleteSecret,
     EditSecret,
+    EditConfig,
     AgeCertificate,
 }
 
@@ -284,6 +285,7 @@ const DEEDS: &[Deed] = &[
     Deed::MendGateway,
     Deed::DeleteSecret,
     Deed::EditSecret,
+    Deed::EditConfig,
     Deed::AgeCertificate,
 ];
 

@@ -414,6 +414,7 @@ impl World {
                 object.edit_secret();
                 self.changed(agent);
             }
+            Deed::EditConfig => object.config_edited = Some("edited".to_owned()),
             Deed::AgeCertificate => {
                 if let Some(secret) = &mut object.secret {
                     secret.renew_at = Some(self.now);

@@ -28,7 +28,7 @@ pub(super) const TABLE: &[Method] = &[
     Method::later("config.patch", Scope::Admin, |call| {
         call.blocking(|call| change(call, How::Patch)).boxed()
     }),
-    Method::later("config.apply", Scope::Admin, |call| {
+    Method::later(method::CONFIG_APPLY, Scope::Admin, |call| {
         call.blocking(|call| change(call, How::Apply)).boxed()
     }),
 ];

@@ -1,8 +1,8 @@
 //! Looks into the schema: which values are secrets, and what stands at a path.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{SCHEMA, Secret};
+use super::{SCHEMA, Secret, digest};
 
 /// What stands in the place of a secret where a config is shown.
 pub const REDACTED: &str = "__OPENCLAW_REDACTED__";
@@ -224,6 +224,32 @@ pub fn takes(path: &str) -> Takes {
     }
 }
 
+/// SHA-256 of what of a document takes hold with a start only, as [`digest::sha256`]: two documents with the same differ in nothing that a
+/// running gateway could not take over.
+#[must_use]
+pub fn restart_sha256(document: &Value) -> String {
+    digest::sha256(&cold(document, "").unwrap_or_else(|| json!({})))
+}
+
+/// The document without what takes hold at once, and without sections in which nothing is left.
+fn cold(value: &Value, at: &str) -> Option<Value> {
+    let Value::Object(members) = value else {
+        return (takes(at) == Takes::Restart).then(|| value.clone());
+    };
+    let below = |key: &String| {
+        if at.is_empty() {
+            key.clone()
+        } else {
+            format!("{at}.{key}")
+        }
+    };
+    let left = members
+        .iter()
+        .filter_map(|(key, value)| Some((key.clone(), cold(value, &below(key))?)));
+    let left: Map<String, Value> = left.collect();
+    (!left.is_empty()).then_some(Value::Object(left))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +295,41 @@ mod tests {
             ("", Takes::Restart),
         ] {
             assert_eq!(takes(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_start_has_a_digest_of_its_own() {
+        let base = json!({"gateway": {"port": 1}, "agents": {"defaults": {"model": {"primary": "a"}}}, "cron": {"maxConcurrentRuns": 2}});
+        let with = |pointer: &str, value: Value| {
+            let mut other = base.clone();
+            let (at, key) = pointer.rsplit_once('/').unwrap();
+            let place = other.pointer_mut(at).unwrap();
+            place[key] = value;
+            other
+        };
+        let same = [
+            with("/agents/defaults/model/primary", json!("b")),
+            with("/agents/defaults/heartbeat", json!({"every": "1h"})),
+            with("/agents/defaults", json!({})),
+            with("/cron/enabled", json!(false)),
+            with("/session", json!({"scope": "x"})),
+        ];
+        for other in same {
+            assert_eq!(restart_sha256(&other), restart_sha256(&base), "{other}");
+            assert!(
+                differences(&base, &other).iter().all(|path| takes(path) == Takes::Hot),
+                "{other}"
+            );
+        }
+        let different = [
+            with("/gateway/port", json!(2)),
+            with("/cron/maxConcurrentRuns", json!(3)),
+            with("/logging", json!({"level": "debug"})),
+            with("/cron", json!({"enabled": true})),
+        ];
+        for other in different {
+            assert_ne!(restart_sha256(&other), restart_sha256(&base), "{other}");
         }
     }
 

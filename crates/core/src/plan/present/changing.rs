@@ -1,4 +1,6 @@
-//! A change that interrupts: announced first, then done in steps that each look at what is there.
+//! A change of what runs: announced first, then done in steps that each look at what is there.
+
+use jiff::SignedDuration;
 
 use super::Round;
 use super::gateway::valid_probe;
@@ -6,8 +8,11 @@ use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::change::{self, Planned};
 use crate::names;
-use crate::observed::{Instance, InstanceState};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Probe};
 use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
+
+/// A gateway that took a config and never said that it runs with it is handed it again after this.
+const PUSH_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
 impl Round<'_> {
     /// Goes on with a change that is under way, or begins one; `Ok` where none stands in the way of keeping the instance.
@@ -22,7 +27,8 @@ impl Round<'_> {
         };
         let planned = self.planned.insert(self.guarded(instance, planned)).clone();
         if planned.waiting_for.is_some() {
-            return Ok(());
+            // What interrupts nobody, or for a moment, does not wait with it.
+            return self.push(instance);
         }
         if !planned.is_announced(self.observed.recorded.planned.as_ref()) {
             return Err(changing(&planned, "is about to be made", AT_ONCE));
@@ -34,19 +40,23 @@ impl Round<'_> {
         }
     }
 
-    /// A config that goes to a running gateway with the next bundle is announced too, although it interrupts nobody.
+    /// A config that a running gateway does not have yet is announced too, although it interrupts nobody, or for a moment only.
     fn push(&mut self, instance: &Instance) -> Result<(), Halt> {
         let health = valid_probe(self.observed, instance).and_then(|probe| probe.outcome.as_ref().ok());
-        let running = health.and_then(|health| health.config_sha256.as_ref());
-        let Some(running) = running.filter(|running| **running != self.agent.config_sha256) else {
+        let Some((health, running)) = health.and_then(|health| Some((health, self.other_config(health)?))) else {
             return Ok(());
         };
-        if self.bundle_is_current(instance) {
-            return Ok(());
-        }
+        let restarts = health
+            .config_restart_sha256
+            .as_ref()
+            .is_some_and(|digest| *digest != self.agent.config_restart_sha256);
         let short = |digest: &str| digest.chars().take(12).collect::<String>();
         let planned = self.planned.insert(Planned {
-            kind: ActionKind::HotPush,
+            kind: if restarts {
+                ActionKind::Restart
+            } else {
+                ActionKind::HotPush
+            },
             reason: format!(
                 "gateway.config: {} to {}",
                 short(running),
@@ -59,6 +69,43 @@ impl Round<'_> {
             return Ok(());
         }
         Err(changing(planned, "is about to be pushed", AT_ONCE))
+    }
+
+    /// The config that a gateway runs with, where that is not the wished one.
+    fn other_config<'h>(&self, health: &'h GatewayHealth) -> Option<&'h String> {
+        let running = health.config_sha256.as_ref();
+        running.filter(|running| **running != self.agent.config_sha256)
+    }
+
+    /// Hands the config over, once the bundle has it: what the next boot reads comes first.
+    pub(super) fn hand_over(&mut self, instance: &Instance, probe: &Probe, health: &GatewayHealth) -> Result<(), Halt> {
+        let Some(running) = self.other_config(health).cloned() else {
+            return Ok(());
+        };
+        let told = |what: &str| {
+            let message = format!(
+                "gateway.config: {running:.12} to {:.12} {what}.",
+                self.agent.config_sha256
+            );
+            Err(Halt::converging(Reason::Changing, message, SHORTLY * 2))
+        };
+        if !self.bundle_is_current(instance) {
+            return told("is written into the bundle first");
+        }
+        let wished = &self.agent.config_sha256;
+        let pushed = self.observed.pushed.as_ref();
+        let before = pushed.filter(|pushed| pushed.instance_id == instance.id && pushed.sha256 == *wished);
+        if let Some(before) = before {
+            let again = before.at.saturating_add(PUSH_AGAIN).unwrap_or(before.at);
+            if probe.at <= before.at || self.now < again {
+                self.look_at = self.look_at.into_iter().chain([again]).min();
+                return told("is handed to the gateway, which has not taken it yet");
+            }
+        }
+        self.steps.push(Step::PushConfig {
+            instance_id: instance.id.clone(),
+        });
+        told("is handed to the gateway")
     }
 
     /// What waits for an agent that is at rest: it is done when the agent starts.

@@ -22,11 +22,16 @@ impl<'a> Round<'a> {
         match probe.map(|probe| &probe.outcome) {
             Some(Ok(health)) if health.ok => {
                 self.has_grown(instance);
-                self.seed(instance, health.workspace_seeded)
+                self.seed(instance, health.workspace_seeded)?;
+                probe.map_or(Ok(()), |probe| self.hand_over(instance, probe, health))
             }
             // Nothing has been asked since the operator started: what was true stays until the first answer.
             None if recorded.was_healthy => Ok(()),
             outcome => {
+                if let (Some(probe), Some(Ok(health))) = (probe, outcome) {
+                    // It may be unwell because of its config; what is wrong with it is told first.
+                    drop(self.hand_over(instance, probe, health));
+                }
                 let silent = !matches!(outcome, Some(Ok(_)));
                 let (reason, told) = match outcome {
                     Some(Ok(health)) => (

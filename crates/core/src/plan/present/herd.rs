@@ -93,7 +93,7 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
 }
 
 /// Whether the agent's own launch made this instance: by the recorded token, or by the token that its launch tag stands for.
-fn is_proven(instance: &Instance, observed: &Observed) -> bool {
+pub(crate) fn is_proven(instance: &Instance, observed: &Observed) -> bool {
     let Some(token) = &instance.client_token else {
         return false;
     };

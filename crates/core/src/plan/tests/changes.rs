@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::{ActionKind, PlannedAction};
 use crate::change;
+use crate::observed::Pushed;
 use crate::status;
 
 /// A live agent whose spec and plan change from one pair to another.
@@ -261,14 +262,28 @@ fn a_pause_holds_a_change_back() {
     assert_eq!(change.steps(), Vec::<&str>::new());
 }
 
-#[test]
-fn a_config_is_announced_before_it_is_pushed_and_interrupts_nobody() {
-    let model = json!({"model": {"id": "amazon-bedrock/another"}});
-    let mut change = Change::new((json!({}), json!({})), (model, json!({})));
+/// An agent whose gateway runs with `digest`, with the part of it that takes a start as the wish has it or not; the bundle is current.
+fn with_config(spec: Value, digest: &str, same_start: bool) -> Change {
+    let mut change = Change::new((json!({}), json!({})), (spec, json!({})));
+    let Desired::Present(agent) = &change.wish else {
+        panic!("gone")
+    };
+    let restart = agent.config_restart_sha256.clone();
     let mut well = probe(Ok(()));
-    well.outcome.as_mut().unwrap().config_sha256 = Some("0".repeat(64));
+    let health = well.outcome.as_mut().unwrap();
+    health.config_sha256 = Some(digest.into());
+    health.config_restart_sha256 = Some(if same_start { restart } else { "another".into() });
     change.observed.probe = Some(well);
-    assert_eq!(change.planned(), None, "nothing is to be pushed");
+    change
+}
+
+fn another_model() -> Value {
+    json!({"model": {"id": "amazon-bedrock/another"}})
+}
+
+#[test]
+fn a_config_is_announced_then_written_into_the_bundle_then_handed_over() {
+    let mut change = with_config(another_model(), &"0".repeat(64), true);
     let Known::Present(secret) = &mut change.observed.secret else {
         panic!()
     };
@@ -278,5 +293,105 @@ fn a_config_is_announced_before_it_is_pushed_and_interrupts_nobody() {
     assert!(reason.starts_with("gateway.config: 000000000000 to "), "{reason}");
     assert_eq!(change.steps(), Vec::<&str>::new());
     change.announce();
-    assert_eq!(change.steps(), ["PutBundle"]);
+    assert_eq!(change.steps(), ["PutBundle"], "what the next boot reads comes first");
+    change.observed.recorded.bundle.as_mut().unwrap().sha256 = "newer".into();
+    assert_eq!(change.steps(), ["PushConfig"]);
+    assert_eq!(
+        reason_of(&change),
+        Some(Reason::Changing),
+        "which leaves Ready as it is"
+    );
+    assert!(change.planned().is_some(), "shown until the gateway has it");
+}
+
+fn reason_of(change: &Change) -> Option<Reason> {
+    reason(&change.plan())
+}
+
+#[test]
+fn a_config_that_takes_a_start_is_called_by_its_name() {
+    let change = with_config(another_model(), "other", false);
+    assert_eq!(
+        change.planned().map(|(kind, _, waits)| (kind, waits)),
+        Some((ActionKind::Restart, false))
+    );
+}
+
+#[test]
+fn a_config_that_was_handed_over_is_not_handed_over_again_before_a_minute_is_over() {
+    let mut change = with_config(another_model(), "other", true);
+    change.announce();
+    let Desired::Present(agent) = &change.wish else {
+        panic!("gone")
+    };
+    let pushed = |at: Timestamp, sha256: &str| {
+        Some(Pushed {
+            at,
+            instance_id: "i-1".into(),
+            sha256: sha256.into(),
+        })
+    };
+    let wished = agent.config_sha256.clone();
+    change.observed.pushed = pushed(ago(61), "a former one");
+    assert_eq!(change.steps(), ["PushConfig"]);
+    change.observed.pushed = pushed(ago(59), &wished);
+    let plan = change.plan();
+    assert_eq!((plan.steps, plan.check_again), (vec![], Duration::from_secs(1)));
+    change.observed.pushed = pushed(ago(60), &wished);
+    assert_eq!(change.steps(), ["PushConfig"]);
+    // What was said before it was handed over says nothing about it.
+    change.observed.pushed = pushed(now(), &wished);
+    assert_eq!(change.steps(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_push_is_confirmed_by_a_later_answer_of_the_same_gateway() {
+    let answer = |seconds: i64, instance: &str, sha256: &str| {
+        let mut answer = probe(Ok(()));
+        (answer.at, answer.instance_id) = (ago(seconds), instance.into());
+        answer.outcome.as_mut().unwrap().config_sha256 = Some(sha256.into());
+        answer
+    };
+    let pushed = Pushed {
+        at: ago(10),
+        instance_id: "i-1".into(),
+        sha256: "wished".into(),
+    };
+    assert!(pushed.is_confirmed_by(&answer(9, "i-1", "wished")));
+    assert!(!pushed.is_confirmed_by(&answer(10, "i-1", "wished")), "asked before");
+    assert!(!pushed.is_confirmed_by(&answer(9, "i-2", "wished")));
+    assert!(!pushed.is_confirmed_by(&answer(9, "i-1", "another")));
+    assert!(!pushed.is_confirmed_by(&Probe {
+        at: ago(9),
+        ..probe(Err(Hop::Connect))
+    }));
+}
+
+#[test]
+fn a_config_does_not_wait_for_the_consent_that_something_else_waits_for() {
+    let mut change = with_config(another_model(), "other", true);
+    change.observed.image = Known::Present("ami-2".into());
+    assert_eq!(change.planned().map(|(kind, ..)| kind), Some(ActionKind::HotPush));
+    change.announce();
+    assert_eq!(change.steps(), ["PushConfig"]);
+    let Desired::Present(agent) = &change.wish else {
+        panic!("gone")
+    };
+    let sha256 = agent.config_sha256.clone();
+    let probe = change.observed.probe.as_mut().unwrap();
+    probe.outcome.as_mut().unwrap().config_sha256 = Some(sha256);
+    assert_eq!(
+        change.planned().map(|(kind, _, waits)| (kind, waits)),
+        Some((ActionKind::Replace, true))
+    );
+}
+
+#[test]
+fn a_config_that_somebody_changed_on_the_machine_is_handed_over_again() {
+    let mut change = with_config(json!({}), "edited", true);
+    assert_eq!(change.planned().map(|(kind, ..)| kind), Some(ActionKind::HotPush));
+    change.announce();
+    assert_eq!(change.steps(), ["PushConfig"]);
+    change.wish = wish_of(json!({}), json!({}), false, json!({"skykoi.io/paused": "true"}));
+    assert_eq!(change.steps(), Vec::<&str>::new(), "not while it is paused");
 }

@@ -259,6 +259,7 @@ fn a_gateway_that_was_well_has_two_minutes_of_silence() {
             ok: false,
             version: "1".into(),
             config_sha256: None,
+            config_restart_sha256: None,
             workspace_seeded: false,
             detail: Some("no model".into()),
         };

@@ -1,0 +1,153 @@
+"""What people and their tools do to objects: plans that change, pauses, re-applies, deletions without plan and Secret."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from conftest import Ground
+from scenario.kube import GROUP, condition
+from scenario.stage import Stage
+from scenario.wait import until
+from test_costs import Bill, settled, sweeps
+from test_crashes import leftovers
+
+
+def apply_plan(stage: Stage, name: str, **spec: object) -> None:
+    stage.apply({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": name}, "spec": spec})
+
+
+def annotate(ground: Ground, name: str, key: str, value: str | None) -> None:
+    ground.stage.kube.patch_agent(name, {"metadata": {"annotations": {f"skykoi.io/{key}": value}}})
+
+
+class Watch:
+    """How many of some agents are interrupted at a time, as status tells it."""
+
+    def __init__(self, ground: Ground, names: list[str]) -> None:
+        self.kinds: dict[str, str] = {}
+        self.most, self._end = 0, False
+        self._stage, self._names = ground.stage, set(names)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        for change in self._stage.kube.watch_agents(timeout=90):
+            agent = change["object"]
+            if self._end or agent["metadata"]["name"] not in self._names:
+                continue
+            planned = (agent.get("status") or {}).get("plannedAction") or {}
+            under_way = planned and "waitingFor" not in planned
+            self.kinds[agent["metadata"]["name"]] = planned["kind"] if under_way else ""
+            self.most = max(self.most, sum(bool(kind) for kind in self.kinds.values()))
+
+    def end(self) -> int:
+        self._end = True
+        return self.most
+
+
+@pytest.fixture
+def rolled(ground: Ground) -> Iterator[list[str]]:
+    """Three agents of a plan that interrupts one at a time."""
+    apply_plan(ground.stage, "rolled", disruption={"maxConcurrent": 1}, defaults={"instance": {"type": "t3.small"}})
+    names = [ground.agent(planRef={"name": "rolled"}) for _ in range(3)]
+    for name in names:
+        ground.stage.wait_ready(name, 60)
+    yield names
+
+
+def test_a_plans_change_interrupts_one_agent_at_a_time(ground: Ground, rolled: list[str]) -> None:
+    apply_plan(ground.stage, "rolled", disruption={"maxConcurrent": 1}, defaults={"instance": {"type": "t3.medium"}})
+    until(
+        "all say that they wait",
+        lambda: all(
+            (ground.stage.agent(name)["status"].get("plannedAction") or {}).get("waitingFor") for name in rolled
+        ),
+        20,
+    )
+    since = ground.stage.cloud.next_call()
+    sweeps(ground, 2)
+    assert ground.stage.cloud.calls(since, principal="operator", mutating=True) == [], "nobody consented"
+    watch = Watch(ground, rolled)
+    for name in rolled:
+        annotate(ground, name, "allow-disruption-until", "2100-01-01T00:00:00Z")
+
+    def done() -> bool:
+        agents = [ground.stage.agent(name) for name in rolled]
+        types = [agent["status"]["instance"].get("type") for agent in agents]
+        ready = [(condition(agent, "Ready") or {}).get("status") for agent in agents]
+        return types == ["t3.medium"] * 3 and ready == ["True"] * 3
+
+    until("all have the new type", done, 90, every=0.3)
+    assert watch.end() == 1, "one at a time, and each of them was told"
+
+
+def test_a_pause_changes_nothing_until_it_ends(ground: Ground) -> None:
+    name = ground.agent()
+    agent = settled(ground, name)
+    instance = agent["status"]["instance"]["id"]
+    annotate(ground, name, "paused", "true")
+    ground.stage.wait_condition(name, "Reconciling", "False", 20, reason="Paused")
+    bill = Bill(ground)
+    ground.stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
+    ground.stage.wait_condition(name, "Ready", "False", 30)
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.large"}}})
+    ground.stage.kube.delete_agent(name)
+    until(
+        "the deletion says that it waits",
+        lambda: "paused" in condition(ground.stage.agent(name), "Reconciling")["message"].lower(),
+        20,
+    )
+    sweeps(ground, 3)
+    assert ground.stage.cloud.calls(bill.since, principal="operator", mutating=True) == []
+    assert ground.stage.cloud.instance(instance).state == "stopped"
+    annotate(ground, name, "paused", None)
+    ground.stage.wait_gone(name, 60)
+    assert leftovers(ground, agent["metadata"]["uid"]) == []
+
+
+def test_whoever_applies_again_and_again_flaps_with_nobody(ground: Ground) -> None:
+    """As Flux and Argo CD do it: server-side apply of the same manifest, with force, under a name of their own."""
+    name = ground.agent()
+    agent = settled(ground, name)
+    bill = Bill(ground)
+    manifest = {
+        "apiVersion": "skykoi.io/v1alpha1",
+        "kind": "KoiAgent",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"power": "Running", "storage": {"deletionPolicy": "Delete"}},
+    }
+    for _ in range(20):
+        answer = ground.stage.kube.request(
+            "PATCH",
+            f"{GROUP}/namespaces/default/koiagents/{name}",
+            manifest,
+            "application/apply-patch+yaml",
+            fieldManager="flux",
+            force="true",
+        )
+        assert answer["metadata"]["generation"] == agent["metadata"]["generation"]
+    sweeps(ground, 2)
+    assert bill.writes() == []
+    after = ground.stage.agent(name)
+    assert after["status"] == agent["status"]
+    ours = [entry for entry in after["metadata"]["managedFields"] if entry["manager"].startswith("koi-operator")]
+    assert ours and all("f:spec" not in entry["fieldsV1"] for entry in ours), "no field has two writers"
+
+
+def test_deletion_needs_neither_plan_nor_secret_nor_the_operator_that_made_it(ground: Ground) -> None:
+    apply_plan(ground.stage, "leaving", identity={"mode": "PerAgent"})
+    name = ground.agent(planRef={"name": "leaving"})
+    agent = ground.stage.wait_ready(name, 60)
+    operator = ground.operator()
+    operator.kill()
+    kube = ground.stage.kube
+    kube.request("DELETE", f"{GROUP}/koiplans/leaving")
+    kube.request("DELETE", f"api/v1/namespaces/default/secrets/{agent['status']['gateway']['tokenSecretName']}")
+    kube.delete_agent(name)
+    ground.operator()
+    ground.stage.wait_gone(name, 90)
+    assert leftovers(ground, agent["metadata"]["uid"]) == []
+    roles = ground.stage.cloud.boto("iam").list_roles()["Roles"]
+    assert agent["status"]["instanceProfile"] not in [role["RoleName"] for role in roles]
