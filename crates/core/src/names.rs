@@ -194,23 +194,4 @@ pub fn short_hash(parts: &[&str], digits: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_fit_into_what_aws_allows_and_stay_apart() {
-        let cluster = "c".repeat(63);
-        let role = agent_role(&cluster, "uid-1");
-        assert_eq!(role.len(), 4 + 24 + 1 + 20, "IAM allows 64: {role}");
-        assert_eq!(role, agent_role(&cluster, "uid-1"));
-        // What was cut off counts as well.
-        let longer = format!("{}d", "c".repeat(62));
-        assert_eq!(agent_role_prefix(&cluster), agent_role_prefix(&longer));
-        assert_ne!(role, agent_role(&longer, "uid-1"));
-        assert_ne!(role, agent_role(&cluster, "uid-2"));
-        let token = client_token("9f2c1c1e-5a3f-4a52-8f3e-0d6c2f3b7a11", i64::MAX, i64::MAX);
-        assert!(token.len() <= 64 && token.is_ascii(), "EC2 allows 64: {token}");
-        assert!(security_group(&cluster, &short_hash(&["rules"], 10)).len() <= 255);
-        assert_ne!(short_hash(&["a", "b"], 20), short_hash(&["ab", ""], 20));
-    }
-}
+mod tests;

@@ -143,6 +143,17 @@ mod tests {
     }
 
     #[test]
+    fn an_offering_is_asked_for_again_when_its_time_is_over_to_the_second() {
+        let offering = all(&["t3.small".to_owned()], &[subnet("a")]).remove(0);
+        let mut exhausted = Exhausted::default();
+        exhausted.note(&offering, "InsufficientInstanceCapacity", at(0));
+        let until = exhausted.until(&offering, at(0)).unwrap();
+        assert_eq!(until, at(180));
+        assert_eq!(exhausted.until(&offering, at(179)), Some(until));
+        assert_eq!(exhausted.until(&offering, until), None);
+    }
+
+    #[test]
     fn what_was_refused_is_passed_over_for_a_while_and_then_comes_first_again() {
         let types = ["t3.small".to_owned(), "t3.medium".to_owned()];
         let offerings = all(&types, &[subnet("a"), subnet("b")]);

@@ -247,3 +247,43 @@ proptest! {
         prop_assert!(used >= 0.95 * possible.floor(), "{used} of {possible}");
     }
 }
+
+#[test]
+fn raised_quotas_scale_burst_and_rate() {
+    let mut budget = Budget::new(2.0);
+    for _ in 0..40 {
+        budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
+    }
+    assert_eq!(budget.grant(at(0.0)).len(), 10);
+    assert_eq!(budget.grant(at(1.001)).len(), 4);
+    assert_eq!(budget.grant(at(2.002)).len(), 4);
+}
+
+#[test]
+fn an_idle_bucket_holds_its_burst_and_no_more() {
+    let mut budget = Budget::new(1.0);
+    for round in 0..3 {
+        let now = at(f64::from(round) * 1000.0);
+        for _ in 0..9 {
+            budget.ask(RUN, &asker("a", Urgency::Create), now);
+        }
+        assert_eq!(budget.grant(now).len(), 5);
+        // The rest is served at two in a second.
+        assert_eq!(serve_all(&mut budget, now + at(0.001)).len(), 4);
+    }
+}
+
+#[test]
+fn after_a_refusal_half_the_rate_is_used() {
+    let mut budget = Budget::new(1.0);
+    for _ in 0..40 {
+        budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
+    }
+    budget.grant(at(0.0));
+    budget.throttled(RUN, at(0.0));
+    assert_eq!(budget.grant(at(0.9)).len(), 0);
+    // A little more than one in a second: the share creeps up.
+    assert_eq!(budget.grant(at(1.001)).len(), 1);
+    let share = budget.lanes().find(|(name, ..)| *name == RUN).unwrap().2;
+    assert!((0.5..0.55).contains(&share), "{share}");
+}

@@ -361,3 +361,37 @@ fn no_row_is_hidden_by_an_earlier_one() {
         }
     }
 }
+
+#[test]
+fn pauses_grow_as_the_promises_say() {
+    let pauses = |code: &str, counts: &[u32]| -> Vec<u64> {
+        let refusal = classify("RunInstances", code, "");
+        let pause = |count: &u32| refusal.pause(*count).unwrap_or_default().as_secs();
+        counts.iter().map(pause).collect()
+    };
+    assert_eq!(
+        pauses("InsufficientInstanceCapacity", &[0, 1, 2, 3, 4, 99]),
+        [30, 30, 60, 120, 180, 180]
+    );
+    assert_eq!(
+        pauses("UnauthorizedOperation", &[0, 1, 2, 3, 11, 12, 99]),
+        [60, 60, 120, 360, 360, 600, 600]
+    );
+    assert_eq!(
+        pauses("RequestLimitExceeded", &[0, 1, 2, 3, 4, 5, 6, 7, 99]),
+        [1, 1, 2, 4, 8, 16, 30, 30, 30]
+    );
+    assert_eq!(
+        pauses("InvalidGroup.NotFound", &[0, 6, 7, 10, 11, 30, 31]),
+        [1, 1, 2, 2, 5, 5, 60]
+    );
+}
+
+#[test]
+fn what_should_be_over_soon_stalls_only_when_it_lasts() {
+    let stalls = |code: &str, count| classify("RunInstances", code, "").stalls(count);
+    assert!(!stalls("InvalidGroup.NotFound", super::SOON_LIMIT));
+    assert!(stalls("InvalidGroup.NotFound", super::SOON_LIMIT + 1));
+    assert!(!stalls("RequestLimitExceeded", 1000));
+    assert!(stalls("UnauthorizedOperation", 1));
+}

@@ -471,3 +471,5 @@ fn the_pace_of_retries_survives_the_operator() {
     assert!(restored.retry_at > Some(now()));
     assert_eq!(restored_refusal(&status, 4, now()).unwrap().retry_at, Some(now()));
 }
+
+mod facts;
