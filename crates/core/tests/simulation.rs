@@ -98,6 +98,8 @@ fn live(world: &mut World, schedule: &Schedule) {
     world.calm();
     until(world, "gone", World::gone);
     world.clear_orphans();
+    // A group that a copy wore is asked for again only after a pause that has grown while it was refused.
+    until(world, "rid of what agents share", World::shares_nothing);
     for _ in 0..8 {
         world.round();
     }

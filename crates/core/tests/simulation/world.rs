@@ -462,6 +462,7 @@ impl World {
             rests && machine.visible_at <= self.now
         });
         still
+            && self.identities_as_remembered()
             && self.objects.iter().enumerate().all(|(index, object)| {
                 let memory = self.operators[0].memories.get(&index);
                 let looked_at = memory.filter(|memory| memory.next_at > self.now);
@@ -472,6 +473,15 @@ impl World {
             })
     }
 
+    /// IAM is looked at seldom: what somebody changed there is not mended before it is seen.
+    fn identities_as_remembered(&self) -> bool {
+        self.operators[0].identities.iter().all(|(name, (known, _))| {
+            let found = identity_of(&self.home, name);
+            found.profile_arn.is_none()
+                || (found.role_in_profile, found.role_exists) == (known.role_in_profile, known.role_exists)
+        })
+    }
+
     /// A copy by hand that was not visible yet when its agent went is an orphan: people, or the reaper, see to it.
     pub(crate) fn clear_orphans(&mut self) {
         for id in &self.by_hand {
@@ -479,16 +489,22 @@ impl World {
         }
     }
 
+    /// No group of ours is left.
+    pub(crate) fn shares_nothing(&self) -> bool {
+        self.home.groups(CLUSTER).count() == 0
+    }
+
     pub(crate) fn gone(&self) -> bool {
         self.objects.iter().all(|object| !object.exists)
     }
 
-    /// Writes to the cluster and changes in the cloud so far. A group that somebody's copy wears is tried to be removed now and then.
+    /// Writes to the cluster and changes in the cloud so far. A group that nobody of ours wears any more is not counted: it is tried to be
+    /// removed now and then until nobody wears it, and is gone once (what would make it again counts).
     pub(crate) fn effects(&self) -> (usize, usize) {
-        let worn = |call: &&Call| call.action == "DeleteSecurityGroup" && call.code.is_some();
+        let tidied = |call: &&Call| call.action == "DeleteSecurityGroup";
         (
             self.objects.iter().map(|object| object.writes).sum(),
-            self.home.log().iter().filter(|call| !worn(call)).count(),
+            self.home.log().iter().filter(|call| !tidied(call)).count(),
         )
     }
 

@@ -313,6 +313,7 @@ mod tests {
             with("/agents/defaults/heartbeat", json!({"every": "1h"})),
             with("/agents/defaults", json!({})),
             with("/cron/enabled", json!(false)),
+            with("/cron/maxConcurrentRuns", json!(3)),
             with("/session", json!({"scope": "x"})),
         ];
         for other in same {
@@ -324,9 +325,9 @@ mod tests {
         }
         let different = [
             with("/gateway/port", json!(2)),
-            with("/cron/maxConcurrentRuns", json!(3)),
+            with("/gateway/bind", json!("x")),
             with("/logging", json!({"level": "debug"})),
-            with("/cron", json!({"enabled": true})),
+            with("/gateway", json!({})),
         ];
         for other in different {
             assert_ne!(restart_sha256(&other), restart_sha256(&base), "{other}");
