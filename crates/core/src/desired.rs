@@ -413,12 +413,12 @@ fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, settings: &S
             .map(|launch| &launch.profile)
             .or(status.instance_profile.as_ref())
     });
-    let may_own = match (recorded_profile, plan, &agent.spec.plan_ref) {
-        (Some(profile), _, _) if *profile == own => true,
-        (_, Some(plan), _) => identity_mode(&plan.spec) == IdentityMode::PerAgent,
-        // The plan that said so may be gone; without one the profile was shared.
-        (None, None, Some(_)) => true,
-        (_, None, _) => false,
+    let may_own = match (recorded_profile, plan) {
+        (Some(profile), _) if *profile == own => true,
+        (_, Some(plan)) => identity_mode(&plan.spec) == IdentityMode::PerAgent,
+        // The plan that said so may be gone, a default plan too, before there was a profile to record.
+        (None, None) => true,
+        (Some(_), None) => false,
     };
     let asked = agent.spec.storage.as_ref().and_then(|storage| storage.deletion_policy);
     let recorded = status.and_then(|status| status.resolved.as_ref()?.deletion_policy);

@@ -318,7 +318,10 @@ fn an_agent_that_goes_resolves_whatever_is_broken() {
         serde_json::from_value(json!({"observedGeneration": 3, "resolved": {"deletionPolicy": "Delete"}})).unwrap(),
     );
     assert_eq!(farewell(&agent).deletion_policy, DeletionPolicy::Delete);
+    // A default plan may have said so, and be gone as well.
     agent.spec.plan_ref = None;
+    assert!(farewell(&agent).own_role.is_some());
+    agent.status = Some(serde_json::from_value(json!({"observedGeneration": 3, "instanceProfile": "shared"})).unwrap());
     assert_eq!(farewell(&agent).own_role, None);
 }
 
