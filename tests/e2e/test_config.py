@@ -75,7 +75,8 @@ def test_a_config_reaches_the_gateway_while_it_runs(stage: Stage, new_agent: Cal
     stage.machine(name).sh(f"sed 's,{MODEL},amazon-bedrock/mine,' {CONFIG} > /root/mine && cat /root/mine > {CONFIG}")
     with stage.gateway(name) as client:
         until("the gateway has it", lambda: model_of(client) == "amazon-bedrock/mine", 20)
-        until("the wished one is back", lambda: model_of(client) == MODEL, 20)
+        # The next probe sees it: one a minute.
+        until("the wished one is back", lambda: model_of(client) == MODEL, 75)
     assert main_pid(stage, name) == pid
 
     # A key that takes a start: the gateway starts anew, the machine does not.

@@ -23,6 +23,7 @@ struct Fake {
     active: RefCell<BTreeSet<String>>,
     probe: RefCell<(i32, &'static str)>,
     mounted: Cell<bool>,
+    resize_fails: Cell<bool>,
     nginx_enabled: Cell<bool>,
     filter: Cell<bool>,
     slept: Cell<Duration>,
@@ -109,6 +110,7 @@ impl Fake {
             active: RefCell::default(),
             probe: RefCell::new((2, "")),
             mounted: Cell::new(false),
+            resize_fails: Cell::new(false),
             nginx_enabled: Cell::new(true),
             filter: Cell::new(false),
             slept: Cell::new(Duration::ZERO),
@@ -172,6 +174,7 @@ impl Fake {
         match words {
             ["blkid", ..] => return *self.probe.borrow(),
             ["mkfs.ext4", ..] => *self.probe.borrow_mut() = (0, "TYPE=ext4\n"),
+            ["resize2fs", _] if self.resize_fails.get() => return (1, "resize2fs: Operation not permitted"),
             ["resize2fs", _] => return (0, "The filesystem is already 262144 (4k) blocks long.  Nothing to do!"),
             ["mount", "-t", "ext4", "-o", _, _, "/home/ubuntu"] => self.mounted.set(true),
             ["useradd", .., "skykoi"] => {
@@ -336,6 +339,19 @@ fn the_second_run_changes_nothing() {
     let looks = ["nft -n list table inet skykoi", "resize2fs /dev/nvme1n1"];
     assert_eq!(fake.commands(), looks, "which had nothing to do");
     assert_eq!(fake.last_words(), "done, changed: []");
+}
+
+#[test]
+fn a_file_system_that_cannot_grow_holds_nothing_up() {
+    let fake = Fake::new();
+    fake.resize_fails.set(true);
+    fake.bootstrap().unwrap();
+    let said = fake.said.borrow().join("\n");
+    assert!(
+        said.contains("warning: /home/ubuntu keeps its size") && said.contains("Operation not permitted"),
+        "{said}"
+    );
+    assert!(fake.active.borrow().contains("skykoi-gateway.service"), "{said}");
 }
 
 #[test]

@@ -63,10 +63,22 @@ pub(super) fn mounted(run: &Run<'_>) -> Result<Change, Failure> {
         mount(run, &device, HOME)?;
         change = Change::Changed;
     }
-    let shown = device.display().to_string();
-    let grown = run.must(&Command::new(&["resize2fs", &shown]).within(Duration::from_secs(600)))?;
-    change |= Change::when(!grown.text.contains("Nothing to do"));
+    change |= grown(run, &device)?;
     Ok(change)
+}
+
+/// The file system fills its device. One that cannot be grown now is still whole: the agent runs with the room that it has.
+fn grown(run: &Run<'_>, device: &Path) -> Result<Change, Failure> {
+    let command = Command::new(&["resize2fs", &device.display().to_string()]).within(Duration::from_secs(600));
+    let output = run.ask(&command)?;
+    if output.code == 0 {
+        return Ok(Change::when(!output.text.contains("Nothing to do")));
+    }
+    run.machine.say(&format!(
+        "warning: {HOME} keeps its size, it is tried again at the next boot: {}",
+        told(&command, &output)
+    ));
+    Ok(Change::Unchanged)
 }
 
 /// A volume that was never used gets the home as the image has it: dot files, and keys that cloud-init put there.
