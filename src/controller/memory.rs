@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::api::KoiAgent;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::{Pushed, Snapshot};
+use koi_core::observed::{Pushed, Snapshot, SnapshotState};
 use koi_core::offering::Offering;
 use koi_core::refusal::Standing;
 use koi_core::status;
@@ -23,6 +23,8 @@ const CONSOLE: Duration = Duration::from_secs(300);
 
 /// So long a list may not show what was begun.
 const LIST_LAG: Duration = Duration::from_secs(300);
+/// A snapshot that is under way is asked after no more often than this.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(15);
 /// For so long the watch may be behind our own creation.
 const WATCH_LAG: Duration = Duration::from_secs(5);
 
@@ -122,6 +124,8 @@ pub(super) struct Memory {
     pub(super) foreign_secret: bool,
     /// Snapshots that were begun, and when, and that no list has shown yet.
     pub(super) begun_snapshots: Vec<(Timestamp, Snapshot)>,
+    /// When snapshots were listed last, and those that there were.
+    pub(super) listed_snapshots: Option<(Timestamp, Vec<Snapshot>)>,
     /// The wish, settled.
     pub(super) validated: Option<Validated>,
     /// The bundle that the wish and the Secret make.
@@ -195,6 +199,14 @@ impl Memory {
         Some(text.clone())
     }
 
+    /// What was listed a moment ago, while a snapshot is under way: it takes minutes, and its end may be seen a little late.
+    pub(super) fn snapshots_still_known(&self, now: Timestamp) -> Option<Vec<Snapshot>> {
+        let (at, listed) = self.listed_snapshots.as_ref()?;
+        let waits =
+            !self.begun_snapshots.is_empty() || listed.iter().any(|found| found.state == SnapshotState::Pending);
+        (waits && since(*at, now) < SNAPSHOT_PAUSE).then(|| listed.clone())
+    }
+
     /// Adds what was begun and is not listed yet.
     pub(super) fn complete(&mut self, listed: &mut Vec<Snapshot>, now: Timestamp) {
         self.begun_snapshots
@@ -219,6 +231,29 @@ fn is_newer(written: &KoiAgent, watched: &KoiAgent) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_snapshot_under_way_is_asked_after_now_and_then() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let snapshot = |state| Snapshot {
+            id: "snap-1".to_owned(),
+            volume_id: "vol-1".to_owned(),
+            state,
+            last: true,
+        };
+        let mut memory = Memory::default();
+        assert_eq!(memory.snapshots_still_known(now), None, "never asked");
+        memory.listed_snapshots = Some((now, Vec::new()));
+        assert_eq!(memory.snapshots_still_known(now), None, "nothing is waited for");
+        memory.begun_snapshots.push((now, snapshot(SnapshotState::Pending)));
+        assert_eq!(memory.snapshots_still_known(now), Some(Vec::new()));
+        assert_eq!(memory.snapshots_still_known(now + SNAPSHOT_PAUSE), None, "time to ask");
+        memory.begun_snapshots.clear();
+        memory.listed_snapshots = Some((now, vec![snapshot(SnapshotState::Pending)]));
+        assert!(memory.snapshots_still_known(now).is_some());
+        memory.listed_snapshots = Some((now, vec![snapshot(SnapshotState::Completed)]));
+        assert_eq!(memory.snapshots_still_known(now), None, "done");
+    }
+
     use koi_core::refusal::classify;
 
     use super::*;

@@ -8,7 +8,8 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
-    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused, SecretFacts, Subnet,
+    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused, SecretFacts, Snapshot,
+    Subnet, VolumeState,
 };
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
@@ -184,18 +185,27 @@ impl<C: Cloud> Round<'_, C> {
         {
             observed.identity = Known::Present(as_identity(&profile, &farewell.claim.cluster_id, true));
         }
-        let volumes = observed.volumes.present().is_some_and(|volumes| !volumes.is_empty());
-        if farewell.deletion_policy == DeletionPolicy::Snapshot && volumes {
-            let asked = self
-                .context
-                .cloud
-                .snapshots(&farewell.claim.cluster_id, &farewell.claim.agent_uid)
-                .await;
-            observed.snapshots = known(asked, failed).map_or(Known::Unknown, |mut listed| {
-                self.memory.complete(&mut listed, self.context.clock.now());
-                Known::Present(listed)
-            });
+        if farewell.deletion_policy == DeletionPolicy::Snapshot && is_next_to_go(observed) {
+            observed.snapshots = self.snapshots(farewell, failed).await;
         }
+    }
+
+    async fn snapshots(&mut self, farewell: &Farewell, failed: &mut Option<CloudError>) -> Known<Vec<Snapshot>> {
+        let now = self.context.clock.now();
+        let mut listed = match self.memory.snapshots_still_known(now) {
+            Some(listed) => listed,
+            None => {
+                let claim = &farewell.claim;
+                let asked = self.context.cloud.snapshots(&claim.cluster_id, &claim.agent_uid).await;
+                let Some(listed) = known(asked, failed) else {
+                    return Known::Unknown;
+                };
+                self.memory.listed_snapshots = Some((now, listed.clone()));
+                listed
+            }
+        };
+        self.memory.complete(&mut listed, now);
+        Known::Present(listed)
     }
 
     /// The group of the wished rule set, by name; a foreign one of that name is known only once a creation met it.
@@ -424,6 +434,12 @@ fn complete_sizes(volumes: &mut Known<Vec<koi_core::observed::Volume>>, status: 
     for volume in volumes.iter_mut().filter(|volume| volume.size_gib == 0) {
         volume.size_gib = recorded.or(launched).unwrap_or(1).into();
     }
+}
+
+/// A volume is free: the next that is asked about it is its last snapshot.
+fn is_next_to_go(observed: &Observed) -> bool {
+    let mut volumes = observed.volumes.present().into_iter().flatten();
+    volumes.any(|volume| matches!(volume.state, VolumeState::Available | VolumeState::Unrecognized))
 }
 
 /// Where a gateway may be reached, in the order in which to try.
