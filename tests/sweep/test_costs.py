@@ -10,7 +10,6 @@ from conftest import Ground
 from scenario.kube import condition, is_true
 from scenario.wait import until
 
-
 # The goal is 8 (docs/benchmarks.md): the finalizer, the Secret, four of status, two Events. How a boot falls between two sweeps makes up
 # to two more of status, and the agent that is there already may have a word to say meanwhile.
 MOST_WRITES = 11
