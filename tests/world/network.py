@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .machines.base import IngressRule
+from .paths import system_program
 from .shell import run
 
 T = TypeVar("T")
@@ -127,7 +128,7 @@ class Namespace:
 
     def nft(self, script: str, check: bool = True) -> str:
         """Applies an nftables script: all of it or nothing."""
-        return run(*self.prefix(), "nft", "-f", "-", stdin=script, check=check)
+        return run(*self.prefix(), system_program("nft"), "-f", "-", stdin=script, check=check)
 
 
 class WorldNetwork(Namespace):
