@@ -104,7 +104,12 @@ def running(prepare: Callable[[Path], None] = lambda folder: None, place: Path |
         token = secrets.token_urlsafe(32)
         config = Path(folder, "skykoi.json")
         config.write_text(
-            json.dumps({"gateway": {"mode": "local", "port": port, "auth": {"mode": "token", "token": token}}})
+            json.dumps(
+                {
+                    "gateway": {"mode": "local", "port": port, "auth": {"mode": "token", "token": token}},
+                    "agents": {"defaults": {"model": {"primary": "echo/echo"}}},
+                }
+            )
         )
         config.chmod(0o600)
         env = {

@@ -228,9 +228,12 @@ def test_the_user_of_the_agent_is_neither_root_nor_the_machine(stage: Stage, age
     machine = stage.machine(agent["metadata"]["name"])
     for user in ("ubuntu", "skykoi"):
         assert machine.run("sudo", "-n", "true", user=user, check=False).returncode != 0
-        assert machine.run("/bin/sh", "-c", IMDS_TOKEN, user=user, check=False).returncode == 28, (
-            "curl's exit for a time-out"
-        )
+    assert machine.run("/bin/sh", "-c", IMDS_TOKEN, user="ubuntu", check=False).returncode == 28, (
+        "curl's exit for a time-out"
+    )
+    assert len(machine.run("/bin/sh", "-c", IMDS_TOKEN, user="skykoi").stdout) > 20, (
+        "the gateway asks models with the role"
+    )
     assert len(machine.sh(IMDS_TOKEN)) > 20, "root still has it: the set-up needs it"
     groups = set(machine.run("id", "-nG", "ubuntu").stdout.split())
     assert groups.isdisjoint({"sudo", "admin", "wheel", "lxd", "docker", "disk"})

@@ -2,5 +2,7 @@
 
 pub(crate) mod drive;
 pub(crate) mod model;
+pub(crate) mod prompt;
 pub(crate) mod tool;
+pub(crate) mod tools;
 pub(crate) mod turn;

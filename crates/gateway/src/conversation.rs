@@ -11,6 +11,7 @@ mod command;
 mod ends;
 mod inbound;
 mod obey;
+mod overflow;
 mod places;
 mod run;
 mod scene;
@@ -35,6 +36,7 @@ pub(crate) use self::settings::Settings;
 use self::state::{Claim, Inner};
 pub(crate) use self::voice::{HubVoice, Voice, usage as usage_payload};
 use crate::agent::model::ModelClient;
+use crate::agent::prompt::Workspace;
 use crate::agent::tool::ToolBox;
 use crate::clock::Clock;
 use crate::session::SessionKey;
@@ -82,6 +84,8 @@ pub(crate) struct Parts {
     pub(crate) models: Models,
     /// Tools.
     pub(crate) tools: Arc<dyn ToolBox>,
+    /// What the agent knows of itself and its user; nothing when there is none.
+    pub(crate) workspace: Option<Workspace>,
     /// What the config says.
     pub(crate) settings: Settings,
 }

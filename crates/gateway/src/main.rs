@@ -86,6 +86,16 @@ enum Command {
     /// Print all keys of the config with their defaults, as JSON
     #[command(hide = true)]
     Keys,
+    /// On the instance: perform what the agent's tools are asked for, as the user that this runs as
+    #[command(hide = true)]
+    Tools {
+        /// Where the gateway asks
+        #[arg(long)]
+        socket: PathBuf,
+        /// Where relative paths begin
+        #[arg(long)]
+        workspace: Option<PathBuf>,
+    },
     /// On the instance: make the machine the home of its agent; a second run changes nothing
     Bootstrap {
         /// Write files below this directory and touch nothing else
@@ -114,6 +124,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run { config, port, root } => daemon(&Home::find(config, root)?, port),
         Command::Bootstrap { root } => set_up(root),
+        Command::Tools { socket, workspace } => perform_tools(&socket, workspace),
         Command::Check { config } => {
             let config = match config {
                 Some(config) => config,
@@ -183,6 +194,8 @@ fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
         }
     }
     let settings = Settings {
+        tools_socket: std::env::var_os("SKYKOI_TOOLS_SOCKET").map(PathBuf::from),
+        home: crate::home().unwrap_or_else(|_| home_around(&state_dir)),
         refresh_file: refresh_file(&loaded).map(|path| home.below(&path)),
         loaded,
         port,
@@ -235,6 +248,35 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     server.serve(stop).await;
     Ok(())
+}
+
+/// Performs wishes until it is stopped.
+fn perform_tools(socket: &Path, workspace: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let home = home()?;
+    let place = koi_hands::Place {
+        workspace: workspace.unwrap_or_else(|| home.join("koi")),
+        home,
+        user: variable("USER").unwrap_or_else(|| "ubuntu".to_owned()),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            stopped.cancel();
+        });
+        let hands = Arc::new(agent::tools::hands(place));
+        koi_hands::serve::serve(socket, hands, stop)
+            .await
+            .with_context(|| socket.display().to_string())
+    })?;
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Sets the machine up. Two at the same time would undo each other's work: the second waits.
@@ -298,12 +340,14 @@ fn workspace(config: &GatewayConfig, state_dir: &Path) -> PathBuf {
         .and_then(|defaults| defaults.workspace.as_deref())
         .unwrap_or("~/koi");
     match configured.strip_prefix("~/") {
-        Some(rest) => {
-            let around = || state_dir.parent().unwrap_or(state_dir).to_owned();
-            home().unwrap_or_else(|_| around()).join(rest)
-        }
+        Some(rest) => home().unwrap_or_else(|_| home_around(state_dir)).join(rest),
         None => PathBuf::from(configured),
     }
+}
+
+/// The directory around the state, where there is no home in the environment.
+fn home_around(state_dir: &Path) -> PathBuf {
+    state_dir.parent().unwrap_or(state_dir).to_owned()
 }
 
 /// Beside the token file that bootstrap writes; nowhere when the token is kept in another way.

@@ -112,6 +112,10 @@ pub(crate) struct Settings {
     pub(crate) root: PathBuf,
     /// Where the agent's files are.
     pub(crate) workspace: PathBuf,
+    /// Where tools are performed; in this process when it is none.
+    pub(crate) tools_socket: Option<PathBuf>,
+    /// Where the agent's user is at home.
+    pub(crate) home: PathBuf,
     /// Where the wish for a new bundle is put; none where nobody would take it.
     pub(crate) refresh_file: Option<PathBuf>,
     /// The clock.
@@ -154,7 +158,7 @@ pub(crate) struct Shared {
     /// Somebody wants it started anew.
     pub(crate) restart: Arc<Notify>,
     /// Commands that wait for somebody to allow them.
-    pub(crate) approvals: Approvals,
+    pub(crate) approvals: Arc<Approvals>,
     /// Held while the file of what is allowed for good is changed.
     pub(crate) approvals_file: Mutex<()>,
     /// Held while the file of skills that are turned off is changed.
@@ -274,8 +278,9 @@ impl Shared {
             ..PresenceEntry::default()
         };
         let hub = Arc::new(Hub::new(entry));
+        let approvals = Arc::new(Approvals::default());
         Ok(Self {
-            services: Services::new(&settings, &hub)?,
+            services: Services::new(&settings, &hub, &approvals)?,
             admission: Admission::new(),
             nodes: Nodes::default(),
             suspension: Suspension::default(),
@@ -283,7 +288,7 @@ impl Shared {
             live: Live::new(settings.loaded.clone()),
             config_file: Mutex::default(),
             counters: Counters::default(),
-            approvals: Approvals::default(),
+            approvals,
             approvals_file: Mutex::default(),
             skills_file: Mutex::default(),
             recent: Recent::default(),

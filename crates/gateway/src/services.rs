@@ -4,11 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use koi_hands::Place;
 use koi_wire::config::GatewayConfig;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::agent::tool::{NoTools, ToolBox};
+use crate::agent::tool::ToolBox;
+use crate::agent::tools::{self, Desk, Gate, Machine, Tools};
+use crate::approvals::Approvals;
 use crate::conversation::{Conversations, attachment};
 use crate::schedule::{self, Clients, Parts, RealMachine, Schedule, SystemResolver, Talk};
 use crate::secret::Secrets;
@@ -33,8 +36,9 @@ pub(crate) struct Services {
     pub(crate) schedule: Arc<Schedule>,
     /// Conversations, for who waits for a turn.
     pub(crate) talk: Arc<dyn Talk>,
-    /// Tools that clients may call.
+    /// Tools of the agent, which clients may call too.
     pub(crate) tools: Arc<dyn ToolBox>,
+    own_tools: Tools,
 }
 
 impl Services {
@@ -42,7 +46,7 @@ impl Services {
     ///
     /// # Errors
     /// The state directory cannot be had.
-    pub(crate) fn new(settings: &Settings, hub: &Arc<Hub>) -> Result<Self, OpenError> {
+    pub(crate) fn new(settings: &Settings, hub: &Arc<Hub>, approvals: &Arc<Approvals>) -> Result<Self, OpenError> {
         let config = &settings.loaded.config;
         let zone = config
             .agent_defaults()
@@ -55,7 +59,10 @@ impl Services {
             config: config.session.clone(),
         })?;
         methods::announce_sessions(&sessions, hub);
-        let conversations = Conversations::assemble(settings, hub, &sessions);
+        let desk = Arc::new(Desk::new(sessions.clone(), Arc::clone(&settings.clock)));
+        let own_tools = make_tools(settings, hub, approvals, &desk);
+        let tools: Arc<dyn ToolBox> = Arc::new(own_tools.clone());
+        let conversations = Conversations::assemble(settings, hub, &sessions, &tools);
         let talk: Arc<dyn Talk> = Arc::new(conversations.clone());
         let parts = Parts {
             state_dir: settings.state_dir.clone(),
@@ -68,12 +75,15 @@ impl Services {
             resolver: Arc::new(SystemResolver),
         };
         let rules = schedule::Settings::new(&settings.loaded.config, &settings.zone);
+        let schedule = Arc::new(Schedule::new(parts, rules));
+        desk.connect(&talk, &schedule);
         Ok(Self {
             sessions,
             conversations,
-            schedule: Arc::new(Schedule::new(parts, rules)),
+            schedule,
             talk,
-            tools: Arc::new(NoTools),
+            tools,
+            own_tools,
         })
     }
 
@@ -82,6 +92,7 @@ impl Services {
         self.conversations.start();
         shared.tasks.spawn(keep_index(Arc::clone(shared)));
         shared.tasks.spawn(keep_sessions(Arc::clone(shared)));
+        shared.tasks.spawn(tell_exits(Arc::clone(shared)));
         let schedule = Arc::clone(&self.schedule);
         shared
             .tasks
@@ -94,8 +105,9 @@ impl Services {
             .agent_defaults()
             .and_then(|defaults| defaults.user_timezone.as_deref());
         let zone = clock::owner_zone(zone, &settings.zone);
+        self.own_tools.configure(config);
         self.sessions.set_rules(zone, config.session.clone());
-        self.conversations.configure(before, config);
+        self.conversations.configure(before, config, settings);
         self.schedule.configure(schedule::Settings::new(config, &settings.zone));
     }
 
@@ -115,6 +127,31 @@ impl Services {
     }
 }
 
+fn make_tools(settings: &Settings, hub: &Arc<Hub>, approvals: &Arc<Approvals>, desk: &Arc<Desk>) -> Tools {
+    let machine = match &settings.tools_socket {
+        Some(socket) => Machine::Behind(socket.clone()),
+        None => Machine::here(Place {
+            workspace: settings.workspace.clone(),
+            home: settings.home.clone(),
+            user: "koi".to_owned(),
+        }),
+    };
+    let gate = Gate {
+        file: settings.state_dir.join("exec-approvals.json"),
+        home: settings.home.clone(),
+        approvals: Arc::clone(approvals),
+        hub: Arc::clone(hub),
+        clock: Arc::clone(&settings.clock),
+    };
+    Tools::new(
+        machine,
+        settings.workspace.clone(),
+        gate,
+        Arc::clone(desk),
+        &settings.loaded.config,
+    )
+}
+
 /// Reads what is known of sessions, then writes the index now and then.
 async fn keep_index(shared: Arc<Shared>) {
     let sessions = shared.services.sessions.clone();
@@ -127,6 +164,24 @@ async fn keep_index(shared: Arc<Shared>) {
             return;
         }
     }
+}
+
+/// Tells conversations of their commands that ended in the background.
+async fn tell_exits(shared: Arc<Shared>) {
+    let (tell, mut told) = tokio::sync::mpsc::channel(64);
+    let tools = shared.services.own_tools.clone();
+    let watch = tools.exits(tell);
+    let hear = async {
+        while let Some(exited) = told.recv().await {
+            let Some(text) = tools::news(&exited) else { continue };
+            let key = Some(exited.session.as_str()).filter(|key| !key.is_empty());
+            if let Err(fault) = shared.services.schedule.wake(key, &text, true).await {
+                warn!(fault, "the end of a command was not told");
+            }
+        }
+    };
+    let both = async { tokio::join!(watch, hear) };
+    let _ = shared.stop.run_until_cancelled(both).await;
 }
 
 /// Puts away what is too old or too much.

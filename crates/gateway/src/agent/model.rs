@@ -1,5 +1,6 @@
 //! The port to models: a request goes out, a stream of events comes back. A non-streaming answer is a stream of one.
 
+mod bedrock;
 mod catalogue;
 mod echo;
 mod scripted;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use koi_wire::config::Thinking;
 
+pub(crate) use self::bedrock::Bedrock;
 pub(crate) use self::catalogue::Catalogue;
 pub(crate) use self::echo::Echo;
 pub(crate) use self::scripted::Scripted;
@@ -18,7 +20,6 @@ use crate::session::Message;
 
 /// What a model is asked.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "real models read it; there are none yet")]
 pub(crate) struct Request {
     /// The model, `provider/id`.
     pub(crate) model: String,
@@ -40,7 +41,6 @@ pub(crate) enum ModelEvent {
     /// Thoughts.
     Thinking(String),
     /// The provider's proof that the thoughts so far are the model's.
-    #[expect(dead_code, reason = "real models prove their thoughts; there are none yet")]
     Signature(String),
     /// A wish, complete.
     Call(ToolCall),

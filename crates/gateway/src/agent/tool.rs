@@ -53,7 +53,6 @@ impl ToolResult {
 
 /// Where a call happens.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "real tools read it; there are none yet")]
 pub(crate) struct CallSite {
     /// The session.
     pub(crate) session_key: String,
@@ -70,18 +69,4 @@ pub(crate) trait ToolBox: Send + Sync {
 
     /// Performs a call. Failures are results.
     fn call(&self, call: ToolCall, site: CallSite) -> BoxFuture<'static, ToolResult>;
-}
-
-/// No tools at all.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct NoTools;
-
-impl ToolBox for NoTools {
-    fn specs(&self) -> Arc<[ToolSpec]> {
-        Arc::default()
-    }
-
-    fn call(&self, call: ToolCall, _: CallSite) -> BoxFuture<'static, ToolResult> {
-        Box::pin(async move { ToolResult::error(format!("there is no tool {:?}", call.name)) })
-    }
 }

@@ -62,8 +62,8 @@ fn groups_with(run: &Run<'_>, user: &str) -> Result<Vec<String>, Failure> {
     Ok(found.collect())
 }
 
-/// Instance metadata answers to root and to the services of the system, not to people and not to the gateway: whoever reads there holds
-/// the machine's role, and so the bundle.
+/// Instance metadata answers to root and to the services of the system, the gateway among them (it asks models with the machine's role, and
+/// holds what the bundle has anyway), not to people: whoever reads there holds the machine's role, and so the bundle.
 ///
 /// This comes before the data volume, and on later boots a unit of its own comes before every service: nothing that the agent left
 /// behind runs while the door is open.
@@ -108,7 +108,7 @@ fn rules(ground: &Ground<'_>) -> Result<Vec<String>, Failure> {
             .filter(|user| (1..FIRST_PERSON).contains(user))
             .map(|user| user.to_string()))
     };
-    let mut who: Vec<String> = [small("skykoi")?, small("ubuntu")?].into_iter().flatten().collect();
+    let mut who: Vec<String> = small("ubuntu")?.into_iter().collect();
     who.push(format!(">= {FIRST_PERSON}"));
     let addresses = ["ip daddr 169.254.169.254", "ip6 daddr fd00:ec2::254"];
     let both = |who: &String| addresses.map(|address| format!("meta skuid {who} {address} drop"));

@@ -289,6 +289,7 @@ systemctl disable --quiet nginx.service
 systemctl daemon-reload
 nginx -t -q
 systemctl start nginx.service
+systemctl start skykoi-tools.service
 systemctl reset-failed skykoi-gateway.service
 systemctl start skykoi-gateway.service
 systemctl start skykoi-refresh.path

@@ -8,8 +8,11 @@ use crate::server::STOP_SECONDS;
 
 const GATEWAY: &str = "skykoi-gateway.service";
 
-const UNITS: [(&str, &str); 4] = [
+const TOOLS: &str = "skykoi-tools.service";
+
+const UNITS: [(&str, &str); 5] = [
     (GATEWAY, include_str!("../../units/skykoi-gateway.service")),
+    (TOOLS, include_str!("../../units/skykoi-tools.service")),
     (
         "skykoi-refresh.service",
         include_str!("../../units/skykoi-refresh.service"),
@@ -55,6 +58,11 @@ pub(super) fn running(run: &Run<'_>) -> Result<Change, Failure> {
         true => changed(&["config"]).then_some("reload"),
     };
     let mut change = Change::Unchanged;
+    // What runs there goes on: commands of the agent outlive the gateway that was asked for them.
+    if !run.holds(&["systemctl", "is-active", "--quiet", TOOLS])? {
+        run.must(&Command::new(&["systemctl", "start", TOOLS]))?;
+        change = Change::Changed;
+    }
     if let Some(verb) = verb {
         // A failed start in the past must not count against this one.
         run.ask(&Command::new(&["systemctl", "reset-failed", GATEWAY]))?;

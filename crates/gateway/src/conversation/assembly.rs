@@ -9,7 +9,8 @@ use koi_wire::config::GatewayConfig;
 
 use super::{Accepted, Conversations, HubVoice, Inbound, Models, Outcome, Parts, Refused, Settings};
 use crate::agent::model::Catalogue;
-use crate::agent::tool::NoTools;
+use crate::agent::prompt::Workspace;
+use crate::agent::tool::ToolBox;
 use crate::schedule::Talk;
 use crate::server;
 use crate::server::hub::Hub;
@@ -17,7 +18,12 @@ use crate::session::Sessions;
 
 impl Conversations {
     /// The conversations of a gateway.
-    pub(crate) fn assemble(settings: &server::Settings, hub: &Arc<Hub>, sessions: &Sessions) -> Self {
+    pub(crate) fn assemble(
+        settings: &server::Settings,
+        hub: &Arc<Hub>,
+        sessions: &Sessions,
+        tools: &Arc<dyn ToolBox>,
+    ) -> Self {
         let config = &settings.loaded.config;
         Self::open(Parts {
             state_dir: settings.state_dir.clone(),
@@ -25,17 +31,19 @@ impl Conversations {
             book: Arc::new(sessions.clone()),
             voice: Arc::new(HubVoice(Arc::clone(hub))),
             models: models(config),
-            tools: Arc::new(NoTools),
+            tools: Arc::clone(tools),
+            workspace: Some(Workspace::new(&settings.workspace, config, &settings.zone)),
             settings: Settings::from_config(config),
         })
     }
 
     /// Another config is in force, from the next turn on. Runs that go on keep what they began with.
-    pub(crate) fn configure(&self, before: &GatewayConfig, config: &GatewayConfig) {
+    pub(crate) fn configure(&self, before: &GatewayConfig, config: &GatewayConfig, settings: &server::Settings) {
         // Clients of models keep connections; they are made anew only for what concerns them.
         let changed = before.models != config.models;
-        self.inner
-            .configure(Settings::from_config(config), changed.then(|| models(config)));
+        let workspace = Workspace::new(&settings.workspace, config, &settings.zone);
+        let models = changed.then(|| models(config));
+        self.inner.configure(Settings::from_config(config), workspace, models);
     }
 }
 

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use tracing::warn;
 
 use super::Attachment;
+use crate::session::{Known, Part};
 
 /// How many may come with one message.
 pub(crate) const MOST: usize = 16;
@@ -23,6 +24,9 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Bytes of all that are kept.
 pub(crate) const MOST_KEPT: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Bytes of a picture that a model sees at once: it becomes part of the transcript.
+const MOST_PICTURE: u64 = 1_000_000;
 
 /// Where they are kept, below the state directory.
 const DIRECTORY: &str = "media/inbound";
@@ -142,6 +146,22 @@ pub(crate) fn prune(state_dir: &Path, now_ms: i64, most_bytes: u64) -> io::Resul
         }
     }
     Ok(gone)
+}
+
+/// What a picture is for a model; none when it is no picture, is too large, or is gone.
+pub(crate) fn picture(state_dir: &Path, attachment: &Attachment) -> Option<Part> {
+    let seen = matches!(
+        attachment.mime_type.as_str(),
+        "image/png" | "image/jpeg" | "image/gif" | "image/webp"
+    );
+    if !seen || attachment.size > MOST_PICTURE {
+        return None;
+    }
+    let bytes = fs::read(state_dir.join(&attachment.path)).ok()?;
+    Some(Part::Known(Known::Image {
+        data: STANDARD.encode(bytes),
+        mime_type: attachment.mime_type.clone(),
+    }))
 }
 
 fn extension(mime_type: &str) -> &'static str {

@@ -23,6 +23,8 @@ pub(super) enum Command {
     Usage,
     /// How messages queue, or another way.
     Queue(Option<String>),
+    /// What the model is told before the conversation.
+    Context,
     /// What commands there are.
     Help,
 }
@@ -47,6 +49,7 @@ pub(super) const HELP: &str = "Commands:\n\
     /model [name | default] - show or set the model\n\
     /think [off | minimal | low | medium | high | default] - show or set how much it thinks\n\
     /compact - put old turns into a summary\n\
+    /context - what goes in front of the conversation, and what it costs\n\
     /usage - what the last runs used\n\
     /queue [mode] [debounce:1s] [cap:20] [drop:old|new|summarize] | default - show or set how messages queue\n\
     /help - this list";
@@ -79,6 +82,7 @@ pub(super) fn route(text: &str, triggers: &[String]) -> Routed {
         ("model", given) => Command::Model(given),
         ("think" | "thinking" | "t", given) => Command::Think(given),
         ("compact", _) => Command::Compact,
+        ("context", _) => Command::Context,
         ("usage", _) => Command::Usage,
         ("queue", given) => Command::Queue(given),
         ("help" | "commands", None) => Command::Help,
@@ -92,9 +96,14 @@ impl Command {
     pub(super) fn needs(&self) -> Power {
         match self {
             Self::New | Self::Reset | Self::Compact => Power::Admin,
-            Self::Model(_) | Self::Think(_) | Self::Queue(_) | Self::Status | Self::Stop | Self::Usage | Self::Help => {
-                Power::Write
-            }
+            Self::Model(_)
+            | Self::Think(_)
+            | Self::Queue(_)
+            | Self::Status
+            | Self::Stop
+            | Self::Usage
+            | Self::Context
+            | Self::Help => Power::Write,
         }
     }
 }

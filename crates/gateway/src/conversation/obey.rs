@@ -8,6 +8,7 @@ use super::command::{Command, HELP};
 use super::run::parse_thinking;
 use super::state::Inner;
 use super::{End, Inbound, Outcome};
+use crate::agent::tool::ToolSpec;
 use crate::queue::{Overrides, drop_name, mode_name};
 use crate::session::{SessionKey, Touch, Why};
 
@@ -50,6 +51,7 @@ impl Inner {
             Command::Compact => self.book.compact(&key, now_ms).await,
             Command::Status => self.describe(&key).await,
             Command::Usage => Ok(self.last_usage(&key)),
+            Command::Context => self.context_report(&key).await,
             Command::Model(None) => {
                 let opened = self.book.open(&key, now_ms, Touch::Background).await?;
                 let settings = self.settings();
@@ -162,6 +164,17 @@ impl Inner {
             unfinished.saturating_sub(running + 1),
             crate::server::VERSION,
         ))
+    }
+
+    async fn context_report(&self, key: &SessionKey) -> Result<String, String> {
+        let prompt = self
+            .prompt(key, false, String::new())
+            .await
+            .ok_or("there is no workspace")?;
+        let specs = self.tools.specs();
+        let size = |spec: &ToolSpec| spec.name.len() + spec.description.len() + spec.schema.to_string().len();
+        let tools: Vec<(String, usize)> = specs.iter().map(|spec| (spec.name.clone(), size(spec))).collect();
+        Ok(prompt.report(&tools))
     }
 
     fn last_usage(&self, key: &SessionKey) -> String {

@@ -1,5 +1,6 @@
 //! One run: from its place in the global lane to its end. Its guard sees to it that the lane goes on, whatever happens here.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
@@ -11,9 +12,9 @@ use tracing::{debug, error};
 use super::scene::{Begun, Scene, Site};
 use super::state::{Inner, Running};
 use super::voice::Words;
-use super::{End, ErrorKind, Inbound, Opened, Outcome, Usage};
-use crate::agent::drive::{self, Drive};
-use crate::agent::turn::{Limits, Plan, Prompt, Stop, Turn};
+use super::{End, ErrorKind, Inbound, Opened, Outcome, Usage, attachment, overflow};
+use crate::agent::drive::{self, Drive, Stage};
+use crate::agent::turn::{Limits, Plan, Prompt, Say, Stop, Turn};
 use crate::queue::Batch;
 use crate::reply::Stream;
 use crate::session::{Content, Message, SessionKey, Touch, Why};
@@ -186,7 +187,7 @@ impl Run {
         let fresh = messages
             .iter()
             .filter(|message| !is_written(&written, &message.idempotency_key));
-        let mut prompts: Vec<Prompt> = fresh.map(|message| prompt(message, true)).collect();
+        let mut prompts: Vec<Prompt> = fresh.map(|message| prompt(&inner.state_dir, message, true)).collect();
         let aside = self.aside(inner);
         if let Some(first) = prompts.first_mut()
             && !aside.is_empty()
@@ -275,45 +276,76 @@ impl Run {
             }
         }
         let specs = inner.tools.specs();
-        let system: Arc<str> = options.extra_system_prompt.clone().unwrap_or_default().into();
-        let mut turn = Turn::new(Plan {
+        let system = inner.told(&prepared.key, options).await;
+        let plan = Plan {
             run_id: self.batch.run.clone(),
             history: prepared.history.into_iter().map(Arc::new).collect(),
             prompts: prepared.prompts,
             models,
             tools: Arc::clone(&specs),
             limits: Limits::default(),
-        });
+        };
         let scene = Scene::new(Site {
             inner: Arc::clone(inner),
             begun: Mutex::new(prepared.begun),
-            key: prepared.key,
-            session_id: prepared.session.session_id,
+            key: prepared.key.clone(),
+            session_id: prepared.session.session_id.clone(),
             run_id: self.batch.run.clone(),
             background: !prepared.messages.iter().any(|message| message.source.is_message()),
             stream: Arc::clone(&self.stream),
             words: Arc::clone(&self.words),
             started_ms: self.started_ms,
         });
-        let end = drive::drive(
-            &mut turn,
-            Drive {
-                stage: &scene,
-                model: models_of.as_ref(),
-                tools: inner.tools.as_ref(),
-                specs,
-                system,
-                thinking,
-                clock: inner.clock.as_ref(),
-                site: (self.key.clone(), self.batch.run.clone()),
-                deadline: Instant::now() + options.timeout.unwrap_or(settings.timeout),
-                silence: drive::SILENCE,
-                stop: self.stop.clone(),
-            },
-        )
-        .await;
+        let deadline = Instant::now() + options.timeout.unwrap_or(settings.timeout);
+        let drive = || Drive {
+            stage: &scene,
+            model: models_of.as_ref(),
+            tools: inner.tools.as_ref(),
+            specs: Arc::clone(&specs),
+            system: Arc::clone(&system),
+            thinking,
+            clock: inner.clock.as_ref(),
+            site: (self.key.clone(), self.batch.run.clone()),
+            deadline,
+            silence: drive::SILENCE,
+            stop: self.stop.clone(),
+        };
+        let place = (&prepared.key, prepared.session.session_id.as_str());
+        let ended = self.perform_turn(inner, place, plan, &scene, drive).await;
         scene.finishing();
-        (end, turn.used())
+        ended
+    }
+
+    /// Performs a turn; one that does not fit into the model's context once more with less of the conversation.
+    async fn perform_turn<'a>(
+        &self,
+        inner: &Inner,
+        (key, session_id): (&SessionKey, &str),
+        mut plan: Plan,
+        scene: &Scene,
+        drive: impl Fn() -> Drive<'a>,
+    ) -> (End, Usage) {
+        let mut used = Usage::default();
+        let mut attempt = 0;
+        loop {
+            let mut turn = Turn::new(plan.clone());
+            let end = drive::drive(&mut turn, drive()).await;
+            used.add(&turn.used());
+            if attempt == overflow::TRIES || !overflow::is_too_long(&end) {
+                return (end, used);
+            }
+            let Some(history) = overflow::smaller(inner, key, session_id, attempt).await else {
+                return (end, used);
+            };
+            // What was to be answered stands in the transcript by now.
+            plan.history = history.into_iter().map(Arc::new).collect();
+            plan.prompts = Vec::new();
+            attempt += 1;
+            let said = self.stream.lock().unwrap_or_else(PoisonError::into_inner).whole();
+            if !said.is_empty() {
+                scene.tell(Say::NewPiece);
+            }
+        }
     }
 
     fn status(&self, inner: &Inner, phase: &'static str) {
@@ -340,8 +372,8 @@ impl Run {
     }
 }
 
-/// A message, as the model reads it.
-pub(super) fn prompt(message: &Inbound, recorded: bool) -> Prompt {
+/// A message, as the model reads it. Pictures that are small enough are seen; of the others it is told where they are.
+pub(super) fn prompt(state_dir: &Path, message: &Inbound, recorded: bool) -> Prompt {
     let mut text = message.text.clone();
     for attachment in &message.attachments {
         let name = attachment
@@ -353,9 +385,15 @@ pub(super) fn prompt(message: &Inbound, recorded: bool) -> Prompt {
             attachment.path, attachment.mime_type
         ));
     }
+    let mut content = Content::text(text);
+    let pictures = message
+        .attachments
+        .iter()
+        .filter_map(|attachment| attachment::picture(state_dir, attachment));
+    content.0.extend(pictures);
     Prompt {
         id: recorded.then(|| message.idempotency_key.clone()),
-        content: Content::text(text),
+        content,
     }
 }
 

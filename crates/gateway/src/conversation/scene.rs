@@ -181,7 +181,7 @@ impl Stage for Scene {
         steered
             .into_iter()
             // What gets a turn of its own too is written down there.
-            .map(|(_, message, again)| prompt(&message, !again))
+            .map(|(_, message, again)| prompt(&site.inner.state_dir, &message, !again))
             .collect()
     }
 }

@@ -1,6 +1,7 @@
 //! What is known of all conversations at this moment, behind one lock that is never held over a wait.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde_json::json;
@@ -16,8 +17,10 @@ use super::places::Places;
 use super::run::Run;
 use super::voice::{self, Words};
 use super::{
-    Accepted, Book, End, ErrorKind, Inbound, Missed, Models, Outcome, Parts, Progress, Refused, Settings, Voice,
+    Accepted, Book, End, ErrorKind, Inbound, Missed, Models, Outcome, Parts, Progress, Refused, Settings, TurnOptions,
+    Voice,
 };
+use crate::agent::prompt::{Prompt, Scope, Workspace};
 use crate::agent::tool::ToolBox;
 use crate::agent::turn::Stop;
 use crate::clock::Clock;
@@ -44,6 +47,8 @@ pub(super) struct Inner {
     pub(super) book: Arc<dyn Book>,
     pub(super) voice: Arc<dyn Voice>,
     models: RwLock<Models>,
+    workspace: RwLock<Option<Workspace>>,
+    pub(super) state_dir: PathBuf,
     pub(super) tools: Arc<dyn ToolBox>,
     pub(super) inbox: Result<Inbox, String>,
     pub(super) tasks: TaskTracker,
@@ -130,6 +135,8 @@ impl Inner {
             book: parts.book,
             voice: parts.voice,
             models: RwLock::new(parts.models),
+            workspace: RwLock::new(parts.workspace),
+            state_dir: parts.state_dir,
             tools: parts.tools,
             inbox,
             tasks: TaskTracker::new(),
@@ -147,14 +154,19 @@ impl Inner {
         Arc::clone(&self.models.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn workspace(&self) -> Option<Workspace> {
+        self.workspace.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Other settings, and where models have changed others of these, from the next turn on.
-    pub(super) fn configure(&self, settings: Settings, models: Option<Models>) {
+    pub(super) fn configure(&self, settings: Settings, workspace: Workspace, models: Option<Models>) {
         for (places, size) in self.places.iter().zip(settings.places) {
             places.resize(size);
         }
         if let Some(models) = models {
             *self.models.write().unwrap_or_else(PoisonError::into_inner) = models;
         }
+        *self.workspace.write().unwrap_or_else(PoisonError::into_inner) = Some(workspace);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
@@ -584,6 +596,29 @@ impl Inner {
         }
         state.sweep(key);
         ids
+    }
+
+    /// What the model is told before this conversation.
+    pub(super) async fn told(&self, key: &SessionKey, options: &TurnOptions) -> Arc<str> {
+        let extra = options.extra_system_prompt.clone().unwrap_or_default();
+        match self.prompt(key, options.light_context, extra.clone()).await {
+            Some(prompt) => prompt.text.into(),
+            None => extra.into(),
+        }
+    }
+
+    /// The same, with what it is made of; none when there is no workspace.
+    pub(super) async fn prompt(&self, key: &SessionKey, light: bool, extra: String) -> Option<Prompt> {
+        let (workspace, key, now_ms) = (self.workspace()?, key.clone(), self.clock.now_ms());
+        let read = tokio::task::spawn_blocking(move || {
+            workspace.prompt(&Scope {
+                key: &key,
+                light,
+                now_ms,
+                extra: &extra,
+            })
+        });
+        read.await.ok()
     }
 
     pub(super) fn is_busy(&self, key: &str) -> bool {

@@ -260,6 +260,7 @@ impl Scene {
                 }
             }),
             tools: Arc::new(Tools),
+            workspace: None,
             settings,
         });
         conversations.start();
@@ -473,6 +474,7 @@ async fn so_many_run_at_the_same_time_and_no_more() {
         voice: Arc::new(Listener::default()),
         models: Arc::new(move |_| Arc::new(Arc::clone(&client))),
         tools: Arc::new(Tools),
+        workspace: None,
         settings: Settings {
             places: [3, 1, 1],
             ..Settings::default()

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::bounds::Text;
 use super::{Answer, Call, Method, fault};
+use crate::agent::tool::ToolSpec;
 use crate::nodes::published::{Offer, Tool};
 use crate::profile;
 use crate::server::{DEFAULT_AGENT, lock};
@@ -128,12 +129,18 @@ struct ToolsParams {
 fn tools(call: &Call) -> Answer {
     agent_id(call.params::<ToolsParams>()?.agent_id.as_ref())?;
     let profiles = json!([{"id": "full", "label": "Full"}]);
+    let specs = call.shared.services.tools.specs();
+    let entry = |spec: &ToolSpec| {
+        json!({
+            "id": spec.name, "label": spec.name, "description": spec.description, "source": "core",
+            "defaultProfiles": ["full"]
+        })
+    };
+    let own: Vec<Value> = specs.iter().map(entry).collect();
+    let own = json!({"id": "core", "label": "Built in", "source": "core", "tools": own});
     let offers = lock(&call.shared.nodes.published).all();
-    let groups: Vec<Value> = offers
-        .iter()
-        .filter(|offer| !offer.tools.is_empty())
-        .map(group)
-        .collect();
+    let offered = offers.iter().filter(|offer| !offer.tools.is_empty()).map(group);
+    let groups: Vec<Value> = std::iter::once(own).chain(offered).collect();
     Ok(json!({"agentId": DEFAULT_AGENT, "profiles": profiles, "groups": groups}))
 }
 
@@ -161,7 +168,16 @@ struct EffectiveParams {
 
 fn effective_tools(call: &Call) -> Answer {
     agent_id(call.params::<EffectiveParams>()?.agent_id.as_ref())?;
-    Ok(json!({"agentId": DEFAULT_AGENT, "profile": "full", "groups": []}))
+    let specs = call.shared.services.tools.specs();
+    let entry = |spec: &ToolSpec| {
+        json!({
+            "id": spec.name, "label": spec.name, "description": spec.description, "rawDescription": spec.description,
+            "source": "core"
+        })
+    };
+    let tools: Vec<Value> = specs.iter().map(entry).collect();
+    let groups = json!([{"id": "core", "label": "Built in", "source": "core", "tools": tools}]);
+    Ok(json!({"agentId": DEFAULT_AGENT, "profile": "full", "groups": groups}))
 }
 
 /// A command that a person types: its names, what it does, its kind, its argument.
@@ -175,6 +191,12 @@ struct Command(
 const COMMANDS: &[Command] = &[
     Command(&["help", "commands"], "What can be typed", "status", None),
     Command(&["status"], "What the agent is doing, with which model", "status", None),
+    Command(
+        &["context"],
+        "What goes in front of the conversation, and what it costs",
+        "status",
+        None,
+    ),
     Command(&["usage"], "Tokens that this session has used", "status", None),
     Command(&["new"], "Begin anew", "session", Some("message")),
     Command(&["reset"], "Begin anew", "session", Some("message")),

@@ -121,6 +121,28 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The host, without the brackets of an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Is it called by TLS?
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// What is asked for there.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Host and port as they were given.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
 /// Finds the addresses of a name.
 pub(crate) trait Resolve: Send + Sync {
     /// The addresses.
@@ -178,7 +200,10 @@ pub(crate) async fn post(
 }
 
 /// The one address that is called.
-async fn pin(target: &Target, policy: &Policy, resolver: &dyn Resolve) -> Result<SocketAddr, WebhookError> {
+///
+/// # Errors
+/// [`WebhookError::Unknown`], [`WebhookError::Inside`].
+pub(crate) async fn pin(target: &Target, policy: &Policy, resolver: &dyn Resolve) -> Result<SocketAddr, WebhookError> {
     let literal = target.host.parse::<IpAddr>().ok();
     let addresses = match literal {
         Some(ip) => vec![SocketAddr::new(ip, target.port)],
@@ -231,7 +256,10 @@ where
 }
 
 /// The machine's own roots, read when the first call is made.
-fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
+///
+/// # Errors
+/// Those of the library.
+pub(crate) fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

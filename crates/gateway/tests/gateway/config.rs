@@ -132,7 +132,7 @@ async fn a_changed_file_takes_hold_a_broken_one_does_not() {
     let mut client = gateway.client().await;
     let before = client.call("config.get", Value::Null).await["payload"]["hash"].clone();
     let mut changed = config(&gateway.home);
-    changed["agents"] = json!({"defaults": {"heartbeat": {"every": "2h"}}});
+    changed["agents"]["defaults"]["heartbeat"] = json!({"every": "2h"});
     write(&gateway, &changed);
     let news = client.event("config.changed").await;
     assert_eq!(

@@ -75,11 +75,12 @@ pub(crate) fn program(home: &Path) -> Command {
         .env("SKYKOI_STATE_DIR", home.join("state"))
         // As its unit has it.
         .env("MALLOC_ARENA_MAX", "2")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
         .stdin(Stdio::null());
     command
 }
 
-/// A config with the token in a file.
+/// A config with the token in a file, and a model that needs nobody.
 pub(crate) fn config(home: &Home) -> Value {
     json!({"gateway": {
         "mode": "local",
@@ -88,7 +89,7 @@ pub(crate) fn config(home: &Home) -> Value {
             "previousToken": {"source": "file", "path": home.path("previous-token")}
         },
         "trustedProxies": ["127.0.0.1"]
-    }})
+    }, "agents": {"defaults": {"model": {"primary": "echo/echo"}}}})
 }
 
 impl Gateway {
@@ -99,9 +100,15 @@ impl Gateway {
     }
 
     pub(crate) fn start_with(home: Home, config: &Value) -> Self {
+        Self::start_in(home, config, &[])
+    }
+
+    /// With these in its environment.
+    pub(crate) fn start_in(home: Home, config: &Value, variables: &[(&str, String)]) -> Self {
         fs::write(home.path("token"), TOKEN).unwrap();
         fs::write(home.path("skykoi.json"), config.to_string()).unwrap();
-        Self::resume(home)
+        let file = home.path("skykoi.json");
+        Self::launch(home, &["--config", &file.display().to_string()], variables)
     }
 
     /// Starts one in a home that has its files already.
@@ -112,8 +119,15 @@ impl Gateway {
 
     /// Starts one with these arguments.
     pub(crate) fn run(home: Home, arguments: &[&str]) -> Self {
+        Self::launch(home, arguments, &[])
+    }
+
+    fn launch(home: Home, arguments: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = program(&home.0);
-        command.args(["run", "--port", "0"]).args(arguments);
+        command
+            .envs(variables.iter().cloned())
+            .args(["run", "--port", "0"])
+            .args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));

@@ -9,6 +9,8 @@
 #![expect(clippy::too_many_lines, reason = "a scenario is told in one piece")]
 
 mod approvals;
+#[path = "../bedrock/server.rs"]
+mod bedrock;
 mod catalog;
 mod config;
 mod contract;
@@ -27,4 +29,5 @@ mod schedule;
 mod sessions;
 mod soak;
 mod suspension;
+mod tools;
 mod turns;

@@ -208,7 +208,7 @@ async fn what_a_node_publishes_is_listed_while_it_is_here() {
         (&json!("swim"), &json!("node"), &json!(device_of(9)))
     );
     let catalog = client.call("tools.catalog", json!({})).await["payload"]["groups"].clone();
-    assert_eq!(catalog[0]["tools"][0]["label"], "look");
+    assert_eq!(catalog[1]["tools"][0]["label"], "look");
     let bad = json!({"skills": [{"name": "Not Small", "description": "d", "content": "c"}]});
     let refused = node.call("node.skills.update", bad).await;
     assert!(

@@ -54,6 +54,7 @@ impl Cloud {
 
     fn bootstrap(&self, home: &Home) -> String {
         let output = program(&home.0)
+            .env_remove("AWS_EC2_METADATA_DISABLED")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.address)
             .env("AWS_ENDPOINT_URL_SSM", &self.address)
             .args(["bootstrap", "--root"])

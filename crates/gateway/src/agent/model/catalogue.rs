@@ -7,11 +7,11 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use koi_wire::config::GatewayConfig;
 
-use super::{Echo, Fault, FaultClass, ModelClient, ModelEvent, Request, Scripted};
+use super::{Bedrock, Echo, Fault, FaultClass, ModelClient, ModelEvent, Request, Scripted};
 
 /// The clients, by provider. They are built when they are first asked.
-#[derive(Debug, Default)]
 pub(crate) struct Catalogue {
+    bedrock: Bedrock,
     script: Option<PathBuf>,
     scripted: OnceLock<Result<Scripted, String>>,
 }
@@ -22,12 +22,13 @@ impl Catalogue {
         let providers = config.models.as_ref().and_then(|models| models.providers.as_ref());
         let scripted = providers.and_then(|providers| providers.scripted.as_ref());
         Self {
+            bedrock: Bedrock::from_config(providers.and_then(|providers| providers.amazon_bedrock.as_ref())),
             script: scripted.map(|scripted| PathBuf::from(&scripted.file)),
             scripted: OnceLock::new(),
         }
     }
 
-    /// Who answers for a model, `provider/id`. A provider without a client of its own is answered for by an echo.
+    /// Who answers for a model, `provider/id`.
     pub(crate) fn client(&self, model: &str) -> Arc<dyn ModelClient> {
         match (model.split_once('/').map(|(provider, _)| provider), &self.script) {
             (Some("scripted"), Some(path)) => match self.scripted.get_or_init(|| read(path)) {
@@ -35,7 +36,11 @@ impl Catalogue {
                 Err(fault) => Arc::new(Broken(fault.clone())),
             },
             (Some("scripted"), None) => Arc::new(Broken("models.providers.scripted.file is not set".to_owned())),
-            _ => Arc::new(Echo),
+            (Some("amazon-bedrock"), _) => Arc::new(self.bedrock.clone()),
+            (Some("echo"), _) => Arc::new(Echo),
+            _ => Arc::new(Broken(format!(
+                "nobody offers the model {model:?}; allowed: amazon-bedrock/<model or inference profile id>"
+            ))),
         }
     }
 }

@@ -1,0 +1,353 @@
+//! A question as Amazon Bedrock takes it: the body of a `ConverseStream` request.
+//!
+//! It is written here and not by the SDK, whose free-form documents have no order: the same conversation must give the same bytes, or the
+//! provider's cache is never hit. Everything in it that came from outside is made fit: names, ids, empty words, pictures.
+
+use std::borrow::Cow;
+
+use koi_wire::config::{ModelFacts, Thinking};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::super::Request;
+use super::hear::REDACTED;
+use crate::agent::tool::ToolSpec;
+use crate::session::{Answer, Content, Known, Message, Part};
+
+/// Pictures of one request; older ones are left out.
+const MOST_IMAGES: usize = 20;
+
+/// Base64 of one picture: 3.75 MB.
+const MOST_IMAGE: usize = 5 * 1024 * 1024;
+
+/// Tokens of one answer, where nothing is known of the model.
+const MOST_TOKENS: u32 = 32_000;
+
+/// The body.
+pub(super) fn body(id: &str, facts: Option<&ModelFacts>, request: &Request) -> String {
+    let family = Family::of(id);
+    let has_tools = !request.tools.is_empty();
+    let mut body = json!({});
+    let mut messages = Messages::new(has_tools, request).finish();
+    if family.caches() {
+        mark_for_cache(&mut messages);
+    }
+    body["messages"] = messages.into();
+    if !request.system.trim().is_empty() {
+        let mut system = vec![json!({"text": request.system.as_ref()})];
+        system.extend(family.caches().then(cache_point));
+        body["system"] = system.into();
+    }
+    if has_tools {
+        let mut tools: Vec<Value> = request.tools.iter().map(tool).collect();
+        tools.extend(family.caches().then(cache_point));
+        body["toolConfig"] = json!({"tools": tools});
+    }
+    let most = facts
+        .and_then(|facts| facts.max_tokens)
+        .or_else(|| family.most_tokens(id));
+    let budget = family.thinking(id, request, most.unwrap_or(MOST_TOKENS));
+    if let Some(most) = most {
+        body["inferenceConfig"] = json!({"maxTokens": most});
+    }
+    if let Some(more) = budget {
+        body["additionalModelRequestFields"] = more;
+    }
+    body.to_string()
+}
+
+/// What models of one maker have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Claude,
+    Other,
+}
+
+impl Family {
+    fn of(id: &str) -> Self {
+        if id.contains("anthropic.claude") {
+            Self::Claude
+        } else {
+            Self::Other
+        }
+    }
+
+    fn caches(self) -> bool {
+        self == Self::Claude
+    }
+
+    fn most_tokens(self, id: &str) -> Option<u32> {
+        match self {
+            Self::Claude if id.contains("claude-3-5") => Some(8192),
+            Self::Claude if id.contains("claude-3-7") => Some(MOST_TOKENS),
+            Self::Claude if id.contains("claude-3") => Some(4096),
+            Self::Claude => Some(MOST_TOKENS),
+            Self::Other => None,
+        }
+    }
+
+    /// How much the model is to think. Models from 4.6 on decide themselves, within an effort; those before have a budget of tokens.
+    fn thinking(self, id: &str, request: &Request, most: u32) -> Option<Value> {
+        let level = request.thinking.filter(|level| *level != Thinking::Off)?;
+        if self != Self::Claude || id.contains("claude-3-5") || id.contains("claude-3-haiku") {
+            return None;
+        }
+        if adapts(id) {
+            let effort = match level {
+                Thinking::Off | Thinking::Minimal | Thinking::Low => "low",
+                Thinking::Medium => "medium",
+                Thinking::High => "high",
+            };
+            return Some(json!({"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}));
+        }
+        // Such a model goes on only from an answer that began with thoughts.
+        if thoughtless(&request.messages) {
+            return None;
+        }
+        let budget = match level {
+            Thinking::Off | Thinking::Minimal => 1024,
+            Thinking::Low => 4096,
+            Thinking::Medium => 10_000,
+            Thinking::High => 24_000,
+        };
+        let budget = budget.min(most.saturating_sub(1024));
+        (budget >= 1024).then(|| json!({"thinking": {"type": "enabled", "budget_tokens": budget}}))
+    }
+}
+
+fn adapts(id: &str) -> bool {
+    let before = ["claude-3", "-4-0", "-4-1", "-4-5", "-4-2025"];
+    !before.iter().any(|mark| id.contains(mark))
+}
+
+/// Does the conversation go on from calls that were made without thoughts?
+fn thoughtless(messages: &[std::sync::Arc<Message>]) -> bool {
+    let last = messages.iter().rev().map(|message| &**message);
+    let answer = last
+        .take_while(|message| !matches!(message, Message::User { .. }))
+        .find_map(|message| match message {
+            Message::Assistant(answer) => Some(answer),
+            _ => None,
+        });
+    answer.is_some_and(|answer| answer.content.0.first().and_then(proven).is_none())
+}
+
+/// Thoughts that the provider takes back.
+fn proven(part: &Part) -> Option<(&str, &str)> {
+    match part {
+        Part::Known(Known::Thinking {
+            thinking,
+            thinking_signature: Some(proof),
+        }) => Some((thinking.as_str(), proof.as_str())),
+        _ => None,
+    }
+}
+
+fn cache_point() -> Value {
+    json!({"cachePoint": {"type": "default"}})
+}
+
+/// The end of what is known, and the end of what was known when the model was last asked.
+fn mark_for_cache(messages: &mut [Value]) {
+    let users = messages.iter_mut().rev().filter(|message| message["role"] == "user");
+    for message in users.take(2) {
+        if let Some(content) = message["content"].as_array_mut() {
+            content.push(cache_point());
+        }
+    }
+}
+
+fn tool(spec: &ToolSpec) -> Value {
+    let description = if spec.description.is_empty() {
+        &spec.name
+    } else {
+        &spec.description
+    };
+    json!({"toolSpec": {
+        "name": name(&spec.name), "description": description, "inputSchema": {"json": spec.schema}
+    }})
+}
+
+/// Names are short and of letters, digits, `_` and `-`.
+fn name(name: &str) -> String {
+    let fit = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = name.chars().take(64).map(fit).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+/// Ids too; two that differ still do.
+fn id(id: &str) -> Cow<'_, str> {
+    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !id.is_empty() && id.len() <= 64 && id.chars().all(fit) {
+        return id.into();
+    }
+    let mut digest = hex::encode(Sha256::digest(id.as_bytes()));
+    digest.truncate(40);
+    format!("id-{digest}").into()
+}
+
+/// The conversation: users and the model take turns, and results stand right after their calls.
+struct Messages {
+    done: Vec<Value>,
+    has_tools: bool,
+    images_to_skip: usize,
+}
+
+impl Messages {
+    fn new(has_tools: bool, request: &Request) -> Self {
+        let images = request.messages.iter().map(|message| {
+            let parts = message.content().0.iter();
+            parts
+                .filter(|part| matches!(part, Part::Known(Known::Image { .. })))
+                .count()
+        });
+        let mut messages = Self {
+            done: Vec::new(),
+            has_tools,
+            images_to_skip: images.sum::<usize>().saturating_sub(MOST_IMAGES),
+        };
+        for message in &request.messages {
+            messages.add(message);
+        }
+        messages
+    }
+
+    fn finish(mut self) -> Vec<Value> {
+        if self.done.first().is_none_or(|first| first["role"] != "user") {
+            self.done
+                .insert(0, json!({"role": "user", "content": [{"text": "(no words)"}]}));
+        }
+        if self.done.last().is_some_and(|last| last["role"] != "user") {
+            self.push("user", vec![json!({"text": "Go on."})]);
+        }
+        self.done
+    }
+
+    fn add(&mut self, message: &Message) {
+        match message {
+            Message::User { content, .. } => {
+                let mut blocks = self.blocks(content);
+                if blocks.is_empty() {
+                    blocks.push(json!({"text": "(no words)"}));
+                }
+                self.push("user", blocks);
+            }
+            Message::Assistant(answer) => {
+                let blocks = self.answer(answer);
+                if !blocks.is_empty() {
+                    self.push("assistant", blocks);
+                }
+            }
+            Message::ToolResult {
+                tool_call_id,
+                tool_name,
+                content,
+                is_error,
+                ..
+            } => {
+                let mut blocks = self.blocks(content);
+                if blocks.is_empty() {
+                    blocks.push(json!({"text": "(no output)"}));
+                }
+                if self.has_tools {
+                    let status = if *is_error { "error" } else { "success" };
+                    let result = json!({"toolUseId": id(tool_call_id), "content": blocks, "status": status});
+                    self.push("user", vec![json!({"toolResult": result})]);
+                } else {
+                    blocks.insert(0, json!({"text": format!("[{tool_name} answered]")}));
+                    self.push("user", blocks);
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, role: &str, blocks: Vec<Value>) {
+        if let Some(last) = self.done.last_mut()
+            && last["role"] == role
+            && let Some(content) = last["content"].as_array_mut()
+        {
+            return content.extend(blocks);
+        }
+        self.done.push(json!({"role": role, "content": blocks}));
+    }
+
+    /// Words and pictures.
+    fn blocks(&mut self, content: &Content) -> Vec<Value> {
+        let blocks = content.0.iter().filter_map(|part| match part {
+            Part::Known(Known::Text { text }) => words(text),
+            Part::Known(Known::Image { data, mime_type }) => {
+                if self.images_to_skip > 0 {
+                    self.images_to_skip -= 1;
+                    return Some(json!({"text": "[an older picture was left out]"}));
+                }
+                Some(image(data, mime_type))
+            }
+            _ => None,
+        });
+        blocks.collect()
+    }
+
+    fn answer(&self, answer: &Answer) -> Vec<Value> {
+        // Proofs hold where they were given.
+        let ours = answer.provider == "amazon-bedrock";
+        let mut blocks = Vec::new();
+        for part in &answer.content.0 {
+            match part {
+                Part::Known(Known::Text { text }) => blocks.extend(words(text)),
+                Part::Known(Known::Thinking { .. }) if ours && self.has_tools => {
+                    blocks.extend(proven(part).map(thought));
+                }
+                Part::Known(Known::ToolCall {
+                    id: call,
+                    name: tool,
+                    arguments,
+                }) => blocks.push(self.call(call, tool, arguments)),
+                _ => {}
+            }
+        }
+        blocks
+    }
+
+    fn call(&self, call: &str, tool: &str, arguments: &Value) -> Value {
+        if !self.has_tools {
+            // Without tools the provider takes no calls either.
+            return json!({"text": format!("[called {tool} with {arguments}]")});
+        }
+        let input = if arguments.is_object() {
+            arguments.clone()
+        } else {
+            json!({})
+        };
+        json!({"toolUse": {"toolUseId": id(call), "name": name(tool), "input": input}})
+    }
+}
+
+/// Blank words are refused.
+fn words(text: &str) -> Option<Value> {
+    (!text.trim().is_empty()).then(|| json!({"text": text}))
+}
+
+fn thought((thinking, proof): (&str, &str)) -> Value {
+    match proof.strip_prefix(REDACTED) {
+        Some(data) => json!({"reasoningContent": {"redactedContent": data}}),
+        None => json!({"reasoningContent": {"reasoningText": {"text": thinking, "signature": proof}}}),
+    }
+}
+
+fn image(data: &str, mime_type: &str) -> Value {
+    let format = match mime_type {
+        "image/png" => "png",
+        "image/jpeg" | "image/jpg" => "jpeg",
+        "image/gif" => "gif",
+        "image/webp" => "webp",
+        _ => return json!({"text": "[a picture of a kind that the model cannot see]"}),
+    };
+    let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    if data.is_empty() || data.len() > MOST_IMAGE || !data.as_bytes().iter().all(base64) {
+        return json!({"text": "[a picture that is too large or damaged]"});
+    }
+    json!({"image": {"format": format, "source": {"bytes": data}}})
+}
+
+#[cfg(test)]
+mod tests;
