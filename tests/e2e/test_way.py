@@ -184,8 +184,10 @@ def test_the_machine_is_set_up_as_promised(stage: Stage, agent: dict) -> None:
     assert machine.sh("stat -c '%U %a' /home/ubuntu/.skykoi/skykoi.json").split() == ["skykoi", "600"]
     assert machine.sh("findmnt -no FSTYPE --target /run/skykoi").strip() == "tmpfs"
     assert "nvme" in machine.sh("findmnt -no SOURCE /home/ubuntu")
-    assert machine.sh("systemctl is-active skykoi-gateway nginx").split() == ["active", "active"]
-    assert machine.sh("ps -o user= -C koi-gateway").split() == ["skykoi"]
+    assert machine.sh("systemctl is-active skykoi-gateway skykoi-tools nginx").split() == ["active"] * 3
+    assert sorted(machine.sh("ps -o user= -C koi-gateway").split()) == ["skykoi", "ubuntu"], (
+        "the gateway, and its tools"
+    )
     assert "Grace Hopper" in machine.sh("cat /home/ubuntu/koi/USER.md")
     for name in ("AGENTS.md", "SOUL.md", "USER.md", "TOOLS.md", "IDENTITY.md"):
         assert machine.sh(f"stat -c %U /home/ubuntu/koi/{name}").strip() == "ubuntu", name

@@ -74,6 +74,8 @@ class Authorizer:
             return _iam_requests(self._cloud, call, common)
         if call.service == "ssm":
             return _ssm_requests(self._cloud, call, common)
+        if call.service == "bedrock":
+            return _bedrock_requests(call, common)
         resource = call.params.get("RoleArn") or "*"
         return [Request(f"{call.service}:{call.action}", resource, common)]
 
@@ -136,6 +138,23 @@ def _boundary(iam: Any, role: Any) -> list[Any] | None:
 
 def _tag_context(prefixes: tuple[str, ...], found: dict[str, str]) -> Context:
     return lower_keys({f"{prefix}/{key}": value for prefix in prefixes for key, value in found.items()})
+
+
+# Bedrock
+
+
+def _bedrock_requests(call: Call, common: Context) -> list[Request]:
+    """A model through an inference profile takes both: the profile, and the model by way of it."""
+    action, model = f"bedrock:{call.action}", call.params["modelId"]
+    area, _, rest = model.partition(".")
+    if area not in ("us", "eu", "apac", "global"):
+        return [Request(action, f"arn:aws:bedrock:{call.region}::foundation-model/{model}", common)]
+    profile = f"arn:aws:bedrock:{call.region}:{call.account}:inference-profile/{model}"
+    through = {**common, **lower_keys({"bedrock:InferenceProfileArn": profile})}
+    return [
+        Request(action, profile, common),
+        Request(action, f"arn:aws:bedrock:{call.region}::foundation-model/{rest}", through),
+    ]
 
 
 # EC2

@@ -194,6 +194,20 @@ class CloudClient:
         """The index that the next call will have: remember it, act, then ask for `calls(since=...)`."""
         return self._call("GET", "calls?since=1000000000")["next"]
 
+    # models
+
+    def models_say(self, *rules: dict[str, Any]) -> None:
+        """What models answer from now on (rules: see bedrock.py); what they were asked until now is forgotten."""
+        self._call("POST", "models", list(rules))
+
+    def models_asked(self) -> list[dict[str, Any]]:
+        """Every question: model, body, caller, state (open, answered, hung up, cut), held."""
+        return self._call("GET", "models")
+
+    def model_goes_on(self, hold: str) -> None:
+        """Releases a hold of this name."""
+        self._call("POST", f"models/release/{hold}")
+
     # account and policy
 
     def switch_account(self, account: str) -> None:

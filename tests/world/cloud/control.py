@@ -128,6 +128,23 @@ def refill(shell: Shell, rest: list[str], query: dict[str, str], body: Any) -> A
     return {}
 
 
+# models
+
+
+@route("POST", "models")
+def play(shell: Shell, rest: list[str], query: dict[str, str], body: Any) -> Any:
+    if rest[:1] == ["release"]:
+        shell.bedrock.release(rest[1])
+    else:
+        shell.bedrock.play(body)
+    return {}
+
+
+@route("GET", "models")
+def asked(shell: Shell, rest: list[str], query: dict[str, str], body: Any) -> Any:
+    return shell.bedrock.asked()
+
+
 # faults, holds, calls
 
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
-from . import consistency, control, ec2_xml, ids, moto_patches, native
+from . import bedrock, consistency, control, ec2_xml, ids, moto_patches, native
 from .authorize import Authorizer
 from .call import Call, Principal
 from .calls import CallLog
@@ -54,6 +54,7 @@ class Shell:
         self.authorizer = Authorizer(cloud, self.principals, operator_policy)
         self.throttle = Throttle(cloud.settings)
         self.faults = Faults()
+        self.bedrock = bedrock.Bedrock()
         self.calls = CallLog(cloud.state_dir / "calls.jsonl")
 
     def answer(self, incoming: Incoming) -> Answer:
@@ -212,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         if length > BODY_LIMIT:
             self.close_connection = True
-            self._send(413, {"Content-Type": "text/plain"}, b"too large\n")
+            self.send(413, {"Content-Type": "text/plain"}, b"too large\n")
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(length) if length else b""
@@ -220,17 +221,19 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/_world/"):
             control.serve(self.server.shell, incoming, self)
             return
+        if bedrock.serve(self.server.shell, incoming, self):
+            return
         try:
             status, found, content = self.server.shell.answer(incoming)
         except Dropped:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        self._send(status, found, content)
+        self.send(status, found, content)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
 
-    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -239,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_json(self, status: int, body: bytes) -> None:
-        self._send(status, {"Content-Type": "application/json"}, body)
+        self.send(status, {"Content-Type": "application/json"}, body)
 
 
 def start(server: Server) -> threading.Thread:

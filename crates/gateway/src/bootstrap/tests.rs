@@ -202,6 +202,7 @@ impl Fake {
             ["systemctl", "is-active", _, unit] => {
                 return (if self.active.borrow().contains(*unit) { 0 } else { 3 }, "");
             }
+            ["systemctl", "show", .., "skykoi-tools.service"] => return (0, "77\n"),
             ["systemctl", "is-enabled", ..] => return (i32::from(!self.nginx_enabled.get()), ""),
             ["systemctl", "disable", ..] => self.nginx_enabled.set(false),
             ["systemctl", "start" | "restart", unit] => {
@@ -217,7 +218,10 @@ impl Machine for Fake {
     fn run(&self, command: &Command) -> Result<Output, String> {
         let mut words = vec![command.program.as_str()];
         words.extend(command.arguments.iter().map(String::as_str));
-        if !words.contains(&"is-active") && !words.contains(&"is-enabled") {
+        if !["is-active", "is-enabled", "show"]
+            .iter()
+            .any(|look| words.contains(look))
+        {
             self.commands.borrow_mut().push(words.join(" "));
         }
         let (code, text) = self.obey(&words);
@@ -353,6 +357,31 @@ fn a_file_system_that_cannot_grow_holds_nothing_up() {
         "{said}"
     );
     assert!(fake.active.borrow().contains("skykoi-gateway.service"), "{said}");
+}
+
+#[test]
+fn tools_are_started_anew_for_what_takes_it_and_left_alone_otherwise() {
+    let fake = Fake::new();
+    fake.bootstrap().unwrap();
+    let restarted = || {
+        let changed = fake.bootstrap().unwrap();
+        let commands = fake.commands();
+        let of = |unit: &str| commands.contains(&format!("systemctl restart {unit}.service"));
+        (changed, of("skykoi-tools"), of("skykoi-gateway"))
+    };
+    fake.bundle.borrow_mut().sudo = true;
+    assert_eq!(restarted(), (vec!["sudo", "gateway"], true, false));
+    fs::create_dir_all(fake.root.join("proc/77")).unwrap();
+    let exe = fake.root.join("proc/77/exe");
+    symlink("/usr/local/bin/koi-gateway", &exe).unwrap();
+    assert_eq!(restarted(), (vec![], false, false));
+    fs::remove_file(&exe).unwrap();
+    symlink("/usr/local/bin/koi-gateway (deleted)", &exe).unwrap();
+    assert_eq!(restarted(), (vec!["gateway"], true, false));
+    fs::remove_file(&exe).unwrap();
+    let unit = fake.root.join("etc/systemd/system/skykoi-tools.service");
+    fs::write(unit, "[Service]\nExecStart=/older\n").unwrap();
+    assert_eq!(restarted(), (vec!["units", "gateway"], true, true));
 }
 
 #[test]
@@ -590,11 +619,11 @@ fn sudo_is_taken_away_and_given_when_the_bundle_says_so() {
     let ours = fake.root.join("etc/sudoers.d/91-skykoi");
     assert!(!ours.exists());
     fake.bundle.borrow_mut().sudo = true;
-    assert_eq!(fake.bootstrap().unwrap(), ["sudo"]);
+    assert_eq!(fake.bootstrap().unwrap(), ["sudo", "gateway"]);
     assert_eq!(fs::read_to_string(&ours).unwrap(), "ubuntu ALL=(ALL) NOPASSWD:ALL\n");
     assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o7777, 0o440);
     fake.bundle.borrow_mut().sudo = false;
-    assert_eq!(fake.bootstrap().unwrap(), ["sudo"]);
+    assert_eq!(fake.bootstrap().unwrap(), ["sudo", "gateway"]);
     assert!(!ours.exists());
 }
 

@@ -1,5 +1,7 @@
 //! systemd units: the gateway, and what fetches the bundle anew.
 
+use std::fs;
+
 use serde_json::Value;
 
 use super::files::{self, Change, Owner};
@@ -49,20 +51,16 @@ fn filled(text: &str) -> String {
 /// be taken over while it runs it takes over: nobody is sent away for a new config unless that is what the config takes.
 pub(super) fn running(run: &Run<'_>) -> Result<Change, Failure> {
     let changed = |names: &[&str]| run.changed.iter().any(|step| names.contains(step));
+    let mut change = tools_running(run)?;
     let active = run.holds(&["systemctl", "is-active", "--quiet", GATEWAY])?;
     let verb = match active {
         false => Some("start"),
         true if changed(&["units", "mount"]) || (changed(&["config"]) && !takes_over(&run.bundle.config)) => {
             Some("restart")
         }
+        true if is_replaced(run, GATEWAY)? => Some("restart"),
         true => changed(&["config"]).then_some("reload"),
     };
-    let mut change = Change::Unchanged;
-    // What runs there goes on: commands of the agent outlive the gateway that was asked for them.
-    if !run.holds(&["systemctl", "is-active", "--quiet", TOOLS])? {
-        run.must(&Command::new(&["systemctl", "start", TOOLS]))?;
-        change = Change::Changed;
-    }
     if let Some(verb) = verb {
         // A failed start in the past must not count against this one.
         run.ask(&Command::new(&["systemctl", "reset-failed", GATEWAY]))?;
@@ -77,6 +75,40 @@ pub(super) fn running(run: &Run<'_>) -> Result<Change, Failure> {
         }
     }
     Ok(change)
+}
+
+/// The tools run, with the program and the unit as they are now. Else they are left alone: commands of the agent outlive the gateway that
+/// was asked for them.
+fn tools_running(run: &Run<'_>) -> Result<Change, Failure> {
+    // Who was root stays so until it ends, and a home from before the volume came is another one.
+    let changed = run
+        .changed
+        .iter()
+        .any(|step| ["users", "sudo", "mount", "units"].contains(step));
+    let verb = match run.holds(&["systemctl", "is-active", "--quiet", TOOLS])? {
+        false => "start",
+        true if changed || is_replaced(run, TOOLS)? => "restart",
+        true => return Ok(Change::Unchanged),
+    };
+    run.must(&Command::new(&["systemctl", verb, TOOLS]))?;
+    Ok(Change::Changed)
+}
+
+/// Does a unit run a program whose file is another one by now?
+fn is_replaced(run: &Run<'_>, unit: &str) -> Result<bool, Failure> {
+    let shown = run.ask(&Command::new(&[
+        "systemctl",
+        "show",
+        "--property=MainPID",
+        "--value",
+        unit,
+    ]))?;
+    let Ok(pid @ 1..) = shown.text.trim().parse::<u32>() else {
+        return Ok(false);
+    };
+    let program = fs::read_link(run.options.path(&format!("/proc/{pid}/exe"))).unwrap_or_default();
+    // That is how the kernel names a file that no directory holds any more.
+    Ok(program.to_string_lossy().ends_with(" (deleted)"))
 }
 
 /// Does a gateway with this config take all of it over by itself, with a restart of its own where that is needed?

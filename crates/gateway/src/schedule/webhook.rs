@@ -38,6 +38,9 @@ pub(crate) enum WebhookError {
     /// A place inside.
     #[error("{0} is not a public address; cron.webhookSsrfPolicy.allowedHosts can allow it")]
     Inside(String),
+    /// What a cloud tells a machine of itself.
+    #[error("{0} is link-local, where a machine's own credentials are; it is never called")]
+    Machine(String),
     /// The name leads nowhere.
     #[error("{0} cannot be found")]
     Unknown(String),
@@ -202,7 +205,7 @@ pub(crate) async fn post(
 /// The one address that is called.
 ///
 /// # Errors
-/// [`WebhookError::Unknown`], [`WebhookError::Inside`].
+/// [`WebhookError::Unknown`], [`WebhookError::Machine`], [`WebhookError::Inside`].
 pub(crate) async fn pin(target: &Target, policy: &Policy, resolver: &dyn Resolve) -> Result<SocketAddr, WebhookError> {
     let literal = target.host.parse::<IpAddr>().ok();
     let addresses = match literal {
@@ -215,6 +218,10 @@ pub(crate) async fn pin(target: &Target, policy: &Policy, resolver: &dyn Resolve
     let first = *addresses
         .first()
         .ok_or_else(|| WebhookError::Unknown(target.host.clone()))?;
+    // Whoever may call there holds the machine's role: no list can allow that.
+    if addresses.iter().any(|address| is_of_the_machine(address.ip())) {
+        return Err(WebhookError::Machine(target.host.clone()));
+    }
     // All of them: a name with a public address beside an inner one is up to no good.
     if !policy.allows(target) && !addresses.iter().all(|address| is_public(address.ip())) {
         return Err(WebhookError::Inside(target.host.clone()));
@@ -270,6 +277,18 @@ pub(crate) fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
+/// Is this an address at which a cloud tells a machine of itself? In whatever dress it comes.
+fn is_of_the_machine(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => {
+            held(ip).is_some_and(|ip| ip.is_link_local())
+                || ip.is_unicast_link_local()
+                || ip.segments().starts_with(&[0xfd00, 0xec2])
+        }
+    }
+}
+
 /// Does this address lead outside?
 pub(crate) fn is_public(ip: IpAddr) -> bool {
     match ip {
@@ -296,18 +315,22 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     !inside
 }
 
+/// The address that another one holds.
+fn held(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
+            Some(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => None,
+    }
+}
+
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let parts = ip.segments();
     // Addresses that hold another: the other one decides.
-    let held = match parts {
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            Some((high, low))
-        }
-        _ => None,
-    };
-    if let Some((high, low)) = held {
-        let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
-        return is_public_v4(Ipv4Addr::new(a, b, c, d));
+    if let Some(held) = held(ip) {
+        return is_public_v4(held);
     }
     // Global unicast, without documentation (2001:db8::/32, 3fff::/20) and Teredo and other special ones (2001::/23).
     (parts[0] & 0xe000) == 0x2000

@@ -115,7 +115,9 @@ impl Web {
         let address = pin(&target, &self.policy, self.resolver.as_ref())
             .await
             .map_err(|fault| match fault {
-                WebhookError::Inside(host) => format!("{host} is not a public address; only public ones are fetched."),
+                WebhookError::Inside(host) | WebhookError::Machine(host) => {
+                    format!("{host} is not a public address; only public ones are fetched.")
+                }
                 fault => fault.to_string(),
             })?;
         let unreachable = |error: &dyn std::fmt::Display| format!("{} cannot be reached: {error}", target.host());

@@ -98,12 +98,7 @@ fn places_inside_are_told_from_those_outside() {
 #[tokio::test]
 async fn what_leads_inside_is_refused_however_it_is_written() {
     let policy = Policy::default();
-    for text in [
-        "http://127.0.0.1/",
-        "http://[::1]/",
-        "http://[::ffff:169.254.169.254]/latest",
-        "http://localhost/",
-    ] {
+    for text in ["http://127.0.0.1/", "http://[::1]/", "http://localhost/"] {
         let names = names(&[&["127.0.0.1:80"]]);
         let refused = post(&target(text), &policy, &names, None, String::new()).await;
         assert!(matches!(refused, Err(WebhookError::Inside(_))), "{text}: {refused:?}");
@@ -115,6 +110,27 @@ async fn what_leads_inside_is_refused_however_it_is_written() {
     let none = names(&[&[]]);
     let refused = post(&target("http://nowhere.example/"), &policy, &none, None, String::new()).await;
     assert!(matches!(refused, Err(WebhookError::Unknown(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn no_list_allows_what_a_cloud_tells_a_machine_of_itself() {
+    let allowed = ["169.254.169.254", "fd00:ec2::254", "metadata.example", "both.example"];
+    let policy = Policy {
+        allowed_hosts: allowed.map(str::to_owned).to_vec(),
+        ..Policy::default()
+    };
+    for (text, resolved) in [
+        ("http://169.254.169.254/latest", "1.1.1.1:80"),
+        ("http://[fd00:ec2::254]/", "1.1.1.1:80"),
+        ("http://[::ffff:169.254.169.254]/latest", "1.1.1.1:80"),
+        ("http://metadata.example/", "169.254.170.2:80"),
+        ("http://metadata.example/", "[fe80::1]:80"),
+        ("http://both.example/", "[64:ff9b::a9fe:a9fe]:80"),
+    ] {
+        let names = names(&[&[resolved]]);
+        let refused = pin(&target(text), &policy, &names).await;
+        assert!(matches!(refused, Err(WebhookError::Machine(_))), "{text}: {refused:?}");
+    }
 }
 
 #[tokio::test]
