@@ -266,7 +266,7 @@ async fn webhooks_lead_neither_inside_nor_on() {
     let refused = [
         (
             "http://169.254.169.254/latest/meta-data/".to_owned(),
-            "169.254.169.254 is not a public address",
+            "169.254.169.254 is link-local",
         ),
         (format!("http://localhost:{port}/"), "localhost is not a public address"),
         (format!("http://[::ffff:7f00:1]:{port}/"), "is not a public address"),
