@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "--durations=5")
+#: Scenarios wait more than they work: two worlds side by side, each file in one of them.
+SIDE_BY_SIDE = (*PYTEST, "--numprocesses=2", "--dist=loadfile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +49,13 @@ STAGES = (
     Stage("build", ("cargo", "build", "--workspace", "--bins", "--example", "crds")),
     Stage("unit", ("cargo", "test", "--workspace", "--quiet")),
     Stage("generated", (sys.executable, "tools/generate.py", "--check")),
-    Stage("conformance", (*PYTEST, "tests/conformance")),
+    Stage("conformance", (*SIDE_BY_SIDE, "tests/conformance")),
     Stage("api", (*PYTEST, "tests/api")),
     Stage("chart", (*PYTEST, "tests/chart")),
     Stage("page", (*PYTEST, "tests/page")),
-    Stage("world", (*PYTEST, "tests/world/tests")),
-    Stage("scenarios", (*PYTEST, "tests/e2e")),
-    Stage("crashes", (*PYTEST, "tests/sweep"), more=("--every-index",)),
+    Stage("world", (*SIDE_BY_SIDE, "tests/world/tests")),
+    Stage("scenarios", (*SIDE_BY_SIDE, "tests/e2e")),
+    Stage("crashes", (*PYTEST, "--numprocesses=2", "tests/sweep"), more=("--every-index",)),
     Stage("traces", ("cargo", "test", "-p", "koi-operator", "--features", "otlp", "--lib", "log::"), long=True),
     Stage("mutants", (sys.executable, "tools/mutation"), long=True),
 )

@@ -186,6 +186,14 @@ def test_a_storm_of_one_namespace_does_not_hold_up_another(stage: Stage, operato
     until("the namespace is gone", lambda: stage.kube.get("api/v1/namespaces/storm") is None, 60)
 
 
+def can_work_there(stage: Stage, role: str) -> bool:
+    """Whether the operator may take the role, and the role may look; what IAM has just been told takes time to be known."""
+    session = {"RoleArn": role, "RoleSessionName": "look", "ExternalId": "koi-demo"}
+    keys = stage.cloud.boto("sts", "operator").assume_role(**session)["Credentials"]
+    ec2 = stage.cloud.boto_with("ec2", keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
+    return "Reservations" in ec2.describe_instances()
+
+
 @pytest.fixture
 def other_account(stage: Stage):
     """A role in another account that trusts the operator, and the operator's right to take it."""
@@ -204,6 +212,7 @@ def other_account(stage: Stage):
     policy = stage.iam_policy()
     take = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": arn}
     stage.cloud.operator_policy({**policy, "Statement": [*policy["Statement"], take]})
+    until("IAM knows the role everywhere", lambda: can_work_there(stage, arn), 30)
     yield arn
     stage.cloud.operator_policy(policy)
     iam.delete_role_policy(RoleName="koi-elsewhere", PolicyName="all")

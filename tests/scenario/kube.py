@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -92,14 +93,15 @@ class Kube:
         return sorted(mine, key=lambda event: event["eventTime"] or event["metadata"]["creationTimestamp"])
 
     def watch_agents(self, namespace: str = "default", timeout: int = 600) -> Iterator[dict]:
-        """KoiAgents as they change; each item is {type, object}."""
+        """KoiAgents as they change, until the time is over or the server goes; each item is {type, object}."""
         path = f"{self.base}/{GROUP}/namespaces/{namespace}/koiagents"
         with self.session.get(
             path, params={"watch": "true", "timeoutSeconds": str(timeout)}, stream=True, timeout=timeout + 30
         ) as answer:
-            for line in answer.iter_lines():
-                if line:
-                    yield json.loads(line)
+            with contextlib.suppress(requests.exceptions.ChunkedEncodingError):
+                for line in answer.iter_lines():
+                    if line:
+                        yield json.loads(line)
 
 
 class KubeError(Exception):

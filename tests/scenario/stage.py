@@ -30,8 +30,12 @@ METRICS_PORT = 8080
 
 
 def world_name(purpose: str) -> str:
-    """A name for the world of this purpose that is this checkout's own: what a crashed run left is found again."""
-    return f"{purpose}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"
+    """A name for the world of this purpose that is this checkout's own: what a crashed run left is found again.
+
+    Tests that run side by side have a world for each worker.
+    """
+    checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
+    return "-".join(filter(None, (purpose, checkout, os.environ.get("PYTEST_XDIST_WORKER"))))
 
 
 class Operator:
@@ -167,6 +171,8 @@ class Stage:
         started = spawn(name, [OPERATOR, "run", *arguments], self.world.state_dir, variables)
         operator = Operator(started.child, started.log)
         self.operators.append(operator)
+        # Its first line comes when it can be told to stop.
+        until("the operator speaks", lambda: operator.text() or operator.process.poll() is not None, 10, every=0.02)
         return operator
 
     def deployment_env(self) -> dict[str, str]:

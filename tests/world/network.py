@@ -137,12 +137,15 @@ class WorldNetwork(Namespace):
     def __init__(self, world: str) -> None:
         super().__init__(f"koi-{world}")
 
-    def create(self) -> None:
+    def require_free(self) -> None:
+        """NetworkError when somebody else has a namespace of this name."""
         if self.exists():
             raise NetworkError(
                 f"the network namespace {self.name} exists, but not from this checkout: choose another --name, "
                 f"or remove it with `ip netns del {self.name}`"
             )
+
+    def create(self) -> None:
         super().create()
         ip = ("ip", "-n", self.name)
         run(*ip, "link", "add", "br0", "type", "bridge", "forward_delay", "0")

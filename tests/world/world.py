@@ -192,8 +192,10 @@ class World:
         for name, source in artifacts.items():
             self.publish(name, source)
         if isinstance(self.network, WorldNetwork):
-            self.network.create()
+            self.network.require_free()
+            # Recorded before it is there: what ends half-way through is removed too.
             (self.state_dir / worlds.NETNS_RECORD).write_text(self.network.name)
+            self.network.create()
             raise_inotify_limit()
         self._cloud_arguments = cloud_arguments
         self.cloud_port = self._port(CLOUD_PORT)

@@ -15,7 +15,7 @@ from .network import WorldNetwork
 from .paths import WORLDS
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
-PATIENCE = 10.0  # seconds for a lock that somebody holds only to look or to clean up
+PATIENCE = 60.0  # seconds for a lock that somebody holds only to look or to clean up
 KEPT_LOGS = 20
 NETNS_RECORD = "netns"  # file in a world's folder: this world made its network namespace
 

@@ -106,6 +106,16 @@ def test_a_failed_start_leaves_nothing(new_world: Callable[[str], World]) -> Non
     assert traces(world.name) == NOTHING
 
 
+def test_a_network_that_fails_half_way_leaves_nothing(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world("torn")
+    monkeypatch.setattr("world.network._FIREWALL", "no such thing")
+    with pytest.raises(RuntimeError, match="no such thing"):
+        world.start(control_plane=False, cloud=False)
+    assert traces(world.name) == NOTHING
+
+
 @pytest.mark.parametrize("name", ["", "Up", "a" * 21, "a/b", "a.b", "1st"])
 def test_bad_names_are_refused(name: str) -> None:
     with pytest.raises(worlds.BadName):
