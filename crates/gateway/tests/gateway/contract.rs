@@ -12,6 +12,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use super::harness::{Client, Gateway, TOKEN};
+use super::recording::Recorder;
 
 /// The definitions that frames of ours are held against, by name; made when they are first needed.
 struct Contract {
@@ -327,16 +328,27 @@ async fn the_contract_refuses_what_is_wrong() {
     assert!(refuses("DevicePairRequestedEvent", json!({"requestId": ""})));
 }
 
-/// Runs a script of the stock client; gives what it says in the end.
+/// Runs a script of the stock client; gives what it says in the end. All that the gateway told it holds against the contract.
 fn stock(script: &str, gateway: &Gateway) -> Value {
+    let recorder = Recorder::before(gateway.port);
     let output = Command::new("node")
         .arg(directory().join(script))
-        .args([format!("ws://127.0.0.1:{}", gateway.port), TOKEN.to_owned()])
+        .args([format!("ws://127.0.0.1:{}", recorder.port), TOKEN.to_owned()])
         .output()
         .expect("node is missing");
     let text = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{complaints}\n{}", gateway.log());
+    for (asked, answered) in recorder.frames() {
+        let methods: BTreeMap<&str, &str> = asked
+            .iter()
+            .filter_map(|frame| Some((frame["id"].as_str()?, frame["method"].as_str()?)))
+            .collect();
+        assert!(!answered.is_empty(), "nothing was recorded after {asked:?}");
+        for frame in &answered {
+            holds(frame, frame["id"].as_str().and_then(|id| methods.get(id).copied()));
+        }
+    }
     serde_json::from_str(text.trim()).unwrap()
 }
 

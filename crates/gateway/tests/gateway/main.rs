@@ -25,6 +25,7 @@ mod methods;
 mod nodes;
 mod pains;
 mod parameters;
+mod recording;
 mod schedule;
 mod sessions;
 mod soak;
