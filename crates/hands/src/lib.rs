@@ -4,6 +4,7 @@
 //! of the agent's own user ([`serve`]), where it can reach nothing that is not the agent's.
 
 mod args;
+mod browser;
 mod edit;
 mod exec;
 mod files;
@@ -23,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use self::browser::Browser;
 pub use self::exec::Exited;
 use self::exec::Registry;
 pub use self::place::Place;
@@ -105,6 +107,7 @@ pub struct Hands {
     place: Place,
     more: BTreeMap<&'static str, More>,
     processes: Registry,
+    browser: Browser,
 }
 
 impl Hands {
@@ -115,6 +118,7 @@ impl Hands {
             place,
             more: BTreeMap::new(),
             processes: Registry::default(),
+            browser: Browser::default(),
         }
     }
 
@@ -143,6 +147,11 @@ impl Hands {
         match wish.tool.as_str() {
             "exec" => exec::exec(&place, &self.processes, wish, cancel).await,
             "process" => exec::process(&self.processes, wish.arguments, cancel).await,
+            "browser" => {
+                self.browser
+                    .perform(&place, &wish.session, wish.arguments, cancel)
+                    .await
+            }
             "grep" => search::grep(&place, wish.arguments, cancel).await,
             "find" => search::find(&place, wish.arguments, cancel).await,
             _ => Self::at_files(place, wish).await,
@@ -163,9 +172,9 @@ impl Hands {
             .unwrap_or_else(|_| Outcome::failed("The tool failed unexpectedly."))
     }
 
-    /// Ends all commands that still run.
+    /// Ends all commands that still run, and the browser.
     pub async fn close(&self) {
-        self.processes.close().await;
+        tokio::join!(self.processes.close(), self.browser.close());
     }
 }
 

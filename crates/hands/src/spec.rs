@@ -29,6 +29,7 @@ fn spec(name: &'static str, description: &'static str, parallel: bool, propertie
 pub fn specs() -> Vec<Spec> {
     let mut specs = commands();
     specs.extend(files());
+    specs.push(browser());
     specs
 }
 
@@ -62,6 +63,25 @@ fn commands() -> Vec<Spec> {
             &["action"],
         ),
     ]
+}
+
+fn browser() -> Spec {
+    spec(
+        "browser",
+        "Use a real web browser: open a page, then act on the refs that it shows. For what web_fetch cannot do.",
+        false,
+        &json!({
+            "action": {"type": "string", "enum": ["open", "snapshot", "click", "type", "press", "back", "screenshot", "download", "close"]},
+            "url": {"type": "string", "description": "For open and download"},
+            "ref": {"type": "string", "description": "For click, type and download"},
+            "text": {"type": "string", "description": "For type; of a list: the choice"},
+            "submit": {"type": "boolean", "description": "Press Enter after type"},
+            "key": {"type": "string", "description": "For press: Enter, Tab, Escape, PageDown, ..."},
+            "fullPage": {"type": "boolean", "description": "For screenshot"},
+            "path": {"type": "string", "description": "For screenshot: save it there"}
+        }),
+        &["action"],
+    )
 }
 
 fn files() -> Vec<Spec> {
