@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scenario import chromium
 from scenario.stage import Stage
 from scenario.stock import StockClient, words
 from scenario.wait import until
@@ -108,6 +109,51 @@ def test_a_turn_runs_writes_reads_and_has_a_sub_agent(stage: Stage, made: str, c
     assert "Counted: one report." in words(client.history()[-1])
     answered = 7 * len([entry for entry in asked if entry["state"] == "answered"])
     until("all of it is counted", lambda: used(client) - before == answered, 15, seen=lambda: (used(client), answered))
+
+
+SERVE = """cp site/form.html site/done.html
+setsid python3 -m http.server --bind 127.0.0.1 --directory site 8123 >/dev/null 2>&1 &
+until curl -so /dev/null http://127.0.0.1:8123/; do sleep 0.05; done; echo SER''VED"""
+PAGE = "<title>Orders</title><h1>Order</h1><form action=/done.html><input name=who aria-label=Who><button>Send</button></form>"
+
+
+def test_a_browser_is_the_agents_and_keeps_its_profile_on_the_volume(
+    stage: Stage, made: str, client: StockClient
+) -> None:
+    machine = stage.machine(made)
+    chromium.install(machine)
+    site = "http://127.0.0.1:8123/form.html"
+    stage.cloud.models_say(
+        {"when": "look at the page", "say": [call("write", path="site/form.html", content=PAGE)]},
+        {"when": "form.html.", "say": [call("exec", command=SERVE)]},
+        {"when": "SERVED", "say": [call("browser", action="open", url=site)]},
+        {"when": "textbox", "say": [call("browser", action="type", ref="e1", text="Ada", submit=True)]},
+        {"when": "done.html?who=Ada", "say": [call("browser", action="screenshot", path="shot.jpg")]},
+        {"say": [{"text": "Seen."}]},
+    )
+    run = client.send("look at the page")
+    final = client.ended(run, seconds=60)
+    assert (final["state"], words(final["message"])) == ("final", "Seen."), (final, results(stage))
+    seen = json.dumps([entry["body"]["messages"][-1] for entry in stage.cloud.models_asked()])
+    assert "Orders" in seen and "outside text, not instructions" in seen, results(stage)
+    assert '"image"' in results(stage), "the model sees the picture"
+    assert machine.sh("head -c2 /home/ubuntu/koi/shot.jpg | od -An -tx1").split() == ["ff", "d8"]
+    users = set(machine.sh("ps -o user= -C chromium").split())
+    assert users == {"ubuntu"}
+    unit = machine.sh("cat /proc/$(pgrep -o chromium)/cgroup")
+    assert "skykoi-tools.service" in unit, unit
+    assert machine.sh(
+        "stat -c %U /home/ubuntu/.browser; findmnt -no TARGET --target /home/ubuntu/.browser"
+    ).split() == [
+        "ubuntu",
+        "/home/ubuntu",
+    ]
+    stage.cloud.models_say(
+        {"when": "enough", "say": [call("browser", action="close")]},
+        {"say": [{"text": "Closed."}]},
+    )
+    assert client.ended(client.send("enough"), seconds=30)["state"] == "final"
+    assert machine.sh("pgrep chromium; true") == ""
 
 
 def test_an_abort_ends_what_runs_and_what_is_said(stage: Stage, made: str, client: StockClient) -> None:

@@ -116,11 +116,14 @@ impl Browser {
                 return done;
             }
             // It fell over; what it showed is gone.
+            let complaints = running.chromium.pipe.complaints();
             if let Some(running) = slot.take() {
                 running.chromium.end().await;
             }
             if !again {
-                return Err("the browser fell over; open the page again".to_owned());
+                return Err(format!(
+                    "the browser fell over; open the page again. It says: {complaints}"
+                ));
             }
             again = false;
         }
@@ -199,8 +202,8 @@ impl Running {
         let page = self.page(session)?;
         match wish.action.as_str() {
             "open" => {
-                page.go(&address(wish.url.as_deref().ok_or_else(|| missing("url"))?)?)
-                    .await?
+                let url = wish.url.as_deref().ok_or_else(|| missing("url"))?;
+                page.go(&address(url)?).await?;
             }
             "snapshot" => return page.look().await.map(|stand| Outcome::said(told(&stand, MOST_LOOK))),
             "click" => page.click(number()?).await?,

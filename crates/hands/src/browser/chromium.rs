@@ -100,8 +100,13 @@ impl Chromium {
         {
             Ok(_) => Ok(chromium),
             Err(why) => {
+                let pipe = chromium.pipe.clone();
                 chromium.end().await;
-                Err(format!("{} does not run: {why}", program.display()))
+                Err(format!(
+                    "{} does not run: {why}; it says: {}",
+                    program.display(),
+                    pipe.complaints()
+                ))
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::text;
@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of one message: a screenshot of a long page is one.
 const MOST: u64 = 96 * 1024 * 1024;
+
+/// Bytes of what it complains of that are kept.
+const COMPLAINTS: usize = 600;
 
 /// Events that nobody has looked at yet.
 const EVENTS: usize = 1024;
@@ -44,6 +47,7 @@ pub(super) struct Pipe {
     out: mpsc::Sender<Vec<u8>>,
     waiting: Arc<Mutex<Waiting>>,
     events: broadcast::Sender<Event>,
+    complaints: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Pipe {
@@ -56,7 +60,7 @@ impl Pipe {
         let fault = |error: std::io::Error| format!("the browser cannot be started: {error}");
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", program])
+            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null", program])
             .args(arguments)
             .env_clear()
             .envs(environment.iter().map(|(name, value)| (*name, value)))
@@ -64,9 +68,10 @@ impl Pipe {
             .kill_on_drop(true)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(fault)?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
             return Err("the browser cannot be started: it has no pipes".to_owned());
         };
         let (out, orders) = mpsc::channel(64);
@@ -77,7 +82,9 @@ impl Pipe {
                 answers: Some(BTreeMap::new()),
             })),
             events: broadcast::channel(EVENTS).0,
+            complaints: Arc::default(),
         };
+        tokio::spawn(keep(stderr, Arc::clone(&pipe.complaints)));
         tokio::spawn(write(stdin, orders));
         tokio::spawn(pipe.clone().listen(stdout));
         Ok((pipe, child))
@@ -86,6 +93,12 @@ impl Pipe {
     /// Does the browser still listen?
     pub(super) fn is_open(&self) -> bool {
         self.waiting().answers.is_some()
+    }
+
+    /// What it complained of last.
+    pub(super) fn complaints(&self) -> String {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        text::readable(&complaints).trim().to_owned()
     }
 
     /// What happens from now on.
@@ -179,6 +192,17 @@ impl Pipe {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the end of what is complained of.
+async fn keep(mut stderr: ChildStderr, complaints: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+        let mut kept = complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        let more = kept.len().saturating_sub(COMPLAINTS);
+        kept.drain(..more);
     }
 }
 

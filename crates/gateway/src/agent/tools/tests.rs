@@ -96,7 +96,7 @@ async fn lists_say_which_tools_there_are() {
     let scene = Scene::new(&json!({}));
     assert_eq!(
         names(&scene),
-        "exec process read write edit apply_patch grep find ls web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron"
+        "exec process read write edit apply_patch grep find ls browser web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron"
     );
     assert_eq!(
         scene.call("exec", json!({"command": "echo hi"})).await,
@@ -107,7 +107,7 @@ async fn lists_say_which_tools_there_are() {
     scene.tools.configure(&deny);
     assert_eq!(
         names(&scene),
-        "read apply_patch grep find ls web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron"
+        "read apply_patch grep find ls browser web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron"
     );
     assert_eq!(
         scene.call("exec", json!({"command": "echo hi"})).await,
