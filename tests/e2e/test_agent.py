@@ -127,13 +127,13 @@ def test_a_browser_is_the_agents_and_keeps_its_profile_on_the_volume(
         {"when": "look at the page", "say": [call("write", path="site/form.html", content=PAGE)]},
         {"when": "form.html.", "say": [call("exec", command=SERVE)]},
         {"when": "SERVED", "say": [call("browser", action="open", url=site)]},
-        {"when": "textbox", "say": [call("browser", action="type", ref="e1", text="Ada", submit=True)]},
         {"when": "done.html?who=Ada", "say": [call("browser", action="screenshot", path="shot.jpg")]},
+        {"when": "textbox", "say": [call("browser", action="type", ref="e1", text="Ada", submit=True)]},
         {"say": [{"text": "Seen."}]},
     )
     run = client.send("look at the page")
     final = client.ended(run, seconds=60)
-    assert (final["state"], words(final["message"])) == ("final", "Seen."), (final, results(stage))
+    assert (final["state"], words(final.get("message", {}))) == ("final", "Seen."), (final, results(stage))
     seen = json.dumps([entry["body"]["messages"][-1] for entry in stage.cloud.models_asked()])
     assert "Orders" in seen and "outside text, not instructions" in seen, results(stage)
     assert '"image"' in results(stage), "the model sees the picture"

@@ -33,7 +33,7 @@ def install(machine: Machine) -> None:
     libraries += [f"/usr/lib/x86_64-linux-gnu/{name}" for name in LATER]
     skip = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1")
     own = [path for path in libraries if Path(path).exists() and Path(path).name not in skip]
-    pack = (system_program("tar"), "-C", "/", "-ch", "--exclude=*vulkan*", "--exclude=libVk*", "-f", "-")
+    pack = (system_program("tar"), "-C", "/", "-ch", "--exclude=libVk*", "-f", "-")
     sources = [path.lstrip("/") for path in (str(HOME), *own)]
     fonts = [path.lstrip("/") for path in FONTS if Path(path).exists()]
     machine.sh("mkdir -p /opt/browser")
