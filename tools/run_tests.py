@@ -57,6 +57,7 @@ STAGES = (
     Stage("scenarios", (*SIDE_BY_SIDE, "tests/e2e")),
     Stage("crashes", (*PYTEST, "--numprocesses=2", "tests/sweep"), more=("--every-index",)),
     Stage("traces", ("cargo", "test", "-p", "koi-operator", "--features", "otlp", "--lib", "log::"), long=True),
+    Stage("breaches", (sys.executable, "tools/breaches.py"), long=True),
     Stage("mutants", (sys.executable, "tools/mutation"), long=True),
 )
 
