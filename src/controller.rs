@@ -13,6 +13,7 @@ mod handover;
 mod malformed;
 mod memory;
 mod observe;
+mod packed;
 mod places;
 mod push;
 mod report;
@@ -31,7 +32,6 @@ use koi_core::desired::{CloudWish, Desired, Settings};
 use koi_core::observed::Observed;
 use koi_core::offering::Exhausted;
 use koi_core::plan::{Plan, Why, blocked, plan};
-use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, ResourceExt as _};
@@ -58,9 +58,10 @@ pub use validate::Catalogue;
 
 use apply::Progress;
 use memory::Memory;
+pub use packed::Packed;
 
 /// An agent, or an object that does not parse as one: it must not hold up the others.
-pub type Guarded = DeserializeGuard<KoiAgent>;
+pub type Guarded = Packed<KoiAgent>;
 
 /// Several plans may follow each other within one reconcile, so that a step that makes the next one possible costs no wait and no write.
 const ROUNDS: usize = 6;
@@ -163,9 +164,9 @@ fn at(what: &'static str) -> impl FnOnce(kube::Error) -> RoundError {
 
 async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) -> Result<Action, RoundError> {
     let context = accounts.own();
-    let agent = match &guarded.0 {
-        Ok(agent) => agent,
-        Err(invalid) => return malformed::tell(context, invalid).await,
+    let agent = match guarded.unpack() {
+        Ok(agent) => Arc::new(agent),
+        Err(invalid) => return malformed::tell(context, &invalid).await,
     };
     let (uid, namespace, name) = (
         agent.uid().unwrap_or_default(),
@@ -179,11 +180,14 @@ async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) 
     let memory = context.memories.of(&uid, &namespace, &name);
     let result = async {
         let mut memory = memory.lock().await;
-        let home = Round::begin(context, agent, &mut memory).whereabouts();
+        let agent = memory.newest(agent, context.clock.now());
+        let home = Round::begin(context, Arc::clone(&agent), &mut memory).whereabouts();
         let at_home = accounts.of(&home);
         let mut round = Round::begin(&at_home, agent, &mut memory);
         round.home = home;
-        round.in_turn().await
+        let done = Box::pin(round.in_turn()).await;
+        memory.shown(context.stores.agent_version(&namespace, &name).as_deref());
+        done
     };
     let result = result.instrument(span).await;
     if let Err(RoundError::Cluster { what, source }) = &result {
@@ -243,8 +247,7 @@ struct Decision {
 }
 
 impl<'a, C: Cloud> Round<'a, C> {
-    fn begin(context: &'a Context<C>, watched: &KoiAgent, memory: &'a mut Memory) -> Self {
-        let agent = memory.newest(watched, context.clock.now());
+    fn begin(context: &'a Context<C>, agent: Arc<KoiAgent>, memory: &'a mut Memory) -> Self {
         let status = agent.status.clone().unwrap_or_default();
         Self {
             context,

@@ -73,7 +73,7 @@ async fn tell<C: Cloud>(accounts: &Accounts<C>) {
 
 fn uses<C: Cloud>(context: &Context<C>, plans: &[KoiPlan]) -> BTreeMap<String, PlanUse> {
     let agents = context.stores.agents.state();
-    plan_uses(plans, agents.iter().filter_map(|guarded| guarded.0.as_ref().ok()))
+    plan_uses(plans, agents.iter().filter_map(|agent| agent.gist()))
 }
 
 /// Where the plan's agents live; else why nobody may act there, if that will not pass by itself.

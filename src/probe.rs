@@ -54,8 +54,7 @@ impl Target {
             && self.launch_time == other.launch_time
             && self.addresses == other.addresses
             && self.port == other.port
-            && self.pin.sha256() == other.pin.sha256()
-            && self.pin.others() == other.pin.others()
+            && self.pin == other.pin
             && self.in_handover == other.in_handover
             && self.token == other.token
     }

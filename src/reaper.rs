@@ -9,13 +9,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ObjectReference;
 use koi_core::api::{GROUP, KoiAgent, Reason, VERSION};
+use koi_core::gist::Gist;
 use koi_core::names;
 use koi_core::observed::OwnerRecord;
 use koi_core::plan::Step;
 use koi_core::reap::{self, Ages, Fate, Kind, Living, Orphan, Sight};
-use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use kube::runtime::events::{Event, EventType};
+use kube::{Resource as _, ResourceExt as _};
 
 use crate::args::Reap;
 use crate::clock::since;
@@ -172,28 +173,21 @@ fn living<C: Cloud>(context: &Context<C>) -> BTreeMap<String, Living> {
     for uid in context.stores.agent_uids() {
         living.insert(uid, Living::default());
     }
-    for guarded in context.stores.agents.state() {
-        if let Ok(agent) = &guarded.0 {
-            living.insert(agent.uid().unwrap_or_default(), facts(agent));
+    for agent in context.stores.agents.state() {
+        if let Some(gist) = agent.gist() {
+            let leaving = agent.meta().deletion_timestamp.is_some();
+            living.insert(agent.uid().unwrap_or_default(), facts(gist, leaving));
         }
     }
     living
 }
 
-fn facts(agent: &KoiAgent) -> Living {
-    let status = agent.status.as_ref();
-    let instance = status
-        .and_then(|status| status.instance.as_ref())
-        .map(|instance| instance.id.clone());
-    let bundle = status
-        .and_then(|status| status.bundle.as_ref())
-        .map(|bundle| bundle.instance_id.clone());
+fn facts(gist: &Gist, leaving: bool) -> Living {
+    let instances = [&gist.instance, &gist.bundle_of];
     Living {
-        instances: instance.into_iter().chain(bundle).collect(),
-        volume: status
-            .and_then(|status| status.volume.as_ref())
-            .map(|volume| volume.id.clone()),
-        leaving: agent.metadata.deletion_timestamp.is_some(),
+        instances: instances.into_iter().flatten().map(ToString::to_string).collect(),
+        volume: gist.volume.as_deref().map(ToOwned::to_owned),
+        leaving,
     }
 }
 

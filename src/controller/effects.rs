@@ -243,10 +243,10 @@ impl<C: Cloud> Round<'_, C> {
         let Some(secret) = self.secret() else {
             return Effect::Conflict;
         };
-        let Some(content) = &secret.content else {
+        let Some(material) = self.material(&secret) else {
             return Effect::Conflict;
         };
-        let (text, sha256) = match bundle::encoded(&bundle::bundle(agent, volume_id, &content.material)) {
+        let (text, sha256) = match bundle::encoded(&bundle::bundle(agent, volume_id, &material)) {
             Ok(encoded) => encoded,
             Err(error) => {
                 return rejection(

@@ -11,7 +11,6 @@ use koi_core::observed::{Pushed, Snapshot, SnapshotState};
 use koi_core::offering::Offering;
 use koi_core::refusal::Standing;
 use koi_core::status;
-use kube::ResourceExt as _;
 
 use super::handover::Handover;
 use super::secret::GatewaySecret;
@@ -83,6 +82,16 @@ impl Memories {
         Some(users)
     }
 
+    /// The watch shows this version of an agent. While somebody works on it, that is looked after at the end of the work.
+    pub(super) fn shown(&self, uid: &str, version: Option<&str>) {
+        let memory = self.entries().get(uid).map(|entry| Arc::clone(&entry.memory));
+        if let Some(memory) = memory
+            && let Ok(mut memory) = memory.try_lock()
+        {
+            memory.shown(version);
+        }
+    }
+
     /// All that are remembered: UID, namespace, name.
     #[must_use]
     pub fn all(&self) -> Vec<(String, String, String)> {
@@ -100,7 +109,7 @@ impl Memories {
 /// One agent.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// The object as our own last write left it.
+    /// The object as our own last write left it, until the watch shows it.
     written: Option<Arc<KoiAgent>>,
     /// What the cloud last refused.
     pub(super) refused: Standing,
@@ -135,14 +144,9 @@ pub(super) struct Memory {
 
 impl Memory {
     /// The newest that is known: what the watch shows, or what our last write answered while the watch is behind it.
-    pub(super) fn newest(&mut self, watched: &KoiAgent, now: Timestamp) -> Arc<KoiAgent> {
-        let newest = match &self.written {
-            Some(written) if is_newer(written, watched) => Arc::clone(written),
-            _ => {
-                self.written = None;
-                Arc::new(watched.clone())
-            }
-        };
+    pub(super) fn newest(&mut self, watched: Arc<KoiAgent>, now: Timestamp) -> Arc<KoiAgent> {
+        self.shown(watched.metadata.resource_version.as_deref());
+        let newest = self.written.as_ref().map_or(watched, Arc::clone);
         self.meet(&newest, now);
         newest
     }
@@ -150,6 +154,11 @@ impl Memory {
     /// Our own write was answered with this object.
     pub(super) fn wrote(&mut self, agent: Arc<KoiAgent>) {
         self.written = Some(agent);
+    }
+
+    /// The watch shows this version of the object: what we wrote before it need not be kept.
+    pub(super) fn shown(&mut self, version: Option<&str>) {
+        self.written.take_if(|written| !is_newer(written, version));
     }
 
     /// At first sight the pace of an earlier operator is taken over; a changed wish may be tried at once.
@@ -221,9 +230,9 @@ impl Memory {
 }
 
 /// Kubernetes says that resource versions of one kind are numbers that grow.
-fn is_newer(written: &KoiAgent, watched: &KoiAgent) -> bool {
-    let version = |agent: &KoiAgent| agent.resource_version().and_then(|version| version.parse::<u64>().ok());
-    match (version(written), version(watched)) {
+fn is_newer(written: &KoiAgent, shown: Option<&str>) -> bool {
+    let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+    match (number(written.metadata.resource_version.as_deref()), number(shown)) {
         (Some(written), Some(watched)) => written > watched,
         _ => false,
     }
@@ -277,8 +286,8 @@ mod tests {
             launch: Some(launch.clone()),
             ..koi_core::api::KoiAgentStatus::default()
         });
-        memory.newest(&found, at(5));
-        memory.newest(&found, at(6));
+        memory.newest(Arc::new(found.clone()), at(5));
+        memory.newest(Arc::new(found), at(6));
         assert_eq!(
             memory.launches.of(Some(&launch)),
             koi_core::observed::LaunchTrace::Since(at(5))
@@ -292,9 +301,16 @@ mod tests {
     #[test]
     fn our_own_write_stands_until_the_watch_has_caught_up() {
         let mut memory = Memory::default();
-        memory.newest(&agent("9", 1), at(0));
+        memory.newest(Arc::new(agent("9", 1)), at(0));
         memory.wrote(Arc::new(agent("10", 1)));
-        let seen = |memory: &mut Memory, version| memory.newest(&agent(version, 1), at(0)).resource_version().unwrap();
+        let seen = |memory: &mut Memory, version| {
+            memory
+                .newest(Arc::new(agent(version, 1)), at(0))
+                .metadata
+                .resource_version
+                .clone()
+                .unwrap()
+        };
         assert_eq!(
             [seen(&mut memory, "9"), seen(&mut memory, "10"), seen(&mut memory, "9")],
             ["10", "10", "9"]
@@ -304,13 +320,13 @@ mod tests {
     #[test]
     fn a_new_wish_is_tried_at_once() {
         let mut memory = Memory::default();
-        memory.newest(&agent("1", 1), at(0));
+        memory.newest(Arc::new(agent("1", 1)), at(0));
         let refusal = classify("RunInstances", "VcpuLimitExceeded", "no");
         memory.refused.refuse("RunInstances", Some((1, 1)), refusal, at(0));
         let told = |memory: &Memory| memory.refused.last().map(|refused| (refused.count, refused.retry_at));
-        memory.newest(&agent("2", 1), at(50));
+        memory.newest(Arc::new(agent("2", 1)), at(50));
         assert_eq!(told(&memory), Some((1, Some(at(60)))));
-        memory.newest(&agent("3", 2), at(55));
+        memory.newest(Arc::new(agent("3", 2)), at(55));
         assert_eq!(told(&memory), Some((1, Some(at(55)))));
     }
 

@@ -14,8 +14,9 @@ use koi_core::observed::{
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::refusal::classify;
-use koi_core::render::{bundle, identity, network};
-use kube::ResourceExt as _;
+use koi_core::render::bundle::{self, SecretMaterial};
+use koi_core::render::{identity, network};
+use kube::{Resource as _, ResourceExt as _};
 
 use super::secret::{self, GatewaySecret};
 use super::{FIRST_WORD, Round};
@@ -254,7 +255,7 @@ impl<C: Cloud> Round<'_, C> {
             .context
             .stores
             .secret(&namespace, &names::token_secret(&self.agent.name_any()));
-        let Some(found) = found.filter(|secret| secret::is_owned(secret, &self.agent)) else {
+        let Some(found) = found.filter(|secret| secret::is_owned(secret.as_ref(), &self.agent)) else {
             self.memory.secret = self
                 .memory
                 .secret
@@ -265,17 +266,19 @@ impl<C: Cloud> Round<'_, C> {
         self.memory.foreign_secret = false;
         let now = self.context.clock.now();
         if let Some(known) = &self.memory.secret {
-            let ahead = self.memory.secret_is_fresh(now) && known.is_newer_than(&found);
-            if ahead || known.version == found.resource_version() {
-                let known = Arc::clone(known);
-                if !ahead {
-                    self.memory.secret_shown();
-                }
-                return Some(known);
+            let ahead = self.memory.secret_is_fresh(now) && known.is_newer_than(found.meta().resource_version.as_ref());
+            let same = known.version == found.meta().resource_version && known.material.is_none();
+            if ahead || same {
+                return Some(Arc::clone(known));
             }
         }
         self.memory.secret_shown();
-        let read = Arc::new(secret::read(&found, &self.agent.uid().unwrap_or_default(), now));
+        let unpacked = found.unpack().ok()?;
+        let read = GatewaySecret {
+            material: None,
+            ..secret::read(&unpacked, &self.agent.uid().unwrap_or_default(), now)
+        };
+        let read = Arc::new(read);
         let told = self
             .status
             .gateway
@@ -284,6 +287,20 @@ impl<C: Cloud> Round<'_, C> {
         self.memory.handover.meet(&read, told, now);
         self.memory.secret = Some(Arc::clone(&read));
         Some(read)
+    }
+
+    /// What goes into the bundle: remembered while the watch does not show the Secret, else read from what it shows.
+    pub(super) fn material(&self, secret: &GatewaySecret) -> Option<SecretMaterial> {
+        if let Some(material) = &secret.material {
+            return Some(material.clone());
+        }
+        let namespace = self.agent.namespace().unwrap_or_default();
+        let name = names::token_secret(&self.agent.name_any());
+        let found = self.context.stores.secret(&namespace, &name)?;
+        if found.meta().resource_version != secret.version {
+            return None;
+        }
+        secret::material(&found.unpack().ok()?).ok()
     }
 
     fn bundle_digest(
@@ -299,8 +316,9 @@ impl<C: Cloud> Round<'_, C> {
         if let Some(known) = known {
             return known.sha256.clone();
         }
-        let content = secret.content.as_ref()?;
-        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &content.material))
+        secret.content.as_ref()?;
+        let material = self.material(secret)?;
+        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &material))
             .ok()
             .map(|(_, sha256)| sha256);
         let digest = BundleDigest {

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use koi_core::api::{ActionKind, KoiAgent};
 use koi_core::change;
 use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::observed::Observed;
@@ -62,16 +61,16 @@ fn limit(agent: &DesiredAgent, agents: usize) -> usize {
 
 /// The agents of a plan with a change under way, and how many agents it has.
 fn under_way(stores: &Stores, plan: Option<&str>) -> (BTreeSet<String>, usize) {
-    let all = stores.agents.state();
-    let of_plan = |agent: &&KoiAgent| {
-        let resolved = agent.status.as_ref().and_then(|status| status.resolved.as_ref());
-        resolved.is_some_and(|resolved| resolved.plan.as_deref() == plan)
-    };
     let (mut shown, mut agents) = (BTreeSet::new(), 0);
-    for agent in all.iter().filter_map(|guarded| guarded.0.as_ref().ok()).filter(of_plan) {
+    for agent in stores.agents.state() {
+        let Some(gist) = agent
+            .gist()
+            .filter(|gist| gist.resolved && gist.plan.as_deref() == plan)
+        else {
+            continue;
+        };
         agents += 1;
-        let planned = agent.status.as_ref().and_then(|status| status.planned_action.as_ref());
-        if planned.is_some_and(|planned| planned.waiting_for.is_none() && planned.kind != ActionKind::HotPush) {
+        if gist.interrupted {
             shown.extend(agent.uid());
         }
     }

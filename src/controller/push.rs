@@ -29,8 +29,9 @@ impl<C: Cloud> Round<'_, C> {
         let Some(target) = self.target(agent, instance) else {
             return Effect::Conflict;
         };
+        let document = agent.config.value();
         let config = Config {
-            document: &agent.config,
+            document: &document,
             sha256: &agent.config_sha256,
         };
         match probe::configure(&target, &self.context.device, &config).await {

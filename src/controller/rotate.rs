@@ -65,7 +65,7 @@ impl<C: Cloud> Round<'_, C> {
                 ..target
             },
             _ => Target {
-                token: content.material.token.clone(),
+                token: content.next.clone().unwrap_or_else(|| content.token.clone()),
                 in_handover: false,
                 ..target
             },

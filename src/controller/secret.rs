@@ -14,7 +14,7 @@ use kube::{Resource as _, ResourceExt as _};
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::json;
 
 use super::certificate;
@@ -34,30 +34,29 @@ pub(super) struct GatewaySecret {
     pub(super) version: Option<String>,
     /// What the planner may know.
     pub(super) facts: SecretFacts,
-    /// The rest; `None` where something is wrong.
+    /// What probes need; `None` where something is wrong.
     pub(super) content: Option<Content>,
+    /// What goes into the bundle, while no watch shows the Secret: then it is read there when it is needed.
+    pub(super) material: Option<SecretMaterial>,
 }
 
 impl GatewaySecret {
     /// Whether this is a later state than that one: versions of one kind are numbers that grow.
-    pub(super) fn is_newer_than(&self, other: &Secret) -> bool {
+    pub(super) fn is_newer_than(&self, other: Option<&String>) -> bool {
         let number = |version: Option<&String>| version.and_then(|version| version.parse::<u64>().ok());
-        match (
-            number(self.version.as_ref()),
-            number(other.metadata.resource_version.as_ref()),
-        ) {
+        match (number(self.version.as_ref()), number(other)) {
             (Some(ours), Some(theirs)) => ours > theirs,
             _ => false,
         }
     }
 }
 
-/// What goes into the bundle and the probe.
+/// What goes into the probe.
 pub(super) struct Content {
-    /// Tokens, certificate, key, as the gateway is to have them.
-    pub(super) material: SecretMaterial,
     /// The token that people use now.
     pub(super) token: Redacted,
+    /// The one that is to take its place.
+    pub(super) next: Option<Redacted>,
     /// The certificate, to insist on; the one that it replaced is good too while it stands behind it.
     pub(super) pin: Pin,
 }
@@ -142,7 +141,7 @@ fn day(now: Timestamp, days: i64) -> (i32, u8, u8) {
 }
 
 /// Whether the Secret belongs to this agent.
-pub(super) fn is_owned(secret: &Secret, agent: &KoiAgent) -> bool {
+pub(super) fn is_owned(secret: &impl kube::Resource, agent: &KoiAgent) -> bool {
     let uid = agent.uid();
     secret
         .owner_references()
@@ -161,19 +160,19 @@ pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewayS
         ..SecretFacts::default()
     };
     match content(secret, agent_uid, now) {
-        Ok((content, staged)) => {
-            let validity = certificate::validity(content.pin.certificate());
+        Ok((content, material, (from, until))) => {
             let facts = SecretFacts {
                 tls_sha256: content.pin.sha256().to_owned(),
-                not_after: validity.map_or(Timestamp::MAX, |(_, until)| until),
-                renew_at: validity.map(|(from, until)| rotation::renew_at(from, until)),
-                staged,
+                not_after: until,
+                renew_at: Some(rotation::renew_at(from, until)),
+                staged: content.next.is_some(),
                 ..facts
             };
             GatewaySecret {
                 version,
                 facts,
                 content: Some(content),
+                material: Some(material),
             }
         }
         Err(problem) => GatewaySecret {
@@ -183,34 +182,47 @@ pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewayS
                 ..facts
             },
             content: None,
+            material: None,
         },
     }
 }
 
-/// What is in it, and whether a new token stands beside the old one.
-fn content(secret: &Secret, agent_uid: &str, now: Timestamp) -> Result<(Content, bool), String> {
+/// What is in it, for the probe and for the bundle, and from when until when its certificate is good.
+fn content(
+    secret: &Secret,
+    agent_uid: &str,
+    now: Timestamp,
+) -> Result<(Content, SecretMaterial, (Timestamp, Timestamp)), String> {
+    let material = material(secret)?;
+    let certificates = field(secret, CERTIFICATE)?.ok_or_else(|| missing(CERTIFICATE))?;
+    let pinned = Pin::new(&certificates, &names::tls_name(agent_uid));
+    let (pin, certificate) = pinned.map_err(|error| format!("data.{error}"))?;
+    certificate::matches_key(&certificate, material.key.expose())?;
+    let validity = certificate::validity(&certificate).ok_or("data.tls.crt has no readable validity")?;
+    usable(&pin, &certificate, now)?;
+    let next = token_of(secret, NEXT_TOKEN)?;
+    let token = token_of(secret, TOKEN)?.ok_or_else(|| missing(TOKEN))?;
+    Ok((Content { token, next, pin }, material, validity))
+}
+
+/// Tokens, certificate and key, as the gateway is to have them.
+pub(super) fn material(secret: &Secret) -> Result<SecretMaterial, String> {
     let token = token_of(secret, TOKEN)?.ok_or_else(|| missing(TOKEN))?;
     let next = token_of(secret, NEXT_TOKEN)?;
     let previous = field(secret, PREVIOUS_TOKEN)?.map(|token| Redacted::new(token.trim()));
     let certificates = field(secret, CERTIFICATE)?.ok_or_else(|| missing(CERTIFICATE))?;
     let key = field(secret, KEY)?.ok_or_else(|| missing(KEY))?;
-    let pin = Pin::new(&certificates, &names::tls_name(agent_uid)).map_err(|error| format!("data.{error}"))?;
-    certificate::matches_key(pin.certificate(), &key)?;
-    certificate::validity(pin.certificate()).ok_or("data.tls.crt has no readable validity")?;
-    usable(&pin, now)?;
-    let staged = next.is_some();
     // The gateway takes both alike: promoting the one behind the other changes nothing for it.
     let (first, second) = match next {
-        Some(next) => (next, Some(token.clone())),
-        None => (token.clone(), previous),
+        Some(next) => (next, Some(token)),
+        None => (token, previous),
     };
-    let material = SecretMaterial {
+    Ok(SecretMaterial {
         token: first,
         previous_token: second,
         certificate: first_certificate(&certificates).to_owned(),
         key: Redacted::new(key),
-    };
-    Ok((Content { material, token, pin }, staged))
+    })
 }
 
 fn token_of(secret: &Secret, name: &str) -> Result<Option<Redacted>, String> {
@@ -297,10 +309,13 @@ fn moment(now: Timestamp) -> String {
 }
 
 /// Name and use are the certificate's; that it has run out is the planner's business.
-fn usable(pin: &Pin, now: Timestamp) -> Result<(), String> {
+fn usable(pin: &Pin, certificate: &CertificateDer<'_>, now: Timestamp) -> Result<(), String> {
     use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
     let seconds = u64::try_from(now.as_second()).unwrap_or_default();
-    match pin.check(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))) {
+    match pin.check(
+        certificate,
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)),
+    ) {
         Ok(())
         | Err(rustls::Error::InvalidCertificate(
             Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
@@ -356,7 +371,7 @@ mod tests {
         let content = read.content.unwrap();
         assert_eq!(read.facts.problem, None);
         assert_eq!(read.facts.not_after, "2027-11-21T00:00:00Z".parse().unwrap());
-        assert_eq!(content.material.token.expose().len(), 43);
+        assert_eq!(read.material.unwrap().token.expose().len(), 43);
         assert_eq!(read.facts.tls_sha256, content.pin.sha256());
     }
 
@@ -435,7 +450,8 @@ mod tests {
 
     fn tokens(seen: &GatewaySecret) -> (String, std::collections::BTreeSet<String>) {
         let content = seen.content.as_ref().unwrap();
-        let taken = std::iter::once(&content.material.token).chain(&content.material.previous_token);
+        let material = seen.material.as_ref().unwrap();
+        let taken = std::iter::once(&material.token).chain(&material.previous_token);
         (
             content.token.expose().to_owned(),
             taken.map(|token| token.expose().to_owned()).collect(),
@@ -473,7 +489,7 @@ mod tests {
         let pem = |secret: &Secret| field(secret, CERTIFICATE).unwrap().unwrap();
         let (renewed, seen) = step(&made, &Rotation::Renew);
         assert!(pem(&renewed).ends_with(&pem(&made)) && pem(&renewed).len() > pem(&made).len());
-        let presented = &seen.content.as_ref().unwrap().material.certificate;
+        let presented = &seen.material.as_ref().unwrap().certificate;
         assert_eq!(format!("{presented}{}", pem(&made)), pem(&renewed));
         let (retired, _) = step(&renewed, &Rotation::Retire);
         assert_eq!(pem(&retired), *presented);

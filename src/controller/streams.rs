@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use koi_core::api::{ConditionType, KoiAgent, KoiPlan, Reason};
+use koi_core::api::{KoiAgent, KoiPlan};
+use koi_core::gist::Gist;
 use koi_core::names::LABEL_AGENT;
 use kube::api::Api;
 use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta};
@@ -20,7 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{Context, Guarded, RoundError, Troubles, reconcile};
+use super::{Context, Guarded, Memories, Packed, RoundError, Troubles, reconcile};
 use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 
@@ -28,6 +29,8 @@ use crate::cloud::Cloud;
 const CONCURRENCY: u16 = 64;
 /// What `kubectl apply` keeps for itself: the whole object once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// How many objects are listed in one answer.
+const PAGE: u32 = 100;
 /// How many kinds are watched.
 const WATCHED: usize = 4;
 /// In-flight rounds get this long when the process is to stop.
@@ -42,11 +45,11 @@ type Trigger = BoxStream<'static, Result<ReconcileRequest<Guarded>, watcher::Err
 /// What the cluster has, as the watches show it.
 #[derive(Clone)]
 pub struct Stores {
-    /// All agents, trimmed.
+    /// All agents, packed.
     pub agents: Store<Guarded>,
     /// All plans.
     pub plans: Store<KoiPlan>,
-    secrets: Store<Secret>,
+    secrets: Store<Packed<Secret>>,
     namespaces: Store<Meta<Namespace>>,
     /// What the API server refuses us.
     pub troubles: Troubles,
@@ -69,7 +72,7 @@ impl Stores {
 
     /// One of our Secrets.
     #[must_use]
-    pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Packed<Secret>>> {
         self.secrets.get(&ObjectRef::new(name).within(namespace))
     }
 
@@ -93,7 +96,7 @@ impl Stores {
 pub struct Wiring {
     agents: Writer<Guarded>,
     plans: Writer<KoiPlan>,
-    secrets: Writer<Secret>,
+    secrets: Writer<Packed<Secret>>,
     namespaces: Writer<Meta<Namespace>>,
     seen: Seen,
     watched: Option<String>,
@@ -228,28 +231,17 @@ fn triggers<C: Cloud>(
     woken: UnboundedReceiver<String>,
 ) -> SelectAll<Trigger> {
     let client = &context.client;
-    let owned = watcher::Config::default().labels(LABEL_AGENT).any_semantic();
-    let (agents, secrets) = (wiring.api::<Guarded>(client), wiring.api::<Secret>(client));
+    let owned = every().labels(LABEL_AGENT);
+    let (agents, secrets) = (wiring.api::<Guarded>(client), wiring.api::<Packed<Secret>>(client));
     let mut all = SelectAll::new();
     let seen = wiring.seen.clone();
-    all.push(from_agents(agents, wiring.agents, &seen));
+    all.push(from_agents(agents, wiring.agents, &seen, Arc::clone(&context.memories)));
     all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets, &seen)));
     let plans: Api<DeserializeGuard<KoiPlan>> = Api::all(client.clone());
-    let plans = watched(
-        valid(
-            watcher(plans, watcher::Config::default().any_semantic()),
-            &seen.troubles,
-        ),
-        wiring.plans,
-        &seen,
-    );
+    let plans = watched(valid(watcher(plans, every()), &seen.troubles), wiring.plans, &seen);
     all.push(from_plans(plans, context));
     let namespaces: Api<Meta<Namespace>> = Api::all(client.clone());
-    let namespaces = watched(
-        watcher(namespaces, watcher::Config::default().any_semantic()),
-        wiring.namespaces,
-        &seen,
-    );
+    let namespaces = watched(watcher(namespaces, every()), wiring.namespaces, &seen);
     all.push(from_namespaces(namespaces, context));
     all.push(from_fleet(woken, context));
     all
@@ -286,6 +278,8 @@ where
 /// What nobody reads, and what would be kept twice.
 pub(super) fn trim(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
+    metadata.self_link = None;
+    metadata.generate_name = None;
     if let Some(annotations) = &mut metadata.annotations {
         annotations.remove(LAST_APPLIED);
     }
@@ -335,9 +329,21 @@ pub(super) fn malformed_plan(name: &str) -> String {
     format!("KoiPlan/{name}")
 }
 
-fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen) -> Trigger {
-    let events = watcher(api, watcher::Config::default().any_semantic());
-    watched(events, writer, seen)
+/// All of a kind, a few at a time: a page is in memory twice while it is read, with all that is not kept of it.
+fn every() -> watcher::Config {
+    watcher::Config::default().any_semantic().page_size(PAGE)
+}
+
+fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen, memories: Arc<Memories>) -> Trigger {
+    let shown = move |agent: &Guarded| {
+        let metadata = agent.meta();
+        memories.shown(
+            metadata.uid.as_deref().unwrap_or_default(),
+            metadata.resource_version.as_deref(),
+        );
+    };
+    watched(watcher(api, every()), writer, seen)
+        .inspect_ok(shown)
         .predicate_filter(what_counts, PredicateConfig::default())
         .map_ok(|agent| ObjectRef::from_obj(&agent).into())
         .boxed()
@@ -359,8 +365,8 @@ fn what_counts(agent: &Guarded) -> Option<u64> {
     Some(hasher.finish())
 }
 
-fn from_secrets(secrets: impl Stream<Item = Result<Secret, watcher::Error>> + Send + 'static) -> Trigger {
-    let owner = |secret: &Secret| {
+fn from_secrets(secrets: impl Stream<Item = Result<Packed<Secret>, watcher::Error>> + Send + 'static) -> Trigger {
+    let owner = |secret: &Packed<Secret>| {
         let owner = secret
             .owner_references()
             .iter()
@@ -384,13 +390,10 @@ fn from_plans<C: Cloud>(
         context.catalogue.note_change();
         let name = plan.name_any();
         // Agents that name no plan may belong to a default one that came, went or changed.
-        context.stores.agents_where(move |agent| {
-            agent
-                .spec
-                .plan_ref
-                .as_ref()
-                .is_none_or(|plan_ref| plan_ref.name == name)
-        })
+        let names = move |gist: &Gist| gist.plan_ref.as_deref().is_none_or(|plan_ref| plan_ref == name);
+        context
+            .stores
+            .agents_where(move |agent| agent.gist().is_some_and(&names))
     };
     // Deleted and made: the store knows first. Status, which we write ourselves, does not count.
     let there = stores;
@@ -421,7 +424,7 @@ fn from_namespaces<C: Cloud>(
     };
     let concerned = move |namespace: Meta<Namespace>| {
         let name = namespace.name_any();
-        stores.agents_where(move |agent| agent.metadata.namespace.as_ref() == Some(&name))
+        stores.agents_where(move |agent| agent.gist().is_some() && agent.meta().namespace.as_ref() == Some(&name))
     };
     namespaces
         .predicate_filter(labels, PredicateConfig::default())
@@ -445,12 +448,12 @@ fn from_fleet<C: Cloud>(woken: UnboundedReceiver<String>, context: &Arc<Context<
 
 impl Stores {
     /// A look at each agent of which `concerned` is true.
-    fn agents_where(&self, concerned: impl Fn(&KoiAgent) -> bool) -> Looks {
+    fn agents_where(&self, concerned: impl Fn(&Guarded) -> bool) -> Looks {
         let agents: Vec<_> = self
             .agents
             .state()
             .iter()
-            .filter(|guarded| guarded.0.as_ref().is_ok_and(&concerned))
+            .filter(|agent| concerned(agent))
             .map(|guarded| Ok(ObjectRef::from_obj(guarded.as_ref()).into()))
             .collect();
         futures::stream::iter(agents)
@@ -472,22 +475,20 @@ impl Stores {
         self.agents.get(&ObjectRef::new(name).within(namespace)).is_some()
     }
 
+    /// The version of an agent that the watch shows.
+    pub(super) fn agent_version(&self, namespace: &str, name: &str) -> Option<String> {
+        let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
+        agent.meta().resource_version.clone()
+    }
+
     /// How many agents have which condition, status and reason; only words that this version knows.
     #[must_use]
     pub fn conditions(&self) -> BTreeMap<(&'static str, &'static str, &'static str), i64> {
         let mut counts = BTreeMap::new();
-        for guarded in self.agents.state() {
-            let Some(status) = guarded.0.as_ref().ok().and_then(|agent| agent.status.as_ref()) else {
-                continue;
-            };
-            for condition in &status.conditions {
-                let kind = ConditionType::ALL.iter().find(|kind| kind.as_str() == condition.type_);
-                let status = ["True", "False"].into_iter().find(|word| *word == condition.status);
-                let reason = Reason::ALL.iter().find(|reason| reason.as_str() == condition.reason);
-                if let (Some(kind), Some(reason)) = (kind, reason) {
-                    let key = (kind.as_str(), status.unwrap_or("Unknown"), reason.as_str());
-                    *counts.entry(key).or_default() += 1;
-                }
+        for agent in self.agents.state() {
+            for told in agent.gist().into_iter().flat_map(|gist| &gist.conditions) {
+                let key = (told.kind.as_str(), told.state.as_str(), told.reason.as_str());
+                *counts.entry(key).or_default() += 1;
             }
         }
         counts
@@ -497,26 +498,10 @@ impl Stores {
     #[must_use]
     pub fn reasons(&self) -> BTreeMap<&'static str, i64> {
         let mut reasons = BTreeMap::new();
-        for guarded in self.agents.state() {
-            let Ok(agent) = &guarded.0 else { continue };
-            let conditions = agent
-                .status
-                .as_ref()
-                .map(|status| status.conditions.as_slice())
-                .unwrap_or_default();
-            let told = |kind: &str| {
-                conditions
-                    .iter()
-                    .find(|condition| condition.type_ == kind)
-                    .map(|condition| condition.reason.as_str())
-            };
-            let reason = told("Ready").or_else(|| told("Suspended"));
-            let known = Reason::ALL
-                .iter()
-                .copied()
-                .find(|known| Some(known.as_str()) == reason)
-                .unwrap_or(Reason::Pending);
-            *reasons.entry(known.as_str()).or_default() += 1;
+        for agent in self.agents.state() {
+            if let Some(gist) = agent.gist() {
+                *reasons.entry(gist.headline().as_str()).or_default() += 1;
+            }
         }
         reasons
     }

@@ -1,13 +1,13 @@
 //! Validate: from the object and its plan to the wish, settled once for each change of either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use koi_core::api::{KoiAgent, KoiPlan, Reason};
-use koi_core::desired::{Desired, NamespaceFacts, Settings, default_plan, shared_models};
+use koi_core::desired::{Desired, Document, NamespaceFacts, Settings, default_plan, shared_models};
 use koi_core::plan::Why;
-use kube::ResourceExt as _;
 
 use super::streams::malformed_plan;
 use super::{Round, Stores};
@@ -19,6 +19,8 @@ pub struct Catalogue {
     changes: AtomicU64,
     agents_without_plan: AtomicBool,
     settled: Mutex<Option<Settled>>,
+    /// The config documents that there are: agents of one plan mostly have the same.
+    documents: Mutex<BTreeSet<Document>>,
 }
 
 #[derive(Clone)]
@@ -30,17 +32,9 @@ struct Settled {
 
 /// A wish and what it was settled from: as long as that is the same, so is the wish.
 pub(super) struct Validated {
-    from: Origin,
+    /// A digest of it.
+    from: u64,
     wish: Result<Arc<Desired>, Why>,
-}
-
-#[derive(PartialEq)]
-struct Origin {
-    generation: Option<i64>,
-    annotations: BTreeMap<String, String>,
-    plan: Option<(Option<String>, Option<i64>)>,
-    labels: BTreeMap<String, String>,
-    changes: u64,
 }
 
 impl Catalogue {
@@ -52,7 +46,23 @@ impl Catalogue {
             changes: AtomicU64::new(0),
             agents_without_plan: AtomicBool::new(false),
             settled: Mutex::new(None),
+            documents: Mutex::default(),
         }
+    }
+
+    /// Has a wish share its document with those that have an equal one.
+    fn share(&self, wish: &mut Desired) {
+        let Desired::Present(agent) = wish else { return };
+        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = documents.get(&agent.config) {
+            agent.config = known.clone();
+            return;
+        }
+        // Looked through when there are twice as many as the last time: what nobody has any more goes.
+        if documents.len().is_power_of_two() {
+            documents.retain(|document| document.holders() > 1);
+        }
+        documents.insert(agent.config.clone());
     }
 
     /// A plan changed.
@@ -112,13 +122,10 @@ impl<C: Cloud> Round<'_, C> {
         let labels = namespace
             .and_then(|namespace| namespace.metadata.labels.clone())
             .unwrap_or_default();
-        let from = Origin {
-            generation: self.agent.metadata.generation,
-            annotations: self.agent.annotations().clone(),
-            plan: plan.as_ref().map(|plan| (plan.uid(), plan.metadata.generation)),
-            labels: labels.clone(),
-            changes: settled.changes,
-        };
+        let plan_version = plan.as_ref().map(|plan| (&plan.metadata.uid, plan.metadata.generation));
+        let metadata = &self.agent.metadata;
+        let agent_version = (metadata.generation, &metadata.annotations);
+        let from = digest(&(agent_version, plan_version, &labels, settled.changes));
         let leaving = self.agent.metadata.deletion_timestamp.is_some();
         if let Some(known) = self
             .memory
@@ -130,7 +137,10 @@ impl<C: Cloud> Round<'_, C> {
         }
         let wish = match self.malformed_plan(plan.is_none()) {
             Some(why) if !leaving => Err(why),
-            _ => resolve(&self.agent, plan.as_deref(), labels, &settled.settings),
+            _ => resolve(&self.agent, plan.as_deref(), labels, &settled.settings).map(|mut wish| {
+                self.context.catalogue.share(&mut wish);
+                Arc::new(wish)
+            }),
         };
         self.memory.validated = Some(Validated {
             from,
@@ -152,11 +162,17 @@ impl<C: Cloud> Round<'_, C> {
     }
 }
 
+fn digest(origin: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    origin.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn resolve(
     agent: &KoiAgent,
     plan: Option<&KoiPlan>,
     labels: BTreeMap<String, String>,
     settings: &Settings,
-) -> Result<Arc<Desired>, Why> {
-    Desired::resolve(agent, plan, &NamespaceFacts { labels }, settings).map(Arc::new)
+) -> Result<Desired, Why> {
+    Desired::resolve(agent, plan, &NamespaceFacts { labels }, settings)
 }

@@ -67,7 +67,8 @@ fn tcp_words(error: &io::Error) -> String {
 }
 
 async fn secure(target: &Target, stream: TcpStream, patience: Patience) -> Result<TlsStream<TcpStream>, ProbeFailure> {
-    let connector = TlsConnector::from(target.pin.tls());
+    let tls = target.pin.tls().map_err(|error| broken(Hop::Tls, error.to_string()))?;
+    let connector = TlsConnector::from(tls);
     match timeout(patience.hop, connector.connect(target.pin.name(), stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(broken(Hop::Tls, tls_words(&error))),

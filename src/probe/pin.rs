@@ -1,23 +1,33 @@
 //! The pinned certificate: the only root that counts, equal byte by byte, and for the agent's own name.
+//!
+//! What is kept of it is its digest: whatever has the same one is the same certificate, and brings the rest along when it answers. TLS is set
+//! up anew for each connection, which costs microseconds; ten thousand set-ups that wait for their minute would cost tens of megabytes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 
+/// One for all connections.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
 /// A certificate to insist on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
+    facts: Arc<Facts>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Facts {
     name: ServerName<'static>,
     sha256: String,
-    config: Arc<ClientConfig>,
-    verifier: Arc<PinnedVerifier>,
+    also: BTreeSet<String>,
 }
 
 /// Why a certificate cannot be pinned.
@@ -32,132 +42,100 @@ pub enum PinError {
 }
 
 impl Pin {
-    /// Insists on the first certificate of `pem` for `name`; those behind it, which it took the place of, are accepted too.
+    /// Insists on the first certificate of `pem` for `name`; those behind it, which it took the place of, are accepted too. Answers with
+    /// that certificate, too.
     ///
     /// # Errors
     /// When there is no certificate, or TLS cannot use it as a server's.
-    pub fn new(pem: &str, name: &str) -> Result<Self, PinError> {
+    pub fn new(pem: &str, name: &str) -> Result<(Self, CertificateDer<'static>), PinError> {
         let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten();
         let certificate = certificates.next().ok_or(PinError::NotPem)?;
-        let also = certificates.map(|other| sha256_of(&other)).collect();
         let unusable = |error: &dyn std::fmt::Display| PinError::Unusable(error.to_string());
-        let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable(&error))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(certificate.clone()).map_err(|error| unusable(&error))?;
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-        let inner = inner.map_err(|error| unusable(&error))?;
-        let sha256 = sha256_of(&certificate);
-        let verifier = PinnedVerifier {
-            certificate,
-            inner,
-            provider,
-            also,
+        trusting(&certificate).map_err(|error| unusable(&error))?;
+        let facts = Facts {
+            name: ServerName::try_from(name.to_owned()).map_err(|error| unusable(&error))?,
+            sha256: sha256_of(&certificate),
+            also: certificates.map(|other| sha256_of(&other)).collect(),
         };
-        Self::of(name, sha256, verifier).map_err(|error| unusable(&error))
-    }
-
-    fn of(name: ServerName<'static>, sha256: String, verifier: PinnedVerifier) -> Result<Self, Error> {
-        let verifier = Arc::new(verifier);
-        let config = client_config(Arc::clone(&verifier.provider), &verifier)?;
-        Ok(Self {
-            name,
-            sha256,
-            config: Arc::new(config),
-            verifier,
-        })
+        Ok((Self { facts: Arc::new(facts) }, certificate))
     }
 
     /// The same, with exactly these others accepted too, by their SHA-256: certificates that ours took the place of. None: ours alone.
     #[must_use]
     pub fn accepting(&self, also: BTreeSet<String>) -> Self {
-        if self.verifier.also == also {
+        if self.facts.also == also {
             return self.clone();
         }
-        let verifier = PinnedVerifier {
-            certificate: self.verifier.certificate.clone(),
-            inner: Arc::clone(&self.verifier.inner),
-            provider: Arc::clone(&self.verifier.provider),
+        let facts = Facts {
+            name: self.facts.name.clone(),
+            sha256: self.facts.sha256.clone(),
             also,
         };
-        Self::of(self.name.clone(), self.sha256.clone(), verifier).unwrap_or_else(|_| self.clone())
+        Self { facts: Arc::new(facts) }
     }
 
     /// The others that are accepted.
     #[must_use]
     pub fn others(&self) -> &BTreeSet<String> {
-        &self.verifier.also
+        &self.facts.also
     }
 
-    /// Whether the certificate could answer at this time: its name, its use and its own signature.
+    /// Whether a certificate could answer for this name at this time: its name, its use and its own signature.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check(&self, now: UnixTime) -> Result<(), Error> {
-        self.verifier
-            .inner
-            .verify_server_cert(&self.verifier.certificate, &[], &self.name, &[], now)
+    pub fn check(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+        trusting(certificate)?
+            .verify_server_cert(certificate, &[], &self.facts.name, &[], now)
             .map(drop)
     }
 
     /// SHA-256 of the certificate, hex.
     #[must_use]
     pub fn sha256(&self) -> &str {
-        &self.sha256
-    }
-
-    /// The certificate, DER.
-    #[must_use]
-    pub fn certificate(&self) -> &[u8] {
-        &self.verifier.certificate
+        &self.facts.sha256
     }
 
     /// The name that the certificate is for.
     #[must_use]
     pub fn name(&self) -> ServerName<'static> {
-        self.name.clone()
+        self.facts.name.clone()
     }
 
-    /// TLS that accepts this certificate alone.
-    #[must_use]
-    pub fn tls(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
+    /// TLS that accepts this certificate, and those that it took the place of.
+    ///
+    /// # Errors
+    /// Never with the provider that we bring.
+    pub fn tls(&self) -> Result<Arc<ClientConfig>, Error> {
+        let verifier = PinnedVerifier { pin: self.clone() };
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        // One connection for each probe: nothing to resume.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    fn accepts(&self, sha256: &str) -> bool {
+        self.facts.sha256 == sha256 || self.facts.also.contains(sha256)
     }
 }
 
-fn client_config(provider: Arc<CryptoProvider>, verifier: &Arc<PinnedVerifier>) -> Result<ClientConfig, Error> {
-    let verifier: Arc<dyn ServerCertVerifier> = verifier.clone();
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    // One connection for each probe: nothing to resume.
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(config)
+/// A verifier with this certificate as the only root.
+fn trusting(certificate: &CertificateDer<'_>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone().into_owned())?;
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&PROVIDER))
+        .build()
+        .map_err(|error| Error::General(error.to_string()))
 }
 
 /// Stricter than a root store with one member: a certificate that the pinned one signed is not the pinned one.
 #[derive(Debug)]
 struct PinnedVerifier {
-    certificate: CertificateDer<'static>,
-    inner: Arc<WebPkiServerVerifier>,
-    provider: Arc<CryptoProvider>,
-    also: BTreeSet<String>,
-}
-
-impl PinnedVerifier {
-    /// Equal byte by byte to one that ours took the place of: then it is a root of its own, for the same name.
-    fn former(&self, end_entity: &CertificateDer<'_>) -> Option<Arc<WebPkiServerVerifier>> {
-        if !self.also.contains(&sha256_of(end_entity)) {
-            return None;
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add(end_entity.clone().into_owned()).ok()?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .ok()
-    }
+    pin: Pin,
 }
 
 fn sha256_of(certificate: &[u8]) -> String {
@@ -173,16 +151,12 @@ impl ServerCertVerifier for PinnedVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if end_entity.as_ref() != self.certificate.as_ref() {
-            if let Some(former) = self.former(end_entity) {
-                return former.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-            }
+        if !self.pin.accepts(&sha256_of(end_entity)) {
             return Err(Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             ));
         }
-        self.inner
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        trusting(end_entity)?.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -191,7 +165,12 @@ impl ServerCertVerifier for PinnedVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &PROVIDER.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -200,10 +179,15 @@ impl ServerCertVerifier for PinnedVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &PROVIDER.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        PROVIDER.signature_verification_algorithms.supported_schemes()
     }
 }

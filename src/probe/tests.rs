@@ -63,7 +63,7 @@ fn target(pem: &str, address: SocketAddr) -> Target {
         launch_time: None,
         addresses: vec![address.ip()],
         port: address.port(),
-        pin: Pin::new(pem, NAME).unwrap(),
+        pin: Pin::new(pem, NAME).unwrap().0,
         token: TOKEN.into(),
     }
 }

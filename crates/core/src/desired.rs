@@ -3,6 +3,7 @@
 //! A KoiAgent that is being deleted always resolves, to [`Desired::Absent`]: neither a missing plan nor a broken spec may keep it.
 
 pub mod cidr;
+mod document;
 mod limits;
 pub mod selector;
 pub mod span;
@@ -29,6 +30,7 @@ use crate::render::user_data::Artifact;
 use crate::rotation;
 
 use cidr::Cidr;
+pub use document::Document;
 use koi_wire::bundle::{Owner, PairedDevice};
 use koi_wire::name::Scope;
 
@@ -107,7 +109,7 @@ pub struct DesiredAgent {
     /// The version that is expected of the gateway.
     pub gateway_version: Option<String>,
     /// The gateway's config document; no secrets in it.
-    pub config: Value,
+    pub config: Document,
     /// SHA-256 of the document's canonical JSON.
     pub config_sha256: String,
     /// SHA-256 of what of the document a running gateway takes over with a start only.
@@ -559,7 +561,7 @@ fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<Desire
         gateway_version: gateway_version(asked)?,
         config_sha256: koi_wire::config::digest::sha256(&config),
         config_restart_sha256: koi_wire::config::restart_sha256(&config),
-        config,
+        config: Document::of(&config),
         owner,
         workspace_files: files,
         workspace_config_map: config_map,

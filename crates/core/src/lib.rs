@@ -7,6 +7,7 @@ pub mod budget;
 pub mod change;
 pub mod desired;
 pub mod fleet;
+pub mod gist;
 pub mod launch_calls;
 pub mod names;
 pub mod observed;

@@ -9,9 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::api::{
-    CloudStatus, IdentityMode, KoiAgent, KoiPlan, KoiPlanStatus, PlanConditionType, Reason, ResolvedImage, builtin,
+    CloudStatus, IdentityMode, KoiPlan, KoiPlanStatus, PlanConditionType, Reason, ResolvedImage, builtin,
 };
 use crate::desired::{Desired, NamespaceFacts, Settings, default_plan};
+use crate::gist::Gist;
 use crate::observed::Place;
 use crate::plan::Why;
 use crate::render::identity::model_arns;
@@ -46,22 +47,23 @@ pub struct PlanFacts<'a> {
 
 /// The use of each plan that has agents, by name. Agents that name a plan that is not there count for nobody.
 #[must_use]
-pub fn plan_uses<'a>(plans: &[KoiPlan], agents: impl IntoIterator<Item = &'a KoiAgent>) -> BTreeMap<String, PlanUse> {
+pub fn plan_uses<'a>(plans: &[KoiPlan], agents: impl IntoIterator<Item = &'a Gist>) -> BTreeMap<String, PlanUse> {
     let names: BTreeSet<String> = plans.iter().map(ResourceExt::name_any).collect();
     let default = default_plan(plans).map(ResourceExt::name_any);
     let mut uses: BTreeMap<String, PlanUse> = BTreeMap::new();
     for agent in agents {
-        let named = agent.spec.plan_ref.as_ref().map(|plan_ref| &plan_ref.name);
-        let Some(plan) = named.or(default.as_ref()).filter(|name| names.contains(*name)) else {
+        let named = agent.plan_ref.as_deref().or(default.as_deref());
+        let Some(plan) = named.filter(|name| names.contains(*name)) else {
             continue;
         };
-        let used = uses.entry(plan.clone()).or_default();
+        let used = uses.entry(plan.to_owned()).or_default();
         used.agents = used.agents.saturating_add(1);
-        let resolved = agent.status.as_ref().and_then(|status| status.resolved.as_ref());
         // What was resolved with another plan says nothing about this one.
-        let resolved = resolved.filter(|resolved| resolved.plan.as_ref() == Some(plan));
-        used.image_parameters
-            .extend(resolved.and_then(|resolved| resolved.image_parameter.clone()));
+        let parameter = agent
+            .image_parameter
+            .as_deref()
+            .filter(|_| agent.plan.as_deref() == Some(plan));
+        used.image_parameters.extend(parameter.map(ToOwned::to_owned));
     }
     uses
 }
@@ -146,7 +148,7 @@ fn usable(plan: &KoiPlan, settings: &Settings) -> Result<(), Why> {
     let mut open = plan.clone();
     // Whom the plan admits is no question of whether it makes sense.
     open.spec.allowed_namespaces = None;
-    let modest = KoiAgent::default();
+    let modest = crate::api::KoiAgent::default();
     Desired::resolve(&modest, Some(&open), &NamespaceFacts::default(), settings).map(drop)
 }
 

@@ -84,7 +84,7 @@ fn target(instance_id: &str) -> Target {
         launch_time: None,
         addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         port: 1,
-        pin: Pin::new(&pem, NAME).unwrap(),
+        pin: Pin::new(&pem, NAME).unwrap().0,
         token: Redacted::from("t"),
         in_handover: false,
     }

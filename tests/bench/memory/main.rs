@@ -2,17 +2,20 @@
 //!
 //! `memory run ...` takes the flags of `koi-operator run`. Bundles are files under KOI_MEMORY_BUNDLES, named by the agent's UID, so that
 //! whoever plays the gateways finds them; KOI_MEMORY_BUCKETS throttles as AWS does. `memory weigh N` says in KiB what the account of N
-//! agents alone weighs, which the operator on AWS does not carry.
+//! agents alone weighs resident, and how many bytes it has on the heap, which the operator on AWS does not carry. With every sweep the bytes
+//! that live on the heap are written to the file beside KOI_MEMORY_BUNDLES that ends on `.live`.
 
 #![allow(clippy::panic, reason = "a benchmark that cannot run says so and ends")]
 
 mod account;
 mod cloud;
 
+use std::alloc::System;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cap::Cap;
 use clap::Parser as _;
 use jiff::Timestamp;
 use koi_operator::args::{Cli, Command, LogFormat, RunArgs};
@@ -24,14 +27,19 @@ use tokio_util::sync::CancellationToken;
 
 use cloud::Memory;
 
+/// Counts what lives on the heap: a figure that no other program on the machine can bend.
+#[global_allocator]
+static HEAP: Cap<System> = Cap::new(System, usize::MAX);
+
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, word, count] = arguments.as_slice()
         && word == "weigh"
     {
-        let (heavy, _account) = account::weigh(count.parse()?)?;
-        return Ok(writeln!(std::io::stdout(), "{heavy}")?);
+        let before = HEAP.allocated();
+        let (resident, _account) = account::weigh(count.parse()?)?;
+        return Ok(writeln!(std::io::stdout(), "{resident} {}", HEAP.allocated() - before)?);
     }
     match Cli::parse().command {
         Command::Run(args) => operate(*args),

@@ -410,8 +410,8 @@ proptest! {
         let planned = json!({"limits": {"tools": {"deny": denied.into_iter().collect::<Vec<_>>()}}});
         match resolve(spec.clone(), Some(planned)) {
             Ok(Desired::Present(agent)) => {
-                prop_assert_eq!(koi_wire::config::check(&agent.config).map(|_| ()), Ok(()), "{}", agent.config);
-                prop_assert_eq!(&agent.config_sha256, &koi_wire::config::digest::sha256(&agent.config));
+                prop_assert_eq!(koi_wire::config::check(&agent.config.value()).map(|_| ()), Ok(()), "{}", agent.config);
+                prop_assert_eq!(&agent.config_sha256, &koi_wire::config::digest::sha256(&agent.config.value()));
             }
             Ok(other) => prop_assert!(false, "{:?}", other),
             Err(why) => prop_assert!(

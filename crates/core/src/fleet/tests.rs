@@ -1,5 +1,5 @@
 use crate::names::{TAG_AGENT_UID, TAG_CLUSTER};
-use crate::observed::{Impairment, SecurityGroup};
+use crate::observed::{Impairment, Rule, SecurityGroup, VolumeState};
 
 use super::*;
 

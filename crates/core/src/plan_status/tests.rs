@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{PlanFacts, PlanUse, plan_status, plan_uses};
 use crate::api::{KoiAgent, KoiPlan, KoiPlanStatus};
 use crate::desired::{Settings, shared_models};
+use crate::gist::Gist;
 use crate::observed::Place;
 
 fn at(second: i64) -> jiff::Timestamp {
@@ -246,6 +247,7 @@ fn agents_count_for_the_plan_they_name_or_else_for_the_default_one() {
         ("old".to_owned(), used(2, &["/images/a"])),
         ("silver".to_owned(), used(1, &[])),
     ]);
+    let agents: Vec<Gist> = agents.iter().map(Gist::of).collect();
     assert_eq!(plan_uses(&plans, &agents), expected);
     assert_eq!(plan_uses(&plans[2..], &agents[..1]), BTreeMap::new());
 }

@@ -31,7 +31,7 @@ pub fn bundle(agent: &DesiredAgent, volume_id: &str, secret: &SecretMaterial) ->
             key: secret.key.clone(),
         },
         volume_id: volume_id.into(),
-        config: agent.config.clone(),
+        config: agent.config.value(),
         config_sha256: agent.config_sha256.clone(),
         owner: agent.owner.clone(),
         devices: agent.devices.clone(),

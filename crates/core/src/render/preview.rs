@@ -41,7 +41,7 @@ pub fn preview(agent: &DesiredAgent, place: &Place) -> Result<Preview, TooLarge>
     let mut tags = claim.tags(&agent.tags);
     tags.insert(names::TAG_LAUNCH.into(), names::launch_tag(1, 1));
     Ok(Preview {
-        config: agent.config.clone(),
+        config: agent.config.value(),
         config_sha256: agent.config_sha256.clone(),
         user_data: script(agent.artifact.as_ref(), home)?,
         trust_policy: trust_policy(&place.region),

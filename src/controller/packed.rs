@@ -1,0 +1,242 @@
+//! An object as a watch keeps it: metadata to find it by, and the rest as compressed text.
+//!
+//! A parsed agent weighs ten times its text, most of it in maps with one entry and strings with spare room, and is looked at for some
+//! microseconds an hour. So it is parsed when it is looked at.
+
+use std::borrow::Cow;
+use std::io::{Read as _, Write as _};
+use std::marker::PhantomData;
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use k8s_openapi::api::core::v1::Secret;
+use koi_core::api::KoiAgent;
+use koi_core::gist::Gist;
+use kube::Resource;
+use kube::core::error_boundary::InvalidObject;
+use kube::core::{DeserializeGuard, ObjectMeta};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::streams::trim;
+
+/// What of an object is asked so often that it is kept beside the text.
+pub trait Summed {
+    /// That.
+    type Gist: Clone + std::fmt::Debug + Send + Sync + 'static;
+
+    /// Of this object.
+    fn gist(&self) -> Self::Gist;
+
+    /// Takes away what nobody reads of this kind's metadata.
+    fn prune(metadata: &mut ObjectMeta);
+}
+
+impl Summed for KoiAgent {
+    type Gist = Gist;
+
+    fn gist(&self) -> Gist {
+        Gist::of(self)
+    }
+
+    fn prune(metadata: &mut ObjectMeta) {
+        trim(metadata);
+        // Agents are found by name, and by nothing else.
+        metadata.labels = None;
+    }
+}
+
+impl Summed for Secret {
+    type Gist = ();
+
+    fn gist(&self) {}
+
+    fn prune(metadata: &mut ObjectMeta) {
+        trim(metadata);
+        // The watch chose it by its label.
+        metadata.labels = None;
+        for owner in metadata.owner_references.iter_mut().flatten() {
+            owner.api_version.clear();
+            owner.api_version.shrink_to_fit();
+        }
+    }
+}
+
+/// An object that is put away until somebody looks at it; or why it is none of its kind.
+#[derive(Clone, Debug)]
+pub struct Packed<K: Summed> {
+    metadata: ObjectMeta,
+    kept: Result<Kept<K::Gist>, Box<str>>,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// Everything but the metadata.
+#[derive(Clone, Debug)]
+struct Kept<G> {
+    gist: G,
+    body: Box<[u8]>,
+}
+
+impl<K: Summed> Packed<K> {
+    /// What is asked of all; `None` of an object that is none of its kind.
+    #[must_use]
+    pub fn gist(&self) -> Option<&K::Gist> {
+        self.kept.as_ref().ok().map(|kept| &kept.gist)
+    }
+}
+
+impl<K: Resource + Summed + Serialize + DeserializeOwned> Packed<K> {
+    /// Puts an object away, without what nobody reads.
+    pub fn new(mut object: K) -> Self {
+        let mut metadata = std::mem::take(object.meta_mut());
+        K::prune(&mut metadata);
+        let kept = packed(&object).map(|body| Kept {
+            gist: object.gist(),
+            body,
+        });
+        Self {
+            metadata,
+            kept: kept.map_err(String::into_boxed_str),
+            kind: PhantomData,
+        }
+    }
+
+    /// The object; or what is wrong with it.
+    ///
+    /// # Errors
+    /// When it is none of its kind.
+    pub fn unpack(&self) -> Result<K, InvalidObject> {
+        let told = |error: String| InvalidObject {
+            error,
+            metadata: self.metadata.clone(),
+        };
+        let kept = self.kept.as_ref().map_err(|error| told(error.to_string()))?;
+        let mut object: K = unpacked(&kept.body).map_err(told)?;
+        *object.meta_mut() = self.metadata.clone();
+        Ok(object)
+    }
+}
+
+fn packed(object: &impl Serialize) -> Result<Box<[u8]>, String> {
+    let text = serde_json::to_vec(object).map_err(|error| error.to_string())?;
+    let mut encoder = DeflateEncoder::new(Vec::with_capacity(text.len() / 2), Compression::default());
+    let written = encoder.write_all(&text).and_then(|()| encoder.finish());
+    written.map(Vec::into_boxed_slice).map_err(|error| error.to_string())
+}
+
+fn unpacked<K: DeserializeOwned>(body: &[u8]) -> Result<K, String> {
+    let mut text = Vec::with_capacity(body.len() * 4);
+    DeflateDecoder::new(body)
+        .read_to_end(&mut text)
+        .map_err(|error| error.to_string())?;
+    serde_json::from_slice(&text).map_err(|error| error.to_string())
+}
+
+impl<'de, K: Resource + Summed + Serialize + DeserializeOwned> Deserialize<'de> for Packed<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let DeserializeGuard(parsed) = DeserializeGuard::<K>::deserialize(deserializer)?;
+        Ok(match parsed {
+            Ok(object) => Self::new(object),
+            Err(invalid) => {
+                let mut metadata = invalid.metadata;
+                K::prune(&mut metadata);
+                Self {
+                    metadata,
+                    kept: Err(invalid.error.into_boxed_str()),
+                    kind: PhantomData,
+                }
+            }
+        })
+    }
+}
+
+impl<K: Resource + Summed> Resource for Packed<K> {
+    type DynamicType = K::DynamicType;
+    type Scope = K::Scope;
+
+    fn kind(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::kind(dynamic)
+    }
+
+    fn group(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::group(dynamic)
+    }
+
+    fn version(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::version(dynamic)
+    }
+
+    fn plural(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::plural(dynamic)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn agent(spec: &Value) -> Packed<KoiAgent> {
+        let conditions: Vec<Value> = (0..10)
+            .map(|number| {
+                json!({
+                    "type": format!("Type{number}"), "status": "True", "reason": "AsWished", "observedGeneration": 1,
+                    "message": format!("The part {number} is as it is wished."), "lastTransitionTime": "2026-11-21T10:00:00Z",
+                })
+            })
+            .collect();
+        let object = json!({
+            "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "spec": spec,
+            "metadata": { "name": "a", "namespace": "ns", "uid": "u", "resourceVersion": "7", "managedFields": [{ "manager": "kubectl" }] },
+            "status": { "observedGeneration": 1, "conditions": conditions },
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_away_comes_back_whole_but_for_what_nobody_reads() {
+        let kept = agent(&json!({ "owner": { "displayName": "Zoë" } }));
+        let expected: KoiAgent = {
+            let mut agent = kept.unpack().unwrap();
+            agent.spec.owner.as_mut().unwrap().email = None;
+            agent
+        };
+        assert_eq!(kept.unpack().unwrap(), expected);
+        assert_eq!(
+            expected.spec.owner.as_ref().unwrap().display_name.as_deref(),
+            Some("Zoë")
+        );
+        assert_eq!(expected.status.as_ref().unwrap().conditions.len(), 10);
+        assert_eq!(expected.metadata.managed_fields, None);
+        assert_eq!(kept.meta().resource_version.as_deref(), Some("7"));
+        let secret: Packed<Secret> =
+            serde_json::from_value(json!({ "metadata": { "name": "s" }, "data": { "token": "dG9rZW4=" } })).unwrap();
+        assert_eq!(secret.unpack().unwrap().data.unwrap()["token"].0, b"token");
+    }
+
+    #[test]
+    fn an_object_that_makes_no_sense_says_so_whenever_it_is_looked_at() {
+        let kept = agent(&json!({ "power": "Sideways" }));
+        let told = kept.unpack().unwrap_err();
+        assert_eq!(told.metadata.name.as_deref(), Some("a"));
+        assert!(told.error.contains("Sideways"), "{}", told.error);
+    }
+
+    #[test]
+    fn it_is_small() {
+        let kept = agent(&json!({}));
+        let whole = serde_json::to_vec(&kept.unpack().unwrap()).unwrap().len();
+        let body = kept.kept.unwrap().body.len();
+        assert!(body * 4 < whole, "{body} of {whole} bytes");
+    }
+}
