@@ -10,6 +10,7 @@ mod groups;
 mod iam;
 mod instances;
 mod meter;
+mod pages;
 mod profiles;
 mod request;
 mod session;

@@ -41,6 +41,7 @@ use crate::accounts::Accounts;
 use crate::budget::{self, Budget};
 use crate::clock::Clock;
 use crate::cloud::Cloud;
+use crate::cpu::measured;
 use crate::device::DeviceKey;
 use crate::fleet::Fleet;
 use crate::gate::Gate;
@@ -58,7 +59,7 @@ pub use validate::Catalogue;
 
 use apply::Progress;
 use memory::Memory;
-pub use packed::Packed;
+pub use packed::{Packed, Summed};
 
 /// An agent, or an object that does not parse as one: it must not hold up the others.
 pub type Guarded = Packed<KoiAgent>;
@@ -163,6 +164,12 @@ fn at(what: &'static str) -> impl FnOnce(kube::Error) -> RoundError {
 }
 
 async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) -> Result<Action, RoundError> {
+    let (result, spent) = measured(look(&guarded, &accounts)).await;
+    accounts.own().metrics.observe_reconcile_cpu(spent, result.is_ok());
+    result
+}
+
+async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Action, RoundError> {
     let context = accounts.own();
     let agent = match guarded.unpack() {
         Ok(agent) => Arc::new(agent),

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod clock;
 pub mod cloud;
 pub mod controller;
+pub mod cpu;
 pub mod device;
 pub mod fleet;
 pub mod gate;

@@ -1,10 +1,11 @@
 //! What the operator counts, for Prometheus. All families are there from the start, all labels are bounded.
 
+mod each;
 mod families;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -53,6 +54,7 @@ impl Metrics {
     fn touch(&self) {
         for result in ["ok", "failed"] {
             self.rounds.durations.with_label_values(&[result]);
+            self.rounds.cpu.with_label_values(&[result]);
             self.rounds.probes.with_label_values(&[result]);
             self.sweeps.results.with_label_values(&[result]);
         }
@@ -110,6 +112,14 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// The CPU time of one round of one agent.
+    pub fn observe_reconcile_cpu(&self, spent: Duration, ok: bool) {
+        self.rounds
+            .cpu
+            .with_label_values(&[word(ok)])
+            .observe(spent.as_secs_f64());
+    }
+
     /// One step of a plan.
     pub fn count_step(&self, step: &str, ok: bool) {
         self.rounds.steps.with_label_values(&[step, word(ok)]).inc();
@@ -150,10 +160,7 @@ impl Metrics {
         self.set_agents(&BTreeMap::new());
         self.set_conditions(&BTreeMap::new());
         self.set_queue(0, 0);
-        self.agents.ready.reset();
-        self.agents.tokens.reset();
-        self.agents.cost.reset();
-        self.reported().clear();
+        self.agents.each.clear();
         self.sweeps.at.reset();
         self.sweeps.orphans.reset();
         self.sweeps
@@ -182,21 +189,12 @@ impl Metrics {
 
     /// Whether one agent is ready.
     pub fn set_ready(&self, namespace: &str, name: &str, ready: bool) {
-        self.agents
-            .ready
-            .with_label_values(&[namespace, name])
-            .set(i64::from(ready));
+        self.agents.each.set_ready(namespace, name, ready);
     }
 
     /// The agent is gone.
     pub fn forget_agent(&self, namespace: &str, name: &str) {
-        // An error means that there was no such series, which is the goal.
-        let _ = self.agents.ready.remove_label_values(&[namespace, name]);
-        let _ = self.agents.cost.remove_label_values(&[namespace, name]);
-        for (kind, _) in kinds(&Usage::default()) {
-            let _ = self.agents.tokens.remove_label_values(&[namespace, name, kind]);
-        }
-        self.reported().remove(&(namespace.to_owned(), name.to_owned()));
+        self.agents.each.forget(namespace, name);
     }
 
     /// How many agents have which reason. Reasons that nobody has any more go to zero.
@@ -245,28 +243,7 @@ impl Metrics {
 
     /// What the models of an agent cost so far, as its gateway says. Numbers that are smaller than before began anew.
     pub fn set_usage(&self, namespace: &str, name: &str, usage: &Usage) {
-        let key = (namespace.to_owned(), name.to_owned());
-        let before = self.reported().insert(key, *usage).unwrap_or_default();
-        for ((kind, now), (_, before)) in kinds(usage).into_iter().zip(kinds(&before)) {
-            let grown = now.checked_sub(before).unwrap_or(now);
-            self.agents
-                .tokens
-                .with_label_values(&[namespace, name, kind])
-                .inc_by(grown);
-        }
-        let grown = if usage.cost_usd >= before.cost_usd {
-            usage.cost_usd - before.cost_usd
-        } else {
-            usage.cost_usd
-        };
-        // What a gateway says is not trusted: a counter takes neither negative numbers nor ones that are none.
-        if grown.is_finite() && grown >= 0.0 {
-            self.agents.cost.with_label_values(&[namespace, name]).inc_by(grown);
-        }
-    }
-
-    fn reported(&self) -> MutexGuard<'_, HashMap<(String, String), Usage>> {
-        self.agents.reported.lock().unwrap_or_else(PoisonError::into_inner)
+        self.agents.each.set_usage(namespace, name, usage);
     }
 
     /// The text that Prometheus reads.
@@ -281,19 +258,10 @@ impl Metrics {
         for Described { name, help, kind, .. } in empty {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            self.agents.each.write(name, &mut text);
         }
         text
     }
-}
-
-/// The kinds of tokens.
-fn kinds(usage: &Usage) -> [(&'static str, u64); 4] {
-    [
-        ("input", usage.input_tokens),
-        ("output", usage.output_tokens),
-        ("cache_read", usage.cache_read_tokens),
-        ("cache_write", usage.cache_write_tokens),
-    ]
 }
 
 fn word(ok: bool) -> &'static str {

@@ -9,7 +9,7 @@ use koi_core::observed::{Checkup, Impairment, ScheduledEvent};
 
 use super::error::ask;
 use super::instances::PAGE;
-use super::{convert, request};
+use super::{convert, pages, request};
 use crate::cloud::Answer;
 
 /// From so many pages on it is cheaper to ask for what is wrong than to look through all instances of the account.
@@ -34,37 +34,33 @@ const TROUBLES: [(&str, &[&str]); 3] = [
 pub(super) async fn all(ec2: &Client, crowded: &AtomicBool) -> Answer<BTreeMap<String, Checkup>> {
     let mut found = BTreeMap::new();
     if !crowded.load(Ordering::Relaxed) {
-        let pages = pages(ec2, None, &mut found).await?;
+        let pages = filtered(ec2, None, &mut found).await?;
         crowded.store(pages > CROWD, Ordering::Relaxed);
         return Ok(found);
     }
     for (name, values) in TROUBLES {
         let filter = request::filter(name, values.iter().map(|value| (*value).to_owned()));
-        pages(ec2, Some(filter), &mut found).await?;
+        filtered(ec2, Some(filter), &mut found).await?;
     }
     Ok(found)
 }
 
 /// Takes all pages in and says how many there were.
-async fn pages(ec2: &Client, filter: Option<types::Filter>, found: &mut BTreeMap<String, Checkup>) -> Answer<usize> {
-    let (mut count, mut next) = (0, None);
-    loop {
-        let call = ec2
-            .describe_instance_status()
-            .set_filters(filter.clone().map(|filter| vec![filter]))
-            .max_results(PAGE)
-            .set_next_token(next);
-        let page = ask("DescribeInstanceStatus", || call.send()).await?;
-        found.extend(page.instance_statuses().iter().filter_map(checkup));
+async fn filtered(ec2: &Client, filter: Option<types::Filter>, found: &mut BTreeMap<String, Checkup>) -> Answer<usize> {
+    let mut count = 0;
+    let shown = pages::all(|next| {
         count += 1;
-        next = page
-            .next_token()
-            .filter(|token| !token.is_empty())
-            .map(ToOwned::to_owned);
-        if next.is_none() {
-            return Ok(count);
+        let call = ec2.describe_instance_status();
+        let call = call.set_filters(filter.clone().map(|filter| vec![filter]));
+        let call = call.max_results(PAGE).set_next_token(next);
+        async move {
+            let page = ask("DescribeInstanceStatus", || call.send()).await?;
+            let shown = page.instance_statuses().iter().filter_map(checkup).collect();
+            Ok((shown, page.next_token))
         }
-    }
+    });
+    found.extend(shown.await?);
+    Ok(count)
 }
 
 /// What is worth knowing of one instance; nothing of one that is well.

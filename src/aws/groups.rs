@@ -8,7 +8,7 @@ use koi_core::observed::{Rule, Subnet};
 
 use super::error::{ask, met};
 use super::instances::PAGE;
-use super::{convert, request};
+use super::{convert, pages, request};
 use crate::cloud::{Answer, CloudError, Group, SubnetChoice};
 
 /// Every group with the installation's claim.
@@ -26,28 +26,17 @@ pub(super) async fn by_name(ec2: &Client, cluster_id: &str, vpc_id: &str, name: 
 }
 
 async fn filtered(ec2: &Client, cluster_id: &str, filters: Vec<types::Filter>) -> Answer<Vec<Group>> {
-    let mut found = Vec::new();
-    let mut next = None;
-    loop {
-        let call = ec2
-            .describe_security_groups()
-            .set_filters(Some(filters.clone()))
-            .max_results(PAGE)
-            .set_next_token(next);
-        let page = ask("DescribeSecurityGroups", || call.send()).await?;
-        found.extend(
-            page.security_groups()
-                .iter()
-                .filter_map(|group| convert::group(group, cluster_id)),
-        );
-        next = page
-            .next_token()
-            .filter(|token| !token.is_empty())
-            .map(ToOwned::to_owned);
-        if next.is_none() {
-            return Ok(found);
+    pages::all(|next| {
+        let call = ec2.describe_security_groups().set_filters(Some(filters.clone()));
+        let call = call.max_results(PAGE).set_next_token(next);
+        async move {
+            let page = ask("DescribeSecurityGroups", || call.send()).await?;
+            let groups = page.security_groups().iter();
+            let groups = groups.filter_map(|group| convert::group(group, cluster_id));
+            Ok((groups.collect(), page.next_token))
         }
-    }
+    })
+    .await
 }
 
 /// Creates, tagged in the same call. A VPC's new group lets everything out; that is wanted: the agent works on the internet.

@@ -7,6 +7,7 @@ use aws_sdk_iam::types::{InstanceProfile, Role, Tag};
 use koi_core::names::{ROLE_POLICY, TAG_CLUSTER};
 
 use super::error::{ask, met};
+use super::pages;
 use crate::cloud::{self, Answer, CloudError, ProfileFacts, Tagged};
 
 /// The most that one page may hold.
@@ -146,30 +147,25 @@ pub(super) async fn delete_role(iam: &Client, role: &str) -> Answer<()> {
 
 /// The names of all roles and instance profiles that begin like this: IAM filters by path alone.
 pub(super) async fn named(iam: &Client, prefix: &str) -> Answer<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    let mut next = None;
-    loop {
+    let roles = pages::all(|next| {
         let call = iam.list_roles().max_items(PAGE).set_marker(next);
-        let page = ask("ListRoles", || call.send()).await?;
-        found.extend(page.roles().iter().map(|role| role.role_name().to_owned()));
-        next = page.marker().filter(|_| page.is_truncated()).map(ToOwned::to_owned);
-        if next.is_none() {
-            break;
+        async move {
+            let page = ask("ListRoles", || call.send()).await?;
+            let names = page.roles().iter().map(|role| role.role_name().to_owned());
+            Ok((names.collect(), page.marker.filter(|_| page.is_truncated)))
         }
-    }
-    loop {
+    });
+    let profiles = pages::all(|next| {
         let call = iam.list_instance_profiles().max_items(PAGE).set_marker(next);
-        let page = ask("ListInstanceProfiles", || call.send()).await?;
-        found.extend(
-            page.instance_profiles()
-                .iter()
-                .map(|profile| profile.instance_profile_name().to_owned()),
-        );
-        next = page.marker().filter(|_| page.is_truncated()).map(ToOwned::to_owned);
-        if next.is_none() {
-            break;
+        async move {
+            let page = ask("ListInstanceProfiles", || call.send()).await?;
+            let profiles = page.instance_profiles().iter();
+            let names = profiles.map(|profile| profile.instance_profile_name().to_owned());
+            Ok((names.collect(), page.marker.filter(|_| page.is_truncated)))
         }
-    }
+    });
+    let mut found: BTreeSet<String> = roles.await?.into_iter().collect();
+    found.extend(profiles.await?);
     found.retain(|name| name.starts_with(prefix));
     Ok(found)
 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use koi_core::observed::Instance;
 
 use super::error::{ask, met};
-use super::{convert, request};
+use super::{convert, pages, request};
 use crate::cloud::{Answer, CloudError, Launch};
 
 /// EC2's largest page.
@@ -44,30 +44,16 @@ pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Instance>>
 }
 
 async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Instance>> {
-    let mut found = Vec::new();
-    let mut next = None;
-    loop {
-        let call = ec2
-            .describe_instances()
-            .set_filters(Some(filters.clone()))
-            .max_results(PAGE)
-            .set_next_token(next);
-        let page = ask(DESCRIBE, || call.send()).await?;
-        found.extend(
-            page.reservations()
-                .iter()
-                .flat_map(types::Reservation::instances)
-                .filter_map(convert::instance),
-        );
-        // A page may be empty and still have a successor.
-        next = page
-            .next_token()
-            .filter(|token| !token.is_empty())
-            .map(ToOwned::to_owned);
-        if next.is_none() {
-            return Ok(found);
+    pages::all(|next| {
+        let call = ec2.describe_instances().set_filters(Some(filters.clone()));
+        let call = call.max_results(PAGE).set_next_token(next);
+        async move {
+            let page = ask(DESCRIBE, || call.send()).await?;
+            let instances = page.reservations().iter().flat_map(types::Reservation::instances);
+            Ok((instances.filter_map(convert::instance).collect(), page.next_token))
         }
-    }
+    })
+    .await
 }
 
 /// The launch.

@@ -7,6 +7,7 @@ use aws_sdk_ssm::types::{ParameterStringFilter, ParameterType, Tag};
 use koi_core::names::parameter_folder;
 
 use super::error::{ask, met};
+use super::pages;
 use crate::cloud::{Answer, Bundle, CloudError};
 
 /// SSM's "it is not there".
@@ -33,24 +34,16 @@ pub(super) async fn names(ssm: &Client, cluster_id: &str) -> Answer<BTreeSet<Str
         .values(parameter_folder(cluster_id))
         .build()
         .map_err(|error| CloudError::unintelligible(OPERATION, format!("the filter cannot be sent: {error}")))?;
-    let mut found = BTreeSet::new();
-    let mut next = None;
-    loop {
-        let call = ssm
-            .describe_parameters()
-            .parameter_filters(below.clone())
-            .max_results(PAGE)
-            .set_next_token(next);
-        let page = ask(OPERATION, || call.send()).await?;
-        found.extend(page.parameters().iter().filter_map(|parameter| parameter.name.clone()));
-        next = page
-            .next_token()
-            .filter(|token| !token.is_empty())
-            .map(ToOwned::to_owned);
-        if next.is_none() {
-            return Ok(found);
+    let found = pages::all(|next| {
+        let call = ssm.describe_parameters().parameter_filters(below.clone());
+        let call = call.max_results(PAGE).set_next_token(next);
+        async move {
+            let page = ask(OPERATION, || call.send()).await?;
+            let names = page.parameters().iter().filter_map(|parameter| parameter.name.clone());
+            Ok((names.collect(), page.next_token))
         }
-    }
+    });
+    Ok(found.await?.into_iter().collect())
 }
 
 /// Writes a String parameter that must not exist.

@@ -9,7 +9,7 @@ use koi_core::observed::{Snapshot, Volume};
 
 use super::error::{ask, met};
 use super::instances::{FILTER_VALUES, PAGE};
-use super::{convert, request};
+use super::{convert, pages, request};
 use crate::cloud::{Answer, CloudError};
 
 /// Every volume with the installation's claim.
@@ -36,47 +36,38 @@ pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Volume>> {
 }
 
 async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Volume>> {
-    let mut found = Vec::new();
-    let mut next = None;
-    loop {
-        let call = ec2
-            .describe_volumes()
-            .set_filters(Some(filters.clone()))
-            .max_results(PAGE)
-            .set_next_token(next);
-        let page = ask("DescribeVolumes", || call.send()).await?;
-        found.extend(page.volumes().iter().filter_map(convert::volume));
-        next = page
-            .next_token()
-            .filter(|token| !token.is_empty())
-            .map(ToOwned::to_owned);
-        if next.is_none() {
-            return Ok(found);
+    pages::all(|next| {
+        let call = ec2.describe_volumes().set_filters(Some(filters.clone()));
+        let call = call.max_results(PAGE).set_next_token(next);
+        async move {
+            let page = ask("DescribeVolumes", || call.send()).await?;
+            Ok((
+                page.volumes().iter().filter_map(convert::volume).collect(),
+                page.next_token,
+            ))
         }
-    }
+    })
+    .await
 }
 
 /// Every snapshot of our own account with this agent's claim.
 pub(super) async fn snapshots(ec2: &Client, cluster_id: &str, agent_uid: &str) -> Answer<Vec<Snapshot>> {
-    let mut found = Vec::new();
-    let mut next = None;
-    loop {
+    let filters = request::claimed_by_agents(cluster_id, &[agent_uid.to_owned()]);
+    pages::all(|next| {
         let call = ec2
             .describe_snapshots()
             .owner_ids("self")
-            .set_filters(Some(request::claimed_by_agents(cluster_id, &[agent_uid.to_owned()])))
-            .max_results(PAGE)
-            .set_next_token(next);
-        let page = ask("DescribeSnapshots", || call.send()).await?;
-        found.extend(page.snapshots().iter().filter_map(convert::snapshot));
-        next = page
-            .next_token()
-            .filter(|token| !token.is_empty())
-            .map(ToOwned::to_owned);
-        if next.is_none() {
-            return Ok(found);
+            .set_filters(Some(filters.clone()));
+        let call = call.max_results(PAGE).set_next_token(next);
+        async move {
+            let page = ask("DescribeSnapshots", || call.send()).await?;
+            Ok((
+                page.snapshots().iter().filter_map(convert::snapshot).collect(),
+                page.next_token,
+            ))
         }
-    }
+    })
+    .await
 }
 
 /// Attaches the data volume.

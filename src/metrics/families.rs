@@ -1,16 +1,17 @@
 //! The families: what is counted, in which labels and buckets, and how it is described.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use koi_wire::health::Usage;
 use prometheus::core::Collector;
-use prometheus::{
-    CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::each::{self, EachAgent};
 
 /// Seconds of a reconcile: a settled one takes well under a millisecond, one with calls up to the SDK's time-outs.
 const RECONCILE_BUCKETS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+/// Seconds of CPU of a reconcile.
+const CPU_BUCKETS: &[f64] = &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.1, 1.0];
 /// Seconds of a probe.
 const PROBE_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Seconds of an answer of AWS; calls are given up after 15.
@@ -73,8 +74,14 @@ impl Registrar {
         self.add(IntCounterVec::new(Opts::new(name, help), labels), "counter")
     }
 
-    fn amounts(&mut self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
-        self.add(CounterVec::new(Opts::new(name, help), labels), "counter")
+    /// A family that is written elsewhere.
+    fn describe(&mut self, (name, help): (&str, &str), kind: &'static str, labels: &[&str]) {
+        self.described.push(Described {
+            name: name.to_owned(),
+            help: help.to_owned(),
+            kind,
+            labels: labels.iter().map(ToString::to_string).collect(),
+        });
     }
 
     fn histograms(
@@ -132,6 +139,7 @@ impl Calls {
 #[derive(Debug)]
 pub(super) struct Rounds {
     pub(super) durations: HistogramVec,
+    pub(super) cpu: HistogramVec,
     pub(super) queue: IntGauge,
     pub(super) in_flight: IntGauge,
     pub(super) steps: IntCounterVec,
@@ -144,11 +152,13 @@ pub(super) struct Rounds {
 impl Rounds {
     pub(super) fn new(make: &mut Registrar) -> prometheus::Result<Self> {
         const ROUND: (&str, &str) = ("koi_reconcile_duration_seconds", "Time of one round of one agent.");
+        const CPU: (&str, &str) = ("koi_reconcile_cpu_seconds", "CPU time of one round of one agent.");
         const PROBE: (&str, &str) = ("koi_probe_duration_seconds", "Time of one probe.");
         const LAUNCHES: &str = "Launches by result: ok, or the reason of the refusal.";
         const REPAIRS: &str = "Things that were put right on agents that live, by step.";
         Ok(Self {
             durations: make.histograms(ROUND, &["result"], RECONCILE_BUCKETS)?,
+            cpu: make.histograms(CPU, &["result"], CPU_BUCKETS)?,
             queue: make.gauge("koi_reconcile_queue_depth", "Agents that are to be looked at.")?,
             in_flight: make.gauge("koi_reconciles_in_flight", "Agents that are being looked at.")?,
             steps: make.counters(
@@ -193,18 +203,16 @@ impl Sweeps {
 pub(super) struct Agents {
     pub(super) reasons: IntGaugeVec,
     pub(super) conditions: IntGaugeVec,
-    pub(super) ready: IntGaugeVec,
-    pub(super) tokens: IntCounterVec,
-    pub(super) cost: CounterVec,
-    /// What gateways said last, by namespace and name.
-    pub(super) reported: Mutex<HashMap<(String, String), Usage>>,
+    /// Those of single agents.
+    pub(super) each: EachAgent,
 }
 
 impl Agents {
     pub(super) fn new(make: &mut Registrar) -> prometheus::Result<Self> {
         const ONE: &[&str] = &["namespace", "name"];
-        const TOKENS: &str = "Tokens of the models by kind (input, output, cache_read, cache_write), as the agent's gateway reports them.";
-        const COST: &str = "Cost of the models in US dollars, as the agent's gateway reports it.";
+        make.describe(each::READY, "gauge", ONE);
+        make.describe(each::TOKENS, "counter", &["namespace", "name", "kind"]);
+        make.describe(each::COST, "counter", ONE);
         Ok(Self {
             reasons: make.gauges(
                 "koi_agents",
@@ -216,10 +224,7 @@ impl Agents {
                 "Agents by condition, status and reason.",
                 &["condition", "status", "reason"],
             )?,
-            ready: make.gauges("koi_agent_ready", "1 when the agent is ready.", ONE)?,
-            tokens: make.counters("koi_agent_tokens_total", TOKENS, &["namespace", "name", "kind"])?,
-            cost: make.amounts("koi_agent_cost_usd_total", COST, ONE)?,
-            reported: Mutex::default(),
+            each: EachAgent::default(),
         })
     }
 }

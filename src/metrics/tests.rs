@@ -2,6 +2,7 @@ use super::*;
 
 const PROMISED: &[&str] = &[
     "koi_aws_requests_total",
+    "koi_reconcile_cpu_seconds",
     "koi_reconcile_duration_seconds",
     "koi_agents",
     "koi_agent_ready",

@@ -211,19 +211,23 @@ class Fleet:
         self.figures[f"{title}: writes"] = sum((writes(self.stage) - before).values())
         self.figures[f"{title}: % of a core"] = (after - cpu) / minutes / 60 * 100
         self.figures[f"{title}: probes a minute"] = (self.gateways.handshakes - shaken) / minutes
-        seconds_then, count_then = rounds
-        seconds_now, count_now = self.rounds()
+        seconds_then, cpu_then, count_then = rounds
+        seconds_now, cpu_now, count_now = self.rounds()
         self.figures[f"{title}: reconciles a minute"] = (count_now - count_then) / minutes
-        if count_now > count_then:
-            mean = (seconds_now - seconds_then) / (count_now - count_then)
-            self.figures[f"{title}: microseconds of a reconcile, wall clock"] = mean * 1e6
+        if (count := count_now - count_then) > 0:
+            self.figures[f"{title}: microseconds of a reconcile, wall clock"] = (
+                (seconds_now - seconds_then) / count * 1e6
+            )
+            self.figures[f"{title}: microseconds of CPU of a reconcile"] = (cpu_now - cpu_then) / count * 1e6
 
-    def rounds(self) -> tuple[float, float]:
-        """Seconds that reconciles took so far, and how many there were."""
+    def rounds(self) -> tuple[float, float, float]:
+        """Seconds that reconciles took so far, on the clock and of CPU, and how many there were."""
         totals = collections.Counter[str]()
         for name, _, value in self.metrics():
             totals[name] += value
-        return totals["koi_reconcile_duration_seconds_sum"], totals["koi_reconcile_duration_seconds_count"]
+        kinds = ("duration_seconds_sum", "cpu_seconds_sum", "duration_seconds_count")
+        seconds, cpu, count = (totals[f"koi_reconcile_{kind}"] for kind in kinds)
+        return seconds, cpu, count
 
     def restart(self) -> None:
         """A new operator takes over a settled fleet, with the sweeps of the defaults and without probes worth mentioning."""

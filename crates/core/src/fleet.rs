@@ -19,7 +19,7 @@ use crate::observed::{Instance, InstanceState, Known, SecurityGroup, Unseen, Vol
 
 use agent::Agent;
 use groups::HeldGroup;
-use held::Thing;
+use held::{Held, Thing};
 
 /// How long a read may lag behind the answer of our own call.
 const HOLD: Duration = Duration::from_secs(20);
@@ -108,7 +108,7 @@ impl Index {
         agent.unseen.retain(|id, _| recorded.contains(&id.as_str()));
         agent.recorded = recorded.iter().map(|id| (*id).to_owned()).collect();
         View {
-            instances: Known::Present(agent.instances.things().cloned().collect()),
+            instances: Known::Present(agent.instances.things().collect()),
             volumes: Known::Present(agent.volumes_with_mapped()),
             seen_at: Some(agent.seen_at().map_or(last, |seen| seen.max(last))),
             changed_at: agent.changed_at,
@@ -190,28 +190,26 @@ impl Index {
                 .chain(profile)
                 .collect::<Vec<_>>()
         };
-        self.living().flat_map(of).collect()
+        self.living().map(|held| &held.thing).flat_map(of).collect()
     }
 
     /// How many living instances are marked as not the recorded one of their agent.
     #[must_use]
     pub fn marked_orphans(&self) -> usize {
-        self.living()
-            .filter(|instance| instance.tags.contains_key(names::TAG_ORPHAN))
-            .count()
+        self.living().filter(|held| held.has_tag(names::TAG_ORPHAN)).count()
     }
 
     /// Everything of all agents: instances, and the volumes that reads show.
     #[must_use]
     pub fn everything(&self) -> (Vec<Instance>, Vec<Volume>) {
-        let instances = self.agents.values().flat_map(|agent| agent.instances.things()).cloned();
-        let volumes = self.agents.values().flat_map(|agent| agent.volumes.things()).cloned();
+        let instances = self.agents.values().flat_map(|agent| agent.instances.things());
+        let volumes = self.agents.values().flat_map(|agent| agent.volumes.things());
         (instances.collect(), volumes.collect())
     }
 
-    fn living(&self) -> impl Iterator<Item = &Instance> {
-        let all = self.agents.values().flat_map(|agent| agent.instances.things());
-        all.filter(|instance| instance.state != InstanceState::Terminated)
+    fn living(&self) -> impl Iterator<Item = &Held<Instance>> {
+        let all = self.agents.values().flat_map(|agent| agent.instances.held());
+        all.filter(|held| held.thing.state != InstanceState::Terminated)
     }
 
     /// When the last whole sweep began.

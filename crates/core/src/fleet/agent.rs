@@ -61,8 +61,8 @@ impl Agent {
     }
 
     pub(super) fn differs(&self, other: &Self) -> bool {
-        let same_instances = self.instances.things().eq(other.instances.things());
-        let same_volumes = self.volumes.things().eq(other.volumes.things());
+        let same_instances = self.instances.looks_like(&other.instances);
+        let same_volumes = self.volumes.looks_like(&other.volumes);
         let fresh = |agent: &Self| agent.wants_fresh && agent.seen_at() > agent.changed_at;
         !(same_instances && same_volumes && self.unseen == other.unseen && fresh(self) == fresh(other))
     }
@@ -75,9 +75,10 @@ impl Agent {
     pub(super) fn volumes_with_mapped(&self) -> Vec<Volume> {
         let mapped = self
             .instances
-            .things()
-            .filter(|instance| !instance.state.is_dying())
-            .filter_map(|instance| {
+            .held()
+            .filter(|held| !held.thing.state.is_dying())
+            .filter_map(|held| {
+                let instance = held.whole();
                 let id = instance
                     .block_devices
                     .get(names::DATA_DEVICE)
@@ -86,12 +87,12 @@ impl Agent {
                     id: id.clone(),
                     state: VolumeState::InUse,
                     size_gib: 0,
-                    zone: instance.zone.clone(),
+                    zone: instance.zone,
                     growing_to: None,
-                    attached_to: Some(instance.id.clone()),
-                    tags: instance.tags.clone(),
+                    attached_to: Some(instance.id),
+                    tags: instance.tags,
                 })
             });
-        self.volumes.things().cloned().chain(mapped).collect()
+        self.volumes.things().chain(mapped).collect()
     }
 }

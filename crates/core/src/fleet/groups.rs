@@ -95,10 +95,7 @@ impl Index {
     /// Agents with an instance that wears one of these groups.
     pub(super) fn wearers(&self, group_ids: &BTreeSet<String>) -> BTreeSet<String> {
         let wears = |agent: &super::agent::Agent| {
-            let mut worn = agent
-                .instances
-                .things()
-                .flat_map(|instance| &instance.security_group_ids);
+            let mut worn = agent.instances.bare().flat_map(|instance| &instance.security_group_ids);
             worn.any(|id| group_ids.contains(id))
         };
         let wearers = self.agents.iter().filter(|(_, agent)| wears(agent));

@@ -13,7 +13,10 @@ const READS_ENOUGH: u32 = 4;
 /// A thing and, for a while, our note on it.
 #[derive(Clone, Debug)]
 pub(super) struct Held<T: Thing> {
+    /// Without its maps.
     pub(super) thing: T,
+    /// Those as text: a map keeps room for eleven entries, and each of its words has a place of its own.
+    maps: Box<str>,
     pub(super) note: Option<Note<T::State>>,
     /// What it looked like before we put something of it right, and until when a read that shows it so is late.
     mended: Option<Box<(T, Timestamp)>>,
@@ -36,6 +39,8 @@ pub(super) trait Thing: Clone + PartialEq {
     fn id(&self) -> &str;
     fn state(&self) -> Self::State;
     fn tags(&self) -> &BTreeMap<String, String>;
+    /// Its maps, the tags first.
+    fn maps(&mut self) -> Vec<&mut BTreeMap<String, String>>;
 }
 
 impl Thing for Instance {
@@ -43,6 +48,9 @@ impl Thing for Instance {
     fn is_surely_of(&self, agent_uid: &str, _recorded: &[String]) -> bool {
         let token = self.client_token.as_deref();
         token.is_some_and(|token| names::is_token_of(agent_uid, token))
+    }
+    fn maps(&mut self) -> Vec<&mut BTreeMap<String, String>> {
+        vec![&mut self.tags, &mut self.block_devices]
     }
     const PREFIX: &'static str = "i-";
     fn id(&self) -> &str {
@@ -57,6 +65,9 @@ impl Thing for Instance {
 }
 
 impl Thing for Volume {
+    fn maps(&mut self) -> Vec<&mut BTreeMap<String, String>> {
+        vec![&mut self.tags]
+    }
     type State = VolumeState;
     fn is_surely_of(&self, agent_uid: &str, recorded: &[String]) -> bool {
         let tagged = self.tags.get(names::TAG_AGENT_UID);
@@ -114,20 +125,33 @@ impl<T: Thing> Shelf<T> {
         self.0.iter()
     }
 
-    pub(super) fn things(&self) -> impl Iterator<Item = &T> {
+    /// The things without their maps.
+    pub(super) fn bare(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|held| &held.thing)
+    }
+
+    /// The things.
+    pub(super) fn things(&self) -> impl Iterator<Item = T> {
+        self.0.iter().map(Held::whole)
+    }
+
+    /// Whether the same is known of the same things.
+    pub(super) fn looks_like(&self, other: &Self) -> bool {
+        let look = |held: &Held<T>, other: &Held<T>| held.thing == other.thing && held.maps == other.maps;
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(held, other)| look(held, other))
     }
 
     /// Adds a thing, unless it is there.
     pub(super) fn add(&mut self, thing: T, note: Option<Note<T::State>>) {
         if let Err(place) = self.place(thing.id()) {
             self.0.reserve_exact(1);
-            let held = Held {
-                thing,
-                note,
-                mended: None,
-            };
-            self.0.insert(place, held);
+            self.0.insert(
+                place,
+                Held {
+                    note,
+                    ..Held::of(thing)
+                },
+            );
         }
     }
 
@@ -177,6 +201,41 @@ impl Held<Instance> {
 }
 
 impl<T: Thing> Held<T> {
+    fn of(mut thing: T) -> Self {
+        let maps: Vec<_> = thing.maps().into_iter().map(std::mem::take).collect();
+        // Maps of words can be written.
+        let maps = serde_json::to_string(&maps).unwrap_or_default();
+        Self {
+            thing,
+            maps: maps.into_boxed_str(),
+            note: None,
+            mended: None,
+        }
+    }
+
+    /// The thing.
+    pub(super) fn whole(&self) -> T {
+        let mut thing = self.thing.clone();
+        let maps: Vec<BTreeMap<String, String>> = serde_json::from_str(&self.maps).unwrap_or_default();
+        for (place, map) in thing.maps().into_iter().zip(maps) {
+            *place = map;
+        }
+        thing
+    }
+
+    /// Whether it has a tag of this name.
+    pub(super) fn has_tag(&self, name: &str) -> bool {
+        self.maps.contains(name) && self.whole().tags().contains_key(name)
+    }
+
+    /// The thing becomes another, and what we noted of it stays.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut T)) {
+        let mut thing = self.whole();
+        change(&mut thing);
+        let fresh = Self::of(thing);
+        (self.thing, self.maps) = (fresh.thing, fresh.maps);
+    }
+
     /// A read shows the thing: news, or late?
     fn read(&mut self, read: T, now: Timestamp) {
         let late = self
@@ -188,18 +247,14 @@ impl<T: Thing> Held<T> {
             .as_ref()
             .is_some_and(|mended| now < mended.1 && mended.0 == read);
         if !late && !unmended {
-            *self = Self {
-                thing: read,
-                note: None,
-                mended: None,
-            };
+            *self = Self::of(read);
         }
     }
 
     /// We put something of it right.
     pub(super) fn mend(&mut self, until: Timestamp, change: impl FnOnce(&mut T)) {
-        let before = self.mended.take().map_or_else(|| self.thing.clone(), |mended| mended.0);
-        change(&mut self.thing);
+        let before = self.mended.take().map_or_else(|| self.whole(), |mended| mended.0);
+        self.change(change);
         self.mended = Some(Box::new((before, until)));
     }
 

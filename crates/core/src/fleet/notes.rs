@@ -58,9 +58,11 @@ impl Index {
             held.thing.attached_to = Some(instance_id.to_owned());
         }
         if let Some(held) = agent.instances.get_mut(instance_id) {
-            held.thing
-                .block_devices
-                .insert(names::DATA_DEVICE.into(), volume_id.to_owned());
+            held.change(|instance| {
+                instance
+                    .block_devices
+                    .insert(names::DATA_DEVICE.into(), volume_id.to_owned());
+            });
         }
     }
 
