@@ -92,7 +92,7 @@ refused. What is written is checked first, then put in place as a whole: after a
 """
 
 # The sections of the config, in the order in which one needs them.
-SECTIONS = ("gateway", "agents", "session", "messages", "cron", "hooks", "tools", "exec", "models", "logging")
+SECTIONS = ("gateway", "agents", "session", "messages", "cron", "hooks", "tools", "exec", "skills", "models", "logging")
 
 
 def gateway_config() -> dict[Path, str]:
@@ -133,7 +133,7 @@ A *dynamic* scope depends on the parameters; the row says what is needed at leas
 
 # Works in that it answers; the answer is an error that says why.
 MANAGED = "refused: `UNAVAILABLE`, `details.code` `UPDATE_MANAGED`: which version runs is said by the KoiAgent"
-SKILLS = "refused: `UNAVAILABLE`, `details.code` `SKILLS_MANAGED`: skills are directories of the workspace"
+SKILLS = "refused: `UNAVAILABLE`, `details.code` `SKILLS_MANAGED`: skills are directories of the workspace, or come with the gateway"
 NO_PAGES = "refused: `UNAVAILABLE`: this gateway has no pages for nodes"
 REFUSED = {
     "update.run": MANAGED,

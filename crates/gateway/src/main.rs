@@ -23,6 +23,7 @@ mod server;
 mod services;
 #[allow(dead_code, unused_imports, reason = "callers arrive one by one")]
 mod session;
+mod skills;
 mod suspension;
 
 use std::path::{Path, PathBuf};

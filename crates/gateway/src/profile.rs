@@ -1,4 +1,4 @@
-//! What the agent's own files say of it: its name, its skills. They belong to the agent: nothing in them is trusted, no link is followed,
+//! What the agent's own files say of it: its name. They belong to the agent: nothing in them is trusted, no link is followed,
 //! and no more is read than is shown.
 
 use std::path::Path;
@@ -11,23 +11,12 @@ const MAX_TEXT: usize = 1000;
 /// Bytes of a file that are looked at.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Skills that are listed.
-const MAX_SKILLS: usize = 200;
-
 /// Who the agent is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) name: Option<String>,
     pub(crate) emoji: Option<String>,
     pub(crate) theme: Option<String>,
-}
-
-/// A skill of the workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Skill {
-    pub(crate) directory: String,
-    pub(crate) name: String,
-    pub(crate) description: String,
 }
 
 /// Who the agent is, by its IDENTITY.md.
@@ -64,48 +53,8 @@ fn identity_of(text: &str) -> Identity {
     found
 }
 
-/// The skills: directories below `skills` with a SKILL.md.
-pub(crate) fn skills(workspace: &Path) -> Vec<Skill> {
-    let Ok(directory) = Directory::open(workspace).and_then(|workspace| workspace.enter("skills")) else {
-        return Vec::new();
-    };
-    let mut names = directory.names(MAX_SKILLS).unwrap_or_default();
-    names.sort_unstable();
-    let skill = |name: String| {
-        let text = directory.enter(&name).ok()?.read_some("SKILL.md", MAX_BYTES).ok()??;
-        Some(skill_of(name, &text))
-    };
-    names.into_iter().filter_map(skill).collect()
-}
-
-/// Name and description stand between two lines of dashes at the top.
-fn skill_of(directory: String, text: &str) -> Skill {
-    let mut lines = text.lines();
-    let head = lines.next().is_some_and(|line| line.trim() == "---");
-    let mut skill = Skill {
-        name: directory.clone(),
-        directory,
-        description: String::new(),
-    };
-    for line in lines.take_while(|line| head && line.trim() != "---") {
-        let Some((key, value)) = line.split_once(':') else {
-            continue;
-        };
-        let value: String = value.trim().trim_matches(['"', '\'']).chars().take(MAX_TEXT).collect();
-        match key.trim() {
-            "name" if !value.is_empty() => skill.name = value,
-            "description" => skill.description = value,
-            _ => {}
-        }
-    }
-    skill
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     #[test]
@@ -118,33 +67,5 @@ mod tests {
         };
         assert_eq!(identity_of(text), expected);
         assert_eq!(identity_of("nothing"), Identity::default());
-    }
-
-    #[test]
-    fn skills_are_directories_and_no_links() {
-        let workspace = crate::file::tests::Scratch::new("skills");
-        fs::create_dir_all(workspace.join("skills/b")).unwrap();
-        fs::create_dir_all(workspace.join("skills/a")).unwrap();
-        fs::create_dir_all(workspace.join("skills/empty")).unwrap();
-        fs::write(
-            workspace.join("skills/b/SKILL.md"),
-            "---\nname: Bee\ndescription: \"what: it does\"\n---\nname: no\n",
-        )
-        .unwrap();
-        fs::write(workspace.join("skills/a/SKILL.md"), "no head").unwrap();
-        fs::create_dir_all(workspace.join("skills/c")).unwrap();
-        fs::write(workspace.join("secret"), "name: x").unwrap();
-        symlink(workspace.join("secret"), workspace.join("skills/c/SKILL.md")).unwrap();
-        symlink("/etc", workspace.join("skills/d")).unwrap();
-        let skill = |directory: &str, name: &str, description: &str| Skill {
-            directory: directory.to_owned(),
-            name: name.to_owned(),
-            description: description.to_owned(),
-        };
-        assert_eq!(
-            skills(&workspace),
-            [skill("a", "a", ""), skill("b", "Bee", "what: it does")]
-        );
-        assert_eq!(skills(&workspace.join("nothing")), []);
     }
 }

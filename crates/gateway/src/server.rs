@@ -31,6 +31,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::tz::TimeZone;
+use koi_wire::config::GatewayConfig;
 use koi_wire::frame::{ErrorShape, PresenceEntry, TICK_INTERVAL_MS};
 use koi_wire::health::Health;
 use koi_wire::name::{close, code, event};
@@ -61,6 +62,7 @@ use crate::nodes::Nodes;
 use crate::secret::Secrets;
 use crate::services::Services;
 use crate::session::OpenError;
+use crate::skills::Shelf;
 use crate::suspension::Suspension;
 
 /// The version that this binary tells of itself.
@@ -126,6 +128,13 @@ pub(crate) struct Settings {
     pub(crate) host: String,
     /// Time zone of the machine.
     pub(crate) zone: TimeZone,
+}
+
+impl Settings {
+    /// The skills of the agent, as this config has them.
+    pub(crate) fn shelf(&self, config: &GatewayConfig) -> Shelf {
+        Shelf::new(&self.workspace, &self.state_dir, &self.home, config)
+    }
 }
 
 /// Why a server does not start.

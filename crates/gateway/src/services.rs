@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::agent::tool::ToolBox;
-use crate::agent::tools::{self, Desk, Gate, Machine, Tools};
+use crate::agent::tools::{self, Desk, Gate, Grounds, Machine, Tools};
 use crate::approvals::Approvals;
 use crate::conversation::{Conversations, attachment};
 use crate::schedule::{self, Clients, Parts, RealMachine, Schedule, SystemResolver, Talk};
@@ -145,7 +145,13 @@ fn make_tools(settings: &Settings, hub: &Arc<Hub>, approvals: &Arc<Approvals>, d
     };
     Tools::new(
         machine,
-        settings.workspace.clone(),
+        Grounds {
+            workspace: settings.workspace.clone(),
+            state_dir: settings.state_dir.clone(),
+            home: settings.home.clone(),
+            secrets: Secrets::new(&settings.root, settings.variables),
+            polly: (settings.variables)("AWS_ENDPOINT_URL_POLLY"),
+        },
         gate,
         Arc::clone(desk),
         &settings.loaded.config,

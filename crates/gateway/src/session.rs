@@ -389,6 +389,42 @@ impl Sessions {
         self.0.spent()
     }
 
+    /// Tokens that were used on this day of the owner, and when the next one begins.
+    pub(crate) async fn used_today(&self, now_ms: i64) -> Result<(u64, jiff::Zoned), SessionError> {
+        self.on_disk(move |store| store.used_today(now_ms)).await
+    }
+
+    /// Writes down that the gateway itself asked a model something in the name of a session.
+    pub(crate) async fn spend(
+        &self,
+        key: &SessionKey,
+        id: &str,
+        now_ms: i64,
+        usage: Usage,
+    ) -> Result<(), SessionError> {
+        let (key, id) = (key.clone(), id.to_owned());
+        self.on_disk(move |store| store.spend(&key, &id, now_ms, usage)).await
+    }
+
+    /// What a compaction of a session would put away; none when there is nothing, or the session is no longer the current one.
+    pub(crate) async fn old(&self, key: &SessionKey, id: &str, max_bytes: u64) -> Result<Option<Old>, SessionError> {
+        let (key, id) = (key.clone(), id.to_owned());
+        self.on_disk(move |store| store.old(&key, &id, max_bytes)).await
+    }
+
+    /// Puts it away, with this summary in its place.
+    pub(crate) async fn put_away(
+        &self,
+        key: &SessionKey,
+        id: &str,
+        now_ms: i64,
+        old: Old,
+    ) -> Result<Option<Compacted>, SessionError> {
+        let (key, id) = (key.clone(), id.to_owned());
+        self.on_disk(move |store| store.put_old_away(&key, &id, now_ms, old))
+            .await
+    }
+
     /// How many keys there are; none while they are being read.
     pub(crate) fn count(&self) -> usize {
         self.0.count()
@@ -447,6 +483,19 @@ impl Sessions {
     }
 }
 
+/// What a compaction would put away.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Old {
+    /// What the model saw of it: the summary of what was put away before, and what was said since.
+    pub(crate) seen: Context,
+    /// What is put in its place; at first a list of what was asked, which needs no model.
+    pub(crate) summary: String,
+    /// Rows that the model no longer sees as they are.
+    pub(crate) dropped: u64,
+    /// The first entry that it still sees.
+    pub(crate) first_kept: String,
+}
+
 /// What a compaction did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Compacted {
@@ -458,6 +507,15 @@ pub(crate) struct Compacted {
     pub(crate) tokens_before: u64,
     /// The first entry that it still sees.
     pub(crate) first_kept: String,
+}
+
+/// What the model sees of these messages once they were written down and read again.
+#[cfg(test)]
+pub(crate) fn replayed(messages: &[Message]) -> Vec<Message> {
+    let lines = messages
+        .iter()
+        .map(|message| serde_json::to_string(message).unwrap_or_default());
+    context::conversation(lines.filter_map(|line| serde_json::from_str(&line).ok()).collect())
 }
 
 #[cfg(test)]

@@ -46,14 +46,17 @@ struct Exec {
     timeout_seconds: Option<u64>,
     #[serde(default)]
     pty: bool,
+    #[serde(default)]
+    elevated: bool,
 }
 
 /// Runs a command.
 pub(crate) async fn exec(place: &Place, processes: &Registry, wish: Wish, cancel: CancellationToken) -> Outcome {
-    let begun = args::read::<Exec>(wish.arguments)
+    let mut wish = wish;
+    let begun = args::read::<Exec>(std::mem::take(&mut wish.arguments))
         .and_then(|exec| check(&exec).map(|()| exec))
         .and_then(|exec| {
-            let start = start(place, &exec, wish.timeout_seconds)?;
+            let start = start(place, &exec, &wish)?;
             let id = processes.begin(&wish.session, &exec.command, Arc::clone(&start))?;
             Ok((exec, start, id))
         });
@@ -94,6 +97,11 @@ pub(crate) async fn exec(place: &Place, processes: &Registry, wish: Wish, cancel
 }
 
 fn check(exec: &Exec) -> Result<(), String> {
+    if exec.elevated {
+        return Err(
+            "elevated is off: commands run as the user that they run as; use sudo where that user may".to_owned(),
+        );
+    }
     if exec.command.trim().is_empty() {
         return Err("command must not be empty".to_owned());
     }
@@ -118,7 +126,7 @@ fn check(exec: &Exec) -> Result<(), String> {
     Ok(())
 }
 
-fn start(place: &Place, exec: &Exec, default: Option<u64>) -> Result<Arc<Running>, String> {
+fn start(place: &Place, exec: &Exec, wish: &Wish) -> Result<Arc<Running>, String> {
     let directory = match &exec.workdir {
         Some(given) => place.path(given)?,
         None => place.workspace.clone(),
@@ -128,7 +136,7 @@ fn start(place: &Place, exec: &Exec, default: Option<u64>) -> Result<Arc<Running
     }
     let timeout = exec
         .timeout_seconds
-        .or(default)
+        .or(wish.timeout_seconds)
         .unwrap_or(TIMEOUT)
         .clamp(1, 7 * 24 * 3600);
     let mut environment = place.environment();
@@ -146,6 +154,7 @@ fn start(place: &Place, exec: &Exec, default: Option<u64>) -> Result<Arc<Running
         pty: exec.pty,
         talks: exec.pty || exec.background,
         timeout: Duration::from_secs(timeout),
+        confined: wish.confined.then_some(place),
     })
 }
 

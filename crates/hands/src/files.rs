@@ -200,18 +200,37 @@ struct Writing {
     #[serde(alias = "file_path", alias = "filePath")]
     path: String,
     content: String,
+    /// `base64` for what is no text; the gateway's own tools write that way.
+    #[serde(default)]
+    encoding: Option<String>,
 }
 
 /// Writes a file as a whole.
 pub(crate) fn write(place: &Place, arguments: Value) -> Result<String, String> {
     let wish: Writing = args::read(arguments)?;
     let path = place.path(&wish.path)?;
-    replace(place, &path, &wish.content)?;
-    Ok(format!("Wrote {} bytes to {}.", wish.content.len(), place.shown(&path)))
+    let content = match wish.encoding.as_deref() {
+        None | Some("utf8" | "utf-8") => wish.content.into_bytes(),
+        Some("base64") => STANDARD
+            .decode(wish.content.trim())
+            .map_err(|fault| format!("content is no base64: {fault}"))?,
+        Some(other) => {
+            return Err(format!(
+                "there is no encoding {:?}; allowed: base64",
+                text::short(other, 32)
+            ));
+        }
+    };
+    replace_bytes(place, &path, &content)?;
+    Ok(format!("Wrote {} bytes to {}.", content.len(), place.shown(&path)))
 }
 
 /// Replaces what a file holds in one step: who reads it sees the old or the new. A link stays one, and rights stay as they are.
 pub(crate) fn replace(place: &Place, path: &Path, content: &str) -> Result<(), String> {
+    replace_bytes(place, path, content.as_bytes())
+}
+
+fn replace_bytes(place: &Place, path: &Path, content: &[u8]) -> Result<(), String> {
     let fault = |error: io::Error| format!("{} cannot be written: {}", place.shown(path), words(&error));
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mode = match fs::metadata(&path) {
@@ -233,10 +252,10 @@ pub(crate) fn replace(place: &Place, path: &Path, content: &str) -> Result<(), S
     })
 }
 
-fn put(path: &Path, content: &str, mode: Option<u32>) -> io::Result<()> {
+fn put(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    file.write_all(content.as_bytes())?;
+    file.write_all(content)?;
     if let Some(mode) = mode {
         file.set_permissions(fs::Permissions::from_mode(mode & 0o7777))?;
     }

@@ -5,6 +5,7 @@
 
 mod args;
 mod browser;
+mod confine;
 mod edit;
 mod exec;
 mod files;
@@ -97,6 +98,9 @@ pub struct Wish {
     /// Seconds that a command may take when the wish does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+    /// Nothing may be written but in the workspace and in temporary directories.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confined: bool,
 }
 
 /// A tool of somebody else: arguments in, an outcome out. Dropping what it gave aborts it.
@@ -160,13 +164,18 @@ impl Hands {
 
     /// What only touches files is done where it may block.
     async fn at_files(place: Place, wish: Wish) -> Outcome {
-        let done = tokio::task::spawn_blocking(move || match wish.tool.as_str() {
+        let confined = wish.confined.then(|| place.clone());
+        let work = move || match wish.tool.as_str() {
             "read" => files::read(&place, wish.arguments),
             "write" => files::write(&place, wish.arguments).into(),
             "ls" => files::list(&place, wish.arguments).into(),
             "edit" => edit::edit(&place, wish.arguments).into(),
             "apply_patch" => patch::apply(&place, wish.arguments).into(),
             other => Outcome::failed(format!("there is no tool {:?}", text::short(other, 64))),
+        };
+        let done = tokio::task::spawn_blocking(move || match confined {
+            Some(place) => confine::within(&place, work).unwrap_or_else(Outcome::failed),
+            None => work(),
         });
         done.await
             .unwrap_or_else(|_| Outcome::failed("The tool failed unexpectedly."))

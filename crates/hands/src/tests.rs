@@ -55,6 +55,14 @@ impl Scene {
             .await
     }
 
+    async fn confined(&self, tool: &str, arguments: Value) -> Outcome {
+        let wish = Wish {
+            confined: true,
+            ..wish(tool, arguments)
+        };
+        self.hands.perform(wish, CancellationToken::new()).await
+    }
+
     async fn ok(&self, tool: &str, arguments: Value) -> String {
         let outcome = self.call(tool, arguments).await;
         assert!(!outcome.is_error, "{}", outcome.text);
@@ -81,6 +89,7 @@ fn wish(tool: &str, arguments: Value) -> Wish {
         session: "s".to_owned(),
         workspace: None,
         timeout_seconds: None,
+        confined: false,
     }
 }
 
@@ -673,4 +682,63 @@ fn paths() {
     }
     assert_eq!(place.shown(Path::new("/home/u/koi/a")), "a");
     assert!(place.path("a\0").is_err());
+}
+
+mod confined {
+    use super::*;
+
+    /// Everything that writes, in confinement: inside it works, outside the kernel says no, and reading goes everywhere.
+    #[tokio::test]
+    async fn writes_stay_in_the_workspace() {
+        let scene = Scene::new();
+        // Temporary directories are open to all: what is outside of them is at home.
+        let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
+        let outside = std::path::PathBuf::from(home);
+        if outside.starts_with("/tmp") {
+            return;
+        }
+        let target = outside.join(format!(".koi-confined-{}", std::process::id()));
+        let shown = target.display().to_string();
+        for (tool, arguments) in [
+            ("exec", json!({"command": format!("echo x > {shown}")})),
+            (
+                "exec",
+                json!({"command": format!("bash -c 'echo x > {shown}'"), "pty": true}),
+            ),
+            ("write", json!({"path": shown, "content": "x"})),
+            (
+                "apply_patch",
+                json!({"input": format!("*** Begin Patch\n*** Add File: {shown}\n+x\n*** End Patch")}),
+            ),
+        ] {
+            let done = scene.confined(tool, arguments).await;
+            assert!(
+                done.text.to_lowercase().contains("permission denied"),
+                "{tool}: {}",
+                done.text
+            );
+            assert!(!target.exists(), "{tool}");
+        }
+        let done = scene
+            .confined(
+                "exec",
+                json!({"command": "echo inside > a; cat a; test -r /etc/passwd && echo reads"}),
+            )
+            .await;
+        assert_eq!(done.text, "inside\nreads");
+        assert!(
+            !scene
+                .confined("write", json!({"path": "b", "content": "x"}))
+                .await
+                .is_error
+        );
+        // Privileges are not gained, and the thread of the next call is free.
+        let done = scene
+            .confined("exec", json!({"command": "grep NoNewPrivs /proc/self/status"}))
+            .await;
+        assert_eq!(done.text, "NoNewPrivs:\t1");
+        let free = scene.call("write", json!({"path": shown, "content": "x"})).await;
+        assert!(!free.is_error, "{}", free.text);
+        std::fs::remove_file(&target).unwrap();
+    }
 }

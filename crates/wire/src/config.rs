@@ -19,6 +19,7 @@ mod models;
 mod path;
 mod secret;
 mod session;
+mod skills;
 mod tools;
 mod validate;
 
@@ -30,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use agents::{
-    ActiveHours, AgentDefaults, Agents, BlockBreak, BlockChunk, BlockCoalesce, BlockPreference, Heartbeat,
-    HeartbeatTarget, Model, OnOff, Thinking,
+    ActiveHours, AgentDefaults, Agents, BlockBreak, BlockChunk, BlockCoalesce, BlockPreference, Budget, Compaction,
+    CompactionMode, ContextPruning, Heartbeat, HeartbeatTarget, Model, OnOff, PruningMode, Thinking,
 };
 pub use cron::{AlertMode, Cron, FailureAlert, SsrfPolicy};
 pub use format::{duration_seconds, minutes_of_day};
@@ -46,14 +47,15 @@ pub use lookup::{
 };
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
 pub use messages::{Messages, Queue, QueueDrop, QueueMode};
-pub use models::{AmazonBedrock, ModelFacts, Models, Providers};
+pub use models::{AmazonBedrock, ModelFacts, Models, OpenAi, Providers};
 pub use path::{Path, Segment};
 pub use secret::{Secret, SecretRef};
 pub use session::{
     ChatType, DmScope, GroupScope, MainKey, Maintenance, MaintenanceMode, Reset, ResetByType, ResetMode, SendAction,
     SendMatch, SendPolicy, SendRule, Session, SessionScope,
 };
-pub use tools::{Exec, ExecHost, ExecSecurity, Tools};
+pub use skills::{SkillEntry, Skills};
+pub use tools::{Exec, ExecHost, ExecSecurity, SearchProvider, Speech, SpeechProvider, Tools, Web, WebSearch};
 pub use validate::validate;
 
 /// Something in a config document that is not right.
@@ -195,6 +197,9 @@ pub struct GatewayConfig {
     /// Tools of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Tools>,
+    /// Skills of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skills: Option<Skills>,
     /// Where models come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Models>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, FuturesUnordered};
+use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use koi_wire::config::Thinking;
 use tokio::sync::watch;
@@ -43,6 +43,11 @@ pub(crate) trait Stage: Send + Sync {
 
     /// Messages that join the turn here.
     fn steered(&self) -> Vec<Prompt>;
+
+    /// May a model be asked once more? The error is why not, and what to do.
+    fn allowance(&self) -> BoxFuture<'static, Result<(), String>> {
+        std::future::ready(Ok(())).boxed()
+    }
 }
 
 /// What a driver needs beside the turn itself.
@@ -159,17 +164,18 @@ impl Going<'_> {
             tools: Arc::clone(&self.drive.specs),
             thinking: self.drive.thinking,
         };
-        let events = if ask.after_ms == 0 {
-            client.ask(request)
-        } else {
-            let pause = tokio::time::sleep(Duration::from_millis(ask.after_ms));
-            async move {
-                pause.await;
-                client.ask(request)
+        let (allowance, pause) = (self.drive.stage.allowance(), ask.after_ms);
+        let events = async move {
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
             }
-            .flatten_stream()
-            .boxed()
-        };
+            match allowance.await {
+                Ok(()) => client.ask(request),
+                Err(why) => stream::iter([ModelEvent::Failed(Fault::new(FaultClass::Budget, why))]).boxed(),
+            }
+        }
+        .flatten_stream()
+        .boxed();
         self.listening = Some((ask.number, events));
     }
 

@@ -3,6 +3,7 @@
 mod bedrock;
 mod catalogue;
 mod echo;
+mod openai;
 mod scripted;
 
 use std::sync::Arc;
@@ -13,10 +14,21 @@ use koi_wire::config::Thinking;
 pub(crate) use self::bedrock::Bedrock;
 pub(crate) use self::catalogue::Catalogue;
 pub(crate) use self::echo::Echo;
+pub(crate) use self::openai::OpenAi;
 pub(crate) use self::scripted::Scripted;
 use super::tool::{ToolCall, ToolSpec};
 use crate::conversation::{ErrorKind, Usage};
 use crate::session::Message;
+
+/// The bytes that each provider is sent.
+#[cfg(test)]
+pub(crate) fn bytes(request: &Request) -> [String; 2] {
+    let id = "anthropic.claude-x";
+    [
+        bedrock::request_body(id, None, request),
+        openai::request_body(id, None, request),
+    ]
+}
 
 /// What a model is asked.
 #[derive(Clone, Debug)]
@@ -80,6 +92,8 @@ pub(crate) enum FaultClass {
     TooLong,
     /// The model would not.
     Refused,
+    /// The tokens of the day are used up: nobody was asked.
+    Budget,
     /// All else.
     Other,
 }
@@ -92,13 +106,13 @@ impl FaultClass {
 
     /// May another model do better?
     pub(crate) fn is_of_the_model(self) -> bool {
-        !matches!(self, Self::TooLong | Self::Refused)
+        !matches!(self, Self::TooLong | Self::Refused | Self::Budget)
     }
 
     /// The kind that clients are told.
     pub(crate) fn kind(self) -> ErrorKind {
         match self {
-            Self::Throttled => ErrorKind::RateLimit,
+            Self::Throttled | Self::Budget => ErrorKind::RateLimit,
             Self::Stalled => ErrorKind::Timeout,
             Self::TooLong => ErrorKind::ContextLength,
             Self::Refused => ErrorKind::Refusal,

@@ -1,16 +1,18 @@
 //! What the model is told of itself before a conversation: how things work here, then the files of the workspace, always in the same
 //! order and without a clock, so that the provider's cache holds.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use koi_wire::config::GatewayConfig;
 
 use crate::clock::owner_zone;
 use crate::file::Directory;
-use crate::profile;
 use crate::session::{Kind, SessionKey};
+use crate::skills::{Shelf, Skill};
 
 /// Characters of one file, where the config does not say.
 const MOST_OF_FILE: usize = 20_000;
@@ -32,6 +34,7 @@ pub(crate) struct Workspace {
     most: usize,
     zone: TimeZone,
     zone_name: String,
+    shelf: Shelf,
 }
 
 /// What a conversation needs of them.
@@ -64,7 +67,7 @@ pub(crate) struct Prompt {
 
 impl Workspace {
     /// As the config has it.
-    pub(crate) fn new(path: &Path, config: &GatewayConfig, machine: &TimeZone) -> Self {
+    pub(crate) fn new(path: &Path, shelf: Shelf, config: &GatewayConfig, machine: &TimeZone) -> Self {
         let defaults = config.agent_defaults();
         let most = defaults.and_then(|defaults| defaults.bootstrap_max_chars);
         let zone = owner_zone(defaults.and_then(|defaults| defaults.user_timezone.as_deref()), machine);
@@ -73,6 +76,7 @@ impl Workspace {
             most: most.and_then(|most| usize::try_from(most).ok()).unwrap_or(MOST_OF_FILE),
             zone_name: zone.iana_name().unwrap_or("UTC").to_owned(),
             zone,
+            shelf,
         }
     }
 
@@ -97,6 +101,12 @@ impl Workspace {
         prompt
     }
 
+    /// The day of the user at this time.
+    pub(crate) fn day(&self, now_ms: i64) -> Date {
+        let now = Timestamp::from_millisecond(now_ms).unwrap_or_default();
+        now.to_zoned(self.zone.clone()).date()
+    }
+
     fn base(&self, scope: &Scope<'_>) -> String {
         let mut base = format!(
             "You are the agent of this machine, which is yours to work with. You run on Koi; your user talks to you through its gateway.\n\n\
@@ -108,7 +118,7 @@ impl Workspace {
              - Never show secrets, and do not look for ways around what you are not allowed to do.\n\n\
              ## Your workspace\n\
              {} holds your files; relative paths begin there. What you want to remember goes into MEMORY.md (lasting) and \
-             memory/YYYY-MM-DD.md (by day).\n\
+             memory/YYYY-MM-DD.md (by day); memory_search finds it, and what was said in other conversations.\n\
              The user's time zone is {}; `date` tells the time.\n\n\
              ## Silence\n\
              When nothing needs to be said, answer NO_REPLY and nothing else.",
@@ -137,24 +147,39 @@ impl Workspace {
         }
         let mut names: Vec<String> = NEEDED
             .iter()
-            .chain(&["TOOLS.md", "BOOTSTRAP.md"])
+            .chain(&["TOOLS.md"])
             .map(|name| (*name).to_owned())
             .collect();
+        if kind == Kind::Main {
+            names.push("BOOTSTRAP.md".to_owned());
+        }
         // What the agent remembers of its user is not for everybody in a group.
         if matches!(kind, Kind::Main | Kind::Direct | Kind::Tui | Kind::Global) {
             names.push("MEMORY.md".to_owned());
-            let today = Timestamp::from_millisecond(scope.now_ms)
-                .unwrap_or_default()
-                .to_zoned(self.zone.clone())
-                .date();
+            let today = self.day(scope.now_ms);
             let days = [today.yesterday().unwrap_or(today), today];
             names.extend(days.map(|day| format!("memory/{day}.md")));
         }
         names
     }
 
+    /// What is said of a file beside its content.
+    fn about(name: &str) -> &'static str {
+        match name {
+            "BOOTSTRAP.md" => "Do what this says now, once; then delete the file.\n",
+            _ => "",
+        }
+    }
+
     fn add_file(&self, prompt: &mut Prompt, name: &str, left: &mut usize) {
-        let Some(content) = self.read(name) else {
+        let content = match self.read(name) {
+            Ok(content) => content,
+            Err(why) => {
+                let told = format!("## {name}\n[unreadable: {name}: {why}]\n");
+                return prompt.add(name, &told, None);
+            }
+        };
+        let Some(content) = content else {
             if NEEDED.contains(&name) {
                 prompt.add(
                     name,
@@ -171,36 +196,43 @@ impl Workspace {
         let count = content.chars().count();
         let (shown, cut) = cut(name, content, count, self.most.min(*left));
         *left = left.saturating_sub(shown.chars().count());
-        prompt.add(name, &format!("## {name}\n{shown}\n"), cut.then_some(count));
+        prompt.add(
+            name,
+            &format!("## {name}\n{}{shown}\n", Self::about(name)),
+            cut.then_some(count),
+        );
     }
 
-    /// A file of the workspace. Links are not followed: the gateway may read what the agent may not.
-    fn read(&self, name: &str) -> Option<String> {
+    /// A file of the workspace; none when there is none. Links are not followed: the gateway may read what the agent may not.
+    fn read(&self, name: &str) -> io::Result<Option<String>> {
         // A character has four bytes at most; what is cut is counted as far as a file can be read at all.
         let most = (self.most * 4).max(1024 * 1024);
-        let mut directory = Directory::open(&self.path).ok()?;
-        let mut parts = name.split('/').peekable();
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                return directory.read_some(part, most).ok()?;
+        let read = || {
+            let mut directory = Directory::open(&self.path)?;
+            let mut name = name;
+            while let Some((above, rest)) = name.split_once('/') {
+                directory = directory.enter(above)?;
+                name = rest;
             }
-            directory = directory.enter(part).ok()?;
+            directory.read_some(name, most)
+        };
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read,
         }
-        None
     }
 
+    /// Skills that can be used, a line each; the rest of one is read when it is needed.
     fn skills(&self) -> String {
-        let skills = profile::skills(&self.path);
+        let mut skills = self.shelf.all();
+        skills.retain(Skill::is_eligible);
         if skills.is_empty() {
             return String::new();
         }
-        let mut text = "## Skills\nBefore you do what one of these is for, read its SKILL.md.\n".to_owned();
+        let mut text = "## Skills\nBefore you do what one of these is for, load it with the tool skill.\n".to_owned();
         for skill in skills.iter().take(MOST_SKILLS) {
             let description: String = skill.description.chars().take(MOST_OF_SKILL).collect();
-            text.push_str(&format!(
-                "- {}: {description} (skills/{}/SKILL.md)\n",
-                skill.name, skill.directory
-            ));
+            text.push_str(&format!("- {}: {description}\n", skill.key));
         }
         if skills.len() > MOST_SKILLS {
             text.push_str(&format!("- and {} more: see skills/\n", skills.len() - MOST_SKILLS));

@@ -6,6 +6,7 @@
 
 mod desk;
 mod gate;
+mod more;
 pub(crate) mod web;
 
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ use serde_json::Value;
 
 pub(crate) use self::desk::Desk;
 pub(crate) use self::gate::Gate;
+pub(crate) use self::more::Grounds;
+use self::more::More;
 use super::tool::{CallSite, ToolBox, ToolCall, ToolResult, ToolSpec};
 use crate::session::{Content, Known, Part};
 
@@ -61,10 +64,13 @@ struct Rules {
     specs: Arc<[ToolSpec]>,
     exec: ExecSecurity,
     timeout_seconds: Option<u64>,
+    /// Commands and files are held to the workspace.
+    confined: bool,
+    more: More,
 }
 
 impl Rules {
-    fn new(config: &GatewayConfig) -> Self {
+    fn new(grounds: &Grounds, config: &GatewayConfig) -> Self {
         let own = config.tools.as_ref();
         let exec = config
             .exec()
@@ -78,16 +84,19 @@ impl Rules {
                 && !listed(own.and_then(|tools| tools.deny.as_ref()), &spec.name).unwrap_or(false)
         };
         Self {
-            specs: all().into_iter().filter(allowed).collect(),
+            specs: offered(config).into_iter().filter(allowed).collect(),
+            confined: own.and_then(|tools| tools.workspace_only).unwrap_or(false),
+            more: More::new(grounds, config),
             exec,
             timeout_seconds: config.exec().and_then(|exec| exec.timeout_seconds).map(u64::from),
         }
     }
 }
 
-/// All tools, always in the same order.
-fn all() -> Vec<ToolSpec> {
+/// All tools that this config knows, always in the same order.
+pub(crate) fn offered(config: &GatewayConfig) -> Vec<ToolSpec> {
     let all = koi_hands::specs().into_iter().chain([web::spec()]).chain(desk::specs());
+    let all = all.chain(more::specs(config));
     all.map(|spec| ToolSpec {
         name: spec.name.to_owned(),
         description: spec.description.to_owned(),
@@ -99,7 +108,7 @@ fn all() -> Vec<ToolSpec> {
 
 struct Inner {
     machine: Machine,
-    workspace: PathBuf,
+    grounds: Grounds,
     rules: RwLock<Arc<Rules>>,
     gate: Gate,
     desk: Arc<Desk>,
@@ -111,17 +120,11 @@ pub(crate) struct Tools(Arc<Inner>);
 
 impl Tools {
     /// As the config has them.
-    pub(crate) fn new(
-        machine: Machine,
-        workspace: PathBuf,
-        gate: Gate,
-        desk: Arc<Desk>,
-        config: &GatewayConfig,
-    ) -> Self {
+    pub(crate) fn new(machine: Machine, grounds: Grounds, gate: Gate, desk: Arc<Desk>, config: &GatewayConfig) -> Self {
         Self(Arc::new(Inner {
             machine,
-            workspace,
-            rules: RwLock::new(Arc::new(Rules::new(config))),
+            rules: RwLock::new(Arc::new(Rules::new(&grounds, config))),
+            grounds,
             gate,
             desk,
         }))
@@ -129,7 +132,7 @@ impl Tools {
 
     /// Another config is in force.
     pub(crate) fn configure(&self, config: &GatewayConfig) {
-        *self.0.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules::new(config));
+        *self.0.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules::new(&self.0.grounds, config));
     }
 
     /// Commands of the background that ended by themselves, one after the other; never comes to an end.
@@ -189,12 +192,16 @@ impl Inner {
         if let Some(done) = self.desk.perform(&call.name, &call.id, arguments.clone(), &site).await {
             return result(done.into());
         }
+        if let Some(done) = rules.more.perform(self, &call.name, &arguments, &site).await {
+            return result(done);
+        }
         let wish = Wish {
             tool: call.name,
             arguments,
             session: site.session_key.clone(),
-            workspace: Some(self.workspace.clone()),
+            workspace: Some(self.grounds.workspace.clone()),
             timeout_seconds: rules.timeout_seconds,
+            confined: rules.confined,
         };
         let performed = self.machine.perform(wish, site.cancel.clone());
         let outcome = tokio::select! {

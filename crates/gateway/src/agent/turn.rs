@@ -259,7 +259,7 @@ impl Turn {
             && self.used.total() >= most
         {
             let message = format!(
-                "the token budget of {most} is used up ({} used); raise it, or wait until it is renewed",
+                "this turn used {} tokens; a turn may use {most}: write again to go on, or raise agents.defaults.budget.turnTokens",
                 self.used.total()
             );
             return self.end(error(ErrorKind::RateLimit, message));

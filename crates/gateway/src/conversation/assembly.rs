@@ -12,9 +12,10 @@ use crate::agent::model::Catalogue;
 use crate::agent::prompt::Workspace;
 use crate::agent::tool::ToolBox;
 use crate::schedule::Talk;
+use crate::secret::Secrets;
 use crate::server;
 use crate::server::hub::Hub;
-use crate::session::Sessions;
+use crate::session::{Content, Sessions};
 
 impl Conversations {
     /// The conversations of a gateway.
@@ -30,9 +31,9 @@ impl Conversations {
             clock: Arc::clone(&settings.clock),
             book: Arc::new(sessions.clone()),
             voice: Arc::new(HubVoice(Arc::clone(hub))),
-            models: models(config),
+            models: models(config, settings),
             tools: Arc::clone(tools),
-            workspace: Some(Workspace::new(&settings.workspace, config, &settings.zone)),
+            workspace: Some(workspace(settings, config)),
             settings: Settings::from_config(config),
         })
     }
@@ -41,14 +42,19 @@ impl Conversations {
     pub(crate) fn configure(&self, before: &GatewayConfig, config: &GatewayConfig, settings: &server::Settings) {
         // Clients of models keep connections; they are made anew only for what concerns them.
         let changed = before.models != config.models;
-        let workspace = Workspace::new(&settings.workspace, config, &settings.zone);
-        let models = changed.then(|| models(config));
+        let workspace = workspace(settings, config);
+        let models = changed.then(|| models(config, settings));
         self.inner.configure(Settings::from_config(config), workspace, models);
     }
 }
 
-fn models(config: &GatewayConfig) -> Models {
-    let catalogue = Catalogue::from_config(config);
+fn workspace(settings: &server::Settings, config: &GatewayConfig) -> Workspace {
+    Workspace::new(&settings.workspace, settings.shelf(config), config, &settings.zone)
+}
+
+fn models(config: &GatewayConfig, settings: &server::Settings) -> Models {
+    let secrets = Secrets::new(&settings.root, settings.variables);
+    let catalogue = Catalogue::from_config(config, secrets);
     Arc::new(move |model| catalogue.client(model))
 }
 
@@ -76,5 +82,9 @@ impl Talk for Conversations {
 
     fn note(&self, key: &str, text: &str) {
         Self::note(self, key, text);
+    }
+
+    fn ask<'a>(&'a self, key: &'a str, content: Content) -> BoxFuture<'a, Result<String, String>> {
+        self.inner.ask_aside(key, content).boxed()
     }
 }

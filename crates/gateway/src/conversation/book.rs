@@ -4,8 +4,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
+use super::Usage;
 use crate::queue::Overrides;
-use crate::session::{Message, NewEntry, SessionKey, Sessions, Touch, Why};
+use crate::session::{self, Message, NewEntry, Old, SessionKey, Sessions, Touch, Why};
 
 /// Bytes of transcript that a turn begins with.
 const CONTEXT_BYTES: u64 = 4 * 1024 * 1024;
@@ -21,6 +22,8 @@ pub(crate) struct Opened {
     pub(crate) thinking: Option<String>,
     /// What a message does during a run.
     pub(crate) queue: Overrides,
+    /// Tokens that the model read and wrote in the last turn; 0 when nobody knows.
+    pub(crate) context_tokens: u64,
 }
 
 /// What an answer may be.
@@ -46,8 +49,28 @@ pub(crate) trait Book: Send + Sync {
     /// Changes what holds for a session; a null removes.
     fn patch(&self, key: &SessionKey, now_ms: i64, meta: Map<String, Value>) -> Written<()>;
 
-    /// Puts away what is old; says what it did.
+    /// Puts away what is old, with a summary that needs no model; says what it did.
     fn compact(&self, key: &SessionKey, now_ms: i64) -> Written<String>;
+
+    /// What that would put away.
+    fn old(&self, _key: &SessionKey, _session_id: &str) -> Written<Option<Old>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    /// Puts it away with another summary; says what it did.
+    fn put_away(&self, key: &SessionKey, _session_id: &str, now_ms: i64, _old: Old) -> Written<String> {
+        self.compact(key, now_ms)
+    }
+
+    /// Writes down what the gateway's own questions to a model took.
+    fn spend(&self, _key: &SessionKey, _session_id: &str, _now_ms: i64, _usage: Usage) -> Written<()> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// Tokens that were used today, and when the next day begins.
+    fn used_today(&self, _now_ms: i64) -> Written<(u64, String)> {
+        std::future::ready(Ok((0, String::new()))).boxed()
+    }
 }
 
 impl Book for Sessions {
@@ -55,7 +78,9 @@ impl Book for Sessions {
         let (sessions, key) = (self.clone(), key.clone());
         async move {
             let resolved = sessions.resolve(&key, now_ms, touch).await;
-            resolved.map(opened).map_err(|error| error.to_string())
+            let mut opened = resolved.map(opened).map_err(|error| error.to_string())?;
+            opened.context_tokens = sessions.known(&key).map_or(0, |known| known.context_tokens);
+            Ok(opened)
         }
         .boxed()
     }
@@ -115,13 +140,64 @@ impl Book for Sessions {
         async move {
             let done = sessions.compact(&key, now_ms, None).await;
             let done = done.map_err(|error| error.to_string())?;
-            Ok(done.map_or_else(
-                || "Nothing to put away.".to_owned(),
-                |done| format!("Put {} entries away, kept {}.", done.dropped, done.kept),
-            ))
+            Ok(told(done.as_ref()))
         }
         .boxed()
     }
+
+    fn old(&self, key: &SessionKey, session_id: &str) -> Written<Option<Old>> {
+        let (sessions, key, id) = (self.clone(), key.clone(), session_id.to_owned());
+        async move {
+            let old = sessions.old(&key, &id, CONTEXT_BYTES).await;
+            old.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
+    fn put_away(&self, key: &SessionKey, session_id: &str, now_ms: i64, old: Old) -> Written<String> {
+        let (sessions, key, id) = (self.clone(), key.clone(), session_id.to_owned());
+        async move {
+            let done = sessions.put_away(&key, &id, now_ms, old).await;
+            let done = done.map_err(|error| error.to_string())?;
+            Ok(told(done.as_ref()))
+        }
+        .boxed()
+    }
+
+    fn spend(&self, key: &SessionKey, session_id: &str, now_ms: i64, usage: Usage) -> Written<()> {
+        let (sessions, key, id) = (self.clone(), key.clone(), session_id.to_owned());
+        let usage = session::Usage {
+            input: usage.input,
+            output: usage.output,
+            cache_read: usage.cache_read,
+            cache_write: usage.cache_write,
+            total_tokens: usage.total(),
+            ..session::Usage::default()
+        };
+        async move {
+            let spent = sessions.spend(&key, &id, now_ms, usage).await;
+            spent.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
+    fn used_today(&self, now_ms: i64) -> Written<(u64, String)> {
+        let sessions = self.clone();
+        async move {
+            let used = sessions.used_today(now_ms).await;
+            let (used, next) = used.map_err(|error| error.to_string())?;
+            let zone = next.time_zone().iana_name().unwrap_or("UTC");
+            Ok((used, format!("{} {zone}", next.strftime("%Y-%m-%d %H:%M"))))
+        }
+        .boxed()
+    }
+}
+
+fn told(done: Option<&session::Compacted>) -> String {
+    done.map_or_else(
+        || "Nothing to put away.".to_owned(),
+        |done| format!("Put {} entries away, kept {}.", done.dropped, done.kept),
+    )
 }
 
 fn opened(resolved: crate::session::Resolved) -> Opened {
@@ -130,5 +206,6 @@ fn opened(resolved: crate::session::Resolved) -> Opened {
         model: resolved.overrides.model,
         thinking: resolved.overrides.thinking_level,
         queue: resolved.overrides.queue,
+        context_tokens: 0,
     }
 }

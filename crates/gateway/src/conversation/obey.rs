@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::command::{Command, HELP};
+use super::compaction::Long;
 use super::run::parse_thinking;
 use super::state::Inner;
 use super::{End, Inbound, Outcome};
@@ -48,7 +49,7 @@ impl Inner {
                     count => format!("Stopped: {count} {}.", if count == 1 { "message" } else { "messages" }),
                 })
             }
-            Command::Compact => self.book.compact(&key, now_ms).await,
+            Command::Compact => self.compact_now(&key).await,
             Command::Status => self.describe(&key).await,
             Command::Usage => Ok(self.last_usage(&key)),
             Command::Context => self.context_report(&key).await,
@@ -80,6 +81,21 @@ impl Inner {
         self.abort(key.as_str(), None, "reset");
         self.book.renew(key, self.clock.now_ms(), why).await?;
         Ok("A new conversation begins.".to_owned())
+    }
+
+    /// Compacts on a wish. What runs meanwhile goes on with what it began with.
+    async fn compact_now(&self, key: &SessionKey) -> Result<String, String> {
+        let opened = self.book.open(key, self.clock.now_ms(), Touch::Background).await?;
+        let own = opened.model.into_iter();
+        let models: Vec<String> = own.chain(self.settings().models.iter().cloned()).collect();
+        let (_never, stop) = tokio::sync::watch::channel(None);
+        let long = Long {
+            key,
+            session_id: &opened.session_id,
+            models: &models,
+            stop,
+        };
+        self.compact(long).await
     }
 
     async fn set(&self, key: &SessionKey, name: &str, value: Value) -> Result<(), String> {

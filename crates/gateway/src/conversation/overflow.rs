@@ -3,9 +3,10 @@
 
 use tracing::info;
 
+use super::compaction::Long;
 use super::state::Inner;
 use super::{End, ErrorKind};
-use crate::session::{Content, Known, Message, Part, SessionKey};
+use crate::session::{Content, Known, Message, Part};
 
 /// How often a turn is tried again, each time with less.
 pub(super) const TRIES: u32 = 3;
@@ -22,10 +23,10 @@ pub(super) fn is_too_long(end: &End) -> bool {
 }
 
 /// The conversation once more, smaller than at the last try; none when it cannot be read.
-pub(super) async fn smaller(inner: &Inner, key: &SessionKey, session_id: &str, attempt: u32) -> Option<Vec<Message>> {
-    let now_ms = inner.clock.now_ms();
+pub(super) async fn smaller(inner: &Inner, long: Long<'_>, attempt: u32) -> Option<Vec<Message>> {
+    let (key, session_id) = (long.key, long.session_id);
     if attempt == 0 {
-        match inner.book.compact(key, now_ms).await {
+        match inner.compact(long).await {
             Ok(done) => info!(%key, done, "the conversation did not fit"),
             Err(fault) => info!(%key, fault, "the conversation did not fit, and cannot be compacted"),
         }
@@ -51,7 +52,7 @@ fn shortened(mut messages: Vec<Message>, keep: usize, most: usize) -> Vec<Messag
     messages
 }
 
-fn shorten(content: &mut Content, most: usize) {
+pub(super) fn shorten(content: &mut Content, most: usize) {
     without_pictures(content);
     for part in &mut content.0 {
         if let Part::Known(Known::Text { text }) = part {

@@ -7,12 +7,13 @@ use futures::FutureExt;
 use koi_wire::config::Thinking;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
+use super::compaction::Long;
 use super::scene::{Begun, Scene, Site};
 use super::state::{Inner, Running};
 use super::voice::Words;
-use super::{End, ErrorKind, Inbound, Opened, Outcome, Usage, attachment, overflow};
+use super::{End, ErrorKind, Inbound, Opened, Outcome, TurnOptions, Usage, attachment, overflow, pruning};
 use crate::agent::drive::{self, Drive, Stage};
 use crate::agent::turn::{Limits, Plan, Prompt, Say, Stop, Turn};
 use crate::queue::Batch;
@@ -71,6 +72,7 @@ struct Prepared {
     key: SessionKey,
     session: Opened,
     messages: Vec<Arc<Inbound>>,
+    models: Vec<String>,
     history: Vec<Message>,
     prompts: Vec<Prompt>,
     /// It was answered before a crash; only its end is missing.
@@ -173,6 +175,14 @@ impl Run {
             session.session_id.clone_from(before);
         }
         let begun = self.remember(inner, &session);
+        let models = models(inner, &last.options, &session);
+        if before.is_none()
+            && models
+                .first()
+                .is_some_and(|model| inner.is_full(session.context_tokens, model))
+        {
+            self.make_room(inner, &key, &session, &models).await;
+        }
         self.status(inner, "preparing_context");
         let ids: Vec<String> = messages.iter().map(|message| message.idempotency_key.clone()).collect();
         let written = match &before {
@@ -183,7 +193,7 @@ impl Run {
             }
             None => Vec::new(),
         };
-        let history = inner.book.context(&key, &session.session_id).await?;
+        let history = history(inner, &key, &session.session_id, now_ms).await?;
         let fresh = messages
             .iter()
             .filter(|message| !is_written(&written, &message.idempotency_key));
@@ -200,10 +210,36 @@ impl Run {
             key,
             session,
             messages,
+            models,
             history,
             prompts,
             answered,
         })
+    }
+
+    /// Compacts a conversation that fills the model's context, before it is answered.
+    async fn make_room(&self, inner: &Inner, key: &SessionKey, session: &Opened, models: &[String]) {
+        self.compaction(inner, "start");
+        let done = inner.compact(self.long(key, &session.session_id, models)).await;
+        if let Err(fault) = done {
+            warn!(%key, fault, "the conversation cannot be compacted");
+        }
+        self.compaction(inner, "end");
+    }
+
+    fn long<'a>(&self, key: &'a SessionKey, session_id: &'a str, models: &'a [String]) -> Long<'a> {
+        Long {
+            key,
+            session_id,
+            models,
+            stop: self.stop.clone(),
+        }
+    }
+
+    fn compaction(&self, inner: &Inner, phase: &'static str) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = words.agent(inner.clock.now_ms(), "compaction", serde_json::json!({"phase": phase}));
+        inner.voice.agent(&self.key, "compaction", event);
     }
 
     /// The session in which this run was begun before a crash.
@@ -267,23 +303,18 @@ impl Run {
             .thinking
             .or_else(|| prepared.session.thinking.as_deref().and_then(parse_thinking))
             .or(settings.thinking);
-        let chosen = options.model.clone().or(prepared.session.model.clone());
-        let primary = chosen.into_iter().chain(settings.models.iter().cloned());
-        let mut models: Vec<String> = Vec::new();
-        for model in primary {
-            if !models.contains(&model) {
-                models.push(model);
-            }
-        }
         let specs = inner.tools.specs();
         let system = inner.told(&prepared.key, options).await;
         let plan = Plan {
             run_id: self.batch.run.clone(),
             history: prepared.history.into_iter().map(Arc::new).collect(),
             prompts: prepared.prompts,
-            models,
+            models: prepared.models,
             tools: Arc::clone(&specs),
-            limits: Limits::default(),
+            limits: Limits {
+                tokens: settings.budget.turn_tokens,
+                ..Limits::default()
+            },
         };
         let scene = Scene::new(Site {
             inner: Arc::clone(inner),
@@ -326,15 +357,17 @@ impl Run {
         drive: impl Fn() -> Drive<'a>,
     ) -> (End, Usage) {
         let mut used = Usage::default();
+        let (models, most) = (plan.models.clone(), plan.limits.tokens);
         let mut attempt = 0;
         loop {
+            plan.limits.tokens = most.map(|most| most.saturating_sub(used.total()));
             let mut turn = Turn::new(plan.clone());
             let end = drive::drive(&mut turn, drive()).await;
             used.add(&turn.used());
             if attempt == overflow::TRIES || !overflow::is_too_long(&end) {
                 return (end, used);
             }
-            let Some(history) = overflow::smaller(inner, key, session_id, attempt).await else {
+            let Some(history) = overflow::smaller(inner, self.long(key, session_id, &models), attempt).await else {
                 return (end, used);
             };
             // What was to be answered stands in the transcript by now.
@@ -395,6 +428,27 @@ pub(super) fn prompt(state_dir: &Path, message: &Inbound, recorded: bool) -> Pro
         id: recorded.then(|| message.idempotency_key.clone()),
         content,
     }
+}
+
+/// The conversation as the model sees it at this time.
+async fn history(inner: &Inner, key: &SessionKey, session_id: &str, now_ms: i64) -> Result<Vec<Message>, String> {
+    let history = inner.book.context(key, session_id).await?;
+    Ok(match inner.settings().pruning {
+        Some(ttl) => pruning::pruned(history, ttl, now_ms),
+        None => history,
+    })
+}
+
+/// The models of a run: its own or its session's, then those of the config.
+fn models(inner: &Inner, options: &TurnOptions, session: &Opened) -> Vec<String> {
+    let own = options.model.clone().or(session.model.clone());
+    let mut models: Vec<String> = Vec::new();
+    for model in own.into_iter().chain(inner.settings().models.iter().cloned()) {
+        if !models.contains(&model) {
+            models.push(model);
+        }
+    }
+    models
 }
 
 fn is_written(written: &[(String, Message)], id: &str) -> bool {

@@ -161,6 +161,10 @@ impl Stage for Scene {
             .delta(payload.clone(), &|| voice::cumulative(&payload, &whole, now_ms));
     }
 
+    fn allowance(&self) -> BoxFuture<'static, Result<(), String>> {
+        self.site.inner.allowance()
+    }
+
     fn steered(&self) -> Vec<Prompt> {
         let site = &self.site;
         let steered = site.inner.steered(site.key.as_str());

@@ -1,8 +1,9 @@
 //! What the config says about conversations.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use koi_wire::config::{GatewayConfig, Thinking};
+use koi_wire::config::{self, Budget, CompactionMode, GatewayConfig, PruningMode, Thinking};
 
 use crate::queue;
 use crate::reply::Blocks;
@@ -30,6 +31,67 @@ pub(crate) struct Settings {
     pub(crate) blocks: Option<Blocks>,
     /// Messages that begin a conversation anew.
     pub(crate) reset_triggers: Vec<String>,
+    /// Tokens that a turn may use, and a day.
+    pub(crate) budget: Budget,
+    /// How what grows too long is put away.
+    pub(crate) compaction: Compaction,
+    /// After a pause so long the provider's cache is lost, and old output of tools is shortened; never when there is none.
+    pub(crate) pruning: Option<Duration>,
+    /// Context windows that the config names, by `provider/id`.
+    pub(crate) windows: BTreeMap<String, u64>,
+}
+
+/// How what grows too long is put away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Compaction {
+    /// A model writes the summary.
+    pub(crate) by_model: bool,
+    /// Another model than the conversation's.
+    pub(crate) model: Option<String>,
+    /// Tokens that stay free.
+    pub(crate) reserve: u64,
+    /// How long a summary may take.
+    pub(crate) patience: Duration,
+    /// The model notes before what is to be remembered.
+    pub(crate) flush: bool,
+}
+
+impl Compaction {
+    fn from_config(config: Option<&config::Compaction>) -> Self {
+        Self {
+            by_model: config.and_then(|config| config.mode) != Some(CompactionMode::Plain),
+            model: config.and_then(|config| config.model.clone()),
+            reserve: config.and_then(|config| config.reserve_tokens).unwrap_or(20_000).into(),
+            patience: Duration::from_secs(config.and_then(|config| config.timeout_seconds).unwrap_or(180).into()),
+            flush: config.and_then(|config| config.memory_flush).unwrap_or(true),
+        }
+    }
+}
+
+/// The pause after which old output of tools is shortened.
+fn pruning(config: Option<&config::ContextPruning>) -> Option<Duration> {
+    if config.and_then(|config| config.mode) == Some(PruningMode::Off) {
+        return None;
+    }
+    let ttl = config.and_then(|config| config.ttl.as_deref()).unwrap_or("5m");
+    Some(Duration::from_secs(config::duration_seconds(ttl)?))
+}
+
+/// Context windows that the config names, by `provider/id`.
+fn windows(config: &GatewayConfig) -> BTreeMap<String, u64> {
+    let providers = config.models.as_ref().and_then(|models| models.providers.as_ref());
+    let bedrock = providers.and_then(|all| all.amazon_bedrock.as_ref()?.models.as_ref());
+    let openai = providers.and_then(|all| all.openai.as_ref()?.models.as_ref());
+    let named = [("amazon-bedrock", bedrock), ("openai", openai)];
+    let facts = named.into_iter().flat_map(|(provider, models)| {
+        models
+            .into_iter()
+            .flatten()
+            .map(move |(id, facts)| (provider, id, facts))
+    });
+    facts
+        .filter_map(|(provider, id, facts)| Some((format!("{provider}/{id}"), u64::from(facts.context_window?))))
+        .collect()
 }
 
 impl Default for Settings {
@@ -39,6 +101,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Tokens that fit into one question to this model. Where nobody said, what is safe to assume.
+    pub(crate) fn window(&self, model: &str) -> u64 {
+        let assumed = if model.contains("claude") { 200_000 } else { 128_000 };
+        self.windows.get(model).copied().unwrap_or(assumed)
+    }
+
     /// The config's settings; what it does not say is as built in.
     pub(crate) fn from_config(config: &GatewayConfig) -> Self {
         let agent = config.agent_defaults();
@@ -70,6 +138,10 @@ impl Settings {
                 .collect(),
             thinking: agent.and_then(|agent| agent.thinking_default),
             blocks: Blocks::from_config(agent),
+            budget: agent.and_then(|agent| agent.budget.clone()).unwrap_or_default(),
+            compaction: Compaction::from_config(agent.and_then(|agent| agent.compaction.as_ref())),
+            pruning: pruning(agent.and_then(|agent| agent.context_pruning.as_ref())),
+            windows: windows(config),
             reset_triggers: triggers.unwrap_or_else(|| vec!["/new".to_owned(), "/reset".to_owned()]),
         }
     }

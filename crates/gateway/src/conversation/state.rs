@@ -607,6 +607,16 @@ impl Inner {
         }
     }
 
+    /// The day of the owner.
+    pub(super) fn today(&self) -> jiff::civil::Date {
+        let now_ms = self.clock.now_ms();
+        let utc = || jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default();
+        self.workspace().map_or_else(
+            || utc().to_zoned(jiff::tz::TimeZone::UTC).date(),
+            |workspace| workspace.day(now_ms),
+        )
+    }
+
     /// The same, with what it is made of; none when there is no workspace.
     pub(super) async fn prompt(&self, key: &SessionKey, light: bool, extra: String) -> Option<Prompt> {
         let (workspace, key, now_ms) = (self.workspace()?, key.clone(), self.clock.now_ms());

@@ -76,6 +76,7 @@ fn opened(transcripts: &Transcripts) -> Opened {
         model: text("model"),
         thinking: text("thinkingLevel"),
         queue: crate::queue::Overrides::from_meta(&transcripts.meta),
+        context_tokens: 0,
     }
 }
 
@@ -135,7 +136,7 @@ impl Book for Memory {
 
 /// Hears everything.
 #[derive(Clone, Default)]
-struct Listener(Arc<Mutex<Vec<(String, Value)>>>);
+pub(super) struct Listener(Arc<Mutex<Vec<(String, Value)>>>);
 
 impl Voice for Listener {
     fn chat(&self, payload: Value, _: bool) {

@@ -1,29 +1,22 @@
-//! `skills.*`: directories of the workspace that say how to do something, and those that nodes publish.
+//! `skills.*`: folders that say how to do something, of the workspace, of the gateway, bundled, and those that nodes publish.
 //!
 //! Skills belong to the agent: it, its owner, or the spec's workspace files write them, and nothing is fetched from a registry. What can be
 //! changed here is whether one is used; that is kept beside the state, not in the config, which is the operator's.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-
 use futures::FutureExt;
 use koi_wire::frame::ErrorShape;
 use koi_wire::name::{Scope, event};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bounds::{Text, Tree};
 use super::catalog::{Name, agent_id};
 use super::{Answer, Call, Method, fault};
-use crate::file::Directory;
 use crate::nodes::published::Offer;
-use crate::profile;
 use crate::server::hub::Audience;
 use crate::server::lock;
 use crate::server::outbox::Broadcast;
-
-/// The largest card that is shown, in bytes.
-const MAX_CARD: u64 = 256 * 1024;
+use crate::skills::{Choices, Needs, Origin, Shelf, Skill};
 
 /// Skills that can be turned off.
 const MAX_DISABLED: usize = 200;
@@ -73,24 +66,38 @@ struct StatusParams {
 
 fn status(call: &Call) -> Answer {
     agent_id(call.params::<StatusParams>()?.agent_id.as_ref())?;
-    let workspace = &call.shared.settings.workspace;
-    let disabled = disabled(call);
-    let own = profile::skills(workspace).into_iter().map(|skill| {
-        let directory = workspace.join("skills").join(&skill.directory);
-        let mut shown = shown(&skill.name, &skill.description, &skill.directory, "workspace");
-        shown["filePath"] = json!(directory.join("SKILL.md"));
-        shown["baseDir"] = json!(directory);
-        let off = disabled.contains(&skill.directory);
-        shown["disabled"] = off.into();
-        shown["eligible"] = (!off).into();
-        shown
-    });
+    let (settings, shelf) = (&call.shared.settings, shelf(call));
+    let all = shelf.all();
+    let own = all.iter().map(|skill| of_shelf(skill, &shelf));
     let offers = lock(&call.shared.nodes.published).all();
     let theirs = offers.iter().flat_map(of_node);
     let skills: Vec<Value> = own.chain(theirs).collect();
     Ok(json!({
-        "workspaceDir": workspace, "managedSkillsDir": call.shared.settings.state_dir.join("skills"), "skills": skills,
+        "workspaceDir": settings.workspace, "managedSkillsDir": settings.state_dir.join("skills"), "skills": skills,
     }))
+}
+
+fn of_shelf(skill: &Skill, shelf: &Shelf) -> Value {
+    let mut shown = shown(&skill.name, &skill.description, &skill.key, skill.origin.as_str());
+    if let Some(directory) = shelf.directory(skill.origin, &skill.key) {
+        shown["filePath"] = json!(directory.join("SKILL.md"));
+        shown["baseDir"] = json!(directory);
+    }
+    let needs = |needs: &Needs| {
+        json!({
+            "bins": needs.bins, "anyBins": needs.any_bins, "env": needs.env, "config": needs.config, "os": needs.os
+        })
+    };
+    shown["bundled"] = (skill.origin == Origin::Bundled).into();
+    shown["requirements"] = needs(&skill.needs);
+    shown["missing"] = needs(&skill.missing);
+    shown["disabled"] = skill.disabled.into();
+    shown["blockedByAllowlist"] = skill.blocked.into();
+    shown["eligible"] = skill.is_eligible().into();
+    if let Some(fault) = &skill.fault {
+        shown["fault"] = fault.as_str().into();
+    }
+    shown
 }
 
 fn shown(name: &str, description: &str, key: &str, source: &str) -> Value {
@@ -112,22 +119,9 @@ fn of_node(offer: &Offer) -> impl Iterator<Item = Value> {
     })
 }
 
-/// What was turned off.
-#[derive(Default, Serialize, Deserialize)]
-struct Choices {
-    #[serde(default)]
-    disabled: BTreeSet<String>,
-}
-
-fn choices_path(call: &Call) -> PathBuf {
-    call.shared.settings.state_dir.join("skills.json")
-}
-
-/// Skills that were turned off. A file that cannot be read turns off nothing.
-fn disabled(call: &Call) -> BTreeSet<String> {
-    let read = std::fs::read(choices_path(call)).ok();
-    let choices: Option<Choices> = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    choices.unwrap_or_default().disabled
+/// The skills of the agent as the config in force has them.
+fn shelf(call: &Call) -> Shelf {
+    call.shared.settings.shelf(&call.shared.config().config)
 }
 
 #[derive(Deserialize)]
@@ -143,29 +137,19 @@ fn unknown(key: &str) -> ErrorShape {
     fault::invalid_request(&format!("unknown skill \"{shown}\""))
 }
 
-/// The directory of a skill; never reached through a link.
-fn directory(call: &Call, key: &str) -> Result<Directory, ErrorShape> {
-    let plain = !key.starts_with('.') && !key.contains(['/', '\0']);
-    let reach = || {
-        Directory::open(&call.shared.settings.workspace)?
-            .enter("skills")?
-            .enter(key)
-    };
-    plain.then(reach).and_then(Result::ok).ok_or_else(|| unknown(key))
-}
-
 fn card(call: &Call) -> Answer {
     let params = call.params::<CardParams>()?;
     agent_id(params.agent_id.as_ref())?;
     let key = &*params.skill_key;
-    let content = directory(call, key)?
-        .read_at_most("SKILL.md", MAX_CARD)
+    let shelf = shelf(call);
+    let (origin, content) = shelf
+        .card(key)
         .map_err(|error| fault::unavailable(format!("cannot be read: {error}")))?
         .ok_or_else(|| unknown(key))?;
+    let path = shelf.directory(origin, key).map(|directory| directory.join("SKILL.md"));
     Ok(json!({
         "schema": "openclaw.skills.skill-card.v1", "skillKey": key, "sizeBytes": content.len(),
-        "path": call.shared.settings.workspace.join("skills").join(key).join("SKILL.md"),
-        "content": String::from_utf8_lossy(&content),
+        "path": path.unwrap_or_default(), "content": String::from_utf8_lossy(&content),
     }))
 }
 
@@ -208,10 +192,8 @@ fn update(call: &Call) -> Answer {
         .ok_or_else(|| call.invalid("at root: must have required property 'skillKey'"))?;
     let enabled = params.enabled.unwrap_or(true);
     let _turn = lock(&call.shared.skills_file);
-    let mut choices = Choices {
-        disabled: disabled(call),
-    };
-    let known = choices.disabled.contains(&*key) || directory(call, &key).is_ok();
+    let mut choices = Choices::read(&call.shared.settings.state_dir);
+    let known = choices.disabled.contains(&*key) || matches!(shelf(call).card(&key), Ok(Some(_)) | Err(_));
     if !known {
         return Err(unknown(&key));
     }
@@ -222,7 +204,7 @@ fn update(call: &Call) -> Answer {
     } else {
         return Err(fault::unavailable("too many skills are turned off already"));
     }
-    let path = choices_path(call);
+    let path = call.shared.settings.state_dir.join(Choices::FILE);
     let text = serde_json::to_vec_pretty(&choices).map_err(|error| fault::unavailable(error.to_string()))?;
     crate::file::replace(&path, &text, 0o600)
         .map_err(|error| fault::unavailable(format!("{} cannot be written: {error}", path.display())))?;

@@ -8,6 +8,7 @@ use koi_wire::config::Thinking;
 use serde_json::Value;
 
 use crate::conversation::{Accepted, Inbound, Outcome, Refused};
+use crate::session::Content;
 
 /// Conversations, as the schedule uses them.
 pub(crate) trait Talk: Send + Sync {
@@ -23,6 +24,10 @@ pub(crate) trait Talk: Send + Sync {
     fn said(&self, key: &str) -> Option<(String, String)>;
     /// Words for the next turn of a conversation.
     fn note(&self, key: &str, text: &str);
+    /// One question to the model of a conversation, beside it: nothing of it is said there, what it takes is counted there.
+    fn ask<'a>(&'a self, _key: &'a str, _content: Content) -> BoxFuture<'a, Result<String, String>> {
+        std::future::ready(Err("There is no model.".to_owned())).boxed()
+    }
 }
 
 /// Who hears of what the schedule does.

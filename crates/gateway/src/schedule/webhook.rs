@@ -130,6 +130,11 @@ impl Target {
         &self.host
     }
 
+    /// The port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Is it called by TLS?
     pub(crate) fn is_tls(&self) -> bool {
         self.tls

@@ -47,7 +47,33 @@ impl Window {
 
 /// Reads what the model sees.
 pub(super) fn read(path: &Path, window: Window) -> io::Result<Context> {
-    let nodes = path_to_leaf(nodes(path, window)?);
+    let seen = seen(path, window)?;
+    let messages = seen.nodes.into_iter().filter_map(|node| said(node.body?));
+    Ok(Context {
+        summary: seen.summary,
+        messages: conversation(messages.collect()),
+    })
+}
+
+/// The same, up to this entry; none when that is where it begins already.
+pub(super) fn read_before(path: &Path, window: Window, end: &str) -> io::Result<Option<Context>> {
+    let seen = seen(path, window)?;
+    let before = seen.nodes.into_iter().take_while(|node| node.id != end);
+    let messages: Vec<Message> = before.filter_map(|node| said(node.body?)).collect();
+    Ok((!messages.is_empty()).then(|| Context {
+        summary: seen.summary,
+        messages: conversation(messages),
+    }))
+}
+
+/// Entries that the model sees, and the summary before them.
+struct Seen {
+    summary: Option<String>,
+    nodes: Vec<Node>,
+}
+
+fn seen(path: &Path, window: Window) -> io::Result<Seen> {
+    let mut nodes = path_to_leaf(nodes(path, window)?);
     let compaction = nodes
         .iter()
         .rposition(|node| matches!(node.body, Some(Body::Compaction { .. })));
@@ -68,11 +94,8 @@ pub(super) fn read(path: &Path, window: Window) -> io::Result<Context> {
         // The session went on for long since.
         _ => summary = summary.or_else(|| window.compacted_at.and_then(|at| summary_at(path, at, window.end))),
     }
-    let messages = nodes.into_iter().skip(kept).filter_map(|node| said(node.body?));
-    Ok(Context {
-        summary,
-        messages: conversation(messages.collect()),
-    })
+    nodes.drain(..kept);
+    Ok(Seen { summary, nodes })
 }
 
 /// What was said under these runs, oldest first.

@@ -171,7 +171,7 @@ pub(super) fn shown(line: &Line<'_>, glance: &Glance, seq: u64, length: u64, max
         Sort::Said(_) => said(bytes, &id, seq, glance.at_ms, max_chars).unwrap_or_else(unreadable),
         Sort::Own(own) => match &**own {
             Note::Begin { why, .. } => note(why.sentence(), "reset", &id, seq, glance.at_ms),
-            Note::Patch { .. } | Note::Anchor { .. } => unreadable(),
+            Note::Patch { .. } | Note::Anchor { .. } | Note::Spent { .. } => unreadable(),
         },
         Sort::Compaction => {
             let summary = field(bytes, |text: Texts| text.summary).unwrap_or_default();

@@ -90,6 +90,11 @@ pub(super) enum Note {
         /// What.
         meta: Map<String, Value>,
     },
+    /// The gateway itself asked a model something, for instance for a summary.
+    Spent {
+        /// What it took.
+        usage: Usage,
+    },
     /// The session counts as begun at this time: the clock went back.
     #[serde(rename_all = "camelCase")]
     Anchor {

@@ -1,16 +1,17 @@
 //! The store, read: history, context, and what is put into a summary.
 
+use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 
 use super::context::{self, Window};
-use super::entry::{Body, Message};
+use super::entry::{Body, Message, Usage};
 use super::file;
 use super::history::{self, Page, Wish, each_row};
 use super::key::SessionKey;
-use super::line::Sort;
+use super::line::{Note, Sort};
 use super::row::Row;
-use super::store::Store;
-use super::{Change, Compacted, Context, SessionError};
+use super::store::{Store, own};
+use super::{Change, Compacted, Context, Old, SessionError};
 
 /// Bytes of transcript that a compaction leaves to the model as they are; about 20,000 tokens.
 const KEEP_BYTES: u64 = 80_000;
@@ -138,6 +139,49 @@ impl Store {
         let row = row.ok_or_else(|| SessionError::NotFound(key.to_string()))?;
         let cut = self.cut(&row, keep_rows).map_err(|source| unread(&row.id, source))?;
         let Some(cut) = cut else { return Ok(None) };
+        self.replace_by(key, &row, now_ms, cut).map(Some)
+    }
+
+    /// What a compaction of the current session would put away.
+    pub(super) fn old(&self, key: &SessionKey, id: &str, most: u64) -> Result<Option<Old>, SessionError> {
+        let row = self.book()?.current(key).filter(|row| row.id == id).cloned();
+        let Some(row) = row else { return Ok(None) };
+        let read = || {
+            let Some(cut) = self.cut(&row, None)? else {
+                return Ok(None);
+            };
+            let path = file::path(&self.directory, id);
+            let seen = context::read_before(&path, Window::of(&row, most), &cut.first_kept)?;
+            Ok(seen.map(|seen| Old {
+                seen,
+                summary: cut.summary,
+                dropped: cut.dropped,
+                first_kept: cut.first_kept,
+            }))
+        };
+        read().map_err(|source| unread(id, source))
+    }
+
+    /// Puts it away. A session that is no longer the current one stays as it is.
+    pub(super) fn put_old_away(
+        &self,
+        key: &SessionKey,
+        id: &str,
+        now_ms: i64,
+        old: Old,
+    ) -> Result<Option<Compacted>, SessionError> {
+        let row = self.book()?.current(key).filter(|row| row.id == id).cloned();
+        let Some(row) = row else { return Ok(None) };
+        let cut = Cut {
+            dropped: old.dropped,
+            summary: old.summary,
+            first_kept: old.first_kept,
+        };
+        self.replace_by(key, &row, now_ms, cut).map(Some)
+    }
+
+    /// Writes down that a summary stands for what came before.
+    fn replace_by(&self, key: &SessionKey, row: &Row, now_ms: i64, cut: Cut) -> Result<Compacted, SessionError> {
         let compacted = Compacted {
             dropped: cut.dropped,
             kept: row.rows.saturating_sub(cut.dropped),
@@ -158,7 +202,23 @@ impl Store {
             key: key.clone(),
             reason: "compact",
         });
-        Ok(Some(compacted))
+        Ok(compacted)
+    }
+
+    /// Tokens that were used on this day of the owner, and when the next one begins.
+    pub(super) fn used_today(&self, now_ms: i64) -> Result<(u64, Zoned), SessionError> {
+        let now = Timestamp::from_millisecond(now_ms)
+            .unwrap_or_default()
+            .to_zoned(self.zone());
+        let begin = now.start_of_day().unwrap_or_else(|_| now.clone());
+        let next = now.tomorrow().and_then(|day| day.start_of_day()).unwrap_or(now);
+        let used = self.book()?.used_since(begin.timestamp().as_millisecond());
+        Ok((used, next))
+    }
+
+    /// Writes down what the gateway's own questions in the name of a session took.
+    pub(super) fn spend(&self, key: &SessionKey, id: &str, now_ms: i64, usage: Usage) -> Result<(), SessionError> {
+        self.append(key, id, now_ms, &[own(&Note::Spent { usage })]).map(drop)
     }
 
     /// Where the model's view may begin: at the words of somebody, so that no tool result loses its call.

@@ -13,7 +13,7 @@ use super::line::{Glance, Note, Said, Sort};
 /// How many rows of history lie between two places that are remembered.
 pub(super) const STRIDE: u64 = 64;
 
-const HOUR_MS: i64 = 3_600_000;
+pub(super) const HOUR_MS: i64 = 3_600_000;
 
 /// What is known of a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -159,7 +159,11 @@ impl Row {
             Sort::Header => self.begin(glance.at_ms),
             Sort::Said(said) => self.said(said, glance),
             Sort::Own(note) => self.note(note, glance.at_ms),
-            Sort::Compaction => self.compacted_at = Some(self.bytes),
+            Sort::Compaction => {
+                self.compacted_at = Some(self.bytes);
+                // How large it is now, the next answer tells.
+                self.context_tokens = 0;
+            }
             Sort::Blank | Sort::Shown | Sort::Hidden => {}
         }
         if glance.sort != Sort::Header {
@@ -201,17 +205,21 @@ impl Row {
             let took = Totals::from(usage);
             self.model.clone_from(&said.model);
             self.provider.clone_from(&said.provider);
-            self.totals.add(&took);
+            self.count(took, glance.at_ms);
             self.context_tokens = if usage.total_tokens > 0 {
                 usage.total_tokens
             } else {
                 took.tokens()
             };
-            let hour = glance.at_ms.unwrap_or(self.updated_ms).div_euclid(HOUR_MS);
-            match self.hours.last_mut() {
-                Some(last) if last.hour == hour => last.totals.add(&took),
-                _ => self.hours.push(Hour { hour, totals: took }),
-            }
+        }
+    }
+
+    fn count(&mut self, took: Totals, at_ms: Option<i64>) {
+        self.totals.add(&took);
+        let hour = at_ms.unwrap_or(self.updated_ms).div_euclid(HOUR_MS);
+        match self.hours.last_mut() {
+            Some(last) if last.hour == hour => last.totals.add(&took),
+            _ => self.hours.push(Hour { hour, totals: took }),
         }
     }
 
@@ -234,6 +242,7 @@ impl Row {
                 }
             }
             Note::Patch { meta } => patch(&mut self.meta, meta),
+            Note::Spent { usage } => self.count(Totals::from(usage), at_ms),
             Note::Anchor { started_at } => {
                 self.started_ms = *started_at;
                 self.interacted_ms = at_ms.unwrap_or(*started_at);

@@ -10,17 +10,23 @@ use koi_wire::health::Usage;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::row::{Row, Totals};
+use super::row::{HOUR_MS, Hour, Row, Totals};
 use super::store::Book;
 
 /// Name of the file, beside the transcripts.
 const NAME: &str = "spent.json";
+
+/// Hours of sessions that went that are remembered: those of a day have to be.
+const RECENT_HOURS: usize = 48;
 
 /// What sessions took that are no longer there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Gone {
     totals: Totals,
+    /// The same, by hour: of the last two days.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hours: Vec<Hour>,
     /// The one that was about to go when this was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     leaving: Option<Leaving>,
@@ -30,6 +36,8 @@ pub(super) struct Gone {
 struct Leaving {
     id: String,
     totals: Totals,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hours: Vec<Hour>,
 }
 
 impl Gone {
@@ -49,10 +57,12 @@ impl Gone {
         };
         let mut gone = Self {
             totals: told.totals,
+            hours: told.hours,
             leaving: None,
         };
         if let Some(left) = told.leaving.filter(|leaving| !is_there(&leaving.id)) {
             gone.totals.add(&left.totals);
+            gone.add_hours(&left.hours);
         }
         gone
     }
@@ -62,9 +72,11 @@ impl Gone {
         let leaving = Leaving {
             id: row.id.clone(),
             totals: row.totals,
+            hours: recent(&row.hours).to_vec(),
         };
         let told = Self {
             totals: self.totals,
+            hours: self.hours.clone(),
             leaving: Some(leaving),
         };
         crate::file::replace(&directory.join(NAME), &serde_json::to_vec(&told)?, 0o600)
@@ -73,10 +85,41 @@ impl Gone {
     /// It went.
     pub(super) fn add(&mut self, row: &Row) {
         self.totals.add(&row.totals);
+        self.add_hours(recent(&row.hours));
+    }
+
+    fn add_hours(&mut self, hours: &[Hour]) {
+        for hour in hours {
+            match self.hours.binary_search_by_key(&hour.hour, |known| known.hour) {
+                Ok(at) => {
+                    if let Some(known) = self.hours.get_mut(at) {
+                        known.totals.add(&hour.totals);
+                    }
+                }
+                Err(at) => self.hours.insert(at, *hour),
+            }
+        }
+        let old = self.hours.len().saturating_sub(RECENT_HOURS);
+        self.hours.drain(..old);
     }
 }
 
+/// The last of them.
+fn recent(hours: &[Hour]) -> &[Hour] {
+    hours
+        .get(hours.len().saturating_sub(RECENT_HOURS)..)
+        .unwrap_or_default()
+}
+
 impl Book {
+    /// Tokens that were used since this time, hours that had begun before included.
+    pub(super) fn used_since(&self, from_ms: i64) -> u64 {
+        let rows = self.keys.values().flatten().flat_map(|row| &row.hours);
+        let counts = |hour: &&Hour| hour.hour.saturating_add(1).saturating_mul(HOUR_MS) > from_ms;
+        let hours = rows.chain(&self.gone.hours).filter(counts);
+        hours.fold(0, |sum: u64, hour| sum.saturating_add(hour.totals.tokens()))
+    }
+
     /// What everything took since the data volume was made.
     pub(super) fn spent(&self) -> Usage {
         let mut totals = self.gone.totals;

@@ -625,7 +625,7 @@ fn whole_line(value: &impl Serialize) -> Result<Vec<u8>, SessionError> {
     Ok(line)
 }
 
-fn own(note: &Note) -> NewEntry {
+pub(super) fn own(note: &Note) -> NewEntry {
     Body::Custom {
         custom_type: OWN.to_owned(),
         data: serde_json::to_value(note).unwrap_or_default(),

@@ -15,6 +15,7 @@ mod catalog;
 mod config;
 mod contract;
 mod devices;
+mod garbage;
 mod handshake;
 mod harness;
 mod http;

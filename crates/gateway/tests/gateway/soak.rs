@@ -234,3 +234,33 @@ async fn a_mixed_load_is_answered_and_memory_stays_as_it_is() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_thousand_turns_leave_no_memory_behind() {
+    let gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let mut first = 0;
+    // A development build flushes and logs as a release does; a tenth of the turns shows the same slope.
+    let most = if std::env::var_os("KOI_SOAK_SECONDS").is_some() {
+        1000
+    } else {
+        200
+    };
+    for number in 0..most {
+        let id = format!("m{number}");
+        let key = format!("agent:main:direct:m{}", number % 10);
+        let params = json!({"sessionKey": key, "message": "hello there", "idempotencyKey": id});
+        assert_eq!(client.call("chat.send", params).await["ok"], true);
+        let waited = client
+            .call("agent.wait", json!({"runId": id, "timeoutMs": 20_000}))
+            .await;
+        assert_eq!(waited["payload"]["status"], "ok", "{waited}");
+        client.events.clear();
+        if number == 10 {
+            first = gateway.resident();
+        }
+    }
+    let last = gateway.resident();
+    eprintln!("RSS after the first turn of each session {first} KiB, after {most} turns {last} KiB");
+    assert!(last <= first + first / 10, "{first} {last}");
+}

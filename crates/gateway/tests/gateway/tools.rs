@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::bedrock::{Play, Server, begins, delta, ends, event, stop, used};
 use super::harness::{Client, Gateway, Home, config, program, wait_for};
 
-fn says(text: &str) -> Play {
+pub(crate) fn says(text: &str) -> Play {
     Play::Frames(
         [
             begins(),
@@ -21,7 +21,7 @@ fn says(text: &str) -> Play {
     )
 }
 
-fn calls(calls: &[(&str, Value)]) -> Play {
+pub(crate) fn calls(calls: &[(&str, Value)]) -> Play {
     let mut frames = begins();
     for (index, (name, arguments)) in (0..).zip(calls) {
         let start =
@@ -35,7 +35,12 @@ fn calls(calls: &[(&str, Value)]) -> Play {
 }
 
 /// A gateway that asks this server.
-fn gateway(home: Home, server: &Server, more: &[(&str, String)]) -> Gateway {
+pub(crate) fn gateway(home: Home, server: &Server, more: &[(&str, String)]) -> Gateway {
+    gateway_with(home, server, more, &json!({}))
+}
+
+/// The same, with more in its config.
+pub(crate) fn gateway_with(home: Home, server: &Server, more: &[(&str, String)], settings: &Value) -> Gateway {
     let mut document = config(&home);
     document["agents"] = json!({"defaults": {"model": {"primary": "amazon-bedrock/us.anthropic.claude-opus-4-6-v1"}}});
     document["models"] = json!({"providers": {"amazon-bedrock": {"region": "us-east-1"}}});
@@ -48,10 +53,11 @@ fn gateway(home: Home, server: &Server, more: &[(&str, String)]) -> Gateway {
         ("AWS_SECRET_ACCESS_KEY", "not-a-secret".to_owned()),
     ];
     variables.extend(more.iter().cloned());
+    let document = koi_wire::config::merge(document, settings.clone());
     Gateway::start_in(home, &document, &variables)
 }
 
-async fn ask(client: &mut Client, text: &str) -> Value {
+pub(crate) async fn ask(client: &mut Client, text: &str) -> Value {
     let params = json!({"sessionKey": "main", "message": text, "idempotencyKey": text});
     assert_eq!(client.call("chat.send", params).await["payload"]["status"], "started");
     loop {
@@ -64,7 +70,7 @@ async fn ask(client: &mut Client, text: &str) -> Value {
 }
 
 /// What the model was told last of the call with this id. Results come in the order in which they are known.
-fn result(server: &Server, id: &str) -> Value {
+pub(crate) fn result(server: &Server, id: &str) -> Value {
     let asked = server.asked.lock().unwrap();
     let (_, body) = asked.last().unwrap();
     let messages = body["messages"].as_array().unwrap();
@@ -215,5 +221,101 @@ async fn a_missing_grant_is_told_to_the_user() {
     assert!(
         why.contains("lacks bedrock:InvokeModelWithResponseStream on arn:r"),
         "{why}"
+    );
+}
+
+/// Amazon Polly as far as speech goes: it checks who asks, and answers with sound.
+async fn polly() -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = vec![0; 16 * 1024];
+            let count = stream.read(&mut buffer).await.unwrap();
+            let request = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            let answer = if is_signed(&request) {
+                "HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: 6\r\n\r\nID3mp3".to_owned()
+            } else {
+                let body = r#"{"message":"The request signature we calculated does not match"}"#;
+                format!("HTTP/1.1 403 No\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            };
+            seen.lock().unwrap().push(request);
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (port, asked)
+}
+
+/// Is the request signed with the test's key, as AWS wants it?
+fn is_signed(request: &str) -> bool {
+    use hmac::{Hmac, KeyInit, Mac};
+    use sha2::{Digest, Sha256};
+    let hash = |text: &str| hex::encode(Sha256::digest(text.as_bytes()));
+    let mac = |key: &[u8], text: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+        mac.update(text.as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    };
+    let Some((head, body)) = request.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let header = |name: &str| {
+        let of = |line: &str| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        };
+        head.lines().find_map(of).unwrap_or_default()
+    };
+    let authorization = header("authorization");
+    let part = |name: &str| {
+        let rest = authorization
+            .split_once(&format!("{name}="))
+            .map_or("", |(_, rest)| rest);
+        rest.split(',').next().unwrap_or_default().to_owned()
+    };
+    let names = part("SignedHeaders");
+    let headers: String = names
+        .split(';')
+        .map(|name| format!("{name}:{}\n", header(name)))
+        .collect();
+    let canonical = format!("POST\n/v1/speech\n\n{headers}\n{names}\n{}", hash(body));
+    let date = header("x-amz-date");
+    let day = date.get(..8).unwrap_or_default();
+    let scope = format!("{day}/us-east-1/polly/aws4_request");
+    let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hash(&canonical));
+    let keys = [day, "us-east-1", "polly", "aws4_request"];
+    let key = keys
+        .iter()
+        .fold(b"AWS4not-a-secret".to_vec(), |key, text| mac(&key, text));
+    hex::encode(mac(&key, &to_sign)) == part("Signature")
+}
+
+#[tokio::test]
+async fn polly_speaks_into_the_workspace() {
+    let (port, asked) = polly().await;
+    let plays = vec![
+        calls(&[("speech", json!({"text": "Grüße", "path": "hello.mp3"}))]),
+        says("Spoken."),
+    ];
+    let server = Server::start(plays).await;
+    let endpoint = ("AWS_ENDPOINT_URL_POLLY", format!("http://127.0.0.1:{port}"));
+    let speech = json!({"tools": {"speech": {"provider": "polly", "region": "us-east-1", "voice": "Vicki"}}});
+    let gateway = gateway_with(Home::new(), &server, &[endpoint], &speech);
+    let mut client = gateway.client().await;
+    ask(&mut client, "speak").await;
+    assert_eq!(
+        result(&server, "t0")["content"][0]["text"],
+        "Wrote 6 bytes to hello.mp3."
+    );
+    assert_eq!(fs::read(gateway.home.path("koi/hello.mp3")).unwrap(), b"ID3mp3");
+    let request = asked.lock().unwrap()[0].clone();
+    let body: Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(
+        body,
+        json!({"Engine": "neural", "OutputFormat": "mp3", "Text": "Grüße", "VoiceId": "Vicki"})
     );
 }

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
+use crate::{Place, confine};
 
 /// How long a group has between the wish and the order to end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -33,6 +34,8 @@ pub(super) struct Order<'a> {
     /// Something will be written to it.
     pub(super) talks: bool,
     pub(super) timeout: Duration,
+    /// It may write there only.
+    pub(super) confined: Option<&'a Place>,
 }
 
 /// How a command ended.
@@ -102,7 +105,18 @@ impl Running {
             .env_clear()
             .envs(order.environment.iter().copied())
             .kill_on_drop(false);
-        let mut child = command.spawn().map_err(fault)?;
+        let mut child = match order.confined {
+            Some(place) => {
+                let runtime = tokio::runtime::Handle::current();
+                // Whatever a confined thread starts is confined too.
+                confine::within(place, || {
+                    let _entered = runtime.enter();
+                    command.spawn()
+                })?
+                .map_err(fault)?
+            }
+            None => command.spawn().map_err(fault)?,
+        };
         // It holds the other ends; what it does not close never ends.
         drop(command);
         if let Some(stdin) = child.stdin.take() {

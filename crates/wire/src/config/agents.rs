@@ -59,6 +59,84 @@ pub struct AgentDefaults {
     /// The regular wake-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Heartbeat>,
+    /// How many tokens may be used; what goes beyond is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// How a conversation that grows too long is put into a summary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Compaction>,
+    /// What of old output of tools the model no longer sees as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_pruning: Option<ContextPruning>,
+}
+
+/// How many tokens may be used, those of the cache included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budget {
+    /// In one turn. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub turn_tokens: Option<u64>,
+    /// In one day of the user, over all conversations. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub day_tokens: Option<u64>,
+}
+
+/// How a conversation that grows too long is put into a summary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Compaction {
+    /// Whether the model writes the summary (`model`), or it is made of what was asked, without a model (`plain`). Default `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<CompactionMode>,
+    /// The model that writes summaries. Default: the conversation's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = format::MODEL))]
+    pub model: Option<String>,
+    /// Tokens of the model's context that stay free: beyond that a conversation is compacted before it is answered. Default 20000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000, max = 1_000_000))]
+    pub reserve_tokens: Option<u32>,
+    /// Seconds that a summary may take; then it is made without a model. Default 180.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: Option<u32>,
+    /// Before old turns are put away, the model notes what is to be remembered in memory/YYYY-MM-DD.md. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_flush: Option<bool>,
+}
+
+/// Who writes a summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum CompactionMode {
+    Model,
+    Plain,
+}
+
+/// What of old output of tools the model no longer sees as it was. The transcript keeps it all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContextPruning {
+    /// `cache-ttl`: what came before a pause in which the provider's cache was lost is shortened. `off`: nothing is. Default `cache-ttl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<PruningMode>,
+    /// The pause: a number with `s`, `m` or `h`. Default `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = format::SPAN))]
+    pub ttl: Option<String>,
+}
+
+/// When old output of tools is shortened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it, and the schema stays one short list")]
+pub enum PruningMode {
+    Off,
+    CacheTtl,
 }
 
 /// On or off.

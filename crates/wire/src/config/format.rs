@@ -13,10 +13,10 @@ pub(super) const TIME: &str = "^([01][0-9]|2[0-3]):[0-5][0-9]$";
 pub(super) const END_TIME: &str = "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$";
 /// The form of a time zone's name; whether it exists is known where the time zone database is.
 pub(super) const ZONE: &str = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*$";
-/// A model that can be reached: on Bedrock; an echo, for a gateway without a model; a script, for tests.
-pub(super) const MODEL: &str = "^(amazon-bedrock|echo|scripted)/[!-~]+$";
+/// A model that can be reached: on Bedrock; at an endpoint with the OpenAI API; an echo, for a gateway without a model; a script, for tests.
+pub(super) const MODEL: &str = "^(amazon-bedrock|openai|echo|scripted)/[!-~]+$";
 /// Who offers models.
-const PROVIDERS: [&str; 3] = ["amazon-bedrock", "echo", "scripted"];
+const PROVIDERS: [&str; 4] = ["amazon-bedrock", "openai", "echo", "scripted"];
 /// An absolute path.
 pub(super) const PATH: &str = "^/";
 /// An absolute path, or one below the home.
@@ -33,6 +33,8 @@ pub(super) const COMMAND: &str = "^/[!-~]+$";
 pub(super) const PEER: &str = "^[^:]+:[\\s\\S]+$";
 /// A secret: visible characters, blanks in the middle only.
 pub(super) const SECRET: &str = "^[!-~][ -~]{14,4094}[!-~]$";
+/// An address that is called.
+pub(super) const URL: &str = "^https?://[A-Za-z0-9.:\\[\\]_-]+(/[A-Za-z0-9_.~/-]*)?$";
 /// A path of a URL.
 pub(super) const URL_PATH: &str = "^/[A-Za-z0-9_.~/-]*$";
 
@@ -121,7 +123,7 @@ static FORMS: &[Form] = &[
         || MODEL.to_owned(),
         is_model,
         "names no model that can be reached",
-        "amazon-bedrock/<model or inference profile id>",
+        "amazon-bedrock/<model or inference profile id>, or openai/<model>",
     ),
     form(
         || PATH.to_owned(),
@@ -156,6 +158,12 @@ static FORMS: &[Form] = &[
         is_origin,
         "is not an origin",
         "https://host or https://host:port, without a path; * is not allowed",
+    ),
+    form(
+        || URL.to_owned(),
+        is_url,
+        "is not an address",
+        "https://host/path or http://host/path, without user, query or fragment",
     ),
     form(
         || COMMAND.to_owned(),
@@ -267,6 +275,16 @@ fn is_origin(origin: &str) -> bool {
     host.is_some_and(|host| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c)))
 }
 
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(rest) = rest else { return false };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    !host.is_empty()
+        && host.chars().all(|c| plain(c) || ".:[]_-".contains(c))
+        && path.chars().all(|c| plain(c) || "_.~/-".contains(c))
+}
+
 fn is_network(text: &str) -> bool {
     let (address, bits) = text
         .split_once('/')
@@ -304,9 +322,10 @@ mod tests {
             "[+0-9]{0,4}[smhd]{0,2}",
             "[012+]{1,2}[0-9]?:[0-6][0-9]{0,2}",
             "[A-Z][a-z/_+-]{0,10}",
-            "((amazon-bedrock|echo|scripted)/)?[ -~\u{85}\u{feff}é]{0,6}",
+            "((amazon-bedrock|openai|echo|scripted)/)?[ -~\u{85}\u{feff}é]{0,6}",
             "[~/a-z\n]{0,6}",
             "(https?://)?[a-z.:\\[\\]/ -]{0,8}",
+            "https?://[a-z.:@_?-]{1,4}(/[a-z/~?_ -]{0,4})?",
             "[0-9.]{1,12}(/[0-9+]{0,3})?",
             "[0-9a-f:]{0,20}(/[0-9]{1,3})?",
             "(::|[0-9a-f]{1,4}:){0,7}([0-9]{1,3}\\.){3}[0-9]{1,3}",

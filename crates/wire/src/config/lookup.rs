@@ -193,6 +193,9 @@ const HOT: &[&str] = &[
     "agents.defaults.blockStreamingChunk",
     "agents.defaults.blockStreamingCoalesce",
     "agents.defaults.blockStreamingDefault",
+    "agents.defaults.budget",
+    "agents.defaults.compaction",
+    "agents.defaults.contextPruning",
     "agents.defaults.heartbeat",
     "agents.defaults.maxConcurrent",
     "agents.defaults.model",
@@ -208,6 +211,7 @@ const HOT: &[&str] = &[
     "messages",
     "models",
     "session",
+    "skills",
 ];
 
 /// When a change at this path takes hold.

@@ -60,6 +60,25 @@ fn stands(value: &Value, steps: &[&str]) -> bool {
     }
 }
 
+fn full_agents() -> Value {
+    json!({"defaults": {
+        "workspace": "~/koi", "userTimezone": "America/Argentina/Buenos_Aires", "thinkingDefault": "low",
+        "timeoutSeconds": 600, "maxConcurrent": 4, "bootstrapMaxChars": 20000,
+        "blockStreamingDefault": "on", "blockStreamingBreak": "message_end",
+        "blockStreamingChunk": {"minChars": 800, "maxChars": 1200, "breakPreference": "newline"},
+        "blockStreamingCoalesce": {"minChars": 1500, "maxChars": 4000, "idleMs": 1000},
+        "model": {"primary": "amazon-bedrock/us.anthropic.claude-opus-4-6-v1", "fallbacks": ["amazon-bedrock/x"]},
+        "heartbeat": {
+            "every": "30m", "target": "none", "prompt": "look around", "lightContext": true,
+            "model": "amazon-bedrock/small", "timeoutSeconds": 60, "maxPerDay": 10,
+            "activeHours": {"start": "08:00", "end": "24:00", "timezone": "user"}
+        },
+        "budget": {"turnTokens": 1_000_000, "dayTokens": 20_000_000},
+        "compaction": {"mode": "model", "model": "openai/small", "reserveTokens": 20000, "timeoutSeconds": 180, "memoryFlush": true},
+        "contextPruning": {"mode": "cache-ttl", "ttl": "5m"}
+    }})
+}
+
 /// Every key that there is.
 fn full() -> Value {
     json!({
@@ -75,19 +94,7 @@ fn full() -> Value {
             "reload": {"mode": "hybrid", "debounceMs": 500}, "tools": {"allow": ["read"], "deny": ["write"]},
             "http": {"endpoints": {"chatCompletions": {"enabled": true}, "responses": {"enabled": false}}}
         },
-        "agents": {"defaults": {
-            "workspace": "~/koi", "userTimezone": "America/Argentina/Buenos_Aires", "thinkingDefault": "low",
-            "timeoutSeconds": 600, "maxConcurrent": 4, "bootstrapMaxChars": 20000,
-            "blockStreamingDefault": "on", "blockStreamingBreak": "message_end",
-            "blockStreamingChunk": {"minChars": 800, "maxChars": 1200, "breakPreference": "newline"},
-            "blockStreamingCoalesce": {"minChars": 1500, "maxChars": 4000, "idleMs": 1000},
-            "model": {"primary": "amazon-bedrock/us.anthropic.claude-opus-4-6-v1", "fallbacks": ["amazon-bedrock/x"]},
-            "heartbeat": {
-                "every": "30m", "target": "none", "prompt": "look around", "lightContext": true,
-                "model": "amazon-bedrock/small", "timeoutSeconds": 60, "maxPerDay": 10,
-                "activeHours": {"start": "08:00", "end": "24:00", "timezone": "user"}
-            }
-        }},
+        "agents": full_agents(),
         "session": {
             "scope": "per-sender", "dmScope": "per-channel-peer", "reset": {"mode": "daily", "atHour": 4, "idleMinutes": 120},
             "resetByType": {
@@ -118,8 +125,14 @@ fn full() -> Value {
             }]
         },
         "exec": {"security": "full", "host": "gateway", "timeoutSeconds": 1800},
-        "tools": {"allow": ["read"], "deny": ["browser"]},
-        "models": {"providers": {"amazon-bedrock": {"region": "us-east-1", "models": {"x.y": {"contextWindow": 200_000, "maxTokens": 4096}}}, "scripted": {"file": "/a.json"}}},
+        "tools": {
+            "allow": ["read"], "deny": ["browser"], "workspaceOnly": true,
+            "web": {"search": {"provider": "brave", "baseUrl": "https://search.example/res/v1", "apiKey": {"source": "ssm", "name": "/koi/a/brave"}}},
+            "speech": {"provider": "polly", "voice": "Vicki", "region": "eu-central-1"}
+        },
+        "skills": {"allowBundled": ["notes"], "entries": {"notes": {"enabled": true}}},
+        "models": {"providers": {"amazon-bedrock": {"region": "us-east-1", "models": {"x.y": {"contextWindow": 200_000, "maxTokens": 4096}}}, "scripted": {"file": "/a.json"},
+            "openai": {"baseUrl": "http://10.0.0.7:8000/v1", "apiKey": {"source": "file", "path": "/k"}, "models": {"qwen": {"contextWindow": 32000, "maxTokens": 4096}}}}},
         "logging": {"level": "info"}
     })
 }
@@ -175,9 +188,15 @@ agents.defaults.heartbeat.activeHours.end: "23:61" is not a time; allowed: 00:00
 {"agents": {"defaults": {"heartbeat": {"activeHours": {"start": "08:00"}}}}}
 agents.defaults.heartbeat.activeHours.end: is missing; allowed: a string
 {"agents": {"defaults": {"model": {"primary": "gpt"}}}}
-agents.defaults.model.primary: "gpt" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>
+agents.defaults.model.primary: "gpt" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>, or openai/<model>
+{"tools": {"web": {"search": {"provider": "searxng"}}}}
+tools.web.search.baseUrl: is missing with provider searxng; allowed: https://host
+{"tools": {"web": {"search": {"provider": "brave"}}}}
+tools.web.search.apiKey: is missing with provider brave; allowed: { source: "ssm", name: ... } or { source: "file", path: ... }
+{"models": {"providers": {"openai": {"baseUrl": "https://user@host/v1"}}}}
+models.providers.openai.baseUrl: "https://user@host/v1" is not an address; allowed: https://host/path or http://host/path, without user, query or fragment
 {"models": {"providers": {"amazon-bedrok": {}}}}
-models.providers.amazon-bedrok: unknown key, did you mean "amazon-bedrock"?; allowed: amazon-bedrock, scripted
+models.providers.amazon-bedrok: unknown key, did you mean "amazon-bedrock"?; allowed: amazon-bedrock, openai, scripted
 {"gateway": []}
 gateway: is an array; allowed: an object
 "#;

@@ -2,7 +2,7 @@
 
 mod session;
 
-use super::{AlertMode, Auth, Exec, Gateway, GatewayConfig, Issue, Path};
+use super::{AlertMode, Auth, Exec, Gateway, GatewayConfig, Issue, Path, SearchProvider};
 
 /// Everything about a well-formed config that is not right.
 #[must_use]
@@ -15,6 +15,7 @@ pub fn validate(config: &GatewayConfig) -> Vec<Issue> {
     cron(&mut issues, config);
     hooks(&mut issues, config);
     exec(&mut issues, config);
+    search(&mut issues, config);
     issues.0
 }
 
@@ -81,5 +82,24 @@ fn exec(issues: &mut Issues, config: &GatewayConfig) {
             "is set beside exec, which is the same",
             "one of exec and tools.exec",
         );
+    }
+}
+
+fn search(issues: &mut Issues, config: &GatewayConfig) {
+    let web = config.tools.as_ref().and_then(|tools| tools.web.as_ref());
+    let Some(search) = web.and_then(|web| web.search.as_ref()) else {
+        return;
+    };
+    let path = Path::of("tools.web.search");
+    match search.provider {
+        SearchProvider::Searxng if search.base_url.is_none() => {
+            issues.add(path.key("baseUrl"), "is missing with provider searxng", "https://host");
+        }
+        SearchProvider::Brave if search.api_key.is_none() => issues.add(
+            path.key("apiKey"),
+            "is missing with provider brave",
+            "{ source: \"ssm\", name: ... } or { source: \"file\", path: ... }",
+        ),
+        SearchProvider::Searxng | SearchProvider::Brave => {}
     }
 }

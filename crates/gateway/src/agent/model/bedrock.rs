@@ -187,4 +187,6 @@ impl Listening {
 }
 
 #[cfg(test)]
+pub(crate) use self::request::body as request_body;
+#[cfg(test)]
 mod tests;

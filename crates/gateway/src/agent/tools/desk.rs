@@ -114,7 +114,17 @@ impl Desk {
         let _ = self.schedule.set(Arc::downgrade(schedule));
     }
 
-    fn talk(&self) -> Result<Arc<dyn Talk>, String> {
+    #[cfg(test)]
+    pub(super) fn connect_talk(&self, talk: &Arc<dyn Talk>) {
+        let _ = self.talk.set(Arc::downgrade(talk));
+    }
+
+    /// The conversation of the owner.
+    pub(super) fn main(&self) -> String {
+        SessionKey::main(self.sessions.agent()).to_string()
+    }
+
+    pub(super) fn talk(&self) -> Result<Arc<dyn Talk>, String> {
         let talk = self.talk.get().and_then(Weak::upgrade);
         talk.ok_or_else(|| "The gateway is not ready for that.".to_owned())
     }

@@ -9,14 +9,25 @@ use crate::clock::SystemClock;
 use crate::file::tests::Scratch;
 use crate::server::hub::Hub;
 
-struct Scene {
-    place: Scratch,
-    tools: Tools,
+pub(super) fn grounds(place: &Scratch) -> Grounds {
+    Grounds {
+        workspace: place.to_path_buf(),
+        state_dir: place.join("state"),
+        home: place.to_path_buf(),
+        secrets: crate::secret::Secrets::new(std::path::Path::new("/"), |_| None),
+        polly: None,
+    }
+}
+
+pub(super) struct Scene {
+    pub(super) place: Scratch,
+    pub(super) tools: Tools,
+    pub(super) desk: Arc<Desk>,
     approvals: Arc<Approvals>,
 }
 
 impl Scene {
-    fn new(config: &Value) -> Self {
+    pub(super) fn new(config: &Value) -> Self {
         let place = Scratch::new("tools");
         let config: GatewayConfig = serde_json::from_value(config.clone()).unwrap();
         let approvals = Arc::new(Approvals::default());
@@ -40,10 +51,11 @@ impl Scene {
             config: None,
         });
         let desk = Arc::new(Desk::new(sessions.unwrap(), Arc::new(SystemClock)));
-        let tools = Tools::new(machine, place.to_path_buf(), gate, desk, &config);
+        let tools = Tools::new(machine, grounds(&place), gate, Arc::clone(&desk), &config);
         Self {
             place,
             tools,
+            desk,
             approvals,
         }
     }
@@ -96,7 +108,7 @@ async fn lists_say_which_tools_there_are() {
     let scene = Scene::new(&json!({}));
     assert_eq!(
         names(&scene),
-        "exec process read write edit apply_patch grep find ls browser web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron"
+        "exec process read write edit apply_patch grep find ls browser web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron skill memory_search image message"
     );
     assert_eq!(
         scene.call("exec", json!({"command": "echo hi"})).await,
@@ -107,7 +119,7 @@ async fn lists_say_which_tools_there_are() {
     scene.tools.configure(&deny);
     assert_eq!(
         names(&scene),
-        "read apply_patch grep find ls browser web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron"
+        "read apply_patch grep find ls browser web_fetch sessions_list sessions_history session_status sessions_send sessions_spawn cron skill memory_search image message"
     );
     assert_eq!(
         scene.call("exec", json!({"command": "echo hi"})).await,

@@ -41,7 +41,7 @@ pub(crate) struct Limits {
     pub(crate) tool_calls: u32,
     /// The same call, before it is refused; twice as often ends the turn.
     pub(crate) same_call: u32,
-    /// Tokens, of the turn or of what is left of the day.
+    /// Tokens.
     pub(crate) tokens: Option<u64>,
     /// Further tries after a fault that passes.
     pub(crate) retries: u32,

@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::model::FaultClass;
+use super::super::model::{FaultClass, Request, bytes};
 use super::super::tool::ToolSpec;
 use super::*;
+use crate::session;
 
 fn spec(name: &str, parallel: bool) -> ToolSpec {
     ToolSpec {
@@ -345,7 +346,7 @@ fn budgets_end_a_turn_with_a_reason() {
     );
     assert_eq!(
         told.last().unwrap(),
-        "error RateLimit: the token budget of 100 is used up (110 used); raise it, or wait until it is renewed"
+        "error RateLimit: this turn used 110 tokens; a turn may use 100: write again to go on, or raise agents.defaults.budget.turnTokens"
     );
     assert_eq!(turn.used(), usage);
 }
@@ -515,5 +516,39 @@ proptest! {
         prop_assert!(turn.is_over());
         prop_assert_eq!(watch.ends, 1);
         prop_assert!(turn.step(3, Input::Begin).is_empty());
+    }
+
+    #[test]
+    fn what_was_written_down_gives_the_same_request_again(inputs in prop::collection::vec(happening(), 0..120)) {
+        let mut turn = Turn::new(plan());
+        let (mut asked, mut written) = (0, Vec::new());
+        let inputs = std::iter::once(Input::Begin).chain(inputs);
+        for input in inputs.filter(|input| !matches!(input, Input::NotRecorded(_))) {
+            let input = match input {
+                Input::Model(back, event) => Input::Model(u32::saturating_sub(asked, back / 2), event),
+                input => input,
+            };
+            for effect in turn.step(1, input) {
+                match effect {
+                    Effect::Record(_, message) => written.push(message.as_ref().clone()),
+                    Effect::Ask(ask) => {
+                        asked = ask.number;
+                        let again = session::replayed(&written).into_iter().map(Arc::new).collect();
+                        prop_assert_eq!(bytes(&question(ask.messages)), bytes(&question(again)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn question(messages: Vec<Arc<Message>>) -> Request {
+    Request {
+        model: "amazon-bedrock/anthropic.claude-x".to_owned(),
+        system: "S".into(),
+        messages,
+        tools: plan().tools,
+        thinking: None,
     }
 }

@@ -24,7 +24,7 @@ const MOST_IMAGE: usize = 5 * 1024 * 1024;
 const MOST_TOKENS: u32 = 32_000;
 
 /// The body.
-pub(super) fn body(id: &str, facts: Option<&ModelFacts>, request: &Request) -> String {
+pub(crate) fn body(id: &str, facts: Option<&ModelFacts>, request: &Request) -> String {
     let family = Family::of(id);
     let has_tools = !request.tools.is_empty();
     let mut body = json!({});

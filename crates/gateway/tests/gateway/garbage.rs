@@ -1,0 +1,156 @@
+//! What goes wrong around a turn: a model that talks nonsense, a disk that is full, budgets that are used up. Each has a clear outcome, and
+//! the gateway goes on.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::bedrock::{Play, Server, begins, delta, ends, event, stop, used};
+use super::harness::{Gateway, Home, config};
+use super::tools::{ask, calls, gateway, gateway_with, result, says};
+
+/// A call whose arguments are these bytes.
+fn raw(name: &str, arguments: &str) -> Play {
+    let start = json!({"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t0", "name": name}}});
+    let frames = [
+        begins(),
+        event("contentBlockStart", &start),
+        delta(0, &json!({"toolUse": {"input": arguments}})),
+        stop(0),
+        ends("tool_use"),
+        used(),
+    ];
+    Play::Frames(frames.concat())
+}
+
+fn text(ended: &Value) -> &str {
+    ended["message"]["content"][0]["text"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn nonsense_of_the_model_is_answered_in_words() {
+    for (play, words) in [
+        (raw("read", "{\"path\": "), "The arguments are no valid JSON object"),
+        (raw("read", "[1]"), "The arguments are no valid JSON object"),
+        (raw("read", "{\"path\": 7}"), "The arguments do not fit"),
+        (raw("fly_to_the_moon", "{}"), "There is no tool \"fly_to_the_moon\""),
+        (raw("", "{}"), "There is no tool"),
+    ] {
+        let server = Server::start(vec![play, says("Well.")]).await;
+        let gateway = gateway(Home::new(), &server, &[]);
+        let mut client = gateway.client().await;
+        assert_eq!(text(&ask(&mut client, "go").await), "Well.");
+        let result = result(&server, "t0");
+        assert_eq!(result["status"], "error");
+        assert!(
+            result["content"][0]["text"].as_str().unwrap().contains(words),
+            "{result}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_goes_in_circles_is_stopped() {
+    let server = Server::start(vec![calls(&[("ls", json!({}))])]).await;
+    let gateway = gateway(Home::new(), &server, &[]);
+    let mut client = gateway.client().await;
+    let ended = ask(&mut client, "go").await;
+    assert_eq!(ended["state"], "error");
+    let why = ended["errorMessage"].as_str().unwrap();
+    assert!(why.starts_with("the model is going in circles: ls was called"), "{why}");
+    assert!(server.asked.lock().unwrap().len() < 20);
+}
+
+#[tokio::test]
+async fn budgets_are_told_and_hold_after_a_restart() {
+    let server = Server::start(vec![says("One.")]).await;
+    let budget = json!({"agents": {"defaults": {"budget": {"dayTokens": 150}}}});
+    let gateway = gateway_with(Home::new(), &server, &[], &budget);
+    let mut client = gateway.client().await;
+    // An answer takes 117 tokens.
+    assert_eq!(text(&ask(&mut client, "first").await), "One.");
+    assert_eq!(text(&ask(&mut client, "second").await), "One.");
+    let refused = ask(&mut client, "third").await;
+    let why = refused["errorMessage"].as_str().unwrap();
+    assert!(
+        why.starts_with("the budget of 150 tokens a day is used up (234 used); a new day begins at "),
+        "{why}"
+    );
+    assert_eq!(refused["errorKind"], "rate_limit");
+    assert_eq!(server.asked.lock().unwrap().len(), 2);
+    let usage = text(&ask(&mut client, "/usage").await).to_owned();
+    assert!(usage.contains("120 read from the cache, 80 written to it"), "{usage}");
+    drop(client);
+    let home = {
+        let mut gateway = gateway;
+        gateway.signal("TERM");
+        gateway.wait();
+        gateway.keep_home()
+    };
+    let gateway = gateway_with(home, &server, &[], &budget);
+    let mut client = gateway.client().await;
+    let refused = ask(&mut client, "fourth").await;
+    assert!(
+        refused["errorMessage"].as_str().unwrap().contains("(234 used)"),
+        "{refused}"
+    );
+    assert_eq!(server.asked.lock().unwrap().len(), 2);
+}
+
+/// A small disk of its own; it goes away with this value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// None where this process may not mount.
+    fn new(path: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&path)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        mounted.then_some(Self(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_loses_nothing_and_is_recovered_from() {
+    let home = Home::new();
+    let Some(disk) = SmallDisk::new(home.path("state")) else {
+        return;
+    };
+    let document = config(&home);
+    let gateway = Gateway::start_with(home, &document);
+    let mut client = gateway.client().await;
+    assert_eq!(text(&ask(&mut client, "before").await), "Echo: before");
+    let filler = disk.0.join("filler");
+    let full = fs::write(&filler, vec![0; 2 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let params = json!({"sessionKey": "main", "message": "x".repeat(20_000), "idempotencyKey": "meanwhile"});
+    let refused = client.call("chat.send", params).await;
+    let why = refused["error"]["message"].as_str().unwrap_or_default();
+    assert!(
+        why.contains("cannot be kept") && why.contains("No space left on device"),
+        "{refused}"
+    );
+    assert_eq!(client.call("health", json!({})).await["ok"], true);
+    fs::remove_file(filler).unwrap();
+    assert_eq!(text(&ask(&mut client, "meanwhile").await), "Echo: meanwhile");
+    let history = client
+        .call("chat.history", json!({"sessionKey": "main"}))
+        .await
+        .to_string();
+    for said in ["Echo: before", "Echo: meanwhile"] {
+        assert!(history.contains(said), "{history}");
+    }
+    drop(gateway);
+    drop(disk);
+}
