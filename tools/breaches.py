@@ -118,7 +118,7 @@ def ask(test: str) -> tuple[bool, str]:
         if code == 0:
             code, said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{file}::{name}")
         return code == 1 and " failed" in said, said
-    which = ("--test", Path(file).stem) if "/tests/" in file else ("--lib",)
+    which = ("--test", Path(file).stem) if file.startswith("crates/core/tests/") else ("--lib",)
     code, said = cargo("test", "--quiet", "-p", "koi-core", *which, "--", name)
     return code != 0 and "test result: FAILED" in said, said
 
