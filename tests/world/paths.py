@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / ".cache"
+# Resolved, for the kernel tells of mounts by their real place.
+CACHE = (ROOT / ".cache").resolve()
 WORLDS = CACHE / "worlds"
 VENV = CACHE / "venv"
 REQUIREMENTS = ROOT / "tests" / "world" / "requirements.txt"
