@@ -106,10 +106,12 @@ impl<K: Resource + Summed + Serialize + DeserializeOwned> Packed<K> {
     ///
     /// # Errors
     /// When it is none of its kind.
-    pub fn unpack(&self) -> Result<K, InvalidObject> {
-        let told = |error: String| InvalidObject {
-            error,
-            metadata: self.metadata.clone(),
+    pub fn unpack(&self) -> Result<K, Box<InvalidObject>> {
+        let told = |error: String| {
+            Box::new(InvalidObject {
+                error,
+                metadata: self.metadata.clone(),
+            })
         };
         let kept = self.kept.as_ref().map_err(|error| told(error.to_string()))?;
         let mut object: K = unpacked(&kept.body).map_err(told)?;
