@@ -116,7 +116,7 @@ fn generated(wish: &Wish<'_>) -> GatewayConfig {
         tools: wish.tools.map(|limits| Tools {
             allow: limits.allow.clone(),
             deny: limits.deny.clone(),
-            exec: None,
+            ..Tools::default()
         }),
         ..GatewayConfig::default()
     }
