@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -20,6 +21,10 @@ use crate::{Exited, Hands, Outcome, Wish};
 
 /// Bytes of one line.
 const MOST: u64 = 48 * 1024 * 1024;
+
+/// How often it is looked whether the socket is still there, and how long one waits when nobody can be let in.
+const LOOK: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Wishes at the same time.
 const MOST_AT_ONCE: usize = 64;
@@ -39,15 +44,26 @@ enum Hello {
 /// # Errors
 /// The socket cannot be had.
 pub async fn serve(socket: &Path, hands: Arc<Hands>, stop: CancellationToken) -> io::Result<()> {
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o660))?;
+    let (mut listener, mut own) = bind(socket)?;
     let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let Ok((stream, _)) = accepted else { continue };
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+            _ = look.tick() => {
+                // The directory is the agent's, who may take the socket away, or put another one there.
+                if inode(socket).ok() != Some(own) {
+                    (listener, own) = bind(socket)?;
+                }
+                continue;
+            }
+        };
+        let Ok((stream, _)) = accepted else {
+            // Too many files, for instance: asked again at once it would be the same.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             break;
         };
@@ -61,6 +77,22 @@ pub async fn serve(socket: &Path, hands: Arc<Hands>, stop: CancellationToken) ->
     hands.close().await;
     let _ = fs::remove_file(socket);
     Ok(())
+}
+
+/// Listens at a path, whatever is there, for the own user and the own group; tells which file that is.
+fn bind(socket: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o660))?;
+    Ok((listener, inode(socket)?))
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let about = fs::symlink_metadata(path)?;
+    Ok((about.dev(), about.ino()))
 }
 
 async fn attend(stream: UnixStream, hands: &Hands) -> io::Result<()> {

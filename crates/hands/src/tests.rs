@@ -1,6 +1,7 @@
 //! Tools against the real machine: real commands, real terminals, real files.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -630,6 +631,32 @@ async fn wishes_over_a_socket() {
         "{}",
         gone.text
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_is_taken_away_comes_back() {
+    let scene = Scene::new();
+    let socket = scene.root.join("socket");
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (socket, hands, stop) = (socket.clone(), Arc::clone(&scene.hands), stop.clone());
+        async move { serve::serve(&socket, hands, stop).await }
+    });
+    let is_open = || fs::metadata(&socket).is_ok_and(|now| now.mode() & 0o777 == 0o660);
+    until("the socket", is_open).await;
+    fs::rename(&socket, scene.root.join("taken")).unwrap();
+    // Somebody else sits there by then.
+    let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let theirs = fs::metadata(&socket).unwrap().ino();
+    let is_ours = || fs::metadata(&socket).is_ok_and(|now| now.ino() != theirs) && is_open();
+    until("another socket", is_ours).await;
+    let again = wish("exec", json!({"command": "echo again"}));
+    assert_eq!(
+        serve::ask(&socket, again, CancellationToken::new()).await,
+        Outcome::said("again")
+    );
+    stop.cancel();
+    serving.await.unwrap().unwrap();
 }
 
 #[test]
