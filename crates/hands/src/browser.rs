@@ -88,21 +88,26 @@ impl Browser {
         }
     }
 
-    /// Performs what is asked for.
+    /// Performs what is asked for. Where files may not be written everywhere, the browser writes none: nothing holds it to a directory.
     pub(crate) async fn perform(
         &self,
         place: &Place,
         session: &str,
         arguments: Value,
+        writes_files: bool,
         cancel: CancellationToken,
     ) -> Outcome {
-        let done = cancel.run_until_cancelled(self.act(place, session, arguments)).await;
+        let act = self.act(place, session, arguments, writes_files);
+        let done = cancel.run_until_cancelled(act).await;
         done.unwrap_or_else(|| Err("Aborted.".to_owned()))
             .unwrap_or_else(Outcome::failed)
     }
 
-    async fn act(&self, place: &Place, session: &str, arguments: Value) -> Result<Outcome, String> {
+    async fn act(&self, place: &Place, session: &str, arguments: Value, writes_files: bool) -> Result<Outcome, String> {
         let wish: Do = args::read(arguments)?;
+        if !writes_files && (wish.action == "download" || wish.path.is_some()) {
+            return Err("Not done: tools.workspaceOnly is set, and the browser writes no files then.".to_owned());
+        }
         let mut slot = self.running.lock().await;
         if wish.action == "close" {
             return Ok(Outcome::said(close(&mut slot, session).await));

@@ -152,8 +152,9 @@ impl Hands {
             "exec" => exec::exec(&place, &self.processes, wish, cancel).await,
             "process" => exec::process(&self.processes, wish.arguments, cancel).await,
             "browser" => {
+                let writes_files = !wish.confined;
                 self.browser
-                    .perform(&place, &wish.session, wish.arguments, cancel)
+                    .perform(&place, &wish.session, wish.arguments, writes_files, cancel)
                     .await
             }
             "grep" => search::grep(&place, wish.arguments, cancel).await,

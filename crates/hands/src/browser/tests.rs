@@ -85,7 +85,7 @@ impl Home {
 
     async fn act(&self, session: &str, arguments: Value) -> Outcome {
         self.browser
-            .perform(&self.place, session, arguments, CancellationToken::new())
+            .perform(&self.place, session, arguments, true, CancellationToken::new())
             .await
     }
 
@@ -289,6 +289,20 @@ async fn what_cannot_be_done_is_said() {
             outcome.is_error && outcome.text.contains(expected),
             "{arguments}: {}",
             outcome.text
+        );
+    }
+    for arguments in [
+        json!({"action": "download", "url": "http://127.0.0.1:1/"}),
+        json!({"action": "screenshot", "path": "/tmp/a.jpg"}),
+    ] {
+        let confined = home
+            .browser
+            .perform(&home.place, "main", arguments, false, CancellationToken::new())
+            .await;
+        assert!(
+            confined.is_error && confined.text.contains("workspaceOnly"),
+            "{}",
+            confined.text
         );
     }
     home.browser.close().await;
