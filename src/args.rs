@@ -1,5 +1,6 @@
 //! The command line: flags, each with an environment variable, and what is wrong with them in one line.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct RunArgs {
     #[arg(long, env = "KOI_WATCH_NAMESPACE", value_parser = optional_namespace)]
     pub watch_namespace: Option<Optional>,
     /// Where /metrics, /healthz and /readyz are served.
-    #[arg(long, env = "KOI_METRICS_ADDR", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "KOI_METRICS_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
     pub metrics_addr: SocketAddr,
     /// Time between fleet sweeps: how soon outside drift is seen.
     #[arg(long, env = "KOI_SWEEP_INTERVAL", default_value = "30s", value_parser = span_of_time)]
@@ -125,9 +126,13 @@ fn given(value: Option<&Optional>) -> Option<&str> {
 /// Flags of `render`.
 #[derive(Clone, Debug, Args, PartialEq, Eq)]
 pub struct RenderArgs {
-    /// A file with a KoiAgent, a KoiPlan, or several of them. May be repeated.
+    /// A file with a KoiAgent, a KoiPlan, or several of them; - is standard input. May be repeated.
     #[arg(short = 'f', long = "file", required = true)]
     pub files: Vec<PathBuf>,
+    /// Labels of the agents' namespace, for a plan that admits some namespaces only. Default: those of the Namespace among the files; where
+    /// there is none, the plan is taken to admit it.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = labels)]
+    pub namespace_labels: Option<Labels>,
     /// Id of the installation, for tags and policy.
     #[arg(long, env = "KOI_CLUSTER_ID", default_value = "example", value_parser = cluster_id)]
     pub cluster_id: String,
@@ -137,6 +142,18 @@ pub struct RenderArgs {
     /// Account, for ARNs.
     #[arg(long, default_value = "123456789012")]
     pub account: String,
+}
+
+/// Labels, by key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels(BTreeMap<String, String>);
+
+impl RenderArgs {
+    /// The labels of the agents' namespace, if they were told.
+    #[must_use]
+    pub fn namespace_labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.namespace_labels.as_ref().map(|labels| &labels.0)
+    }
 }
 
 /// What happens to orphans.
@@ -192,6 +209,26 @@ fn cluster_id(text: &str) -> Result<String, String> {
     } else {
         Err("must be 1 to 63 of a-z, 0-9 and -, such as prod-eu".to_owned())
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080; 127.0.0.1:0 takes any free port"
+            .to_owned()
+    })
+}
+
+/// `key=value` pairs; an empty text is no label at all.
+fn labels(text: &str) -> Result<Labels, String> {
+    let pair = |part: &str| {
+        let (key, value) = part.split_once('=').filter(|(key, _)| !key.trim().is_empty())?;
+        Some((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    let parts = text.split(',').filter(|part| !part.trim().is_empty());
+    let labels: Option<BTreeMap<String, String>> = parts.map(pair).collect();
+    labels
+        .map(Labels)
+        .ok_or_else(|| "must be labels such as team=research,tier=gold".to_owned())
 }
 
 fn rate(text: &str) -> Result<Rate, String> {

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             Err(told) => return complain(&format!("koi-operator: {told}"), USAGE),
         },
         Command::Crds => render::crds(),
-        Command::Render(args) => render::render(&args),
+        Command::Render(args) => render::render(&args, &mut std::io::stdin()),
     };
     match done {
         Ok(text) => say(&text),

@@ -1,6 +1,14 @@
 //! `koi-operator render`: what would be made of agents, without a cluster or a cloud.
+//!
+//! What an API server would refuse is refused here, by the same schema and the same rules. All of that is made when it is asked for, so
+//! that a running operator does not carry it.
 
-use std::path::Path;
+mod manifest;
+mod place;
+mod structure;
+
+use std::collections::BTreeMap;
+use std::io::Read;
 
 use anyhow::{Context as _, bail};
 use koi_core::api::{KoiAgent, KoiPlan};
@@ -8,62 +16,49 @@ use koi_core::desired::{Desired, NamespaceFacts, Settings, default_plan, shared_
 use koi_core::observed::Place;
 use koi_core::render::preview::preview;
 use kube::ResourceExt as _;
-use serde::Deserialize as _;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::args::RenderArgs;
 use crate::device::DeviceKey;
+use manifest::Manifests;
+use place::Path;
 
 /// Stands for the UID that the API server would give.
 const UID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// The YAML documents of all agents in the files.
+/// Something in a document that is not right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    path: Path,
+    says: String,
+}
+
+/// Documents that cannot be used: one line for each fault, `file:line:column: kind name: field: what is wrong`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Refused(Vec<String>);
+
+/// The YAML documents of all agents in the files; `stdin` is read where one of them is `-`.
 ///
 /// # Errors
-/// A file that cannot be read or is not what it should be, or an agent that its plan does not allow; names file and reason.
-pub fn render(args: &RenderArgs) -> anyhow::Result<String> {
-    let mut agents = Vec::new();
-    let mut plans = Vec::new();
-    for file in &args.files {
-        read(file, &mut agents, &mut plans).with_context(|| file.display().to_string())?;
-    }
-    if agents.is_empty() {
+/// A file that cannot be read or is not what it should be ([`Refused`]), or an agent that its plan does not allow; names file and field.
+pub fn render(args: &RenderArgs, stdin: &mut dyn Read) -> anyhow::Result<String> {
+    let manifests = manifest::read(&args.files, stdin)?;
+    if manifests.agents.is_empty() {
         bail!("none of the files holds a KoiAgent: name one with -f");
     }
-    agents.iter().map(|agent| document(agent, &plans, args)).collect()
+    let made = manifests.agents.iter().map(|agent| document(agent, &manifests, args));
+    made.collect()
 }
 
-fn read(file: &Path, agents: &mut Vec<KoiAgent>, plans: &mut Vec<KoiPlan>) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(file)?;
-    for document in serde_yaml::Deserializer::from_str(&text) {
-        let value = Value::deserialize(document)?;
-        match value.get("kind").and_then(Value::as_str) {
-            Some("KoiAgent") => agents.push(typed("KoiAgent", value)?),
-            Some("KoiPlan") => plans.push(typed("KoiPlan", value)?),
-            Some(_) => {}
-            None if value.is_null() => {}
-            None => bail!("a document without kind"),
-        }
-    }
-    Ok(())
-}
-
-/// The object; else its name and the field that is wrong.
-fn typed<T: DeserializeOwned>(kind: &str, value: Value) -> anyhow::Result<T> {
-    let name = value
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or("without a name");
-    let name = format!("{kind} {name}");
-    serde_path_to_error::deserialize(value)
-        .map_err(|error| anyhow::anyhow!("{name}: {}: {}", error.path(), error.inner()))
-}
-
-fn document(agent: &KoiAgent, plans: &[KoiPlan], args: &RenderArgs) -> anyhow::Result<String> {
+fn document(agent: &KoiAgent, manifests: &Manifests, args: &RenderArgs) -> anyhow::Result<String> {
     let mut agent = agent.clone();
     agent.metadata.uid.get_or_insert_with(|| UID.to_owned());
-    agent.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    let namespace = agent
+        .metadata
+        .namespace
+        .get_or_insert_with(|| "default".to_owned())
+        .clone();
+    let plans = &manifests.plans;
     let plan = match &agent.spec.plan_ref {
         Some(plan_ref) => plans.iter().find(|plan| plan.name_any() == plan_ref.name),
         None => default_plan(plans),
@@ -76,8 +71,19 @@ fn document(agent: &KoiAgent, plans: &[KoiPlan], args: &RenderArgs) -> anyhow::R
         shared_models: shared_models(plans, plan.is_none()),
     };
     let name = agent.name_any();
-    let desired = Desired::resolve(&agent, plan, &NamespaceFacts::default(), &settings)
-        .map_err(|why| anyhow::anyhow!("KoiAgent {name}: {}: {}", why.reason, why.message))?;
+    let labels = args.namespace_labels().or_else(|| manifests.namespaces.get(&namespace));
+    let (plan, assumed) = admitted(plan, labels, &namespace);
+    let facts = NamespaceFacts {
+        labels: labels.cloned().unwrap_or_default(),
+    };
+    let desired = Desired::resolve(&agent, plan.as_ref(), &facts, &settings).map_err(|why| {
+        anyhow::anyhow!(
+            "KoiAgent {name}: {}: {}{}",
+            why.reason,
+            why.message,
+            hint(&agent, plan.as_ref())
+        )
+    })?;
     let Desired::Present(wish) = desired else {
         bail!("KoiAgent {name} is being deleted: nothing would be made");
     };
@@ -87,10 +93,40 @@ fn document(agent: &KoiAgent, plans: &[KoiPlan], args: &RenderArgs) -> anyhow::R
     };
     let made = preview(&wish, &place).with_context(|| format!("KoiAgent {name}"))?;
     Ok(format!(
-        "---\n# KoiAgent {}/{name}\n{}",
-        agent.namespace().unwrap_or_default(),
+        "---\n# KoiAgent {namespace}/{name}\n{assumed}{}",
         serde_yaml::to_string(&made.to_document())?
     ))
+}
+
+/// The plan as it applies, and what was taken for granted: a namespace of which nothing was said is one that the plan admits.
+fn admitted(
+    plan: Option<&KoiPlan>,
+    labels: Option<&BTreeMap<String, String>>,
+    namespace: &str,
+) -> (Option<KoiPlan>, String) {
+    let Some(plan) = plan else {
+        return (None, String::new());
+    };
+    if labels.is_some() || plan.spec.allowed_namespaces.is_none() {
+        return (Some(plan.clone()), String::new());
+    }
+    let mut open = plan.clone();
+    open.spec.allowed_namespaces = None;
+    let told = format!(
+        "# Taken for granted: KoiPlan {} admits the namespace {namespace} (spec.allowedNamespaces). To have it checked, add the Namespace's \
+         document or --namespace-labels.\n",
+        plan.name_any()
+    );
+    (Some(open), told)
+}
+
+/// Here a plan is there when its file was named.
+fn hint(agent: &KoiAgent, plan: Option<&KoiPlan>) -> &'static str {
+    if plan.is_none() && agent.spec.plan_ref.is_some() {
+        " Here: name the file of the plan with -f, too."
+    } else {
+        ""
+    }
 }
 
 /// The custom resource definitions as YAML documents.
@@ -103,3 +139,6 @@ pub fn crds() -> anyhow::Result<String> {
         .map(|crd| Ok(format!("---\n{}", serde_yaml::to_string(crd)?)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,10 @@ fn mistakes_are_told_in_one_line_that_says_what_to_do() {
             "must be a duration above zero such as 30s",
         ),
         (vec!["--cluster-id", "c", "--reap", "all"], "report, delete, off"),
+        (
+            vec!["--cluster-id", "c", "--metrics-addr", "nope"],
+            "must be an IP address and a port, such as 0.0.0.0:8080",
+        ),
         (vec!["--cluster-id", "c", "--bogus"], "--bogus"),
         (
             vec!["--cluster-id", "c", "--watch-namespace", "a,b"],
@@ -103,6 +107,8 @@ fn advice_is_about_the_command_that_was_meant() {
         advice(&error, words.get(1).copied())
     };
     assert!(told(&["koi-operator", "render"]).contains("`koi-operator render --help`"));
+    let labels = told(&["koi-operator", "render", "-f", "-", "--namespace-labels", "team"]);
+    assert!(labels.contains("must be labels such as team=research"), "{labels}");
     assert!(told(&["koi-operator", "crds", "--x"]).contains("`koi-operator crds --help`"));
     assert!(told(&["koi-operator", "rnu"]).contains("`koi-operator --help`"));
 }

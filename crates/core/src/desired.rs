@@ -620,7 +620,7 @@ fn gateway_config(asked: &Asked<'_>, model: &str, fallbacks: &[String], time_zon
         time_zone,
         tools,
     };
-    config::document(&wish, &overrides.value).map_err(|refused| limits::config_refused(&overrides, &refused))
+    config::document(&wish, &overrides.value).map_err(|refused| limits::config_refused(asked, &overrides, &refused))
 }
 
 fn owner(agent: &KoiAgent) -> Owner {

@@ -21,10 +21,17 @@ impl Clock for SystemClock {
     }
 }
 
-/// The zone in which the owner's days begin: the named one, else the machine's. A name that this machine does not know is UTC.
+/// The zone in which the owner's days begin: the named one, else the machine's.
 pub(crate) fn owner_zone(named: Option<&str>, machine: &TimeZone) -> TimeZone {
-    match named {
-        None => machine.clone(),
-        Some(name) => TimeZone::get(name).unwrap_or(TimeZone::UTC),
-    }
+    named.map_or_else(|| machine.clone(), zone)
+}
+
+/// The zone of a name that the config may hold: of the machine's database, which is updated, else of the one that this program was built
+/// with, which has every name that a config may hold.
+pub(crate) fn zone(name: &str) -> TimeZone {
+    let built_in = || {
+        let (name, data) = koi_wire::config::time_zone(name)?;
+        TimeZone::tzif(name, data).ok()
+    };
+    TimeZone::get(name).ok().or_else(built_in).unwrap_or(TimeZone::UTC)
 }

@@ -161,28 +161,5 @@ pub(crate) fn listed() -> Value {
     config::keys().into_iter().map(row).collect()
 }
 
-/// Zones that have the right form and that this machine's time zone database does not have. Not a reason to refuse the config: the
-/// database differs between machines, and whoever wrote the config may have a newer one.
-pub(crate) fn unknown_time_zones(config: &GatewayConfig) -> Vec<String> {
-    let Some(defaults) = config.agent_defaults() else {
-        return Vec::new();
-    };
-    let hours = defaults
-        .heartbeat
-        .as_ref()
-        .and_then(|heartbeat| heartbeat.active_hours.as_ref());
-    let zones = [
-        defaults.user_timezone.as_ref(),
-        hours.and_then(|hours| hours.timezone.as_ref()),
-    ];
-    let known = |zone: &str| matches!(zone, "user" | "local") || jiff::tz::TimeZone::get(zone).is_ok();
-    zones
-        .into_iter()
-        .flatten()
-        .filter(|zone| !known(zone))
-        .cloned()
-        .collect()
-}
-
 #[cfg(test)]
 mod tests;

@@ -184,9 +184,6 @@ impl Home {
 fn daemon(home: &Home, port: Option<u16>) -> anyhow::Result<ExitCode> {
     let loaded = config::load(&home.config, variable)?;
     start_log(&loaded.config, &home.state_dir);
-    for zone in config::unknown_time_zones(&loaded.config) {
-        warn!(zone, "unknown time zone, UTC is used instead");
-    }
     let state_dir = home.state_dir.clone();
     let workspace = home.below(&workspace(&loaded.config, &home.state_dir));
     for directory in [&state_dir, &workspace] {

@@ -22,6 +22,7 @@ mod session;
 mod skills;
 mod tools;
 mod validate;
+mod zone;
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -57,6 +58,7 @@ pub use session::{
 pub use skills::{SkillEntry, Skills};
 pub use tools::{Exec, ExecHost, ExecSecurity, SearchProvider, Speech, SpeechProvider, Tools, Web, WebSearch};
 pub use validate::validate;
+pub use zone::time_zone;
 
 /// Something in a config document that is not right.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -182,7 +182,8 @@ fields! {
     max_concurrent = json_schema!({
         "x-kubernetes-int-or-string": true, "maxLength": 4,
         "x-kubernetes-validations": [rule(
-            "type(self) == int ? int(self) >= 0 && int(self) <= 1000 : string(self).matches('^([0-9]|[1-9][0-9]|100)%$')",
+            "string(self).matches('^([0-9]|[1-9][0-9]|100)%$') \
+             || string(self).matches('^([0-9]|[1-9][0-9]{1,2}|1000)$') && self == int(string(self))",
             "must be a number of agents from 0 to 1000, or a percentage from 0% to 100%",
         )],
     });

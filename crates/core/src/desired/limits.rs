@@ -151,7 +151,10 @@ pub(super) fn config(asked: &Asked<'_>, chosen: &Chosen<Map<String, Value>>) -> 
 }
 
 /// The merged document is not one that the gateway would take.
-pub(super) fn config_refused(chosen: &Chosen<Map<String, Value>>, refused: &config::Refused) -> Why {
+pub(super) fn config_refused(asked: &Asked<'_>, chosen: &Chosen<Map<String, Value>>, refused: &config::Refused) -> Why {
+    if let Some(why) = generated_refused(asked, refused) {
+        return why;
+    }
     let place = if chosen.by_agent {
         "spec.gateway.config"
     } else {
@@ -163,4 +166,38 @@ pub(super) fn config_refused(chosen: &Chosen<Map<String, Value>>, refused: &conf
         (config::Refused::Invalid(_), _) => Reason::ConfigRejected,
     };
     why(reason, format!("{place}: {refused}"))
+}
+
+/// A fault in what the operator generates is one of the field that it was made of; overrides cannot reach there.
+fn generated_refused(asked: &Asked<'_>, refused: &config::Refused) -> Option<Why> {
+    let config::Refused::Invalid(issues) = refused else {
+        return None;
+    };
+    let by_agent = |chosen: Option<bool>| chosen.unwrap_or_default();
+    issues.iter().find_map(|issue| {
+        let path = issue.path.to_string();
+        let (field, by_agent) = match path.strip_prefix("agents.defaults.")? {
+            "userTimezone" => ("owner.timeZone".to_owned(), true),
+            "model.primary" => {
+                let chosen = asked.model(|model| model.id.clone());
+                ("model.id".to_owned(), by_agent(chosen.map(|chosen| chosen.by_agent)))
+            }
+            rest => {
+                let place = rest.strip_prefix("model.fallbacks")?;
+                let chosen = asked.model(|model| model.fallbacks.clone());
+                let field = format!("model.fallbacks{place}");
+                (field, by_agent(chosen.map(|chosen| chosen.by_agent)))
+            }
+        };
+        let told = format!("{}; allowed: {}.", issue.reason, issue.allowed);
+        Some(if by_agent {
+            why(Reason::InvalidSpec, format!("spec.{field}: {told}"))
+        } else {
+            let plan = asked.plan_name.unwrap_or_default();
+            why(
+                Reason::PlanInvalid,
+                format!("spec.defaults.{field} of KoiPlan {plan:?}: {told}"),
+            )
+        })
+    })
 }

@@ -367,6 +367,51 @@ fn a_shared_role_allows_what_all_its_plans_allow() {
     assert!(shared_models(&plans, true)["skykoi-tenant-agent-profile"].contains("*"));
 }
 
+#[test]
+fn a_fault_in_what_is_generated_is_told_of_the_field_that_it_comes_from() {
+    let zone = |name: &str| json!({"owner": {"timeZone": name}});
+    let model = |id: &str, fallbacks: &[&str]| json!({"model": {"id": id, "fallbacks": fallbacks}});
+    let good = "amazon-bedrock/a";
+    let cases = [
+        (
+            zone("Europe/Nowhere"),
+            None,
+            Reason::InvalidSpec,
+            "spec.owner.timeZone: there is no time zone \"Europe/Nowhere\"; allowed: an IANA name such as Europe/Berlin.",
+        ),
+        (
+            zone("Europe/Berln"),
+            None,
+            Reason::InvalidSpec,
+            "spec.owner.timeZone: there is no time zone \"Europe/Berln\", did you mean \"Europe/Berlin\"?; allowed: an IANA name such as \
+             Europe/Berlin.",
+        ),
+        (
+            model("openai/gpt", &[]),
+            None,
+            Reason::InvalidSpec,
+            "spec.model.id: \"openai/gpt\" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>.",
+        ),
+        (
+            model(good, &[good, "b"]),
+            None,
+            Reason::InvalidSpec,
+            "spec.model.fallbacks[1]: \"b\" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>.",
+        ),
+        (
+            json!({}),
+            Some(json!({"defaults": model("openai/gpt", &[])})),
+            Reason::PlanInvalid,
+            "spec.defaults.model.id of KoiPlan \"gold\": \"openai/gpt\" names no model that can be reached; allowed: \
+             amazon-bedrock/<model or inference profile id>.",
+        ),
+    ];
+    for (spec, plan, reason, message) in cases {
+        let refused = resolve(spec, plan).unwrap_err();
+        assert_eq!((refused.reason, refused.message.as_str()), (reason, message));
+    }
+}
+
 fn word() -> impl Strategy<Value = String> {
     "[a-z][a-z0-9.-]{0,12}"
 }
@@ -414,10 +459,13 @@ proptest! {
                 prop_assert_eq!(&agent.config_sha256, &koi_wire::config::digest::sha256(&agent.config.value()));
             }
             Ok(other) => prop_assert!(false, "{:?}", other),
-            Err(why) => prop_assert!(
-                matches!(why.reason, Reason::ConfigRejected | Reason::InvalidSpec | Reason::NotAllowedByPlan) && spec["gateway"]["config"] != json!({}),
-                "{:?}", why
-            ),
+            Err(why) => {
+                let field = spec["gateway"]["config"] != json!({}) || why.message.starts_with("spec.owner.timeZone: ");
+                prop_assert!(
+                    matches!(why.reason, Reason::ConfigRejected | Reason::InvalidSpec | Reason::NotAllowedByPlan) && field,
+                    "{:?}", why
+                );
+            }
         }
     }
 }

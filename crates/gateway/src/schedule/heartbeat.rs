@@ -138,7 +138,7 @@ impl Rules {
             let zone = match hours.timezone.as_deref() {
                 None | Some("user") => user.clone(),
                 Some("local") => machine.clone(),
-                Some(name) => TimeZone::get(name).unwrap_or(TimeZone::UTC),
+                Some(name) => crate::clock::zone(name),
             };
             Some(Active {
                 start: koi_wire::config::minutes_of_day(&hours.start)?,

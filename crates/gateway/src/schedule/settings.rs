@@ -6,6 +6,7 @@ use koi_wire::config::{AlertMode, Cron, GatewayConfig, Secret};
 use super::heartbeat::Rules;
 use super::job::{AlertRule, DeliveryMode};
 use super::webhook::Policy;
+use crate::clock::owner_zone;
 
 /// What the config says.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,10 +34,10 @@ pub(crate) struct Settings {
 impl Settings {
     /// From the config; `machine` is the zone of the machine.
     pub(crate) fn new(config: &GatewayConfig, machine: &TimeZone) -> Self {
-        let user = config
+        let named = config
             .agent_defaults()
-            .and_then(|defaults| defaults.user_timezone.as_deref())
-            .map_or_else(|| machine.clone(), |name| TimeZone::get(name).unwrap_or(TimeZone::UTC));
+            .and_then(|defaults| defaults.user_timezone.as_deref());
+        let user = owner_zone(named, machine);
         let cron = config.cron.clone().unwrap_or_default();
         let alert = cron.failure_alert.clone().unwrap_or_default();
         let mode = match alert.mode {

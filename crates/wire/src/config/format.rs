@@ -11,7 +11,7 @@ pub(super) const LONG_SPAN: &str = "^0{0,7}[1-9][0-9]{0,7}[mhd]$";
 pub(super) const TIME: &str = "^([01][0-9]|2[0-3]):[0-5][0-9]$";
 /// A time of the day, or its end.
 pub(super) const END_TIME: &str = "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$";
-/// The form of a time zone's name; whether it exists is known where the time zone database is.
+/// The form of a time zone's name; whether there is such a zone [`super::zone`] knows.
 pub(super) const ZONE: &str = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*$";
 /// A model that can be reached: on Bedrock; at an endpoint with the OpenAI API; an echo, for a gateway without a model; a script, for tests.
 pub(super) const MODEL: &str = "^(amazon-bedrock|openai|echo|scripted)/[!-~]+$";

@@ -356,7 +356,7 @@ fn list(choices: &[&Value]) -> String {
 }
 
 /// The known name that is nearest to a mistyped one, when it is near enough to be meant.
-fn closest<T: AsRef<str>>(typed: &str, known: impl Iterator<Item = T>) -> Option<String> {
+pub(super) fn closest<T: AsRef<str>>(typed: &str, known: impl Iterator<Item = T>) -> Option<String> {
     if typed.len() > 64 {
         return None;
     }

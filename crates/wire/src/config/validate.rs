@@ -2,6 +2,7 @@
 
 mod session;
 
+use super::zone;
 use super::{AlertMode, Auth, Exec, Gateway, GatewayConfig, Issue, Path, SearchProvider};
 
 /// Everything about a well-formed config that is not right.
@@ -16,6 +17,11 @@ pub fn validate(config: &GatewayConfig) -> Vec<Issue> {
     hooks(&mut issues, config);
     exec(&mut issues, config);
     search(&mut issues, config);
+    for (path, name) in zone::named(config) {
+        if let Some(reason) = zone::fault(name) {
+            issues.add(path, reason, "an IANA name such as Europe/Berlin");
+        }
+    }
     issues.0
 }
 
