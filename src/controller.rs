@@ -10,6 +10,7 @@ mod cloud_effects;
 mod effects;
 mod finalizer;
 mod handover;
+mod makers;
 mod malformed;
 mod memory;
 mod observe;
@@ -50,6 +51,7 @@ use crate::metrics::Metrics;
 use crate::probe::rounds::Rounds;
 
 pub(crate) use cloud_effects::shared as shared_effect;
+pub use makers::Makers;
 pub use memory::Memories;
 pub(crate) use observe::shared_identity;
 pub use places::Places;
@@ -58,6 +60,7 @@ pub use troubles::Troubles;
 pub use validate::Catalogue;
 
 use apply::Progress;
+use makers::Moment;
 use memory::Memory;
 pub use packed::{Packed, Summed};
 
@@ -97,6 +100,8 @@ pub struct Context<C> {
     pub memories: Arc<Memories>,
     /// Which agents are interrupted by what their own spec did not ask for.
     pub places: Arc<Places>,
+    /// Who makes what agents share.
+    pub makers: Makers,
     /// Plans, and what follows from all of them together.
     pub catalogue: Arc<Catalogue>,
     /// Events.
@@ -120,6 +125,7 @@ impl<C: Cloud> Context<C> {
             lookups,
             budget,
             exhausted: Arc::default(),
+            makers: Makers::default(),
             client: self.client.clone(),
             rounds: self.rounds.clone(),
             gate: self.gate.clone(),
@@ -251,6 +257,8 @@ struct Decision {
     wish: Result<Arc<Desired>, Why>,
     observed: Observed,
     plan: Plan,
+    /// How old what is known of shared things may be.
+    seen: Moment,
 }
 
 impl<'a, C: Cloud> Round<'a, C> {
@@ -309,8 +317,9 @@ impl<'a, C: Cloud> Round<'a, C> {
             }
             let wish = self.validate();
             let wish = self.with_sources(wish).await;
+            let seen = self.context.makers.now();
             let observed = self.observe(&wish).await;
-            let decision = self.plan(wish, observed);
+            let decision = self.plan(wish, observed, seen);
             match self.apply(&decision).await? {
                 Progress::Done => {}
                 Progress::GoOn => continue,
@@ -338,7 +347,7 @@ impl<'a, C: Cloud> Round<'a, C> {
         known && waiting
     }
 
-    fn plan(&mut self, wish: Result<Arc<Desired>, Why>, mut observed: Observed) -> Decision {
+    fn plan(&mut self, wish: Result<Arc<Desired>, Why>, mut observed: Observed, seen: Moment) -> Decision {
         let plan = match &wish {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
             Err(why) => blocked(why.clone()),
@@ -349,7 +358,12 @@ impl<'a, C: Cloud> Round<'a, C> {
             (observed.refusal, observed.refused_before) = (None, Vec::new());
         }
         tracing::debug!(steps = ?plan.steps.iter().map(koi_core::plan::Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");
-        Decision { wish, observed, plan }
+        Decision {
+            wish,
+            observed,
+            plan,
+            seen,
+        }
     }
 
     /// Nothing was said about this object yet.

@@ -22,6 +22,8 @@ const SUBNET: Duration = Duration::from_secs(900);
 const PROFILE: Duration = Duration::from_secs(900);
 /// So long IAM may not show what we made.
 const IAM_LAG: Duration = Duration::from_secs(30);
+/// A profile is called in question no more often than this.
+const DOUBT: Duration = Duration::from_secs(5);
 /// For a thing that is not there: people may be about to make it.
 const ABSENT: Duration = Duration::from_secs(30);
 /// What only people can change is asked for again after this at the latest.
@@ -38,6 +40,8 @@ pub struct Lookups<C> {
     images: Cache<Option<String>>,
     subnets: Cache<Option<Subnet>>,
     profiles: Cache<Profile>,
+    /// When profiles were last called in question.
+    doubts: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// A profile, and when we last changed it.
@@ -62,6 +66,7 @@ impl<C: Cloud> Lookups<C> {
             images: Cache::default(),
             subnets: Cache::default(),
             profiles: Cache::default(),
+            doubts: Mutex::default(),
         }
     }
 
@@ -193,6 +198,17 @@ impl<C: Cloud> Lookups<C> {
         let changed_at = self.profiles.peek(name).and_then(|profile| profile.changed_at);
         if changed_at.is_none_or(|changed_at| since(changed_at, self.clock.now()) > IAM_LAG) {
             self.forget_profile(name);
+        }
+    }
+
+    /// A launch was refused for its profile: IAM is asked at once and not in its own time, however many are refused together.
+    pub fn doubt_profile(&self, name: &str) {
+        let now = self.clock.now();
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = doubts.get(name).is_some_and(|at| since(*at, now) < DOUBT);
+        if !lately {
+            doubts.insert(name.to_owned(), now);
+            self.forget_older_profile(name);
         }
     }
 

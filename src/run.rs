@@ -21,7 +21,7 @@ use crate::aws::Aws;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
-use crate::controller::{self, Catalogue, Context, Memories, Places, Stores, Troubles, Wiring};
+use crate::controller::{self, Catalogue, Context, Makers, Memories, Places, Stores, Troubles, Wiring};
 use crate::device::DeviceKey;
 use crate::fleet::{self, Fleet};
 use crate::gate::Gate;
@@ -267,6 +267,7 @@ impl<C: Cloud> House<C> {
             stores,
             memories: Arc::new(Memories::default()),
             places: Arc::new(Places::default()),
+            makers: Makers::default(),
             catalogue: Arc::new(Catalogue::new(settings)),
             recorder: Recorder::new(self.client.clone(), reporter.clone()),
             reporter,

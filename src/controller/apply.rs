@@ -12,9 +12,13 @@ use koi_core::refusal::{Refusal, Retry};
 use koi_core::status::event_for_step;
 use kube::ResourceExt as _;
 
+use super::makers;
 use super::{AT_ONCE, Decision, FIRST_WORD, Round, RoundError};
 use crate::budget::{self, Turn};
 use crate::cloud::{Cloud, CloudError};
+
+/// A neighbour's call takes about so long.
+const NEIGHBOUR: Duration = Duration::from_millis(250);
 
 /// How a round goes on.
 pub(super) enum Progress {
@@ -54,6 +58,16 @@ impl<C: Cloud> Round<'_, C> {
             if self.is_first_word() && is_slow(step) {
                 self.report(decision).await?;
             }
+            let mut making = match self
+                .context
+                .makers
+                .turn(&desired.claim().agent_uid, step, decision.seen)
+            {
+                makers::Turn::Free => None,
+                makers::Turn::Mine(making) => Some(making),
+                makers::Turn::Busy => return Ok(Progress::LookAgain(NEIGHBOUR)),
+                makers::Turn::Stale => return Ok(Progress::GoOn),
+            };
             if budget::take_turn(step) == Turn::Later {
                 return Ok(Progress::Wait);
             }
@@ -61,7 +75,11 @@ impl<C: Cloud> Round<'_, C> {
             if !self.context.gate.is_open() {
                 return Ok(Progress::LookAgain(Duration::from_secs(1)));
             }
+            if let Some(making) = &mut making {
+                making.begin();
+            }
             let effect = Box::pin(self.perform(step, desired, decision)).await;
+            drop(making);
             budget::end_turn();
             match effect? {
                 Effect::Done => self.succeeded(step, &decision.observed).await,

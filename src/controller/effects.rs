@@ -219,8 +219,13 @@ impl<C: Cloud> Round<'_, C> {
                 Effect::Done
             }
             Err(error) => {
-                if classify(error.operation, &error.code, &error.message).definite {
+                let refusal = classify(error.operation, &error.code, &error.message);
+                if refusal.definite {
                     self.memory.launches.refused(before);
+                }
+                if refusal.reason == Reason::WaitingForIdentity {
+                    // Either EC2 has not heard of it yet, or somebody deleted it: IAM is asked, and what is missing is made anew.
+                    self.context.lookups.doubt_profile(&launch.profile);
                 }
                 if error.is("InvalidGroup.NotFound") {
                     self.context.fleet.want_sweep();

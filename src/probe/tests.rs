@@ -286,7 +286,7 @@ async fn a_gateway_that_is_not_well_says_why() {
 async fn each_broken_hop_is_named() {
     for (manner, hop, told) in [
         (Manner::HangsUpInTls, Hop::Tls, "closed during the handshake"),
-        (Manner::BadGateway, Hop::Upgrade, "the gateway behind it does not"),
+        (Manner::BadGateway, Hop::Upgrade, "HTTP 502 Bad Gateway"),
         (Manner::SaysNothing, Hop::Handshake, "no hello-ok within"),
         (Manner::WrongToken, Hop::Handshake, "AUTH_TOKEN_MISMATCH"),
         (Manner::ClosesBeforeHealth, Hop::Health, "1012: service restart"),

@@ -160,6 +160,8 @@ pub struct Recorded {
     pub workspace_seeded: bool,
     /// Whether the agent was at rest, or on its way there, by its own wish.
     pub suspended: bool,
+    /// Whether the last report spoke of a repair.
+    pub repairing: bool,
     /// A change that was announced.
     pub planned: Option<PlannedAction>,
     /// What the agent's own spec said when it was last as wished.
@@ -224,6 +226,9 @@ impl Recorded {
             suspended: status.conditions.iter().any(|condition| {
                 condition.type_ == ConditionType::Suspended.as_str()
                     && (condition.status == "True" || condition.reason == Reason::Suspending.as_str())
+            }),
+            repairing: status.conditions.iter().any(|condition| {
+                condition.type_ == ConditionType::Reconciling.as_str() && condition.reason == Reason::Repairing.as_str()
             }),
             silent_since: status
                 .conditions

@@ -2,6 +2,7 @@
 
 mod changing;
 mod claim;
+mod console;
 mod gateway;
 mod herd;
 mod identity;
@@ -21,6 +22,7 @@ use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Place};
 use herd::Herd;
 
+pub(crate) use console::last_word;
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};
 pub(super) use herd::is_proven;

@@ -299,7 +299,8 @@ fn a_settled_agent_needs_nothing() {
 #[test]
 fn the_way_up_one_thing_after_the_other() {
     let recorded = |observed: &mut Observed| observed.recorded.launch = Some(launch(1, 1));
-    let cases: [(Observed, Vec<&str>, Option<Reason>); 12] = [
+    let pending = |o: &mut Observed| o.instances = Known::Present(vec![instance("i-1", InstanceState::Pending)]);
+    let cases: [(Observed, Vec<&str>, Option<Reason>); 15] = [
         (bare(), vec!["RecordLaunch"], Some(Reason::Launching)),
         (
             change(bare(), |o| o.has_finalizer = false),
@@ -342,11 +343,24 @@ fn the_way_up_one_thing_after_the_other() {
             Some(Reason::Booting),
         ),
         (
-            change(ready(), |o| {
-                o.instances = Known::Present(vec![instance("i-1", InstanceState::Pending)])
-            }),
+            change(change(ready(), pending), |o| o.recorded.was_healthy = false),
             vec![],
             Some(Reason::Launching),
+        ),
+        (change(ready(), pending), vec![], Some(Reason::Repairing)),
+        (
+            change(change(ready(), pending), |o| {
+                (o.recorded.was_healthy, o.recorded.booting_since) = (false, None);
+            }),
+            vec![],
+            Some(Reason::Repairing),
+        ),
+        (
+            change(change(ready(), pending), |o| {
+                (o.recorded.was_healthy, o.recorded.repairing) = (false, true);
+            }),
+            vec![],
+            Some(Reason::Repairing),
         ),
         (
             change(bare(), |o| o.instances = Known::Unknown),

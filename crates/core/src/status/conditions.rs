@@ -8,7 +8,7 @@ use super::Report;
 use crate::api::{ConditionType, KoiAgentStatus, Power, Reason};
 use crate::desired::{Desired, DesiredAgent};
 use crate::observed::{Instance, InstanceState};
-use crate::plan::{Verdict, Why, describe_failure, hop_reason};
+use crate::plan::{Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
 const QUIET_BOOT: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
@@ -235,7 +235,13 @@ fn instance(report: &Report<'_>) -> Said {
             Reason::InstanceImpaired,
             format!("EC2 calls instance {id} impaired: {}.", impaired.told()),
         ),
-        (InstanceState::Pending, _) => said(kind, false, Reason::Launching, "No instance is running."),
+        // The same words from the record of a launch until it runs, so that status is written once.
+        (InstanceState::Pending, _) => match verdict_why(report).map(|why| why.reason) {
+            Some(reason @ (Reason::Repairing | Reason::Resuming | Reason::Changing)) => {
+                said(kind, false, reason, format!("Instance {id} is starting again."))
+            }
+            _ => said(kind, false, Reason::Launching, "No instance is running."),
+        },
         (state, _) if state.is_dying() => said(kind, false, Reason::InstanceGone, gone(instance)),
         (state, _) => said(
             kind,
@@ -305,7 +311,8 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
     if !running {
         let why = verdict_why(report);
         let reason = why.map_or(Reason::InstanceNotRunning, |why| why.reason);
-        return Some(said(kind, false, reason, "The instance is not running."));
+        let message = format!("The instance is not running.{}", before_the_remedy(report));
+        return Some(said(kind, false, reason, message));
     }
     match report.probe().map(|probe| &probe.outcome) {
         Some(Ok(health)) if health.ok => Some(said(
@@ -323,31 +330,81 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
                 format!("Health: the gateway says that it is not well: {detail}."),
             ))
         }
-        Some(Err(_)) if boots_quietly(report) => Some(booting(kind)),
+        Some(Err(_)) if boots_quietly(report) => Some(booting(report)),
         Some(Err(failure)) => Some(said(
             kind,
             false,
             hop_reason(failure.hop),
-            format!("{}.", describe_failure(failure).trim_end_matches(['.', '?'])),
+            format!(
+                "{}.{}",
+                describe_failure(failure).trim_end_matches(['.', '?']),
+                set_up_says(report)
+            ),
         )),
         None if report.observed.recorded.was_healthy && find(report.previous, kind).is_some() => None,
-        None => Some(booting(kind)),
+        None if timed_out(report) => Some(said(
+            kind,
+            false,
+            Reason::BootTimeout,
+            format!("The gateway was not asked in this boot.{}", set_up_says(report)),
+        )),
+        None => Some(booting(report)),
     }
 }
 
-fn booting(kind: ConditionType) -> Said {
-    said(
-        kind,
-        false,
-        Reason::Booting,
-        "The gateway has not answered yet in this boot.",
-    )
+fn booting(report: &Report<'_>) -> Said {
+    let message = format!(
+        "The gateway has not answered yet in this boot.{}",
+        before_the_remedy(report)
+    );
+    said(ConditionType::GatewayHealthy, false, Reason::Booting, message)
+}
+
+fn timed_out(report: &Report<'_>) -> bool {
+    verdict_why(report).is_some_and(|why| why.reason == Reason::BootTimeout)
+}
+
+/// What our own programs on the machine said on its console, as far as that was read.
+fn set_up_says(report: &Report<'_>) -> String {
+    let word = report.observed.console.as_deref().and_then(last_word);
+    word.map(|word| format!(" The machine's set-up says: {word}."))
+        .unwrap_or_default()
+}
+
+/// What was broken when a remedy began stays told until the gateway answers: whoever is called for it sees what it was.
+fn before_the_remedy(report: &Report<'_>) -> String {
+    const MARK: &str = " Before the remedy: ";
+    let id = report.instance().map(|instance| &instance.id);
+    let repair = report.observed.recorded.repair.as_ref();
+    let Some(before) = find(report.previous, ConditionType::GatewayHealthy).filter(|before| before.status == "False")
+    else {
+        return String::new();
+    };
+    if repair.is_none_or(|repair| Some(&repair.instance_id) != id) {
+        return String::new();
+    }
+    match before.message.split_once(MARK) {
+        Some((_, told)) => format!("{MARK}{told}"),
+        None if names_a_hop(&before.reason) => format!("{MARK}{}", before.message),
+        None => String::new(),
+    }
+}
+
+fn names_a_hop(reason: &str) -> bool {
+    let named = [
+        Reason::GatewayUnreachable,
+        Reason::CertificateMismatch,
+        Reason::GatewayUnauthorized,
+        Reason::GatewayUnhealthy,
+        Reason::BootTimeout,
+    ];
+    named.iter().any(|named| named.as_str() == reason)
 }
 
 fn boots_quietly(report: &Report<'_>) -> bool {
     let recorded = &report.observed.recorded;
     let since = recorded.booting_since.unwrap_or(report.now);
-    !recorded.was_healthy && report.now.duration_since(since) < QUIET_BOOT
+    !recorded.was_healthy && !timed_out(report) && report.now.duration_since(since) < QUIET_BOOT
 }
 
 fn verdict_why<'a>(report: &Report<'a>) -> Option<&'a Why> {

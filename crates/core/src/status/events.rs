@@ -76,6 +76,8 @@ pub fn event_for(old: &KoiAgentStatus, new: &KoiAgentStatus) -> Option<EventFact
     let (reason, message) = told.filter(|_| before != after)?;
     let type_ = match reason.class() {
         ReasonClass::Good | ReasonClass::Progress => EventType::Normal,
+        // Waiting for IAM is the expected way up.
+        _ if after == Stage::ComingUp => EventType::Normal,
         ReasonClass::Waiting | ReasonClass::Broken | ReasonClass::Stalled => EventType::Warning,
     };
     Some(EventFacts {

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Round;
+use super::console;
 use super::herd::sort_out;
 use super::remedy::{SILENT_FOR, Trouble};
 use crate::api::{Power, Reason};
@@ -12,8 +13,6 @@ use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
 
 /// A gateway that is silent for so long may have left a word on the console: its machine boots anew when the guest asks for it.
 const CONSOLE_AFTER: SignedDuration = SignedDuration::from_secs(45);
-/// How much of the console goes into a message.
-const CONSOLE_TAIL: usize = 1500;
 
 impl<'a> Round<'a> {
     pub(super) fn gateway(&mut self, instance: &Instance) -> Result<(), Halt> {
@@ -115,7 +114,7 @@ impl<'a> Round<'a> {
                 instance_id: instance.id.clone(),
             });
         }
-        console_end(self.observed.console.as_deref())
+        told_by_console(self.observed.console.as_deref())
     }
 
     pub(super) fn seed(&mut self, instance: &Instance, seeded: bool) -> Result<(), Halt> {
@@ -174,7 +173,7 @@ pub(crate) fn describe_failure(failure: &ProbeFailure) -> String {
             "Connect: {message}. Is nginx running, does the security group let the operator in, is there a route?"
         ),
         Hop::Tls => format!(
-            "TLS: {message}. What answers on 443 does not hold the certificate of the Secret; send no secrets there"
+            "TLS: {message}. The Secret's certificate is the only one that counts: send no secrets there until it answers"
         ),
         Hop::Upgrade => {
             format!("Upgrade: {message}. nginx answers, the gateway behind it does not: look at skykoi-gateway.service")
@@ -184,11 +183,11 @@ pub(crate) fn describe_failure(failure: &ProbeFailure) -> String {
     }
 }
 
-fn console_end(console: Option<&str>) -> String {
-    let Some(console) = console.map(str::trim_end).filter(|console| !console.is_empty()) else {
-        return "EC2 has no console output of it yet.".into();
-    };
-    let skip = console.chars().count().saturating_sub(CONSOLE_TAIL);
-    let end: String = console.chars().skip(skip).collect();
-    format!("The console ends with: {end}")
+/// What our own programs said on the console, in front of its end.
+fn told_by_console(text: Option<&str>) -> String {
+    let word = text.and_then(console::last_word);
+    let word = word
+        .map(|word| format!("The machine's set-up says: {word}. "))
+        .unwrap_or_default();
+    format!("{word}{}", console::end(text))
 }

@@ -4,7 +4,7 @@ use super::Round;
 use super::remedy::restarts;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
-use crate::observed::{Instance, InstanceState, Known};
+use crate::observed::{Instance, InstanceState, Known, Observed};
 use crate::plan::{Halt, SHORTLY, Step};
 use crate::rotation;
 
@@ -136,10 +136,21 @@ impl<'a> Round<'a> {
                 format!("{} is made: the instance starts.", planned.reason),
             ),
             None if recorded.suspended => (Reason::Resuming, format!("Instance {} is being started.", instance.id)),
+            None if starts_again(self.observed, instance) => (
+                Reason::Repairing,
+                format!("Instance {} is being started again.", instance.id),
+            ),
             None => self.launching(kept),
         };
         Halt::converging(reason, message, SHORTLY)
     }
+}
+
+/// It is no first start: it was seen down, its gateway was well before, or the start was told as a repair already.
+fn starts_again(observed: &Observed, instance: &Instance) -> bool {
+    let recorded = &observed.recorded;
+    let known = recorded.instance_id.as_ref() == Some(&instance.id);
+    known && (recorded.booting_since.is_none() || recorded.was_healthy || recorded.repairing)
 }
 
 /// `None` says nothing; a value says something when it differs.
