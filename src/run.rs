@@ -112,9 +112,7 @@ pub async fn run_on<C: Cloud>(
         )
     })?;
     let serving = tokio::spawn(serve::serve(listener, pages, stop.clone().cancelled_owned()));
-    let client = Client::try_default()
-        .await
-        .context("no way to a Kubernetes API server: set KUBECONFIG, or run in a cluster with a ServiceAccount")?;
+    let client = Client::try_default().await.map_err(|error| no_cluster(&error))?;
     let namespace = args.namespace().map(ToOwned::to_owned).or(surroundings.pod_namespace);
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let cloud = cloud(Arc::clone(&metrics)).await;
@@ -133,6 +131,15 @@ pub async fn run_on<C: Cloud>(
     Box::pin(house.reign(fleet, woken)).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     Ok(())
+}
+
+/// One line: what was tried is said by the error already, and over several lines.
+fn no_cluster(error: &kube::Error) -> anyhow::Error {
+    let told = error.to_string();
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    anyhow::anyhow!(
+        "no way to a Kubernetes API server: {told}; set KUBECONFIG to a file with a current context, or run in a cluster with a ServiceAccount"
+    )
 }
 
 impl<C: Cloud> House<C> {

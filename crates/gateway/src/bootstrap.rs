@@ -233,17 +233,39 @@ fn attempt<T>(
 fn identity(options: &Options) -> Result<Identity, Failure> {
     let path = options.path("/etc/skykoi/bootstrap.json");
     let text = std::fs::read(&path).map_err(|error| io_failure(&path, &error))?;
-    let identity: Identity =
-        serde_json::from_slice(&text).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let identity: Identity = serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| Failure::Failed(misread(&path, &error.path().to_string(), error.inner())))?;
     let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    if plain(&identity.cluster) && plain(&identity.agent_uid) && plain(&identity.region) {
-        Ok(identity)
-    } else {
-        Err(Failure::Failed(format!(
-            "{}: cluster, agentUid and region must be of letters, digits and -",
+    let named = [
+        ("cluster", &identity.cluster),
+        ("agentUid", &identity.agent_uid),
+        ("region", &identity.region),
+    ];
+    match named.into_iter().find(|(_, value)| !plain(value)) {
+        None => Ok(identity),
+        Some((key, _)) => Err(Failure::Failed(format!(
+            "{}: {key}: must be of letters, digits and -; {RESTORE}",
             path.display()
-        )))
+        ))),
     }
+}
+
+/// What to do about a file that user data writes.
+const RESTORE: &str = "user data writes this file at the first boot: write it as it was (`cluster`, `agentUid`, `region`), or have the instance replaced";
+
+/// What is wrong with that file: place, key, reason, and what to do.
+fn misread(path: &Path, key: &str, error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    // The place is told in front.
+    let reason = text.split(" at line ").next().unwrap_or(&text);
+    let key = if key == "." { String::new() } else { format!("{key}: ") };
+    format!(
+        "{}:{}:{}: {key}{reason}; {RESTORE}",
+        path.display(),
+        error.line().max(1),
+        error.column().max(1)
+    )
 }
 
 fn fetch(machine: &dyn Machine, identity: &Identity) -> Result<Bundle, Failure> {

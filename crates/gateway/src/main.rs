@@ -49,6 +49,9 @@ use crate::server::{Server, Settings};
 /// What a config that may not be used exits with; the unit does not restart after it.
 const EXIT_CONFIG: u8 = 78;
 
+/// Bad flags.
+const EXIT_USAGE: u8 = 2;
+
 /// How long bootstrap waits for what is not there yet, before it ends and the unit starts it anew.
 const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -106,7 +109,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            say(&advice(&error, std::env::args().nth(1).as_deref()));
+            return ExitCode::from(EXIT_USAGE);
+        }
+        Err(help) => {
+            print(help.to_string().trim_end());
+            return ExitCode::SUCCESS;
+        }
+    };
+    match run(cli) {
         Ok(code) => code,
         Err(error) => match error.downcast_ref::<Refused>() {
             Some(refused) => {
@@ -148,6 +162,22 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// One line: what is wrong with the flags, and where to look. `command` is the one that was meant.
+fn advice(error: &clap::Error, command: Option<&str>) -> String {
+    let text = error.to_string();
+    let told = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty());
+    let told = told.collect::<Vec<_>>().join(" ");
+    let told = told.strip_prefix("error: ").unwrap_or(&told).trim_end_matches('.');
+    let known = ["run", "check", "schema", "bootstrap"];
+    let command = command.filter(|command| known.contains(command));
+    let command = command.map(|command| format!("{command} ")).unwrap_or_default();
+    format!("koi-gateway: {told}; `koi-gateway {command}--help` lists what there is")
 }
 
 /// An environment variable.
@@ -375,4 +405,30 @@ fn print(text: &str) {
 fn say(text: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{Cli, advice};
+
+    #[test]
+    fn mistakes_are_told_in_one_line() {
+        let cases: [(&[&str], &str); 5] = [
+            (&["run", "--port", "high"], "`koi-gateway run --help`"),
+            (&["run", "--bogus"], "--bogus"),
+            (&["rnu"], "`koi-gateway --help`"),
+            (&["check", "--config"], "`koi-gateway check --help`"),
+            (&[], "`koi-gateway --help`"),
+        ];
+        for (line, told) in cases {
+            let words = ["koi-gateway"].iter().chain(line);
+            let Err(error) = Cli::try_parse_from(words) else {
+                panic!("{line:?}")
+            };
+            let said = advice(&error, line.first().copied());
+            assert!(said.lines().count() == 1 && said.contains(told), "{said}");
+        }
+    }
 }

@@ -41,7 +41,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::admission::Admission;
 use self::api::Counters;
@@ -248,6 +248,9 @@ impl Server {
         shared.tasks.spawn(Arc::clone(&shared).tell_health());
         shared.tasks.spawn(Arc::clone(&shared).watch_credentials());
         shared.tasks.spawn(Arc::clone(&shared).watch_config());
+        for trouble in lock(&shared.credentials).troubles() {
+            error!("nobody can connect with a token: {trouble}; it is read again when that changes");
+        }
         for weakness in lock(&shared.credentials).weaknesses() {
             warn!("weak secret: {weakness}");
         }

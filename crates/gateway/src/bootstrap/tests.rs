@@ -714,14 +714,23 @@ fn a_machine_that_is_a_directory_gets_files_only() {
 #[test]
 fn who_this_is_must_be_plain() {
     let fake = Fake::new();
-    for bad in ["", "{}", r#"{"agentUid": "../x", "cluster": "c", "region": "r"}"#] {
+    let cases = [
+        ("", ":1:1: EOF while parsing a value; "),
+        ("{}", ":1:2: missing field `cluster`; "),
+        (
+            "{\"cluster\": \"c\",\n  \"agentUid\": 7}",
+            ":2:15: agentUid: invalid type: integer `7`, expected a string; ",
+        ),
+        (
+            r#"{"agentUid": "../x", "cluster": "c", "region": "r"}"#,
+            ": agentUid: must be of letters, digits and -; ",
+        ),
+    ];
+    for (bad, told) in cases {
         fs::write(fake.root.join("etc/skykoi/bootstrap.json"), bad).unwrap();
         assert!(fake.bootstrap().is_err());
-        assert!(
-            fake.last_words()
-                .starts_with("step=identity failed: /etc/skykoi/bootstrap.json"),
-            "{}",
-            fake.last_words()
-        );
+        let words = fake.last_words();
+        let wanted = format!("step=identity failed: /etc/skykoi/bootstrap.json{told}user data writes this file");
+        assert!(words.starts_with(&wanted), "{words}");
     }
 }

@@ -190,6 +190,21 @@ impl Credentials {
         Ok((self.devices_path.clone(), serde_json::to_vec_pretty(&self.devices)?))
     }
 
+    /// Why nobody can connect with a token, where nobody can: which place was looked at, and what is wrong there.
+    pub(crate) fn troubles(&mut self) -> Vec<String> {
+        if !self.tokens().is_empty() {
+            return Vec::new();
+        }
+        let trouble = |source: &Source| match source {
+            Source::File(file) => no_token(&file.path),
+            Source::Fixed(_) => Some(format!(
+                "gateway.auth.token: there is none, or it has fewer than {MIN_TOKEN_CHARS} characters; look at the variable that it names"
+            )),
+        };
+        // The one before the last rotation is rarely there.
+        self.tokens.iter().take(1).filter_map(trouble).collect()
+    }
+
     /// Secrets that others can read or that can be guessed, in words for people.
     pub(crate) fn weaknesses(&mut self) -> Vec<String> {
         let mut found = Vec::new();
@@ -216,6 +231,23 @@ impl Credentials {
             }
         }
         found
+    }
+}
+
+/// Why a file holds no token; none where it does.
+fn no_token(path: &Path) -> Option<String> {
+    let path_shown = path.display();
+    match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(format!(
+            "{path_shown}: is not there; bootstrap writes it, or write a token of {MIN_TOKEN_CHARS} or more characters into it"
+        )),
+        Err(error) => Some(format!(
+            "{path_shown}: cannot be read: {error}; let the gateway's user read it"
+        )),
+        Ok(bytes) if std::str::from_utf8(&bytes).ok().and_then(token_of).is_none() => Some(format!(
+            "{path_shown}: holds no token: {MIN_TOKEN_CHARS} or more characters are needed"
+        )),
+        Ok(_) => None,
     }
 }
 
@@ -381,6 +413,35 @@ mod tests {
             !stand(&shared) && !stand(&device),
             "what vouched for the device is gone"
         );
+    }
+
+    #[test]
+    fn a_token_that_nobody_has_is_told_with_its_file_and_why() {
+        let directory = crate::file::tests::Scratch::new("no-token");
+        let mut credentials = Credentials::new(Some(&gateway(&directory)), Path::new("/"), &directory, |_| None);
+        let token = directory.join("token");
+        let place = token.display().to_string();
+        let mut told = || credentials.troubles();
+        let missing = told();
+        assert!(
+            missing.len() == 1 && missing[0].starts_with(&format!("{place}: is not there; ")),
+            "{missing:?}"
+        );
+        fs::write(&token, "short").unwrap();
+        assert_eq!(
+            told(),
+            [format!("{place}: holds no token: 16 or more characters are needed")]
+        );
+        fs::remove_file(&token).unwrap();
+        fs::create_dir(&token).unwrap();
+        let unreadable = told();
+        assert!(
+            unreadable[0].starts_with(&format!("{place}: cannot be read: ")),
+            "{unreadable:?}"
+        );
+        fs::remove_dir(&token).unwrap();
+        fs::write(&token, "dH7-kq2Zr9_wLx4Vb8Nm3Ty6Pc1Sf5Gj").unwrap();
+        assert_eq!(told(), Vec::<String>::new());
     }
 
     #[test]
