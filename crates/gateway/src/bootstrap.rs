@@ -242,9 +242,10 @@ fn identity(options: &Options) -> Result<Identity, Failure> {
         ("agentUid", &identity.agent_uid),
         ("region", &identity.region),
     ];
-    match named.into_iter().find(|(_, value)| !plain(value)) {
+    let bad = named.iter().find(|(_, value)| !plain(value)).map(|(key, _)| *key);
+    match bad {
         None => Ok(identity),
-        Some((key, _)) => Err(Failure::Failed(format!(
+        Some(key) => Err(Failure::Failed(format!(
             "{}: {key}: must be of letters, digits and -; {RESTORE}",
             path.display()
         ))),

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{EventType, Report, event_for, note_bundle, report, restored_refusal};
-use crate::api::{KoiAgent, KoiAgentStatus, Reason};
+use crate::api::{KoiAgent, KoiAgentStatus, KoiPlan, Reason, Remedy, RepairStatus};
 use crate::desired::{Desired, NamespaceFacts, Settings};
 use crate::names;
 use crate::observed::{
@@ -272,6 +272,127 @@ fn the_endpoint_follows_the_address_and_goes_with_the_machine() {
         status = told(&status, &wish(json!({}), json!({})), &observed, now());
         assert_eq!(endpoint(&status).as_deref(), wanted, "look {number}");
     }
+}
+
+/// The wish under a plan.
+fn planned(plan: Value) -> Desired {
+    let agent = json!({
+        "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "spec": {},
+        "metadata": {"name": "ada", "namespace": "team", "uid": "uid-1", "generation": 3},
+    });
+    let plan = json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "p"}, "spec": plan});
+    let settings = Settings {
+        cluster_id: "demo".into(),
+        ..Settings::default()
+    };
+    let (agent, plan): (KoiAgent, KoiPlan) = (
+        serde_json::from_value(agent).unwrap(),
+        serde_json::from_value(plan).unwrap(),
+    );
+    Desired::resolve(&agent, Some(&plan), &NamespaceFacts::default(), &settings).unwrap()
+}
+
+#[test]
+fn a_boot_that_timed_out_names_the_hop_and_what_the_set_up_said_until_the_gateway_answers() {
+    let desired = planned(json!({"boot": {"deadline": "20s"}}));
+    let broken = |status: &KoiAgentStatus, console: Option<&str>| {
+        let mut observed = world(status, Err(Hop::Connect), InstanceState::Running);
+        observed.console = console.map(Into::into);
+        observed
+    };
+    let mut status = KoiAgentStatus::default();
+    note_bundle(&mut status, "i-1", "b");
+    status = told(&status, &desired, &broken(&status, None), now());
+    assert_eq!(words(&status, "GatewayHealthy"), Some(("False", "Booting")));
+    let console = "[    9.1] \u{1b}[31mkoi-bootstrap: step=volume failed: /dev/nvme1n1: no such device\u{1b}[0m\r\n";
+    status = told(&status, &desired, &broken(&status, Some(console)), later(21));
+    let hop = "Connect: 172.31.0.4:443 said no. Is nginx running, does the security group let the operator in, is there a route. \
+               The machine's set-up says: step=volume failed: /dev/nvme1n1: no such device.";
+    assert_eq!(
+        condition(&status, "GatewayHealthy"),
+        Some(("False", "GatewayUnreachable", hop))
+    );
+    let (_, reason, message) = condition(&status, "Ready").unwrap();
+    assert_eq!(reason, "BootTimeout");
+    assert!(
+        message.contains("The machine's set-up says: step=volume failed") && !message.contains('\u{1b}'),
+        "{message}"
+    );
+    // The remedy: what was wrong stays told.
+    status.repair = Some(RepairStatus {
+        instance_id: "i-1".into(),
+        cause: "BootTimeout".into(),
+        remedy: Remedy::Reboot,
+        at: super::time(later(21)),
+        count: 1,
+        replaced_at: None,
+        event_id: None,
+    });
+    super::note_rebooted(&mut status, later(22));
+    let unasked = |status: &KoiAgentStatus| {
+        let mut observed = broken(status, None);
+        observed.probe = None;
+        observed
+    };
+    let boots = format!("The gateway has not answered yet in this boot. Before the remedy: {hop}");
+    for seconds in [25, 30] {
+        status = told(&status, &desired, &unasked(&status), later(seconds));
+        assert_eq!(
+            condition(&status, "GatewayHealthy"),
+            Some(("False", "Booting", boots.as_str()))
+        );
+    }
+    let well = told(
+        &status,
+        &desired,
+        &world(&status, Ok(()), InstanceState::Running),
+        later(35),
+    );
+    assert_eq!(words(&well, "GatewayHealthy"), Some(("True", "AsWanted")));
+}
+
+#[test]
+fn an_instance_that_starts_again_is_not_called_launched() {
+    let desired = wish(json!({}), json!({}));
+    let mut status = well();
+    status = told(
+        &status,
+        &desired,
+        &world(&status, Ok(()), InstanceState::Stopped),
+        later(10),
+    );
+    for seconds in [20, 30] {
+        status = told(
+            &status,
+            &desired,
+            &world(&status, Ok(()), InstanceState::Pending),
+            later(seconds),
+        );
+        let again = "Instance i-1 is being started again.";
+        assert_eq!(condition(&status, "Ready"), Some(("False", "Repairing", again)));
+        let starting = "Instance i-1 is starting again.";
+        assert_eq!(
+            condition(&status, "InstanceReady"),
+            Some(("False", "Repairing", starting))
+        );
+        for condition in &status.conditions {
+            assert_ne!(condition.reason, "Launching", "{condition:?}");
+        }
+    }
+}
+
+#[test]
+fn waiting_for_iam_on_the_way_up_warns_nobody() {
+    let fresh = KoiAgentStatus::default();
+    let mut observed = world(&fresh, Err(Hop::Connect), InstanceState::Pending);
+    observed.instances = Known::Present(Vec::new());
+    observed.identity = Known::Present(Identity::absent());
+    let status = told(&fresh, &wish(json!({}), json!({})), &observed, now());
+    let event = event_for(&fresh, &status).unwrap();
+    assert_eq!(
+        (event.type_, event.reason.as_str()),
+        (EventType::Normal, "WaitingForIdentity")
+    );
 }
 
 #[test]
