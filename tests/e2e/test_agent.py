@@ -226,7 +226,7 @@ def test_links_in_the_workspace_lead_the_gateway_nowhere(stage: Stage, made: str
     assert secret
     body = stage.cloud.models_asked()[-1]["body"]
     assert secret["token"].decode() not in json.dumps(body)
-    assert "missing: AGENTS.md is not in the workspace" in json.dumps(body["system"])
+    assert "AGENTS.md is a symbolic link" in json.dumps(body["system"])
     assert '"auth"' not in json.dumps(body["system"])
     machine.sh("cd /home/ubuntu/koi && rm AGENTS.md MEMORY.md && mv kept AGENTS.md", user="ubuntu")
 
