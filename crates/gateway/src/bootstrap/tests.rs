@@ -715,11 +715,11 @@ fn a_machine_that_is_a_directory_gets_files_only() {
 fn who_this_is_must_be_plain() {
     let fake = Fake::new();
     let cases = [
-        ("", ":1:1: EOF while parsing a value; "),
-        ("{}", ":1:2: missing field `cluster`; "),
+        ("", "EOF while parsing a value; "),
+        ("{}", ": missing field `cluster`; "),
         (
             "{\"cluster\": \"c\",\n  \"agentUid\": 7}",
-            ":2:15: agentUid: invalid type: integer `7`, expected a string; ",
+            ": agentUid: invalid type: integer `7`, expected a string; ",
         ),
         (
             r#"{"agentUid": "../x", "cluster": "c", "region": "r"}"#,
@@ -730,7 +730,10 @@ fn who_this_is_must_be_plain() {
         fs::write(fake.root.join("etc/skykoi/bootstrap.json"), bad).unwrap();
         assert!(fake.bootstrap().is_err());
         let words = fake.last_words();
-        let wanted = format!("step=identity failed: /etc/skykoi/bootstrap.json{told}user data writes this file");
-        assert!(words.starts_with(&wanted), "{words}");
+        let wanted = format!("{told}user data writes this file");
+        assert!(
+            words.starts_with("step=identity failed: /etc/skykoi/bootstrap.json:") && words.contains(&wanted),
+            "{words}"
+        );
     }
 }
