@@ -250,7 +250,9 @@ impl Fleet {
         self.wake(BTreeSet::from([agent_uid.to_owned()]));
     }
 
-    fn swept(&self, outcome: Result<(), &CloudError>) {
+    /// Keeps how a sweep went; answers whether its error is another one than that of the sweep before.
+    fn swept(&self, outcome: Result<(), &CloudError>) -> bool {
+        let mut fresh = false;
         self.inner.health.send_modify(|health| match outcome {
             Ok(()) => {
                 *health = SweepHealth {
@@ -258,8 +260,12 @@ impl Fleet {
                     problem: None,
                 }
             }
-            Err(error) => health.problem = Some(error.clone()),
+            Err(error) => {
+                let before = health.problem.replace(error.clone());
+                fresh = before.is_none_or(|before| before.to_string() != error.to_string());
+            }
         });
+        fresh
     }
 }
 

@@ -53,8 +53,10 @@ pub async fn sweep_forever<C: Cloud>(
                 ok
             }
             Err(error) => {
-                tracing::warn!(%error, "not swept: where the credentials work cannot be asked");
-                fleet.swept(Err(&error));
+                // Said once, not every few seconds for as long as it lasts.
+                if fleet.swept(Err(&error)) {
+                    tracing::warn!(%error, "not swept: where the credentials work cannot be asked");
+                }
                 false
             }
         };
@@ -84,8 +86,9 @@ async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
             true
         }
         Err(error) => {
-            tracing::warn!(%error, "the fleet sweep failed; what is known stays");
-            fleet.swept(Err(&error));
+            if fleet.swept(Err(&error)) {
+                tracing::warn!(%error, "the fleet sweep failed; what is known stays");
+            }
             false
         }
     }
