@@ -387,23 +387,23 @@ fn a_fault_in_what_is_generated_is_told_of_the_field_that_it_comes_from() {
              Europe/Berlin.",
         ),
         (
-            model("openai/gpt", &[]),
+            model("nowhere/gpt", &[]),
             None,
             Reason::InvalidSpec,
-            "spec.model.id: \"openai/gpt\" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>.",
+            "spec.model.id: \"nowhere/gpt\" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>, or openai/<model>.",
         ),
         (
             model(good, &[good, "b"]),
             None,
             Reason::InvalidSpec,
-            "spec.model.fallbacks[1]: \"b\" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>.",
+            "spec.model.fallbacks[1]: \"b\" names no model that can be reached; allowed: amazon-bedrock/<model or inference profile id>, or openai/<model>.",
         ),
         (
             json!({}),
-            Some(json!({"defaults": model("openai/gpt", &[])})),
+            Some(json!({"defaults": model("nowhere/gpt", &[])})),
             Reason::PlanInvalid,
-            "spec.defaults.model.id of KoiPlan \"gold\": \"openai/gpt\" names no model that can be reached; allowed: \
-             amazon-bedrock/<model or inference profile id>.",
+            "spec.defaults.model.id of KoiPlan \"gold\": \"nowhere/gpt\" names no model that can be reached; allowed: \
+             amazon-bedrock/<model or inference profile id>, or openai/<model>.",
         ),
     ];
     for (spec, plan, reason, message) in cases {
