@@ -69,7 +69,8 @@ fn skip_sequence(rest: &mut std::str::Chars<'_>) {
         Some('[') => drop(rest.find(|c| ('\u{40}'..='\u{7e}').contains(c))),
         // A text for the terminal, up to a bell or ESC \.
         Some(']' | 'P' | '_' | '^' | 'X') => {
-            if rest.find(|c| matches!(c, '\u{7}' | '\u{1b}')) == Some('\u{1b}') {
+            let end = rest.find(|c| matches!(c, '\u{7}' | '\u{1b}'));
+            if end == Some('\u{1b}') {
                 rest.next();
             }
         }
