@@ -114,3 +114,24 @@ fn whole_number(number: f64) -> Value {
         Value::from(number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_whole_where_nothing_is_lost() {
+        let cases = [
+            (json!(1.0), json!(1)),
+            (json!(-3.0), json!(-3)),
+            (json!(1.5), json!(1.5)),
+            (json!(8.0e15), json!(8_000_000_000_000_000_i64)),
+            (json!(9.0e15), json!(9.0e15)),
+            (json!(1.0e300), json!(1.0e300)),
+            (json!([{"maximum": 2.0}, 7]), json!([{"maximum": 2}, 7])),
+        ];
+        for (held, written) in cases {
+            assert_eq!(whole_numbers(held), written);
+        }
+    }
+}

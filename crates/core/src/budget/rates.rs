@@ -58,7 +58,7 @@ pub fn of(operation: &'static str) -> (&'static str, Rate) {
         "GetParameter" | "GetParameters" | "GetParametersByPath" => ("ssm-read", SSM_READ),
         "DescribeParameters" => (operation, SSM_DELETE),
         "PutParameter" => ("ssm-put", SSM_PUT),
-        "DeleteParameter" | "DeleteParameters" => ("ssm-delete", SSM_DELETE),
+        "DeleteParameter" => ("ssm-delete", SSM_DELETE),
         "GetCallerIdentity" | "AssumeRole" => ("sts", STS),
         _ if operation.starts_with("Describe") || operation.starts_with("Get") => (operation, EC2_READ),
         _ => {

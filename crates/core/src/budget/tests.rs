@@ -58,6 +58,8 @@ fn each_operation_draws_from_the_bucket_that_aws_has_for_it() {
     }
     assert_eq!(rate("GetParameter").0, "ssm-read");
     assert_eq!(rate("PutParameter"), ("ssm-put", 10.0, 3.0));
+    assert_eq!(rate("DescribeParameters"), ("DescribeParameters", 10.0, 5.0));
+    assert_eq!(rate("DeleteParameter"), ("ssm-delete", 10.0, 5.0));
     assert_eq!(rate("AssumeRole").0, "sts");
     assert_eq!(rate("GetCallerIdentity").0, "sts");
 }

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    CloudWish, Desired, DesiredAgent, Farewell, ImageWish, NamespaceFacts, Settings, default_plan, shared_models,
-    whereabouts,
+    CloudWish, Desired, DesiredAgent, Farewell, ImageWish, NamespaceFacts, Settings, default_plan, plan_account,
+    shared_models, whereabouts,
 };
 use std::collections::BTreeMap;
 
-use crate::api::{DeletionPolicy, KoiAgent, KoiAgentStatus, KoiPlan, Reason};
+use crate::api::{DeletionPolicy, KoiAgent, KoiAgentStatus, KoiPlan, LaunchStatus, Reason};
 use crate::names;
 use crate::observed::Source;
 use crate::render::identity::BundleScope;
@@ -531,4 +531,42 @@ fn an_agent_is_looked_for_where_its_plan_says_and_one_that_goes_where_it_lives()
         there(renamed.role_arn, None),
         "a new way to the same account"
     );
+}
+
+#[test]
+fn a_plan_names_its_account() {
+    let aws = json!({"region": "eu-west-1", "roleArn": "arn:aws:iam::2:role/koi", "externalId": "e"});
+    let named = CloudWish {
+        region: Some("eu-west-1".into()),
+        role_arn: Some("arn:aws:iam::2:role/koi".into()),
+        external_id: Some("e".into()),
+    };
+    assert_eq!(plan_account(&plan(json!({"aws": aws}))), named);
+    assert_eq!(plan_account(&plan(json!({}))), CloudWish::default());
+}
+
+#[test]
+fn a_type_that_the_launch_took_in_the_place_of_the_wished_one_is_as_wished() {
+    let mut agent = present(json!({"instance": {"type": "t3.small"}}), None);
+    agent.fallback_types = vec!["t3a.small".into()];
+    let launched = |took: &str, instead_of: Option<&str>| LaunchStatus {
+        instance_type: took.into(),
+        instead_of: instead_of.map(Into::into),
+        ..LaunchStatus::default()
+    };
+    let cases = [
+        ("t3.small", None, true),
+        ("t3a.small", None, false),
+        ("t3a.small", Some(launched("t3a.small", Some("t3.small"))), true),
+        ("t3a.small", Some(launched("t3a.small", Some("t3.large"))), false),
+        ("t3a.small", Some(launched("t3.small", None)), false),
+        ("m7i.large", Some(launched("m7i.large", Some("t3.small"))), false),
+    ];
+    for (there, launch, accepted) in cases {
+        assert_eq!(
+            agent.accepts_type(there, launch.as_ref()),
+            accepted,
+            "{there} {launch:?}"
+        );
+    }
 }

@@ -465,3 +465,33 @@ fn a_bundle_that_ssm_does_not_list_is_gone_unless_it_was_just_written() {
     assert!(!index.view("a", &["i-1"]).bundle_gone);
     assert_eq!(index.take_parameters(at(40), &BTreeSet::new()), ["a".to_owned()].into());
 }
+
+#[test]
+fn the_whole_fleet_is_told_with_its_owners_and_the_time_of_its_read() {
+    let mut index = Index::new("c");
+    assert_eq!((index.cluster_id(), index.swept_at()), ("c", None));
+    assert_eq!((index.agents(), index.everything()), (vec![], (vec![], vec![])));
+    let orphan = |id: &str, state| {
+        let mut orphan = instance("a", id, state);
+        orphan.tags.insert(crate::names::TAG_ORPHAN.into(), "x".into());
+        orphan
+    };
+    let instances = vec![
+        instance("a", "i-1", Running),
+        orphan("i-2", Stopped),
+        orphan("i-3", Running),
+        orphan("i-4", Terminated),
+    ];
+    let volumes = vec![volume("b", "vol-1", VolumeState::Available)];
+    let seen = Sighting {
+        instances: instances.clone(),
+        volumes: volumes.clone(),
+        ..Sighting::default()
+    };
+    sweep(&mut index, 7, seen);
+    index.want_fresh("nobody");
+    assert_eq!(index.swept_at(), Some(at(7)));
+    assert_eq!(index.agents(), ["a", "b"], "an instance or a volume is enough");
+    assert_eq!(index.everything(), (instances, volumes));
+    assert_eq!(index.marked_orphans(), 2, "what is gone does not count");
+}

@@ -205,11 +205,10 @@ pub(super) fn fresh_profile(name: &str) -> String {
 
 /// The data volume that a replacement takes over: the recorded one, else one that a launch of ours left.
 pub(super) fn kept_volume(observed: &Observed, now: Timestamp) -> Result<Option<&Volume>, Halt> {
-    let Some(volumes) = observed.volumes.present() else {
-        return match observed.volumes {
-            Known::Absent => Ok(None),
-            _ => Err(unknown(observed, "Which data volume there is")),
-        };
+    let volumes: &[Volume] = match &observed.volumes {
+        Known::Present(volumes) => volumes,
+        Known::Absent => &[],
+        Known::Unknown => return Err(unknown(observed, "Which data volume there is")),
     };
     let usable = |volume: &&Volume| !matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted);
     let Some(recorded) = &observed.recorded.volume_id else {

@@ -589,6 +589,45 @@ fn a_replacement_keeps_the_volume_and_counts_on() {
 }
 
 #[test]
+fn a_launch_that_is_renewed_keeps_the_volume_that_it_was_to_have() {
+    let named = |id: &str| Volume {
+        id: id.into(),
+        ..volume(VolumeState::Available, None)
+    };
+    let observed = change(bare(), |o| {
+        o.recorded.launch = Some(LaunchStatus {
+            kept_volume_id: Some("vol-1".into()),
+            ..launch(1, 1)
+        });
+        o.refusal = Some(refused("RunInstances", "InsufficientInstanceCapacity", 60));
+        o.volumes = Known::Present(vec![named("vol-0"), named("vol-1"), named("vol-2")]);
+    });
+    let other = wish(json!({"instance": {"type": "t3.large"}}));
+    let planned = plan(&other, &observed, now());
+    let [Step::RecordLaunch { launch, .. }] = planned.steps.as_slice() else {
+        panic!("{planned:?}")
+    };
+    assert_eq!((launch.attempt, launch.kept_volume_id.as_deref()), (2, Some("vol-1")));
+}
+
+#[test]
+fn a_replacement_looks_for_its_volume_where_there_are_none() {
+    let replacing = |volumes| {
+        change(ready(), |o| {
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+            o.volumes = volumes;
+        })
+    };
+    for none in [Known::Absent, Known::Present(vec![])] {
+        let (steps, reason, _) = decided(&wish(json!({})), &replacing(none));
+        assert_eq!(
+            (steps.contains(&"RecordLaunch"), reason),
+            (false, Some(Reason::Replacing))
+        );
+    }
+}
+
+#[test]
 fn nothing_is_launched_on_one_empty_read() {
     let vanished = |reads, since| {
         change(ready(), |o| {

@@ -139,6 +139,23 @@ mod tests {
     }
 
     #[test]
+    fn another_offering_is_tried_after_a_moment_where_capacity_is_missing() {
+        for (code, waits) in [("InsufficientInstanceCapacity", 1), ("UnauthorizedOperation", 60)] {
+            let mut standing = Standing::default();
+            standing.try_elsewhere(at(0));
+            assert_eq!(standing, Standing::default(), "nothing was refused");
+            standing.refuse("RunInstances", Some((1, 1)), classify("RunInstances", code, ""), at(0));
+            let refused = standing.last().cloned().unwrap();
+            standing.try_elsewhere(at(0));
+            let sooner = Refused {
+                retry_at: Some(at(waits)),
+                ..refused
+            };
+            assert_eq!(standing, Standing::restored(Some(sooner)), "{code}");
+        }
+    }
+
+    #[test]
     fn what_succeeds_or_is_wished_anew_does_not_wait() {
         let mut standing = Standing::default();
         refuse(&mut standing, "CreateTags", 0);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Refusal, Retry, TABLE, classify, lines};
+use super::{Refusal, Retry, TABLE, classify, is_throttle, lines};
 use crate::api::Reason;
 
 #[test]
@@ -171,6 +171,21 @@ fn unknown_codes_fall_back_safely() {
             (reason, retry, definite),
             "{code}"
         );
+    }
+}
+
+#[test]
+fn the_rate_of_calls_is_refused_with_many_words() {
+    for code in [
+        "RequestLimitExceeded",
+        "Throttling",
+        "EC2ThrottledException",
+        "PigThrottledNow",
+    ] {
+        assert!(is_throttle(code), "{code}");
+    }
+    for code in ["", "VcpuLimitExceeded", "UnauthorizedOperation", "InternalError"] {
+        assert!(!is_throttle(code), "{code}");
     }
 }
 

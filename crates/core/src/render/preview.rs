@@ -65,3 +65,29 @@ impl Preview {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_document_holds_all_that_is_rendered() {
+        let rendered = Preview {
+            config: json!({"agents": {}}),
+            config_sha256: "c".into(),
+            user_data: "#!/bin/sh\n".into(),
+            trust_policy: r#"{"Version": "trust"}"#.into(),
+            role_policy: r#"{"Version": "role"}"#.into(),
+            tags: BTreeMap::from([("Name".to_owned(), "koi".to_owned())]),
+        };
+        let expected = json!({
+            "config": {"agents": {}},
+            "configSha256": "c",
+            "userData": {"bytes": 10, "limit": LIMIT, "text": "#!/bin/sh\n"},
+            "trustPolicy": {"Version": "trust"},
+            "rolePolicy": {"Version": "role"},
+            "tags": {"Name": "koi"},
+        });
+        assert_eq!(rendered.to_document(), expected);
+    }
+}

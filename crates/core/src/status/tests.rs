@@ -593,4 +593,5 @@ fn the_pace_of_retries_survives_the_operator() {
     assert_eq!(restored_refusal(&status, 4, now()).unwrap().retry_at, Some(now()));
 }
 
+mod events;
 mod facts;

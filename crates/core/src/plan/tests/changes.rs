@@ -255,6 +255,88 @@ fn a_suspended_agent_says_what_its_next_start_brings() {
 }
 
 #[test]
+fn a_suspended_agent_keeps_what_its_change_is_refused_for() {
+    let spec = json!({"power": "Suspended", "instance": {"subnetId": "subnet-9"}});
+    let mut change = Change::new((json!({}), json!({})), (spec, json!({})));
+    change.instance().state = InstanceState::Stopped;
+    change.instance().subnet_id = Some("subnet-1".into());
+    change.observed.subnet = Known::Present(Subnet {
+        id: "subnet-9".into(),
+        vpc_id: "vpc-1".into(),
+        zone: "b".into(),
+        vpc_cidrs: vec!["172.31.0.0/16".into()],
+    });
+    let planned = change.plan().planned.unwrap();
+    assert_eq!((planned.kind, planned.takes_place), (ActionKind::Refused, false));
+    assert_ne!(planned.waiting_for.as_deref(), Some("the end of the suspension"));
+    assert!(planned.waiting_for.is_some());
+}
+
+#[test]
+fn a_public_address_is_compared_while_the_instance_shows_what_it_has() {
+    use InstanceState::{Pending, Running};
+    let (one, none) = (
+        "network.publicAddress: none to one",
+        "network.publicAddress: one to none",
+    );
+    let (private, public) = (Some("172.31.0.4"), Some("54.1.2.3"));
+    let cases = [
+        (None, Some(true), Running, private, None, Some(one)),
+        (Some(false), Some(true), Running, private, None, Some(one)),
+        (Some(true), Some(false), Running, private, public, Some(none)),
+        (None, None, Running, private, None, None),
+        (Some(true), Some(true), Running, private, None, None),
+        (None, Some(true), Running, private, public, None),
+        (None, Some(true), Pending, private, None, None),
+        (None, Some(true), Running, None, None, None),
+    ];
+    for (number, (launched, wished, state, private, public, told)) in cases.into_iter().enumerate() {
+        let spec = wished.map_or(json!({}), |wished| json!({"network": {"publicAddress": wished}}));
+        let mut change = Change::new((json!({}), json!({})), (spec, json!({})));
+        change.observed.recorded.launch.as_mut().unwrap().public_address = launched;
+        let mut instance = instance("i-1", state);
+        instance.private_ip = private.map(Into::into);
+        instance.public_ip = public.map(Into::into);
+        let Desired::Present(agent) = &change.wish else {
+            panic!("gone")
+        };
+        let differences: Vec<_> = change::differences(agent, &change.observed, &instance)
+            .into_iter()
+            .map(|difference| (difference.kind, difference.told))
+            .collect();
+        let expected: Vec<_> = told
+            .map(|told| (ActionKind::Replace, told.to_owned()))
+            .into_iter()
+            .collect();
+        assert_eq!(differences, expected, "case {number}");
+    }
+}
+
+#[test]
+fn who_may_be_interrupted_and_lives_wants_a_place() {
+    let until = json!({"skykoi.io/allow-disruption-until": "2023-11-14T22:13:21Z"});
+    let wants = |consent: &Value, instances: Vec<Instance>| {
+        let after = (json!({}), defaulted("t3.large"));
+        let mut change = Change::annotated((json!({}), json!({})), after, consent.clone());
+        change.observed.instances = Known::Present(instances);
+        let Desired::Present(agent) = &change.wish else {
+            panic!("gone")
+        };
+        change::wants_place(agent, &change.observed, now())
+    };
+    let cases = [
+        (&until, vec![instance("i-1", InstanceState::Running)], true),
+        (&json!({}), vec![instance("i-1", InstanceState::Running)], false),
+        (&until, vec![instance("i-1", InstanceState::Stopped)], false),
+        (&until, vec![instance("i-1", InstanceState::ShuttingDown)], false),
+        (&until, vec![], false),
+    ];
+    for (number, (consent, instances, wanted)) in cases.into_iter().enumerate() {
+        assert_eq!(wants(consent, instances), wanted, "case {number}");
+    }
+}
+
+#[test]
 fn a_pause_holds_a_change_back() {
     let paused = json!({"skykoi.io/paused": "true"});
     let mut change = Change::annotated((json!({}), json!({})), (typed("t3.large"), json!({})), paused);

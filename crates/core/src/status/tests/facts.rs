@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::api::ResolvedStatus;
-use crate::observed::{Volume, VolumeState};
-use crate::status::state_word;
+use crate::observed::{ScheduledEvent, Volume, VolumeState};
+use crate::status::{note_instance, state_word};
 
 fn data_volume(size_gib: i64, state: VolumeState) -> Volume {
     Volume {
@@ -230,5 +230,51 @@ fn the_size_of_the_volume_is_said_against_the_wish() {
         said(40).contains("It has 40 GiB and the wish is 20: a volume never shrinks"),
         "{}",
         said(40)
+    );
+}
+
+#[test]
+fn what_aws_announces_is_said_with_what_becomes_of_it() {
+    let said = |code: &str| {
+        let mut only = instance(InstanceState::Running);
+        only.events = vec![ScheduledEvent {
+            id: "event-1".into(),
+            code: code.into(),
+            not_before: Some(later(864_000)),
+        }];
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        observed.instances = Known::Present(vec![only]);
+        let status = told(&well(), &bare(), &observed, now());
+        condition(&status, "InstanceReady").unwrap().2.to_owned()
+    };
+    let moves = "The operator stops and starts it in the two days before, which moves it to another host.";
+    let cases = [
+        ("instance-retirement", moves),
+        ("instance-stop", moves),
+        ("instance-reboot", "AWS boots it anew then."),
+        ("system-reboot", "AWS boots it anew then."),
+        ("system-maintenance", "It may be away for a while then."),
+    ];
+    for (code, then) in cases {
+        let announced = format!("AWS has announced {code} for 2023-11-24T22:13:20Z. {then}");
+        assert!(said(code).ends_with(&announced), "{}", said(code));
+    }
+}
+
+#[test]
+fn the_answer_of_a_launch_is_a_new_instance_and_not_a_new_boot() {
+    let mut status = well();
+    let before = status.clone();
+    note_instance(&mut status, &instance(InstanceState::Pending), later(60));
+    assert_eq!(status, before, "it is known already");
+    let other = Instance {
+        id: "i-2".into(),
+        ..instance(InstanceState::Pending)
+    };
+    note_instance(&mut status, &other, later(60));
+    let noted = status.instance.unwrap();
+    assert_eq!(
+        (noted.id.as_str(), noted.booting_since),
+        ("i-2", Some(crate::status::time(later(60))))
     );
 }
