@@ -190,7 +190,7 @@ fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxF
             answer = work => {
                 caller.respond(&id, &answer);
                 let after = std::mem::take(&mut *lock(&after));
-                after.into_iter().for_each(|after| after.done(&shared));
+                after.into_iter().for_each(|after| after.done(&shared, &caller));
             }
             // Who has left waits for nothing; what has begun is brought to its end all the same.
             () = async { let _ = closing.wait_for(Option::is_some).await; parked.cancelled().await; } => {}

@@ -77,6 +77,8 @@ pub(crate) struct Caller {
     pub(crate) outbox: Arc<Outbox>,
     /// Calls that it was not allowed.
     pub(crate) forbidden: AtomicU32,
+    /// Answers under way that may bring it the credential that replaces its own: until then it is not sent away for the old one.
+    pub(crate) replacing: AtomicU32,
 }
 
 impl Caller {
@@ -130,9 +132,12 @@ pub(crate) enum After {
 }
 
 impl After {
-    pub(super) fn done(self, shared: &Shared) {
+    pub(super) fn done(self, shared: &Shared, asker: &Caller) {
         match self {
-            Self::Review => shared.review(),
+            Self::Review => {
+                asker.replacing.fetch_sub(1, Ordering::Relaxed);
+                shared.review();
+            }
             Self::Dismiss(device, role) => shared.dismiss_device(&device, role),
         }
     }

@@ -2,6 +2,8 @@
 
 mod setup;
 
+use std::sync::atomic::Ordering;
+
 use futures::FutureExt;
 use koi_wire::name::{Scope, event};
 use serde::Deserialize;
@@ -292,14 +294,17 @@ async fn rotate(call: Call) -> Answer {
         if let Some(scope) = wanted.iter().flatten().find(|scope| !Scope::any_covers(&held, **scope)) {
             return Err(fault::missing_scope(*scope));
         }
-        devices
+        let scopes = devices
             .replace_tokens(&params.device_id, &params.role, wanted.as_deref(), Some(&token), now_ms)
             .map_err(unknown)?
             .scopes
-            .clone()
+            .clone();
+        // While nobody else can look who may stay.
+        call.caller.replacing.fetch_add(1, Ordering::Relaxed);
+        scopes
     };
-    call.shared.save_devices().await;
     call.afterwards(After::Review);
+    call.shared.save_devices().await;
     let mut answer = json!({
         "deviceId": &*params.device_id, "role": &*params.role, "scopes": granted, "rotatedAtMs": now_ms,
         "tokenDelivery": "withheld-cross-device",

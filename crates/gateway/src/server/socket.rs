@@ -476,6 +476,7 @@ fn caller(shared: &Shared, welcome: &Welcome, peer: &Peer, connection: &str, out
             .collect(),
         outbox: Arc::clone(outbox),
         forbidden: AtomicU32::new(0),
+        replacing: AtomicU32::new(0),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who may stay: what clients proved themselves with is looked at again when it may have changed, and whoever has nothing left goes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use koi_wire::Redacted;
@@ -41,7 +42,10 @@ impl Shared {
         let fallen = {
             let mut credentials = lock(&self.credentials);
             let mut fallen = self.hub.callers(|_| true);
-            fallen.retain(|caller| !credentials.stand(&caller.credential, caller.device_id.as_deref(), caller.role));
+            fallen.retain(|caller| {
+                caller.replacing.load(Ordering::Relaxed) == 0
+                    && !credentials.stand(&caller.credential, caller.device_id.as_deref(), caller.role)
+            });
             fallen
         };
         for caller in fallen {
