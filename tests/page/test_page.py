@@ -91,8 +91,9 @@ def test_an_answer_is_shown_while_it_comes_and_can_be_stopped(visit: Visit, gate
     page = visit.page
     sign_in(page, gateway.token)
     log = page.locator("#log")
-    for words in ("/model scripted/a", "go"):
-        say(page, words)
+    say(page, "/model scripted/a")
+    expect(log.locator("li[data-role=assistant]").last).to_contain_text("scripted/a")
+    say(page, "go")
     live = log.locator("li.live")
     expect(live).to_have_text("It begins and goes on")
     page.get_by_role("button", name="Stop").click()
