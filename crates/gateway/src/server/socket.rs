@@ -396,6 +396,8 @@ async fn write(
         };
         let Some(item) = item else { return writer };
         let stuck = tokio::select! {
+            // The write first: an item that was taken and not even handed on would be lost.
+            biased;
             sent = write_some(&mut writer, &mut drain, item) => sent.is_err(),
             // A client that reads nothing keeps the write from ending; the last words get their own time.
             _ = closing.wait_for(Option::is_some) => continue,
