@@ -81,6 +81,7 @@ async fn work(args: RunArgs) -> anyhow::Result<()> {
         tracing::info!("told to stop");
         told.cancel();
     });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starts");
     Box::pin(run(args, surroundings(), Clock::new(Timestamp::now), stop)).await
 }
 

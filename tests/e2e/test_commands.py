@@ -66,11 +66,25 @@ BAD_FILES = (
         "{apiVersion: skykoi.io/v1alpha1, kind: KoiAgent, metadata: {name: ada}, spec: {power: 5}}",
         "KoiAgent ada: spec.power: ",
     ),
-    ("{kind: KoiAgent, metadata: {name: ada}, spec: {instance: {image: {id: []}}}}", "spec.instance.image.id: "),
-    ("{kind: KoiPlan, metadata: {name: p}, spec: {default: often}}", "KoiPlan p: spec.default: "),
-    ("{kind: KoiPlan, metadata: {name: p}, spec: {}}", "none of the files holds a KoiAgent"),
-    ("- 1\n", "a document without kind"),
-    ("a: [1", "line 1"),
+    (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiAgent, metadata: {name: ada}, spec: {instance: {image: {id: []}}}}",
+        "1:99: KoiAgent ada: spec.instance.image.id: must be of type string",
+    ),
+    (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiAgent, metadata: {name: ada}, spec: {colour: red}}",
+        "1:80: KoiAgent ada: spec.colour: unknown field",
+    ),
+    (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiPlan, metadata: {name: p}, spec: {default: often}}",
+        "1:77: KoiPlan p: spec.default: must be of type boolean",
+    ),
+    (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiPlan, metadata: {name: p}, spec: {}}",
+        "none of the files holds a KoiAgent",
+    ),
+    ("- 1\n", "1:1: an object needs apiVersion and kind"),
+    ("{kind: KoiAgent, metadata: {name: ada}}", "1:1: an object needs apiVersion and kind"),
+    ("a: [1", "2:1: is not YAML: "),
     ("{a: " * 2000 + "1" + "}" * 2000, "recursion limit"),
 )
 
