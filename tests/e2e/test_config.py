@@ -75,9 +75,9 @@ def test_a_config_reaches_the_gateway_while_it_runs(stage: Stage, new_agent: Cal
     machine = stage.machine(name)
     file = machine.sh(f"stat -c %i {CONFIG}")
     machine.sh(f"sed 's,{MODEL},amazon-bedrock/mine,' {CONFIG} > /root/mine && cat /root/mine > {CONFIG}")
+    # A file of the gateway's own writing is another one. The next probe may be a minute away.
+    until("it is written anew", lambda: machine.sh(f"stat -c %i {CONFIG}") != file, 75, every=0.5)
     with stage.gateway(name) as client:
-        # A file of the gateway's own writing is another one. The next probe may be a minute away.
-        until("it is written anew", lambda: machine.sh(f"stat -c %i {CONFIG}") != file, 75)
         until("the wished one is back", lambda: model_of(client) == MODEL, 20)
     assert main_pid(stage, name) == pid
 
