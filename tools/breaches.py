@@ -42,7 +42,7 @@ BREACHES = {
     4: Breach(
         "src/controller/finalizer.rs",
         '{ "op": "test", "path": "/metadata/finalizers", "value": null },',
-        '{ "op": "add", "path": "/spec/model", "value": { "id": "amazon-bedrock/mine" } },',
+        '{ "op": "add", "path": "/spec/network", "value": {} },',
     ),
     5: Breach(f"{PLAN}/present/instance.rs", "        if current {\n", "        if current && !overwrite {\n"),
     6: Breach(
