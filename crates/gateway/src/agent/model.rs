@@ -2,6 +2,7 @@
 
 mod bedrock;
 mod catalogue;
+mod common;
 mod echo;
 mod openai;
 mod scripted;

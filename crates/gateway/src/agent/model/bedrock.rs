@@ -7,7 +7,7 @@ mod fault;
 mod hear;
 mod request;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use koi_wire::config::{AmazonBedrock, ModelFacts};
 use tokio::sync::OnceCell;
 
 use self::hear::Ear;
+use super::common::{Listen, events};
 use super::{Fault, FaultClass, ModelClient, ModelEvent, Request};
 
 /// How long a connection may take.
@@ -134,41 +135,16 @@ fn quiet(config: aws_sdk_bedrockruntime::config::Builder) -> aws_sdk_bedrockrunt
 struct Listening {
     answer: Answer,
     ear: Ear,
-    heard: VecDeque<ModelEvent>,
-    over: bool,
 }
 
 fn listen(answer: Answer) -> BoxStream<'static, ModelEvent> {
-    let listening = Listening {
+    events(Listening {
         answer,
         ear: Ear::default(),
-        heard: VecDeque::new(),
-        over: false,
-    };
-    stream::unfold(listening, |mut listening| async move {
-        let event = listening.next().await?;
-        Some((event, listening))
     })
-    .boxed()
 }
 
-impl Listening {
-    async fn next(&mut self) -> Option<ModelEvent> {
-        loop {
-            if let Some(event) = self.heard.pop_front() {
-                return Some(event);
-            }
-            if self.over {
-                return None;
-            }
-            let heard = self.hear().await;
-            self.over = heard
-                .last()
-                .is_some_and(|event| matches!(event, ModelEvent::Done(_) | ModelEvent::Failed(_)));
-            self.heard.extend(heard);
-        }
-    }
-
+impl Listen for Listening {
     /// Usage comes after the end of what is said; without it nothing is lost but a figure.
     async fn hear(&mut self) -> Vec<ModelEvent> {
         let received = if self.ear.is_done() {

@@ -7,7 +7,7 @@ mod fault;
 mod hear;
 mod request;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use koi_wire::config::{self, ModelFacts, Secret};
 
 use self::hear::Ear;
+use super::common::{Listen, events};
 use super::{Fault, FaultClass, ModelClient, ModelEvent, Request};
 use crate::agent::http::{Answer, Caller};
 use crate::secret::Secrets;
@@ -120,8 +121,6 @@ impl Inner {
 struct Listening {
     answer: Answer,
     ear: Ear,
-    heard: VecDeque<ModelEvent>,
-    over: bool,
 }
 
 async fn listen(mut answer: Answer) -> BoxStream<'static, ModelEvent> {
@@ -133,36 +132,13 @@ async fn listen(mut answer: Answer) -> BoxStream<'static, ModelEvent> {
         };
         return stream::iter(events).boxed();
     }
-    let listening = Listening {
+    events(Listening {
         answer,
         ear: Ear::default(),
-        heard: VecDeque::new(),
-        over: false,
-    };
-    stream::unfold(listening, |mut listening| async move {
-        let event = listening.next().await?;
-        Some((event, listening))
     })
-    .boxed()
 }
 
-impl Listening {
-    async fn next(&mut self) -> Option<ModelEvent> {
-        loop {
-            if let Some(event) = self.heard.pop_front() {
-                return Some(event);
-            }
-            if self.over {
-                return None;
-            }
-            let heard = self.hear().await;
-            self.over = heard
-                .last()
-                .is_some_and(|event| matches!(event, ModelEvent::Done(_) | ModelEvent::Failed(_)));
-            self.heard.extend(heard);
-        }
-    }
-
+impl Listen for Listening {
     /// Usage comes after the reason of the end; without it nothing is lost but a figure.
     async fn hear(&mut self) -> Vec<ModelEvent> {
         let piece = if self.ear.is_done() {

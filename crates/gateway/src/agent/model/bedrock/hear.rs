@@ -7,8 +7,8 @@ use aws_sdk_bedrockruntime::types::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 
+use super::super::common;
 use super::super::{Fault, FaultClass, ModelEvent};
 use crate::agent::tool::ToolCall;
 use crate::conversation::Usage;
@@ -136,7 +136,7 @@ impl Ear {
             Some(Block::Call { id, name, arguments }) => vec![ModelEvent::Call(ToolCall {
                 id,
                 name,
-                arguments: object(&arguments),
+                arguments: common::arguments(&arguments),
             })],
             Some(Block::Thinking { proof }) if !proof.is_empty() => vec![ModelEvent::Signature(proof)],
             _ => Vec::new(),
@@ -154,18 +154,6 @@ impl Ear {
             return vec![ModelEvent::Failed(fault)];
         }
         Vec::new()
-    }
-}
-
-/// Arguments are an object; none at all are an empty one.
-fn object(text: &str) -> Result<Value, String> {
-    if text.trim().is_empty() {
-        return Ok(Value::Object(serde_json::Map::new()));
-    }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(Value::Object(map)),
-        Ok(_) => Err("it is not an object".to_owned()),
-        Err(fault) => Err(fault.to_string()),
     }
 }
 

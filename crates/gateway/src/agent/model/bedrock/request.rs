@@ -3,16 +3,17 @@
 //! It is written here and not by the SDK, whose free-form documents have no order: the same conversation must give the same bytes, or the
 //! provider's cache is never hit. Everything in it that came from outside is made fit: names, ids, empty words, pictures.
 
-use std::borrow::Cow;
-
 use koi_wire::config::{ModelFacts, Thinking};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::super::Request;
+use super::super::common::{id, name};
 use super::hear::REDACTED;
 use crate::agent::tool::ToolSpec;
 use crate::session::{Answer, Content, Known, Message, Part};
+
+/// The longest id of a call that it takes.
+const MOST_ID: usize = 64;
 
 /// Pictures of one request; older ones are left out.
 const MOST_IMAGES: usize = 20;
@@ -168,24 +169,6 @@ fn tool(spec: &ToolSpec) -> Value {
     }})
 }
 
-/// Names are short and of letters, digits, `_` and `-`.
-fn name(name: &str) -> String {
-    let fit = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let name: String = name.chars().take(64).map(fit).collect();
-    if name.is_empty() { "unnamed".to_owned() } else { name }
-}
-
-/// Ids too; two that differ still do.
-fn id(id: &str) -> Cow<'_, str> {
-    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if !id.is_empty() && id.len() <= 64 && id.chars().all(fit) {
-        return id.into();
-    }
-    let mut digest = hex::encode(Sha256::digest(id.as_bytes()));
-    digest.truncate(40);
-    format!("id-{digest}").into()
-}
-
 /// The conversation: users and the model take turns, and results stand right after their calls.
 struct Messages {
     done: Vec<Value>,
@@ -251,7 +234,7 @@ impl Messages {
                 }
                 if self.has_tools {
                     let status = if *is_error { "error" } else { "success" };
-                    let result = json!({"toolUseId": id(tool_call_id), "content": blocks, "status": status});
+                    let result = json!({"toolUseId": id(tool_call_id, MOST_ID), "content": blocks, "status": status});
                     self.push("user", vec![json!({"toolResult": result})]);
                 } else {
                     blocks.insert(0, json!({"text": format!("[{tool_name} answered]")}));
@@ -318,7 +301,7 @@ impl Messages {
         } else {
             json!({})
         };
-        json!({"toolUse": {"toolUseId": id(call), "name": name(tool), "input": input}})
+        json!({"toolUse": {"toolUseId": id(call, MOST_ID), "name": name(tool), "input": input}})
     }
 }
 

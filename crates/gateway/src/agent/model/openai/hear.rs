@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::common;
 use super::super::{Fault, FaultClass, ModelEvent};
 use super::fault;
 use crate::agent::tool::ToolCall;
@@ -263,20 +264,8 @@ fn complete(open: Open) -> ModelEvent {
     ModelEvent::Call(ToolCall {
         id: open.id,
         name: open.name,
-        arguments: object(&open.arguments),
+        arguments: common::arguments(&open.arguments),
     })
-}
-
-/// Arguments are an object; none at all are an empty one.
-fn object(text: &str) -> Result<Value, String> {
-    if text.trim().is_empty() {
-        return Ok(Value::Object(serde_json::Map::new()));
-    }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(Value::Object(map)),
-        Ok(_) => Err("it is not an object".to_owned()),
-        Err(fault) => Err(fault.to_string()),
-    }
 }
 
 /// What came from the cache is a part of the prompt there, and a figure of its own here.

@@ -1,14 +1,15 @@
 //! A question in the form of chat completions. The same conversation gives the same bytes, so that an endpoint's cache of prefixes holds.
 
-use std::borrow::Cow;
-
 use koi_wire::config::{ModelFacts, Thinking};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::super::Request;
+use super::super::common::{id, name};
 use crate::agent::tool::ToolSpec;
 use crate::session::{Answer, Content, Known, Message, Part};
+
+/// The longest id of a call that it takes.
+const MOST_ID: usize = 40;
 
 /// Pictures of one request; older ones are left out.
 const MOST_IMAGES: usize = 20;
@@ -50,24 +51,6 @@ fn tool(spec: &ToolSpec) -> Value {
     json!({"type": "function", "function": {
         "name": name(&spec.name), "description": spec.description, "parameters": spec.schema
     }})
-}
-
-/// Names are short and of letters, digits, `_` and `-`.
-fn name(name: &str) -> String {
-    let fit = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let name: String = name.chars().take(64).map(fit).collect();
-    if name.is_empty() { "unnamed".to_owned() } else { name }
-}
-
-/// Ids too, and shorter than others take them; two that differ still do.
-fn id(id: &str) -> Cow<'_, str> {
-    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if !id.is_empty() && id.len() <= 40 && id.chars().all(fit) {
-        return id.into();
-    }
-    let mut digest = hex::encode(Sha256::digest(id.as_bytes()));
-    digest.truncate(32);
-    format!("id-{digest}").into()
 }
 
 struct Messages {
@@ -138,7 +121,7 @@ impl Messages {
                 }
                 self.shown.extend(pictures);
                 self.done
-                    .push(json!({"role": "tool", "tool_call_id": id(tool_call_id), "content": words}));
+                    .push(json!({"role": "tool", "tool_call_id": id(tool_call_id, MOST_ID), "content": words}));
             }
         }
     }
@@ -206,5 +189,5 @@ fn call(part: &Part) -> Option<Value> {
     } else {
         "{}".to_owned()
     };
-    Some(json!({"id": id(call), "type": "function", "function": {"name": name(tool), "arguments": arguments}}))
+    Some(json!({"id": id(call, MOST_ID), "type": "function", "function": {"name": name(tool), "arguments": arguments}}))
 }
