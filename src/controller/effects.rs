@@ -57,7 +57,11 @@ impl<C: Cloud> Round<'_, C> {
             }
             Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(Effect::Gone),
             // A failed test of a JSON patch is 422, a failed precondition 409: somebody else wrote first.
-            Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.code == 422 => Ok(Effect::Conflict),
+            Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.code == 422 => {
+                // A policy's word against the patch looks the same, and is for somebody to read.
+                tracing::info!(reason = refused.message, "the finalizers were not patched; looks again");
+                Ok(Effect::Conflict)
+            }
             Err(error) => Err(at("patch of the finalizers")(error)),
         }
     }
