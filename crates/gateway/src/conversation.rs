@@ -9,8 +9,12 @@ pub(crate) mod attachment;
 mod book;
 mod command;
 mod compaction;
+mod ending;
 mod ends;
+mod gate;
 mod inbound;
+mod intake;
+mod lanes;
 mod obey;
 mod overflow;
 mod places;
@@ -18,7 +22,9 @@ mod pruning;
 mod run;
 mod scene;
 mod settings;
+mod shown;
 mod state;
+mod told;
 mod voice;
 
 use std::path::PathBuf;
@@ -33,9 +39,11 @@ pub(crate) use self::book::{Book, Opened};
 pub(crate) use self::inbound::{
     Accepted, Attachment, End, ErrorKind, Inbound, Outcome, Power, Progress, Source, TurnOptions, Usage,
 };
+use self::intake::Claim;
+pub(crate) use self::intake::Place;
 pub(crate) use self::run::parse_thinking;
 pub(crate) use self::settings::Settings;
-use self::state::{Claim, Inner};
+use self::state::Inner;
 pub(crate) use self::voice::{HubVoice, Voice, usage as usage_payload};
 use crate::agent::model::ModelClient;
 use crate::agent::prompt::Workspace;
@@ -127,14 +135,32 @@ impl Conversations {
         self.inner.inbox.as_ref().err().cloned()
     }
 
+    /// Somebody comes with a message that is not whole yet, for instance because what comes with it has to be put into files. Wherever it is
+    /// submitted, it comes after what came before this, and before what comes after it.
+    ///
+    /// # Errors
+    /// [`Refused`]: it is for no session.
+    pub(crate) fn enter(&self, inbound: &mut Inbound) -> Result<Place, Refused> {
+        let key = SessionKey::parse(&inbound.key)
+            .map_err(|fault| Refused::Invalid(format!("session key {:?}: {fault}", shown(&inbound.key))))?;
+        inbound.key = key.to_string();
+        Ok(self.inner.enter(inbound))
+    }
+
     /// Accepts a message: it is on disk when this returns, and will be answered once.
     ///
     /// # Errors
     /// [`Refused`]: nothing of the message is kept.
     pub(crate) async fn submit(&self, mut inbound: Inbound) -> Result<Accepted, Refused> {
-        let key = SessionKey::parse(&inbound.key)
-            .map_err(|fault| Refused::Invalid(format!("session key {:?}: {fault}", shown(&inbound.key))))?;
-        inbound.key = key.to_string();
+        let place = self.enter(&mut inbound)?;
+        self.submit_at(place, inbound).await
+    }
+
+    /// The same for one that has entered.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing of the message is kept.
+    pub(crate) async fn submit_at(&self, place: Place, inbound: Inbound) -> Result<Accepted, Refused> {
         check(&inbound)?;
         loop {
             match self.inner.claim(&inbound)? {
@@ -143,9 +169,15 @@ impl Conversations {
                 Claim::New => break,
             }
         }
+        // On its way to the disk at once: there too it stands where it belongs.
+        let written = self.inner.write_down(&inbound);
         // A client that leaves in the middle of this does not leave half of it behind.
         let inner = Arc::clone(&self.inner);
-        let kept = self.inner.tasks.spawn(async move { inner.keep(inbound).await });
+        let id = inbound.idempotency_key;
+        let kept = self
+            .inner
+            .tasks
+            .spawn(async move { inner.keep(place, id, written).await });
         kept.await
             .unwrap_or_else(|_| Err(Refused::Disk("the call was cut off".to_owned())))
     }

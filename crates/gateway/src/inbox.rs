@@ -70,16 +70,17 @@ impl Inbox {
         Ok((inbox, restored))
     }
 
-    /// Keeps a message.
-    ///
-    /// # Errors
-    /// Why it is not kept.
-    pub(crate) async fn accept(&self, at_ms: i64, message: &Inbound) -> Result<(), String> {
+    /// Keeps a message. It is on its way when this returns, behind what was sent before, and on disk when the future is done.
+    pub(crate) fn accept(
+        &self,
+        at_ms: i64,
+        message: &Inbound,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static + use<> {
         let record = Record::In {
             at: at_ms,
             message: std::borrow::Cow::Borrowed(message),
         };
-        self.flushed(&record, false).await
+        self.flushed(&record, false)
     }
 
     /// Keeps words for the next turn of a session. Nobody waits for it.
@@ -100,9 +101,7 @@ impl Inbox {
             members: members.into(),
             session: session_id.into(),
         };
-        let (done, written) = oneshot::channel();
-        self.send(&record, false, Some(done));
-        async move { written.await.unwrap_or_else(|_| Err("the inbox is closed".to_owned())) }
+        self.flushed(&record, false)
     }
 
     /// Messages have their end. Where the disk says no, the line stays owed and is written as soon as it can be.
@@ -125,10 +124,14 @@ impl Inbox {
         self.flushed(&record, true).await
     }
 
-    async fn flushed(&self, record: &Record<'_>, owed: bool) -> Result<(), String> {
+    fn flushed(
+        &self,
+        record: &Record<'_>,
+        owed: bool,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static + use<> {
         let (done, written) = oneshot::channel();
         self.send(record, owed, Some(done));
-        written.await.unwrap_or_else(|_| Err("the inbox is closed".to_owned()))
+        async move { written.await.unwrap_or_else(|_| Err("the inbox is closed".to_owned())) }
     }
 
     fn send(&self, record: &Record<'_>, owed: bool, done: Option<oneshot::Sender<Result<(), String>>>) {

@@ -1,55 +1,76 @@
 //! Performs slash commands: the gateway answers, the model hears nothing of it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
+use super::Inbound;
 use super::command::{Command, HELP};
 use super::compaction::Long;
+use super::gate::Number;
 use super::run::parse_thinking;
 use super::state::Inner;
-use super::{End, Inbound, Outcome};
 use crate::agent::tool::ToolSpec;
+use crate::agent::turn::Stop;
 use crate::queue::{Overrides, drop_name, mode_name};
 use crate::session::{SessionKey, Touch, Why};
 
+/// How long a run that is stopped may take before the conversation begins anew without it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A command that is to be obeyed.
+pub(super) struct Order {
+    pub(super) message: Arc<Inbound>,
+    /// Its place at the session's gate.
+    pub(super) number: Number,
+    pub(super) command: Command,
+    /// What the model is to answer afterwards.
+    pub(super) words: Option<String>,
+    /// Says that it is to take no longer than it must.
+    pub(super) stop: watch::Receiver<Option<Stop>>,
+}
+
 impl Inner {
-    /// Performs a command and ends its message.
-    pub(super) async fn obey(self: Arc<Self>, message: Arc<Inbound>, command: Command) {
-        let allowed = message.options.commands >= Some(command.needs());
-        let said = if allowed {
-            let done = self.answer_command(&message, command).await;
-            done.unwrap_or_else(|fault| format!("That did not work: {fault}"))
-        } else {
-            "That needs the scope operator.admin, which this connection does not have.".to_owned()
-        };
-        let id = &message.idempotency_key;
-        let mut outcome: Outcome = self.outcome_without_run(
-            &message.key,
-            id,
-            End::Final {
-                stop_reason: "command".to_owned(),
-            },
-        );
-        outcome.text = Some(said);
-        self.end(vec![id.clone()], outcome).await;
+    /// Obeys a command. Its message ends, or goes on to the model; then what came after it may.
+    pub(super) async fn obey(self: Arc<Self>, order: Order) {
+        let (key, id) = (&order.message.key, &order.message.idempotency_key);
+        // Whatever happens in there: what came after it does not wait for ever.
+        let done = AssertUnwindSafe(self.answer_command(&order)).catch_unwind().await;
+        let said = done.unwrap_or_else(|_| Err("the command broke off unexpectedly".to_owned()));
+        match (said, &order.words) {
+            (Ok(_), Some(words)) => {
+                let mut state = self.lock();
+                if let Some(pending) = state.messages.get_mut(id) {
+                    Arc::make_mut(&mut pending.message).text.clone_from(words);
+                }
+                self.arrive(&mut state, id);
+            }
+            (said, _) => {
+                let said = said.unwrap_or_else(|fault| format!("That did not work: {fault}"));
+                let outcome = self.obeyed_outcome(key, id, said);
+                self.end(vec![id.clone()], outcome).await;
+            }
+        }
+        self.obeyed(key, order.number);
     }
 
-    async fn answer_command(self: &Arc<Self>, message: &Inbound, command: Command) -> Result<String, String> {
-        let key = SessionKey::parse(&message.key).map_err(|fault| fault.to_string())?;
+    async fn answer_command(self: &Arc<Self>, order: &Order) -> Result<String, String> {
+        if order.message.options.commands < Some(order.command.needs()) {
+            return Ok("That needs the scope operator.admin, which this connection does not have.".to_owned());
+        }
+        let key = SessionKey::parse(&order.message.key).map_err(|fault| fault.to_string())?;
         let now_ms = self.clock.now_ms();
-        match command {
+        match &order.command {
             Command::Help => Ok(HELP.to_owned()),
             Command::New => self.begin_anew(&key, Why::New).await,
             Command::Reset => self.begin_anew(&key, Why::Reset).await,
-            Command::Stop => {
-                let stopped = self.abort(key.as_str(), None, "stop");
-                Ok(match stopped.len() {
-                    0 => "Nothing was running.".to_owned(),
-                    count => format!("Stopped: {count} {}.", if count == 1 { "message" } else { "messages" }),
-                })
-            }
-            Command::Compact => self.compact_now(&key).await,
+            // It waits for nobody: the gate does it.
+            Command::Stop => Ok(String::new()),
+            Command::Compact => self.compact_now(&key, order.stop.clone()).await,
             Command::Status => self.describe(&key).await,
             Command::Usage => Ok(self.last_usage(&key)),
             Command::Context => self.context_report(&key).await,
@@ -64,7 +85,7 @@ impl Inner {
                     "Model: {model}. Set another with /model <provider>/<id>, or /model default."
                 ))
             }
-            Command::Model(Some(name)) => self.set_model(&key, &name).await,
+            Command::Model(Some(name)) => self.set_model(&key, name).await,
             Command::Think(None) => {
                 let opened = self.book.open(&key, now_ms, Touch::Background).await?;
                 let level = opened.thinking.unwrap_or_else(|| "default".to_owned());
@@ -72,23 +93,32 @@ impl Inner {
                     "Thinking: {level}. Set it with /think off, minimal, low, medium, high or default."
                 ))
             }
-            Command::Think(Some(level)) => self.set_thinking(&key, &level).await,
+            Command::Think(Some(level)) => self.set_thinking(&key, level).await,
             Command::Queue(given) => self.set_queue(&key, given.as_deref()).await,
         }
     }
 
     async fn begin_anew(self: &Arc<Self>, key: &SessionKey, why: Why) -> Result<String, String> {
-        self.abort(key.as_str(), None, "reset");
+        // What was submitted after the command waits for it, and is none of this.
+        let stopped = self.stop_lane(&mut self.lock(), key.as_str(), None, "reset");
+        // What a run still writes down belongs to the old conversation.
+        let over = async {
+            for id in &stopped {
+                if let Some(ended) = self.ending(id) {
+                    ended.cancelled().await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, over).await;
         self.book.renew(key, self.clock.now_ms(), why).await?;
         Ok("A new conversation begins.".to_owned())
     }
 
     /// Compacts on a wish. What runs meanwhile goes on with what it began with.
-    async fn compact_now(&self, key: &SessionKey) -> Result<String, String> {
+    async fn compact_now(&self, key: &SessionKey, stop: watch::Receiver<Option<Stop>>) -> Result<String, String> {
         let opened = self.book.open(key, self.clock.now_ms(), Touch::Background).await?;
         let own = opened.model.into_iter();
         let models: Vec<String> = own.chain(self.settings().models.iter().cloned()).collect();
-        let (_never, stop) = tokio::sync::watch::channel(None);
         let long = Long {
             key,
             session_id: &opened.session_id,

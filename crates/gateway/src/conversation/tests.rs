@@ -18,6 +18,7 @@ use crate::file::tests::Scratch;
 use crate::session::{Content, Message, NewEntry, Touch, Why};
 
 mod limits;
+mod order;
 mod restarts;
 
 const MAIN: &str = "agent:main:main";
@@ -27,7 +28,10 @@ type Said = (String, String, Message);
 
 /// Sessions in memory; they survive a gateway that is killed.
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<HashMap<String, Transcripts>>>);
+struct Memory(Arc<Mutex<HashMap<String, Transcripts>>>, Hold);
+
+/// What changes a session waits for this, where there is one.
+type Hold = Arc<Mutex<Option<tokio_util::sync::CancellationToken>>>;
 
 #[derive(Default)]
 struct Transcripts {
@@ -48,6 +52,29 @@ impl Memory {
             Ok(work(memory.0.lock().unwrap().entry(key).or_default()))
         }
         .boxed()
+    }
+
+    /// The same, when what holds changes back is gone.
+    fn change<T: Send + 'static>(
+        &self,
+        key: &SessionKey,
+        work: impl FnOnce(&mut Transcripts) -> T + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, String>> {
+        let (done, hold) = (self.with(key, work), self.1.lock().unwrap().clone());
+        async move {
+            if let Some(hold) = hold {
+                hold.cancelled().await;
+            }
+            done.await
+        }
+        .boxed()
+    }
+
+    /// Holds back what changes a session.
+    fn hold(&self) -> tokio_util::sync::CancellationToken {
+        let hold = tokio_util::sync::CancellationToken::new();
+        *self.1.lock().unwrap() = Some(hold.clone());
+        hold
     }
 
     /// Who said what, in one session key.
@@ -86,7 +113,7 @@ impl Book for Memory {
     }
 
     fn renew(&self, key: &SessionKey, _: i64, _: Why) -> Written<Opened> {
-        self.with(key, |transcripts| {
+        self.change(key, |transcripts| {
             transcripts.sessions += 1;
             opened(transcripts)
         })
@@ -123,7 +150,7 @@ impl Book for Memory {
     }
 
     fn patch(&self, key: &SessionKey, _: i64, meta: Map<String, Value>) -> Written<()> {
-        self.with(key, |transcripts| {
+        self.change(key, |transcripts| {
             transcripts.meta.extend(meta);
             transcripts.meta.retain(|_, value| !value.is_null());
         })

@@ -140,12 +140,11 @@ async fn agent(mut call: Call) -> Answer {
         .unwrap_or("main");
     let key = chat::session_key(&call, "/sessionKey", key, params.agent_id.as_deref())?;
     let id = params.idempotency_key.into_string();
-    let attachments = chat::attachments(&call, &id, params.attachments.0).await?;
     let text = |text: Option<Text<0, 65_536>>| text.map(Text::into_string).filter(|text| !text.is_empty());
     let inbound = Inbound {
         key: key.to_string(),
         text: params.message.into_string(),
-        attachments,
+        attachments: Vec::new(),
         source: if params.lane.as_deref() == Some("subagent") {
             Source::Subagent
         } else {
@@ -164,7 +163,7 @@ async fn agent(mut call: Call) -> Answer {
         },
     };
     let conversations = call.shared.services.conversations.clone();
-    let accepted = chat::accepted(&call, inbound).await?;
+    let accepted = chat::accepted(&call, inbound, params.attachments.0).await?;
     call.interim(json!({
         "runId": id, "sessionKey": accepted.session_key, "agentId": DEFAULT_AGENT, "status": "accepted",
         "acceptedAt": call.shared.now_ms()

@@ -101,12 +101,11 @@ async fn send(call: Call) -> Answer {
     let params: SendParams = call.params()?;
     let key = session_key(&call, "/sessionKey", &params.session_key, params.agent_id.as_deref())?;
     let id = params.idempotency_key.into_string();
-    let attachments = attachments(&call, &id, params.attachments.0).await?;
     let commands = params.suppress_command_interpretation != Some(true);
     let inbound = Inbound {
         key: key.to_string(),
         text: params.message.into_string(),
-        attachments,
+        attachments: Vec::new(),
         source: Source::Chat,
         idempotency_key: id,
         options: TurnOptions {
@@ -118,11 +117,11 @@ async fn send(call: Call) -> Answer {
             ..TurnOptions::default()
         },
     };
-    submit(&call, inbound).await
+    submit(&call, inbound, params.attachments.0).await
 }
 
-async fn submit(call: &Call, inbound: Inbound) -> Answer {
-    let accepted = accepted(call, inbound).await?;
+async fn submit(call: &Call, inbound: Inbound, sent: Vec<Object<SentParams>>) -> Answer {
+    let accepted = accepted(call, inbound, sent).await?;
     let status = match accepted.state {
         Progress::Started => "started",
         Progress::InFlight => "in_flight",
@@ -131,9 +130,16 @@ async fn submit(call: &Call, inbound: Inbound) -> Answer {
     Ok(json!({"runId": accepted.run_id, "status": status}))
 }
 
-/// Puts a message into the inbox. Files of one that is not taken go away.
-pub(super) async fn accepted(call: &Call, inbound: Inbound) -> Result<Accepted, ErrorShape> {
+/// Puts a message into the inbox, with what was sent with it. Files of one that is not taken go away.
+pub(super) async fn accepted(
+    call: &Call,
+    mut inbound: Inbound,
+    sent: Vec<Object<SentParams>>,
+) -> Result<Accepted, ErrorShape> {
     let conversations = &call.shared.services.conversations;
+    // Before its files are written: what is sent after it comes after it.
+    let place = conversations.enter(&mut inbound).map_err(|refused| refusal(&refused))?;
+    inbound.attachments = attachments(call, &inbound.idempotency_key, sent).await?;
     let files = inbound.attachments.clone();
     // A message that came before is answered all the same.
     let may = match conversations.progress(&inbound.idempotency_key) {
@@ -141,7 +147,10 @@ pub(super) async fn accepted(call: &Call, inbound: Inbound) -> Result<Accepted, 
         Some(_) => Ok(()),
     };
     let accepted = match may {
-        Ok(()) => conversations.submit(inbound).await.map_err(|refused| refusal(&refused)),
+        Ok(()) => conversations
+            .submit_at(place, inbound)
+            .await
+            .map_err(|refused| refusal(&refused)),
         Err(error) => Err(error),
     };
     let taken = matches!(
@@ -180,11 +189,10 @@ async fn session_send(call: Call, queue_mode: Option<QueueMode>) -> Answer {
     let key = session_key(&call, "/key", &params.key, params.agent_id.as_deref())?;
     let id = params.idempotency_key.map(Text::into_string);
     let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let attachments = attachments(&call, &id, params.attachments.0).await?;
     let inbound = Inbound {
         key: key.to_string(),
         text: params.message.into_string(),
-        attachments,
+        attachments: Vec::new(),
         source: Source::Chat,
         idempotency_key: id,
         options: TurnOptions {
@@ -195,7 +203,7 @@ async fn session_send(call: Call, queue_mode: Option<QueueMode>) -> Answer {
             ..TurnOptions::default()
         },
     };
-    submit(&call, inbound).await
+    submit(&call, inbound, params.attachments.0).await
 }
 
 #[derive(Deserialize)]
@@ -320,11 +328,7 @@ pub(super) fn power(call: &Call) -> Power {
 }
 
 /// Puts attachments into files, unless the message came before.
-pub(super) async fn attachments(
-    call: &Call,
-    id: &str,
-    sent: Vec<Object<SentParams>>,
-) -> Result<Vec<Attachment>, ErrorShape> {
+async fn attachments(call: &Call, id: &str, sent: Vec<Object<SentParams>>) -> Result<Vec<Attachment>, ErrorShape> {
     if sent.is_empty() || call.shared.services.conversations.progress(id).is_some() {
         return Ok(Vec::new());
     }

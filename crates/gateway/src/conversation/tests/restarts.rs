@@ -5,7 +5,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::*;
 
 /// A process: what runs in it stops in the middle when it is dropped.
-fn process() -> Runtime {
+pub(super) fn process() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
