@@ -20,13 +20,14 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use koi_wire::Redacted;
 use koi_wire::bundle::Bundle;
 use serde::Deserialize;
 
 pub(crate) use self::command::{Command, Output};
 use self::files::{Change, Owner};
 pub(crate) use self::machine::RealMachine;
-use crate::config;
+use crate::{config, hush};
 
 /// What user data says about this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -273,7 +274,10 @@ fn fetch(machine: &dyn Machine, identity: &Identity) -> Result<Bundle, Failure> 
     let instance_id = machine.instance_id()?;
     let name = identity.parameter(&instance_id);
     let text = machine.parameter(&identity.region, &name)?;
-    Bundle::decode(&text).map_err(|error| Failure::Failed(format!("{name}: {error}")))
+    let bundle = Bundle::decode(&text).map_err(|error| Failure::Failed(format!("{name}: {error}")))?;
+    let secrets = [&bundle.token, &bundle.tls.key];
+    secrets.into_iter().chain(&bundle.previous_token).for_each(hush::keep);
+    Ok(bundle)
 }
 
 /// Tokens, on tmpfs. The gateway reads them anew by itself.
@@ -303,7 +307,10 @@ fn parameters(run: &Run<'_>, gateway: Owner) -> Result<Change, Failure> {
     for name in koi_wire::config::ssm_parameters(&run.bundle.config) {
         let path = koi_wire::config::SecretRef::ssm_file(&name);
         match run.machine.parameter(&run.identity.region, &name) {
-            Ok(value) => change |= files::content(run, &path, value.as_bytes(), 0o600, gateway)?,
+            Ok(value) => {
+                hush::keep(&Redacted::new(value.as_str()));
+                change |= files::content(run, &path, value.as_bytes(), 0o600, gateway)?;
+            }
             Err(failure) => run.machine.say(&format!("warning: {failure}; the config refers to it")),
         }
     }

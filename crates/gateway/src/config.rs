@@ -10,6 +10,7 @@ use koi_wire::config::{self, GatewayConfig, Issue, digest};
 use serde_json::{Value, json};
 
 use self::json5::{Kind, Node, line_and_column};
+use crate::hush;
 use crate::server::credentials::Variables;
 
 /// Largest config file that is read.
@@ -58,6 +59,7 @@ pub(crate) fn parse(path: &Path, text: &str, variables: Variables) -> Result<Loa
     let document = root.to_value();
     let refused = |issues: Vec<Issue>| refusal(path, text, &root, &issues);
     let resolved = variables::fill(&document, variables).map_err(refused)?;
+    config::literal_secrets(&resolved).iter().for_each(hush::keep);
     let config = config::check(&resolved).map_err(refused)?;
     Ok(Loaded {
         path: path.to_owned(),

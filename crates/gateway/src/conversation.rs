@@ -84,6 +84,8 @@ pub(crate) type Models = Arc<dyn Fn(&str) -> Arc<dyn ModelClient> + Send + Sync>
 pub(crate) struct Parts {
     /// Where the inbox is.
     pub(crate) state_dir: PathBuf,
+    /// Where the agent's files are, and what comes with messages.
+    pub(crate) files: PathBuf,
     /// The clock.
     pub(crate) clock: Arc<dyn Clock>,
     /// Sessions.

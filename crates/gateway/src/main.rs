@@ -8,6 +8,7 @@ mod config;
 mod conversation;
 mod devices;
 mod file;
+mod hush;
 mod inbox;
 mod logfile;
 mod methods;
@@ -36,13 +37,14 @@ use clap::{Parser, Subcommand};
 use koi_wire::config::{GatewayConfig, LogLevel, Secret, SecretRef};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::bootstrap::{Options, RealMachine};
 use crate::clock::SystemClock;
 use crate::config::{Loaded, Refused};
+use crate::hush::Hushed;
 use crate::logfile::LogFile;
 use crate::server::{Server, Settings};
 
@@ -335,13 +337,18 @@ fn start_log(config: &GatewayConfig, state_dir: &Path) {
         Some(LogLevel::Trace) => LevelFilter::TRACE,
     };
     let on_disk = tracing_subscriber::fmt::layer()
-        .with_writer(LogFile::new(state_dir))
+        .with_writer(Hushed(LogFile::new(state_dir)))
         .with_ansi(false);
     let on_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(Hushed(std::io::stderr))
         .with_ansi(false);
+    // What libraries tell in detail is what goes over their wires: headers with credentials among it.
+    let own = Targets::new()
+        .with_default(level.min(LevelFilter::INFO))
+        .with_target("koi_gateway", level)
+        .with_target("koi_hands", level);
     tracing_subscriber::registry()
-        .with(level)
+        .with(own)
         .with(on_stderr)
         .with(on_disk)
         .init();
@@ -404,7 +411,7 @@ fn print(text: &str) {
 /// A line for people, on standard error.
 fn say(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", hush::without(text));
 }
 
 #[cfg(test)]

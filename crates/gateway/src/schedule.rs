@@ -42,7 +42,7 @@ pub(crate) use self::port::{RealMachine, Talk, Tell};
 use self::pulse::Pulse;
 pub(crate) use self::settings::Settings;
 use self::store::{Book, Store};
-pub(crate) use self::webhook::{Policy, Resolve, SystemResolver, Target, WebhookError, pin, tls};
+pub(crate) use self::webhook::{Policy, Resolve, SystemResolver, Target, WebhookError, is_of_the_machine, pin, tls};
 pub(crate) use self::wiring::Clients;
 use crate::clock::Clock;
 use crate::secret::Secrets;

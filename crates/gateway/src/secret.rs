@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use koi_wire::Redacted;
 use koi_wire::config::{Secret, SecretRef};
 
+use crate::hush;
 use crate::server::credentials::Variables;
 
 /// Larger files hold no secret of ours.
@@ -31,6 +32,12 @@ impl Secrets {
     /// # Errors
     /// Where it was looked for, and why it is not there.
     pub(crate) fn read(&self, secret: &Secret) -> Result<Redacted, String> {
+        let read = self.find(secret)?;
+        hush::keep(&read);
+        Ok(read)
+    }
+
+    fn find(&self, secret: &Secret) -> Result<Redacted, String> {
         let text = match secret {
             Secret::Literal(text) => return Ok(text.clone()),
             Secret::Reference(SecretRef::Env { name }) => {

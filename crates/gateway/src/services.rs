@@ -199,8 +199,8 @@ async fn keep_sessions(shared: Arc<Shared>) {
         if let Err(error) = shared.services.sessions.maintain(shared.now_ms(), busy).await {
             warn!(%error, "upkeep of sessions");
         }
-        let (state_dir, now_ms) = (shared.settings.state_dir.clone(), shared.now_ms());
-        let pruned = tokio::task::spawn_blocking(move || attachment::prune(&state_dir, now_ms, attachment::MOST_KEPT));
+        let (workspace, now_ms) = (shared.settings.workspace.clone(), shared.now_ms());
+        let pruned = tokio::task::spawn_blocking(move || attachment::prune(&workspace, now_ms, attachment::MOST_KEPT));
         if let Ok(Err(error)) = pruned.await {
             warn!(%error, "upkeep of attachments");
         }

@@ -44,7 +44,8 @@ pub use hooks::{HookAction, HookMapping, Hooks};
 pub use keys::{Key, keys};
 pub use logging::{LogLevel, Logging};
 pub use lookup::{
-    REDACTED, Takes, differences, lookup, redact, resolved, restart_sha256, ssm_parameters, takes, unredact,
+    REDACTED, Takes, differences, literal_secrets, lookup, redact, resolved, restart_sha256, ssm_parameters, takes,
+    unredact,
 };
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
 pub use messages::{Messages, Queue, QueueDrop, QueueMode};

@@ -1,6 +1,8 @@
 //! Calls of addresses that the config names: a model's endpoint, a search, a voice. Whoever wrote the config chose the place, so that it may
-//! be one inside; places that a model chooses are called by `tools::web` alone.
+//! be one inside; places that a model chooses are called by `tools::web` alone. Never a link-local one, though: there the machine's own
+//! credentials are, which the gateway could get, and whoever wrote the config need not have them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::schedule::{Target, tls};
+use crate::schedule::{Resolve, SystemResolver, Target, is_of_the_machine, tls};
 use crate::server::VERSION;
 
 /// How long a connection may take.
@@ -30,6 +32,9 @@ pub(crate) enum CallError {
     /// Not an address.
     #[error("{0:?} is no address that can be called; allowed: https://host/path or http://host/path")]
     Address(String),
+    /// A place where a cloud tells a machine of itself.
+    #[error("{0} is link-local, where a machine's own credentials are; it is never called")]
+    Machine(String),
     /// Nobody there, or somebody else than was meant.
     #[error("{0} cannot be reached: {1}")]
     Unreachable(String, String),
@@ -86,10 +91,37 @@ impl Answer {
 }
 
 /// Calls places. The machine's own roots are read with the first call by TLS.
-#[derive(Clone, Default)]
-pub(crate) struct Caller(Arc<OnceCell<Arc<ClientConfig>>>);
+#[derive(Clone)]
+pub(crate) struct Caller {
+    tls: Arc<OnceCell<Arc<ClientConfig>>>,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl Default for Caller {
+    fn default() -> Self {
+        Self {
+            tls: Arc::default(),
+            resolver: Arc::new(SystemResolver),
+        }
+    }
+}
 
 impl Caller {
+    /// The addresses of a place, all of which may be called.
+    async fn addresses(&self, target: &Target) -> Result<Vec<SocketAddr>, CallError> {
+        let unreachable = |why: &str| CallError::Unreachable(target.host().to_owned(), why.to_owned());
+        let found = tokio::time::timeout(CONNECT, self.resolver.resolve(target.host(), target.port())).await;
+        let found = found.map_err(|_| unreachable("its name is not answered for"))?;
+        let found = found.map_err(|error| unreachable(&error.to_string()))?;
+        if found.is_empty() {
+            return Err(unreachable("its name has no address"));
+        }
+        if found.iter().any(|address| is_of_the_machine(address.ip())) {
+            return Err(CallError::Machine(target.host().to_owned()));
+        }
+        Ok(found)
+    }
+
     /// One call; gives the head of the answer.
     pub(crate) async fn call(
         &self,
@@ -110,7 +142,9 @@ impl Caller {
             .body(Full::new(body.into()))
             .map_err(|_| wrong())?;
         request.headers_mut().extend(headers);
-        let connect = TcpStream::connect((target.host(), target.port()));
+        // What was looked at is what is called: asked again, a name could lead elsewhere.
+        let addresses = self.addresses(&target).await?;
+        let connect = TcpStream::connect(addresses.as_slice());
         let stream = tokio::time::timeout(CONNECT, connect)
             .await
             .map_err(|_| unreachable(&"it does not answer"))?
@@ -119,7 +153,7 @@ impl Caller {
         if !target.is_tls() {
             return exchange(stream, request, target.host()).await;
         }
-        let config = self.0.get_or_try_init(|| async { tls() }).await;
+        let config = self.tls.get_or_try_init(|| async { tls() }).await;
         let config = Arc::clone(config.map_err(|error| unreachable(&error))?);
         let name = ServerName::try_from(target.host().to_owned()).map_err(|error| unreachable(&error))?;
         let shake = tokio_rustls::TlsConnector::from(config).connect(name, stream);
@@ -151,4 +185,80 @@ where
         host: host.to_owned(),
         _driver: driver,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Knows every name: it leads here.
+    struct Leads(Vec<IpAddr>);
+
+    impl Resolve for Leads {
+        fn resolve<'a>(&'a self, _: &'a str, port: u16) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>> {
+            let found = self.0.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            async { Ok(found) }.boxed()
+        }
+    }
+
+    async fn called(caller: &Caller, url: &str) -> Result<StatusCode, String> {
+        let called = caller.call(Method::GET, url, HeaderMap::new(), "").await;
+        called.map(|answer| answer.status).map_err(|fault| fault.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_place_where_the_machine_tells_of_itself_is_never_called() {
+        let caller = Caller::default();
+        for host in [
+            "169.254.169.254",
+            "169.254.170.2",
+            "2852039166",
+            "0xa9fea9fe",
+            "0251.0376.0251.0376",
+            "[fe80::1]",
+            "[febf::1]",
+            "[fd00:ec2::254]",
+            "[fd00:ec2::23]",
+            "[::ffff:169.254.169.254]",
+            "[::ffff:a9fe:a9fe]",
+            "[64:ff9b::a9fe:a9fe]",
+        ] {
+            for url in [format!("http://{host}/latest/meta-data/"), format!("https://{host}:8443/v1")] {
+                let fault = called(&caller, &url).await.unwrap_err();
+                assert!(fault.contains("is link-local"), "{url}: {fault}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_there_is_not_called_either_and_one_that_leads_inside_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://models.example:{}/v1", listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        });
+        let leads = |addresses: &[&str]| Caller {
+            resolver: Arc::new(Leads(addresses.iter().map(|ip| ip.parse().unwrap()).collect())),
+            ..Caller::default()
+        };
+        for addresses in [&["127.0.0.1", "169.254.169.254"][..], &["fd00:ec2::254", "127.0.0.1"]] {
+            let fault = called(&leads(addresses), &url).await.unwrap_err();
+            assert_eq!(
+                fault,
+                "models.example is link-local, where a machine's own credentials are; it is never called"
+            );
+        }
+        assert_eq!(called(&leads(&["127.0.0.1"]), &url).await, Ok(StatusCode::NO_CONTENT));
+        let fault = called(&leads(&[]), &url).await.unwrap_err();
+        assert_eq!(fault, "models.example cannot be reached: its name has no address");
+    }
 }

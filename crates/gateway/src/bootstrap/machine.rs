@@ -83,7 +83,7 @@ impl Machine for RealMachine {
     }
 
     fn say(&self, line: &str) {
-        let line = format!("koi-bootstrap: {line}\n");
+        let line = format!("koi-bootstrap: {}\n", crate::hush::without(line));
         let _ = std::io::stderr().write_all(line.as_bytes());
         // The unit copies its output to the console; a failure must get there however this was started.
         if line.contains(" failed: ")

@@ -28,6 +28,7 @@ impl Conversations {
         let config = &settings.loaded.config;
         Self::open(Parts {
             state_dir: settings.state_dir.clone(),
+            files: settings.workspace.clone(),
             clock: Arc::clone(&settings.clock),
             book: Arc::new(sessions.clone()),
             voice: Arc::new(HubVoice(Arc::clone(hub))),

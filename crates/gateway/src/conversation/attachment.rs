@@ -1,9 +1,11 @@
 //! Attachments: what comes with a message is put into files before the message is accepted.
+//!
+//! They lie in the workspace, where the agent's tools can read them, who read nothing else of the gateway. The workspace is the agent's own:
+//! no link in it is followed, and what is found there instead of an attachment is taken for none.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use tracing::warn;
 
 use super::Attachment;
+use crate::file::Directory;
+use crate::seed::FILE_MODE;
 use crate::session::{Known, Part};
 
 /// How many may come with one message.
@@ -28,8 +32,11 @@ pub(crate) const MOST_KEPT: u64 = 2 * 1024 * 1024 * 1024;
 /// Bytes of a picture that a model sees at once: it becomes part of the transcript.
 const MOST_PICTURE: u64 = 1_000_000;
 
-/// Where they are kept, below the state directory.
-const DIRECTORY: &str = "media/inbound";
+/// Where they are kept, below the workspace.
+const DIRECTORY: [&str; 2] = ["media", "inbound"];
+
+/// Files of the agent beside them are looked at as well when old ones are taken away.
+const MOST_FILES: usize = 10_000;
 
 /// Something that comes with a message, as a client sends it.
 #[derive(Clone, Debug, Default)]
@@ -87,61 +94,83 @@ pub(crate) fn decode(sent: &[Sent]) -> Result<Vec<(Attachment, Vec<u8>)>, String
     Ok(decoded)
 }
 
+/// The workspace, which may have become a link.
+fn workspace_at(path: &Path) -> io::Result<Directory> {
+    let name = path.file_name().unwrap_or_default();
+    Directory::reach(path.parent().unwrap_or(path), Path::new(name))
+}
+
+/// Where they are.
+fn directory(workspace: &Path) -> io::Result<Directory> {
+    let [above, name] = DIRECTORY;
+    workspace_at(workspace)?.enter(above)?.enter(name)
+}
+
 /// Puts them into files; they are on disk when this returns.
 ///
 /// # Errors
-/// Those of the file system.
-pub(crate) fn store(state_dir: &Path, decoded: Vec<(Attachment, Vec<u8>)>) -> io::Result<Vec<Attachment>> {
-    let directory = state_dir.join(DIRECTORY);
-    fs::create_dir_all(&directory)?;
+/// Those of the file system, and a link where a directory should be.
+pub(crate) fn store(workspace: &Path, decoded: Vec<(Attachment, Vec<u8>)>) -> io::Result<Vec<Attachment>> {
+    let [above, name] = DIRECTORY;
+    let directory = workspace_at(workspace)?
+        .enter_or_make(above, 0o775)?
+        .enter_or_make(name, 0o775)?;
     let mut stored = Vec::with_capacity(decoded.len());
     for (mut attachment, bytes) in decoded {
         let name = format!("{}.{}", uuid::Uuid::new_v4(), extension(&attachment.mime_type));
-        let mut file = File::create_new(directory.join(&name))?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        attachment.path = format!("{DIRECTORY}/{name}");
+        attachment.path = format!("{}/{name}", DIRECTORY.join("/"));
+        if let Err(error) = directory.replace(&name, &bytes, FILE_MODE, None) {
+            discard(workspace, &stored);
+            return Err(error);
+        }
         stored.push(attachment);
     }
-    File::open(&directory)?.sync_all()?;
     Ok(stored)
 }
 
 /// Takes away files of a message that was not accepted.
-pub(crate) fn discard(state_dir: &Path, stored: &[Attachment]) {
+pub(crate) fn discard(workspace: &Path, stored: &[Attachment]) {
     for attachment in stored {
-        if let Err(error) = fs::remove_file(state_dir.join(&attachment.path)) {
+        let gone = directory(workspace).and_then(|directory| directory.remove(name_of(attachment)));
+        if let Err(error) = gone {
             warn!(path = %attachment.path, %error, "an attachment of a message that was not accepted stays");
         }
     }
+}
+
+fn name_of(attachment: &Attachment) -> &str {
+    attachment.path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Is this a name that we gave? Other files there are the agent's own.
+fn is_ours(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(id, _)| uuid::Uuid::try_parse(id).is_ok())
 }
 
 /// Takes away what is older than [`KEPT`], and the oldest of what is more than `most_bytes`; gives how many files.
 ///
 /// # Errors
 /// Those of the file system.
-pub(crate) fn prune(state_dir: &Path, now_ms: i64, most_bytes: u64) -> io::Result<usize> {
-    let entries = match fs::read_dir(state_dir.join(DIRECTORY)) {
-        Ok(entries) => entries,
+pub(crate) fn prune(workspace: &Path, now_ms: i64, most_bytes: u64) -> io::Result<usize> {
+    let directory = match directory(workspace) {
+        Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
     let mut files = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if metadata.is_file() {
-            files.push((metadata.modified()?, metadata.len(), entry.path()));
+    for name in directory.names(MOST_FILES)?.into_iter().filter(|name| is_ours(name)) {
+        // What is no file, or one that cannot be opened, was not put there by us.
+        if let Ok(Some((size, changed_ms))) = directory.size_and_time(&name) {
+            files.push((changed_ms, size, name));
         }
     }
     files.sort_by(|a, b| b.cmp(a));
-    let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
+    let kept_ms = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
     let (mut bytes, mut gone) = (0_u64, 0);
-    for (modified, length, path) in files {
-        bytes = bytes.saturating_add(length);
-        let old = now.duration_since(modified).is_ok_and(|age| age > KEPT);
-        if old || bytes > most_bytes {
-            fs::remove_file(path)?;
+    for (changed_ms, size, name) in files {
+        bytes = bytes.saturating_add(size);
+        if now_ms.saturating_sub(changed_ms) > kept_ms || bytes > most_bytes {
+            directory.remove(&name)?;
             gone += 1;
         }
     }
@@ -149,7 +178,7 @@ pub(crate) fn prune(state_dir: &Path, now_ms: i64, most_bytes: u64) -> io::Resul
 }
 
 /// What a picture is for a model; none when it is no picture, is too large, or is gone.
-pub(crate) fn picture(state_dir: &Path, attachment: &Attachment) -> Option<Part> {
+pub(crate) fn picture(workspace: &Path, attachment: &Attachment) -> Option<Part> {
     let seen = matches!(
         attachment.mime_type.as_str(),
         "image/png" | "image/jpeg" | "image/gif" | "image/webp"
@@ -157,7 +186,8 @@ pub(crate) fn picture(state_dir: &Path, attachment: &Attachment) -> Option<Part>
     if !seen || attachment.size > MOST_PICTURE {
         return None;
     }
-    let bytes = fs::read(state_dir.join(&attachment.path)).ok()?;
+    let directory = directory(workspace).ok()?;
+    let bytes = directory.read_at_most(name_of(attachment), MOST_PICTURE).ok()??;
     Some(Part::Known(Known::Image {
         data: STANDARD.encode(bytes),
         mime_type: attachment.mime_type.clone(),
@@ -191,6 +221,10 @@ fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use crate::file::tests::Scratch;
 
@@ -217,7 +251,47 @@ mod tests {
             .collect();
         assert_eq!(about, [("text/plain", Some("ab.txt"), 5), ("image/png", None, 3)]);
         assert_eq!(fs::read(place.join(&stored[0].path)).unwrap(), b"hello");
-        assert!(stored[1].path.ends_with(".png"));
+        assert!(stored[1].path.starts_with("media/inbound/") && stored[1].path.ends_with(".png"));
+        let mode = fs::metadata(place.join(&stored[1].path)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o664, "the agent's group reads it");
+        assert!(picture(&place, &stored[1]).is_some() && picture(&place, &stored[0]).is_none());
+    }
+
+    #[test]
+    fn no_link_of_the_agent_leads_out_of_the_workspace() {
+        let place = Scratch::new("attachments-links");
+        let (workspace, secrets) = (place.join("koi"), place.join("secrets"));
+        fs::create_dir_all(workspace.join("media")).unwrap();
+        fs::create_dir_all(secrets.join("inbound")).unwrap();
+        let decoded = || decode(&[sent("data:image/png;base64,AAEC")]).unwrap();
+        // In the place of a file.
+        let stored = store(&workspace, decoded()).unwrap();
+        fs::write(secrets.join("key.png"), "secret").unwrap();
+        let file = workspace.join(&stored[0].path);
+        fs::remove_file(&file).unwrap();
+        symlink(secrets.join("key.png"), &file).unwrap();
+        assert_eq!(picture(&workspace, &stored[0]), None);
+        assert_eq!(prune(&workspace, i64::MAX, 0).unwrap(), 0);
+        discard(&workspace, &stored);
+        assert!(secrets.join("key.png").exists() && !file.is_symlink());
+        // In the place of a directory, and of the workspace itself.
+        fs::remove_dir_all(workspace.join("media")).unwrap();
+        symlink(&secrets, workspace.join("media")).unwrap();
+        let fault = store(&workspace, decoded()).unwrap_err();
+        assert_eq!(fault.to_string(), "media is a symbolic link");
+        fs::remove_dir_all(&workspace).unwrap();
+        symlink(&secrets, &workspace).unwrap();
+        assert!(store(&workspace, decoded()).is_err());
+        assert_eq!(fs::read_dir(secrets.join("inbound")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_of_the_agent_stay() {
+        let place = Scratch::new("attachments-own");
+        store(&place, decode(&[sent("AAEC")]).unwrap()).unwrap();
+        fs::write(place.join("media/inbound/notes.txt"), "mine").unwrap();
+        assert_eq!(prune(&place, i64::MAX, 0).unwrap(), 1);
+        assert!(place.join("media/inbound/notes.txt").exists());
     }
 
     #[test]

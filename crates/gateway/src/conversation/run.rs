@@ -197,7 +197,7 @@ impl Run {
         let fresh = messages
             .iter()
             .filter(|message| !is_written(&written, &message.idempotency_key));
-        let mut prompts: Vec<Prompt> = fresh.map(|message| prompt(&inner.state_dir, message, true)).collect();
+        let mut prompts: Vec<Prompt> = fresh.map(|message| prompt(&inner.files, message, true)).collect();
         let aside = self.aside(inner);
         if let Some(first) = prompts.first_mut()
             && !aside.is_empty()
@@ -406,7 +406,7 @@ impl Run {
 }
 
 /// A message, as the model reads it. Pictures that are small enough are seen; of the others it is told where they are.
-pub(super) fn prompt(state_dir: &Path, message: &Inbound, recorded: bool) -> Prompt {
+pub(super) fn prompt(workspace: &Path, message: &Inbound, recorded: bool) -> Prompt {
     let mut text = message.text.clone();
     for attachment in &message.attachments {
         let name = attachment
@@ -422,7 +422,7 @@ pub(super) fn prompt(state_dir: &Path, message: &Inbound, recorded: bool) -> Pro
     let pictures = message
         .attachments
         .iter()
-        .filter_map(|attachment| attachment::picture(state_dir, attachment));
+        .filter_map(|attachment| attachment::picture(workspace, attachment));
     content.0.extend(pictures);
     Prompt {
         id: recorded.then(|| message.idempotency_key.clone()),

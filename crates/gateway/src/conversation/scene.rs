@@ -185,7 +185,7 @@ impl Stage for Scene {
         steered
             .into_iter()
             // What gets a turn of its own too is written down there.
-            .map(|(_, message, again)| prompt(&site.inner.state_dir, &message, !again))
+            .map(|(_, message, again)| prompt(&site.inner.files, &message, !again))
             .collect()
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct Inner {
     pub(super) voice: Arc<dyn Voice>,
     models: RwLock<Models>,
     pub(super) workspace: RwLock<Option<Workspace>>,
-    pub(super) state_dir: PathBuf,
+    /// Where the agent's files are, and what comes with messages.
+    pub(super) files: PathBuf,
     pub(super) tools: Arc<dyn ToolBox>,
     pub(super) inbox: Result<Inbox, String>,
     pub(super) tasks: TaskTracker,
@@ -118,7 +119,7 @@ impl Inner {
             voice: parts.voice,
             models: RwLock::new(parts.models),
             workspace: RwLock::new(parts.workspace),
-            state_dir: parts.state_dir,
+            files: parts.files,
             tools: parts.tools,
             inbox,
             tasks: TaskTracker::new(),

@@ -277,6 +277,7 @@ impl Scene {
         settings.queue.debounce_ms = settings.queue.debounce_ms.min(30);
         let conversations = Conversations::open(Parts {
             state_dir: place.to_owned(),
+            files: place.to_owned(),
             clock: Arc::new(SystemClock),
             book: Arc::new(memory.clone()),
             voice: Arc::new(heard.clone()),
@@ -497,6 +498,7 @@ async fn so_many_run_at_the_same_time_and_no_more() {
     let client = Arc::clone(&counts);
     let conversations = Conversations::open(Parts {
         state_dir: place.to_path_buf(),
+        files: place.to_path_buf(),
         clock: Arc::new(SystemClock),
         book: Arc::new(Memory::default()),
         voice: Arc::new(Listener::default()),

@@ -161,8 +161,8 @@ pub(super) async fn accepted(
         })
     );
     if !taken && !files.is_empty() {
-        let state_dir = call.shared.settings.state_dir.clone();
-        let _ = tokio::task::spawn_blocking(move || attachment::discard(&state_dir, &files)).await;
+        let workspace = call.shared.settings.workspace.clone();
+        let _ = tokio::task::spawn_blocking(move || attachment::discard(&workspace, &files)).await;
     }
     accepted
 }
@@ -340,10 +340,10 @@ async fn attachments(call: &Call, id: &str, sent: Vec<Object<SentParams>>) -> Re
             content: one.content.unwrap_or_default(),
         })
         .collect();
-    let state_dir = call.shared.settings.state_dir.clone();
+    let workspace = call.shared.settings.workspace.clone();
     let work = move || {
         let decoded = attachment::decode(&sent).map_err(Ok)?;
-        attachment::store(&state_dir, decoded).map_err(Err)
+        attachment::store(&workspace, decoded).map_err(Err)
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(stored)) => Ok(stored),

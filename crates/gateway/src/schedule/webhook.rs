@@ -283,7 +283,7 @@ pub(crate) fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
 }
 
 /// Is this an address at which a cloud tells a machine of itself? In whatever dress it comes.
-fn is_of_the_machine(ip: IpAddr) -> bool {
+pub(crate) fn is_of_the_machine(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => {

@@ -302,11 +302,11 @@ async fn attachments_are_files_that_the_model_is_told_of() {
         .split(" (image/png) a.png]")
         .next()
         .unwrap();
-    assert_eq!(fs::read(gateway.home.path("state").join(path)).unwrap(), [0, 1, 2]);
+    assert_eq!(fs::read(gateway.home.path("koi").join(path)).unwrap(), [0, 1, 2]);
     let mut refused = message("\u{7}", "look");
     refused["attachments"] = json!([{"content": "AAEC"}]);
     assert_eq!(client.call("chat.send", refused).await["ok"], false);
-    let kept = fs::read_dir(gateway.home.path("state/media/inbound")).unwrap().count();
+    let kept = fs::read_dir(gateway.home.path("koi/media/inbound")).unwrap().count();
     assert_eq!(kept, 1, "nothing stays of a message that was refused");
 }
 

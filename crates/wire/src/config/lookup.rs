@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{SCHEMA, Secret, digest};
+use crate::Redacted;
 
 /// What stands in the place of a secret where a config is shown.
 pub const REDACTED: &str = "__OPENCLAW_REDACTED__";
@@ -50,6 +51,17 @@ pub fn ssm_parameters(document: &Value) -> Vec<String> {
         if let Some(name) = secret.get("name").and_then(Value::as_str).filter(|_| is_ssm) {
             found.push(name.to_owned());
         }
+    });
+    found
+}
+
+/// The literal secrets of the document.
+#[must_use]
+pub fn literal_secrets(document: &Value) -> Vec<Redacted> {
+    let mut found = Vec::new();
+    let mut document = document.clone();
+    visit_secrets(SCHEMA.as_value(), &mut document, &mut |secret| {
+        found.extend(secret.as_str().map(Redacted::from));
     });
     found
 }
@@ -271,6 +283,9 @@ mod tests {
         });
         assert_eq!(shown, expected);
         assert_eq!(ssm_parameters(&document), ["/koi/x"]);
+        let mut literal: Vec<_> = literal_secrets(&document).iter().map(|one| one.expose().to_owned()).collect();
+        literal.sort_unstable();
+        assert_eq!(literal, ["0123456789abcdef", "0123456789abcdeg"]);
         let mut back = shown;
         unredact(&mut back, &document).unwrap();
         assert_eq!(back, document);

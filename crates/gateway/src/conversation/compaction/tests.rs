@@ -84,6 +84,7 @@ async fn scene(name: &str, script: serde_json::Value, config: serde_json::Value)
     });
     let conversations = Conversations::open(Parts {
         state_dir: place.join("state"),
+        files: place.join("koi"),
         clock: Arc::new(SystemClock),
         book: Arc::new(sessions.clone()),
         voice: Arc::new(Listener::default()),
