@@ -2,6 +2,7 @@
 
 python -m bench                    everything
 python -m bench --fleets 1 50      fleets of these sizes alone, with token buckets and without
+python -m bench --gateway          the gateway and its agent alone
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from scenario import stage
 from world.paths import ROOT
 
-from . import fleet, gateway
+from . import agent, fleet, gateway
 from .fleet import Size
 from .large import LargeFleet
 
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--fleets", nargs="+", type=int, metavar="N", help="fleets of these sizes and nothing else")
     parser.add_argument("--buckets", choices=("both", "with", "without"), default="both", help="of fleets by size")
     parser.add_argument("--debug", action="store_true", help="the development build: counts are as good, times are not")
+    parser.add_argument("--gateway", action="store_true", help="the gateway and nothing else")
     args = parser.parse_args()
     if not args.debug:
         stage.OPERATOR = ROOT / "target" / "release" / "koi-operator"
@@ -35,15 +37,16 @@ def main() -> int:
             stage.GATEWAY = ROOT / "target" / "release" / "koi-gateway"
     target = ROOT / "target" / "bench" / "bench.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(target.read_text()) if args.fleets and target.exists() else {}
+    results = json.loads(target.read_text()) if (args.fleets or args.gateway) and target.exists() else {}
     if not args.fleets:
-        results["gateway"] = gateway.measure()
-    for size in groups(args.fleets, args.buckets):
+        for group, measure in (("gateway", gateway.measure), ("agent", agent.measure)):
+            results[group] = measure()
+            show(group, results[group])
+            target.write_text(json.dumps(results, indent=2) + "\n")
+    for size in [] if args.gateway else groups(args.fleets, args.buckets):
         results[size.title] = fleet.measure(size, LargeFleet if size.agents > WORLD else fleet.Fleet)
         show(size.title, results[size.title])
         target.write_text(json.dumps(results, indent=2) + "\n")
-    if "gateway" in results:
-        show("gateway", results["gateway"])
     print(f"\nwritten to {target.relative_to(ROOT)}")
     return 0
 

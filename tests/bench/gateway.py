@@ -11,9 +11,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scenario.wait import until
@@ -95,32 +96,39 @@ def shake(port: int, token: str, scopes: Sequence[str] = ("operator.read",)) -> 
 
 
 @contextmanager
-def running(prepare: Callable[[Path], None] = lambda folder: None, place: Path | None = None) -> Iterator[Running]:
-    """Starts the release binary with a state of its own, and measures the way to its first hello-ok."""
+def running(
+    prepare: Callable[[Path], None] = lambda folder: None,
+    place: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Running]:
+    """Starts the release binary with a state of its own, and measures the way to its first hello-ok.
+
+    `more` are further sections of its config, `env` further variables; `{folder}` in them is the folder of its state.
+    """
     with tempfile.TemporaryDirectory(prefix="koi-bench-", dir=place) as folder:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         token = secrets.token_urlsafe(32)
         config = Path(folder, "skykoi.json")
-        config.write_text(
-            json.dumps(
-                {
-                    "gateway": {"mode": "local", "port": port, "auth": {"mode": "token", "token": token}},
-                    "agents": {"defaults": {"model": {"primary": "echo/echo"}}},
-                }
-            )
-        )
+        sections = {
+            "gateway": {"mode": "local", "port": port, "auth": {"mode": "token", "token": token}},
+            "agents": {"defaults": {"model": {"primary": "echo/echo"}}},
+            **more,
+        }
+        config.write_text(json.dumps(sections).replace("{folder}", folder))
         config.chmod(0o600)
-        env = {
+        variables = {
             "PATH": os.environ["PATH"],
             "HOME": folder,
             "SKYKOI_STATE_DIR": folder,
             "SKYKOI_CONFIG_PATH": str(config),
+            **{name: value.replace("{folder}", folder) for name, value in env.items()},
         }
         prepare(Path(folder))
         begin = time.monotonic()
-        process = subprocess.Popen([BINARY, "run"], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([BINARY, "run"], env=variables, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             until("the first hello-ok", lambda: shake(port, token), 10, every=0.001).close()
             yield Running(process.pid, Path(folder), port, token, time.monotonic() - begin)

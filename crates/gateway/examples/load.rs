@@ -1,7 +1,7 @@
 //! A client that makes load on a gateway, and says as JSON how that went. It costs little itself, so that what is measured is the gateway.
 //!
 //! `load <port> <scenario> [key=value ...]`, the token in `KOI_TOKEN`. Scenarios: `calls` (connections, in_flight, count, method, params),
-//! `handshakes` (count), `idle` (connections; until standard input ends), `chat` (count, key).
+//! `handshakes` (count), `idle` (connections; until standard input ends), `chat` (count, key, message).
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -59,12 +59,9 @@ fn main() -> Result<()> {
             "handshakes" => handshakes(&target, number("count", 1000)?).await,
             "idle" => idle(&target, number("connections", 500)?).await,
             "chat" => {
-                chat(
-                    &target,
-                    number("count", 200)?,
-                    options.get("key").map_or("main", String::as_str),
-                )
-                .await
+                let key = options.get("key").map_or("main", String::as_str);
+                let message = options.get("message").map_or("hello", String::as_str);
+                chat(&target, number("count", 200)?, key, message).await
             }
             other => bail!("unknown scenario {other}"),
         }
@@ -206,13 +203,14 @@ async fn idle(target: &Target, connections: usize) -> Result<Value> {
 }
 
 /// One message after the other: when it is taken, when the first words come, when it is done.
-async fn chat(target: &Target, count: usize, key: &str) -> Result<Value> {
+async fn chat(target: &Target, count: usize, key: &str, message: &str) -> Result<Value> {
     let mut socket = shake(target).await?;
     let (mut acks, mut deltas, mut finals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut said = Value::Null;
     let run = std::process::id();
     for number in 0..count {
         let id = format!("load-{run}-{number}");
-        let params = json!({"sessionKey": key, "message": format!("hello {number}"), "idempotencyKey": id});
+        let params = json!({"sessionKey": key, "message": message, "idempotencyKey": id});
         let frame = json!({"type": "req", "id": id, "method": "chat.send", "params": params});
         let begin = Instant::now();
         socket.send(Message::text(frame.to_string())).await?;
@@ -228,14 +226,18 @@ async fn chat(target: &Target, count: usize, key: &str) -> Result<Value> {
                         first = false;
                         deltas.push(begin.elapsed());
                     }
-                    Some("final" | "error" | "aborted") => break,
+                    Some("final") => {
+                        said = frame["payload"]["message"]["content"].clone();
+                        break;
+                    }
+                    Some("error" | "aborted") => bail!("{frame}"),
                     _ => {}
                 }
             }
         }
         finals.push(begin.elapsed());
     }
-    Ok(json!({"ack": spread(acks), "delta": spread(deltas), "final": spread(finals)}))
+    Ok(json!({"count": count, "ack": spread(acks), "delta": spread(deltas), "final": spread(finals), "said": said}))
 }
 
 fn spread(mut times: Vec<Duration>) -> Value {
