@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | demo | debs | browser | venv | contract | kube | rootfs | mutation | check] ...
+    tools/setup.py [all | demo | debs | browser | voice | venv | contract | kube | rootfs | mutation | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -148,6 +148,12 @@ def browser() -> None:
     """A browser for the tests of the control page."""
     if not any(has(name) for name in paths.BROWSERS):
         install(["chromium"])
+
+
+def voice() -> None:
+    """A voice for the tests of the tool that speaks."""
+    if not has("espeak-ng"):
+        install(["espeak-ng"])
 
 
 def install(absent: list[str]) -> None:
@@ -369,8 +375,9 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "demo": (demo,),
     "contract": (contract,),
     "browser": (browser,),
+    "voice": (voice,),
     "mutation": (venv, mutation),
-    "all": (check, debs, browser, venv, contract, rootfs, kube),
+    "all": (check, debs, browser, voice, venv, contract, rootfs, kube),
 }
 
 

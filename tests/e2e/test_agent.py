@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +111,28 @@ def test_a_turn_runs_writes_reads_and_has_a_sub_agent(stage: Stage, made: str, c
     assert "Counted: one report." in words(client.history()[-1])
     answered = 7 * len([entry for entry in asked if entry["state"] == "answered"])
     until("all of it is counted", lambda: used(client) - before == answered, 15, seen=lambda: (used(client), answered))
+
+
+def test_what_a_user_sends_lies_where_the_tools_read_it(stage: Stage, made: str, client: StockClient) -> None:
+    machine = stage.machine(made)
+    sent = {"mimeType": "text/csv", "fileName": "list.csv", "content": base64.b64encode(b"koi,pond\n7,1\n").decode()}
+    look = "cat media/inbound/*.bin; stat -c '%U %G %a' media/inbound/*.bin; ls /home/ubuntu/.skykoi 2>&1"
+    stage.cloud.models_say(
+        {"when": "what is in it?", "say": [call("exec", command=look)]},
+        {"say": [{"text": "Seven koi."}]},
+    )
+    assert client.ended(client.send("what is in it?", attachments=[sent]))["state"] == "final"
+    told = json.dumps(stage.cloud.models_asked()[-1]["body"]["messages"])
+    path = re.search(r"media attached: (media/inbound/[0-9a-f-]{36}\.bin) \(text/csv\) list\.csv\]", told)
+    assert path, told
+    seen = results(stage)
+    assert "koi,pond\\n7,1\\n" in seen and "skykoi ubuntu 664" in seen and "Permission denied" in seen, seen
+    assert machine.sh(f"cat /home/ubuntu/koi/{path[1]}", user="ubuntu") == "koi,pond\n7,1\n"
+    # A link that the agent puts there leads the gateway nowhere, and the sender is told.
+    machine.sh("cd /home/ubuntu/koi && mv media kept && ln -s /home/ubuntu/.skykoi media", user="ubuntu")
+    with pytest.raises(AssertionError, match="media is a symbolic link"):
+        client.send("and now?", attachments=[sent])
+    machine.sh("cd /home/ubuntu/koi && rm media && mv kept media", user="ubuntu")
 
 
 SERVE = """cp site/form.html site/done.html

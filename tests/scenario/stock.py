@@ -64,10 +64,10 @@ class StockClient:
         assert answer["ok"], f"{method}: {answer['error']}"
         return answer["payload"]
 
-    def send(self, text: str, key: str = "main") -> str:
+    def send(self, text: str, key: str = "main", **more: Any) -> str:
         """A message; it is acknowledged when this returns. Gives the run."""
         run = f"run-{next(self._numbers)}-{time.monotonic_ns():x}"
-        sent = self.call("chat.send", {"sessionKey": key, "message": text, "idempotencyKey": run})
+        sent = self.call("chat.send", {"sessionKey": key, "message": text, "idempotencyKey": run, **more})
         assert sent["status"] == "started", sent
         return run
 

@@ -49,7 +49,7 @@ use crate::agent::model::ModelClient;
 use crate::agent::prompt::Workspace;
 use crate::agent::tool::ToolBox;
 use crate::clock::Clock;
-use crate::session::SessionKey;
+use crate::session::{Compacted, SessionKey};
 
 /// The longest message, in bytes.
 pub(crate) const MAX_TEXT: usize = 1024 * 1024;
@@ -224,6 +224,21 @@ impl Conversations {
             Some(blocks) => blocks.of(answer),
             None => vec![answer.to_owned()],
         }
+    }
+
+    /// Puts old turns of a session away, with a summary by a model where one can write it; none when there is nothing to put away. It is brought
+    /// to its end, whoever waits for it.
+    ///
+    /// # Errors
+    /// When the session cannot be read, or what was done cannot be written down.
+    pub(crate) async fn compact(&self, key: &SessionKey) -> Result<Option<Compacted>, String> {
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        let done = self.inner.tasks.spawn(async move {
+            let (_never, stop) = tokio::sync::watch::channel(None);
+            inner.compact_now(&key, stop).await
+        });
+        done.await
+            .unwrap_or_else(|_| Err("the compaction broke off".to_owned()))
     }
 
     /// The run that goes on in a session, and what it has said so far.

@@ -64,10 +64,16 @@ impl Known {
 
     fn without(&self, line: &str) -> String {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<&str> = known.iter().map(String::as_str).filter(|one| line.contains(one)).collect();
+        let mut found: Vec<&str> = known
+            .iter()
+            .map(String::as_str)
+            .filter(|one| line.contains(one))
+            .collect();
         // One may be the beginning of another.
         found.sort_unstable_by_key(|one| std::cmp::Reverse(one.len()));
-        let line = found.iter().fold(line.to_owned(), |line, one| line.replace(one, SILENCE));
+        let line = found
+            .iter()
+            .fold(line.to_owned(), |line, one| line.replace(one, SILENCE));
         drop(known);
         koi_hands::text::redacted(&line)
     }
@@ -124,7 +130,10 @@ mod tests {
             .with_ansi(false);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
             let headers = ["Bearer hush-token-0123456789"];
-            tracing::warn!(?headers, "calling https://a.example/?key=hush-token-0123456789-longer&x=1");
+            tracing::warn!(
+                ?headers,
+                "calling https://a.example/?key=hush-token-0123456789-longer&x=1"
+            );
             tracing::warn!(given = ?"hush \"quoted\" \\ secret", "a short word stays");
             tracing::warn!("sk-ant-0123456789012345678901234567890 by its looks");
         });
@@ -148,6 +157,9 @@ mod tests {
             known.keep(&format!("secret-number-{number:04}"));
         }
         assert_eq!(known.0.read().unwrap().len(), MOST);
-        assert_eq!(known.without("secret-number-0511 secret-number-0000"), "[redacted] secret-number-0000");
+        assert_eq!(
+            known.without("secret-number-0511 secret-number-0000"),
+            "[redacted] secret-number-0000"
+        );
     }
 }

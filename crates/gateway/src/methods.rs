@@ -87,6 +87,12 @@ impl Method {
         let (needs, run) = (Needs::Node, Run::Now(run));
         Self { name, needs, run }
     }
+
+    /// A method of nodes that waits for something.
+    pub(crate) const fn node_later(name: &'static str, run: fn(Call) -> BoxFuture<'static, Answer>) -> Self {
+        let (needs, run) = (Needs::Node, Run::Later(run));
+        Self { name, needs, run }
+    }
 }
 
 /// The families.

@@ -4,6 +4,7 @@
 //! What pages say is outside text: it is marked as such, and is nobody's order.
 
 mod chromium;
+mod frames;
 mod page;
 mod pipe;
 mod snapshot;
@@ -27,6 +28,9 @@ use crate::{Image, Outcome, Place, args, text};
 
 /// How long it runs without being used.
 const IDLE: Duration = Duration::from_secs(600);
+
+/// How long one call of its protocol may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Conversations that have a page of their own.
 const MOST_PAGES: usize = 6;
@@ -72,6 +76,7 @@ struct Running {
 pub(crate) struct Browser {
     running: Arc<Mutex<Option<Running>>>,
     idle: Duration,
+    patience: Duration,
 }
 
 impl Default for Browser {
@@ -85,6 +90,7 @@ impl Browser {
         Self {
             running: Arc::default(),
             idle,
+            patience: PATIENCE,
         }
     }
 
@@ -117,6 +123,10 @@ impl Browser {
             let running = self.running(&mut slot, place).await?;
             let done = running.act(place, session, &wish).await;
             running.used = Instant::now();
+            if done.as_ref().is_err_and(|why| pipe::is_silence(why)) && running.chromium.runs() {
+                running.close(session).await;
+                return Err("the page hangs, and was closed; open another one".to_owned());
+            }
             if done.is_ok() || running.chromium.runs() {
                 return done;
             }
@@ -142,7 +152,7 @@ impl Browser {
             running.chromium.end().await;
         }
         if slot.is_none() {
-            let chromium = Chromium::start(place).await?;
+            let chromium = Chromium::start(place, self.patience).await?;
             *slot = Some(Running {
                 chromium,
                 pages: Vec::new(),
@@ -165,9 +175,7 @@ async fn close(slot: &mut Option<Running>, session: &str) -> String {
     let Some(running) = slot else {
         return "No browser runs.".to_owned();
     };
-    if let Some(at) = running.pages.iter().position(|(of, _)| of == session) {
-        running.pages.remove(at).1.close().await;
-    }
+    running.close(session).await;
     if running.pages.is_empty()
         && let Some(running) = slot.take()
     {
@@ -230,6 +238,13 @@ impl Running {
         let moved = self.follow(session, &before).await?;
         let stand = self.page(session)?.look().await?;
         Ok(Outcome::said(format!("{moved}{}", told(&stand, MOST_AFTER))))
+    }
+
+    /// Closes the page of a conversation.
+    async fn close(&mut self, session: &str) {
+        if let Some(at) = self.pages.iter().position(|(of, _)| of == session) {
+            self.pages.remove(at).1.close().await;
+        }
     }
 
     fn page(&mut self, session: &str) -> Result<&mut Page, String> {

@@ -19,8 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Exited, Hands, Outcome, Wish};
 
-/// Bytes of one line.
+/// Bytes of a wish: files are written whole.
 const MOST: u64 = 48 * 1024 * 1024;
+
+/// Bytes of an answer: some words, and a picture. Whoever sits behind the socket may be anybody who is the agent's user.
+const MOST_ANSWER: u64 = 4 * 1024 * 1024;
 
 /// How often it is looked whether the socket is still there, and how long one waits when nobody can be let in.
 const LOOK: Duration = Duration::from_secs(2);
@@ -153,7 +156,9 @@ async fn asking(socket: &Path, wish: Wish) -> io::Result<Outcome> {
     let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
     tell(&mut writer, &Hello::Perform(wish)).await?;
     let mut line = Vec::new();
-    BufReader::new(reader.take(MOST)).read_until(b'\n', &mut line).await?;
+    BufReader::new(reader.take(MOST_ANSWER))
+        .read_until(b'\n', &mut line)
+        .await?;
     // Half a line is no answer.
     if line.pop() != Some(b'\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -173,7 +178,7 @@ pub async fn watch(socket: &Path, mut told: impl FnMut(Exited)) -> io::Result<()
     loop {
         line.clear();
         // What one line may have is bounded each time anew.
-        let mut bounded = (&mut reader).take(MOST);
+        let mut bounded = (&mut reader).take(MOST_ANSWER);
         if bounded.read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -631,6 +632,38 @@ async fn wishes_over_a_socket() {
         "{}",
         gone.text
     );
+}
+
+#[tokio::test]
+async fn whoever_sits_behind_the_socket_cannot_fill_who_asks() {
+    let scene = Scene::new();
+    let socket = scene.root.join("liar");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let lies: [(&[u8], usize); 4] = [
+        (b"x", 1 << 20),
+        (b"{\"text\":\"", 1),
+        (b"\xff\n", 1),
+        (b"[[[[[[[[", 1 << 14),
+    ];
+    tokio::spawn(async move {
+        for (lie, times) in lies {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for _ in 0..times {
+                // It is hung up on.
+                if stream.write_all(&lie.repeat(64)).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    for (lie, _) in lies {
+        let outcome = serve::ask(&socket, wish("ls", json!({})), CancellationToken::new()).await;
+        assert!(
+            outcome.is_error && outcome.text.contains("skykoi-tools.service"),
+            "{lie:?}: {}",
+            outcome.text
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

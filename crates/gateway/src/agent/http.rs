@@ -230,7 +230,10 @@ mod tests {
             "[::ffff:a9fe:a9fe]",
             "[64:ff9b::a9fe:a9fe]",
         ] {
-            for url in [format!("http://{host}/latest/meta-data/"), format!("https://{host}:8443/v1")] {
+            for url in [
+                format!("http://{host}/latest/meta-data/"),
+                format!("https://{host}:8443/v1"),
+            ] {
                 let fault = called(&caller, &url).await.unwrap_err();
                 assert!(fault.contains("is link-local"), "{url}: {fault}");
             }

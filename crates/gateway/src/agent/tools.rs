@@ -24,6 +24,7 @@ pub(crate) use self::gate::Gate;
 pub(crate) use self::more::Grounds;
 use self::more::More;
 use super::tool::{CallSite, ToolBox, ToolCall, ToolResult, ToolSpec};
+use crate::hush;
 use crate::session::{Content, Known, Part};
 
 /// How long a call that was aborted has to clean up before its result is given up.
@@ -215,8 +216,10 @@ impl Inner {
     }
 }
 
+/// What a tool gave, as it is written down and told to the model: without secrets that this process knows, wherever the tool found them.
 fn result(outcome: Outcome) -> ToolResult {
-    let mut parts = vec![Part::Known(Known::Text { text: outcome.text })];
+    let text = hush::without(&outcome.text);
+    let mut parts = vec![Part::Known(Known::Text { text })];
     parts.extend(outcome.image.map(|image| {
         Part::Known(Known::Image {
             data: image.data,

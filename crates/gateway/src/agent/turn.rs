@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use self::guard::{LoopGuard, Verdict};
 pub(crate) use self::plan::{Limits, Plan, Prompt};
-use super::model::{Fault, ModelEvent};
+use super::model::{Fault, FaultClass, ModelEvent};
 use super::tool::{ToolCall, ToolResult};
 use crate::conversation::{End, ErrorKind, Usage};
 use crate::session::{Answer, Content, Known, Message, Part};
@@ -119,6 +119,7 @@ struct Draft {
     parts: Vec<Known>,
     calls: Vec<ToolCall>,
     usage: Usage,
+    bytes: usize,
     spoke: bool,
 }
 
@@ -284,6 +285,11 @@ impl Turn {
 
     fn listen(&mut self, event: ModelEvent) {
         match event {
+            ModelEvent::Text(text) | ModelEvent::Thinking(text) if self.is_endless(&text) => {
+                let most = self.plan.limits.answer_bytes;
+                let message = format!("the model said more than {most} bytes in one answer, and was hung up on");
+                self.failed(&Fault::new(FaultClass::Refused, message));
+            }
             ModelEvent::Text(text) => self.hear(text),
             ModelEvent::Thinking(text) => {
                 match self.draft.parts.last_mut() {
@@ -312,6 +318,12 @@ impl Turn {
             ModelEvent::Done(reason) => self.answered(&reason),
             ModelEvent::Failed(fault) => self.failed(&fault),
         }
+    }
+
+    /// With this, is an answer longer than any is?
+    fn is_endless(&mut self, text: &str) -> bool {
+        self.draft.bytes = self.draft.bytes.saturating_add(text.len());
+        self.draft.bytes > self.plan.limits.answer_bytes
     }
 
     fn hear(&mut self, text: String) {

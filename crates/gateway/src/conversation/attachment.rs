@@ -144,7 +144,8 @@ fn name_of(attachment: &Attachment) -> &str {
 
 /// Is this a name that we gave? Other files there are the agent's own.
 fn is_ours(name: &str) -> bool {
-    name.split_once('.').is_some_and(|(id, _)| uuid::Uuid::try_parse(id).is_ok())
+    name.split_once('.')
+        .is_some_and(|(id, _)| uuid::Uuid::try_parse(id).is_ok())
 }
 
 /// Takes away what is older than [`KEPT`], and the oldest of what is more than `most_bytes`; gives how many files.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Usage;
 use crate::queue::Overrides;
-use crate::session::{self, Message, NewEntry, Old, SessionKey, Sessions, Touch, Why};
+use crate::session::{self, Compacted, Message, NewEntry, Old, SessionKey, Sessions, Touch, Why};
 
 /// Bytes of transcript that a turn begins with.
 const CONTEXT_BYTES: u64 = 4 * 1024 * 1024;
@@ -49,17 +49,14 @@ pub(crate) trait Book: Send + Sync {
     /// Changes what holds for a session; a null removes.
     fn patch(&self, key: &SessionKey, now_ms: i64, meta: Map<String, Value>) -> Written<()>;
 
-    /// Puts away what is old, with a summary that needs no model; says what it did.
-    fn compact(&self, key: &SessionKey, now_ms: i64) -> Written<String>;
-
-    /// What that would put away.
+    /// What a compaction would put away, with a summary that needs no model.
     fn old(&self, _key: &SessionKey, _session_id: &str) -> Written<Option<Old>> {
         std::future::ready(Ok(None)).boxed()
     }
 
-    /// Puts it away with another summary; says what it did.
-    fn put_away(&self, key: &SessionKey, _session_id: &str, now_ms: i64, _old: Old) -> Written<String> {
-        self.compact(key, now_ms)
+    /// Puts it away; none when the session is another one by now.
+    fn put_away(&self, _key: &SessionKey, _session_id: &str, _now_ms: i64, _old: Old) -> Written<Option<Compacted>> {
+        std::future::ready(Ok(None)).boxed()
     }
 
     /// Writes down what the gateway's own questions to a model took.
@@ -135,16 +132,6 @@ impl Book for Sessions {
         .boxed()
     }
 
-    fn compact(&self, key: &SessionKey, now_ms: i64) -> Written<String> {
-        let (sessions, key) = (self.clone(), key.clone());
-        async move {
-            let done = sessions.compact(&key, now_ms, None).await;
-            let done = done.map_err(|error| error.to_string())?;
-            Ok(told(done.as_ref()))
-        }
-        .boxed()
-    }
-
     fn old(&self, key: &SessionKey, session_id: &str) -> Written<Option<Old>> {
         let (sessions, key, id) = (self.clone(), key.clone(), session_id.to_owned());
         async move {
@@ -154,12 +141,11 @@ impl Book for Sessions {
         .boxed()
     }
 
-    fn put_away(&self, key: &SessionKey, session_id: &str, now_ms: i64, old: Old) -> Written<String> {
+    fn put_away(&self, key: &SessionKey, session_id: &str, now_ms: i64, old: Old) -> Written<Option<Compacted>> {
         let (sessions, key, id) = (self.clone(), key.clone(), session_id.to_owned());
         async move {
             let done = sessions.put_away(&key, &id, now_ms, old).await;
-            let done = done.map_err(|error| error.to_string())?;
-            Ok(told(done.as_ref()))
+            done.map_err(|error| error.to_string())
         }
         .boxed()
     }
@@ -191,13 +177,6 @@ impl Book for Sessions {
         }
         .boxed()
     }
-}
-
-fn told(done: Option<&session::Compacted>) -> String {
-    done.map_or_else(
-        || "Nothing to put away.".to_owned(),
-        |done| format!("Put {} entries away, kept {}.", done.dropped, done.kept),
-    )
 }
 
 fn opened(resolved: crate::session::Resolved) -> Opened {

@@ -17,7 +17,7 @@ use crate::agent::drive::{self, Drive, Stage};
 use crate::agent::model::{ModelEvent, Request};
 use crate::agent::tool::{CallSite, ToolBox, ToolCall, ToolResult, ToolSpec};
 use crate::agent::turn::{Limits, Plan, Prompt, Say, Stop, Turn};
-use crate::session::{Content, Context, Kind, Known, Message, Part, SessionKey, Touch};
+use crate::session::{Compacted, Content, Context, Kind, Known, Message, Part, SessionKey, Touch};
 
 /// Characters of what one message says, and of what one tool gave, that whoever writes the summary reads.
 const MOST_WORDS: usize = 6_000;
@@ -51,10 +51,10 @@ impl Inner {
         tokens > window.saturating_sub(settings.compaction.reserve).max(window / 2)
     }
 
-    /// Puts old turns of a conversation away; says what it did.
-    pub(super) async fn compact(&self, long: Long<'_>) -> Result<String, String> {
+    /// Puts old turns of a conversation away; none when there are none.
+    pub(super) async fn compact(&self, long: Long<'_>) -> Result<Option<Compacted>, String> {
         let Some(mut old) = self.book.old(long.key, long.session_id).await? else {
-            return Ok("Nothing to put away.".to_owned());
+            return Ok(None);
         };
         let settings = self.settings();
         if settings.compaction.flush && remembers(long.key.kind()) {
@@ -69,8 +69,28 @@ impl Inner {
             .book
             .put_away(long.key, long.session_id, self.clock.now_ms(), old)
             .await?;
-        info!(key = %long.key, done, "a conversation was compacted");
+        if let Some(done) = &done {
+            info!(key = %long.key, dropped = done.dropped, kept = done.kept, "a conversation was compacted");
+        }
         Ok(done)
+    }
+
+    /// The same on a wish. What runs meanwhile goes on with what it began with.
+    pub(super) async fn compact_now(
+        &self,
+        key: &SessionKey,
+        stop: watch::Receiver<Option<Stop>>,
+    ) -> Result<Option<Compacted>, String> {
+        let opened = self.book.open(key, self.clock.now_ms(), Touch::Background).await?;
+        let own = opened.model.into_iter();
+        let models: Vec<String> = own.chain(self.settings().models.iter().cloned()).collect();
+        let long = Long {
+            key,
+            session_id: &opened.session_id,
+            models: &models,
+            stop,
+        };
+        self.compact(long).await
     }
 
     /// A summary of what was said; none when no model writes one in time.

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use super::Inbound;
 use super::command::{Command, HELP};
-use super::compaction::Long;
 use super::gate::Number;
 use super::run::parse_thinking;
 use super::state::Inner;
@@ -70,7 +69,10 @@ impl Inner {
             Command::Reset => self.begin_anew(&key, Why::Reset).await,
             // It waits for nobody: the gate does it.
             Command::Stop => Ok(String::new()),
-            Command::Compact => self.compact_now(&key, order.stop.clone()).await,
+            Command::Compact => Ok(match self.compact_now(&key, order.stop.clone()).await? {
+                Some(done) => format!("Put {} entries away, kept {}.", done.dropped, done.kept),
+                None => "Nothing to put away.".to_owned(),
+            }),
             Command::Status => self.describe(&key).await,
             Command::Usage => Ok(self.last_usage(&key)),
             Command::Context => self.context_report(&key).await,
@@ -112,20 +114,6 @@ impl Inner {
         let _ = tokio::time::timeout(PATIENCE, over).await;
         self.book.renew(key, self.clock.now_ms(), why).await?;
         Ok("A new conversation begins.".to_owned())
-    }
-
-    /// Compacts on a wish. What runs meanwhile goes on with what it began with.
-    async fn compact_now(&self, key: &SessionKey, stop: watch::Receiver<Option<Stop>>) -> Result<String, String> {
-        let opened = self.book.open(key, self.clock.now_ms(), Touch::Background).await?;
-        let own = opened.model.into_iter();
-        let models: Vec<String> = own.chain(self.settings().models.iter().cloned()).collect();
-        let long = Long {
-            key,
-            session_id: &opened.session_id,
-            models: &models,
-            stop,
-        };
-        self.compact(long).await
     }
 
     async fn set(&self, key: &SessionKey, name: &str, value: Value) -> Result<(), String> {

@@ -27,7 +27,7 @@ pub(super) async fn smaller(inner: &Inner, long: Long<'_>, attempt: u32) -> Opti
     let (key, session_id) = (long.key, long.session_id);
     if attempt == 0 {
         match inner.compact(long).await {
-            Ok(done) => info!(%key, done, "the conversation did not fit"),
+            Ok(done) => info!(%key, put_away = done.map(|done| done.dropped), "the conversation did not fit"),
             Err(fault) => info!(%key, fault, "the conversation did not fit, and cannot be compacted"),
         }
     }

@@ -155,10 +155,6 @@ impl Book for Memory {
             transcripts.meta.retain(|_, value| !value.is_null());
         })
     }
-
-    fn compact(&self, key: &SessionKey, _: i64) -> Written<String> {
-        self.with(key, |_| "Compacted.".to_owned())
-    }
 }
 
 /// Hears everything.

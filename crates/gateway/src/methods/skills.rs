@@ -3,6 +3,8 @@
 //! Skills belong to the agent: it, its owner, or the spec's workspace files write them, and nothing is fetched from a registry. What can be
 //! changed here is whether one is used; that is kept beside the state, not in the config, which is the operator's.
 
+use std::collections::BTreeSet;
+
 use futures::FutureExt;
 use koi_wire::frame::ErrorShape;
 use koi_wire::name::{Scope, event};
@@ -41,11 +43,7 @@ pub(super) const TABLE: &[Method] = &[
         call.named(&["uploadId"], &["sha256"])?;
         Err(managed())
     }),
-    // Skills of a workspace name no programs that a node would have to have.
-    Method::node("skills.bins", |call| {
-        call.no_params()?;
-        Ok(json!({"bins": []}))
-    }),
+    Method::node_later("skills.bins", |call| call.blocking(bins).boxed()),
 ];
 
 /// Nothing is installed over the wire.
@@ -122,6 +120,15 @@ fn of_node(offer: &Offer) -> impl Iterator<Item = Value> {
 /// The skills of the agent as the config in force has them.
 fn shelf(call: &Call) -> Shelf {
     call.shared.settings.shelf(&call.shared.config().config)
+}
+
+/// Programs that skills name, for a node to say which of them it has.
+fn bins(call: &Call) -> Answer {
+    call.no_params()?;
+    let all = shelf(call).all();
+    let used = all.iter().filter(|skill| !skill.disabled && !skill.blocked);
+    let named = used.flat_map(|skill| skill.needs.bins.iter().chain(&skill.needs.any_bins));
+    Ok(json!({"bins": named.collect::<BTreeSet<_>>()}))
 }
 
 #[derive(Deserialize)]

@@ -73,6 +73,9 @@ pub(super) fn read(text: &str) -> Result<Head, String> {
     if !closed {
         return Err("its head has no end: a line --- is missing".to_owned());
     }
+    if let Some(line) = head.lines().position(has_anchor) {
+        return Err(format!("line {}: anchors (&name) are not understood here", line + 2));
+    }
     let raw: Raw = serde_yaml::from_str(&head).map_err(|error| {
         let line = error.location().map_or(1, |at| at.line() + 1);
         let words = plain(&error.to_string(), 200);
@@ -95,6 +98,20 @@ pub(super) fn read(text: &str) -> Result<Head, String> {
         description,
         needs: needs(&raw.metadata)?,
     })
+}
+
+/// Might this line name a value that others repeat? A head of a few kilobytes could stand for gigabytes that way, so there are none.
+fn has_anchor(line: &str) -> bool {
+    let mut before = ' ';
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        let begins = before.is_whitespace() || matches!(before, '[' | '{' | ',' | ':' | '-' | '?');
+        if c == '&' && begins && chars.peek().is_some_and(|next| !next.is_whitespace() && *next != '&') {
+            return true;
+        }
+        before = c;
+    }
+    false
 }
 
 /// One line, bounded.

@@ -153,8 +153,20 @@ fn broken_ones_say_why_and_hide_nothing_else() {
         (
             "h",
             "---\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\ndescription: {a: b}\n---\n",
-            "h/SKILL.md: line ",
+            "h/SKILL.md: line 2: anchors",
         ),
+        // A hundred million words.
+        (
+            "i",
+            &format!(
+                "---\ndescription: i\nmetadata: {{a: &a [{}], b: &b [{}], c: [{}]}}\n---\n",
+                "x,".repeat(3000),
+                "*a,".repeat(1000),
+                "*b,".repeat(1000)
+            ),
+            "i/SKILL.md: line 3: anchors",
+        ),
+        ("j", "---\n- &-a x\n- *-a\n---\n", "anchors"),
     ];
     for (key, text, _) in &cases {
         put(&place, "koi", key, text);
@@ -172,4 +184,8 @@ fn broken_ones_say_why_and_hide_nothing_else() {
     let linked = find(&skills, "linked");
     assert!(linked.description.is_empty() && !linked.is_eligible());
     assert!(find(&skills, "notes").is_eligible());
+    for words in ["Search & replace", "R&D", "a && b", "read *this* now", "see a?b=1&c=2"] {
+        put(&place, "koi", "words", &format!("---\ndescription: {words}\n---\n"));
+        assert_eq!(find(&shelf(&place, json!({})).all(), "words").description, words);
+    }
 }

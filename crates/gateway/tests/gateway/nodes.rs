@@ -1,5 +1,7 @@
 //! Nodes: they are asked, they answer, they tell.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::harness::{Gateway, device_of};
@@ -65,6 +67,34 @@ async fn a_node_is_asked_and_answers() {
         client.event("node.event").await["payload"]["payload"],
         json!({"level": 3})
     );
+}
+
+#[tokio::test]
+async fn a_node_is_told_which_programs_skills_name() {
+    let gateway = Gateway::start();
+    let skill = |name: &str, requires: &str| {
+        let folder = gateway.home.path("koi/skills").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let head = format!("---\ndescription: x\nmetadata: {{koi: {{requires: {requires}}}}}\n---\n");
+        fs::write(folder.join("SKILL.md"), head).unwrap();
+    };
+    skill("film", "{bins: [ffmpeg, zz-none], anyBins: [mpv, vlc]}");
+    skill("sound", "{bins: [ffmpeg]}");
+    fs::create_dir_all(gateway.home.path("koi/skills/broken")).unwrap();
+    fs::write(gateway.home.path("koi/skills/broken/SKILL.md"), "---\nmetadata: [").unwrap();
+    let (mut node, _) = gateway.node(9, json!([])).await;
+    let bins = node.call("skills.bins", json!({})).await["payload"]["bins"].clone();
+    let own = ["ffmpeg", "mpv", "vlc", "zz-none"].map(|name| json!(name));
+    let named = bins.as_array().unwrap();
+    assert!(
+        own.iter().all(|name| named.contains(name)) && named.is_sorted_by_key(ToString::to_string),
+        "{bins}"
+    );
+    let mut client = gateway.client().await;
+    assert_eq!(client.call("skills.bins", json!({})).await["ok"], false);
+    skill("film", "{}");
+    let bins = node.call("skills.bins", json!({})).await["payload"]["bins"].clone();
+    assert!(!bins.as_array().unwrap().contains(&json!("mpv")), "{bins}");
 }
 
 #[tokio::test]

@@ -311,6 +311,40 @@ async fn attachments_are_files_that_the_model_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_compaction_over_the_wire_has_its_summary_from_the_model() {
+    let script = json!([
+        {"when": "[The gateway:]", "say": [{"text": "NO_REPLY"}]},
+        {"when": "User: ", "say": [{"text": "In short: ponds."}]},
+        {"say": [{"text": "noted"}]}
+    ]);
+    let gateway = scripted(Home::new(), &script);
+    let mut client = gateway.client().await;
+    for number in 0..4 {
+        let id = format!("long-{number}");
+        client
+            .call("chat.send", message(&id, &"ponds and more ".repeat(3000)))
+            .await;
+        terminal(&mut client, &id).await;
+    }
+    let answer = client.call("sessions.compact", json!({"key": "main"})).await["payload"].clone();
+    assert_eq!(
+        (&answer["ok"], &answer["key"], &answer["compacted"]),
+        (&json!(true), &json!("agent:main:main"), &json!(true)),
+        "{answer}"
+    );
+    assert!(
+        answer["dropped"].as_u64() > Some(0) && answer["result"]["tokensBefore"].as_u64() > Some(10_000),
+        "{answer}"
+    );
+    let history = client
+        .call("chat.history", json!({"sessionKey": "main", "limit": 100}))
+        .await;
+    assert!(history.to_string().contains("In short: ponds."), "{history}");
+    let again = client.call("sessions.compact", json!({"key": "main"})).await["payload"].clone();
+    assert_eq!(again["compacted"], false, "{again}");
+}
+
+#[tokio::test]
 async fn an_abort_is_told_to_everybody() {
     let gateway = scripted(Home::new(), &json!([{"say": [{"text": "half"}, "hang"]}]));
     let mut client = gateway.client().await;

@@ -74,7 +74,7 @@ fn arguments(profile: &str) -> Vec<String> {
 
 impl Chromium {
     /// Starts it.
-    pub(super) async fn start(place: &Place) -> Result<Self, String> {
+    pub(super) async fn start(place: &Place, patience: Duration) -> Result<Self, String> {
         let environment = place.environment();
         let program = program(&environment).ok_or_else(|| {
             format!(
@@ -91,6 +91,7 @@ impl Chromium {
             &program.to_string_lossy(),
             &arguments(&profile.to_string_lossy()),
             &environment,
+            patience,
         )?;
         let chromium = Self { pipe, child };
         // That it runs is known once it answers. What a page sends by itself is not kept.

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use super::frames::{self, Frames, Part};
 use super::pipe::{Event, Pipe};
-use super::snapshot::{self, Snapshot};
+use super::snapshot::{self, Snapshot, Spot};
 
 /// How long a page may take to come.
 const LOAD: Duration = Duration::from_secs(20);
@@ -41,7 +42,11 @@ pub(super) struct Page {
     pipe: Pipe,
     pub(super) target: String,
     session: String,
-    refs: BTreeMap<String, i64>,
+    /// The page itself, and what it embeds from elsewhere, as they were looked at last.
+    pub(super) parts: Vec<Part>,
+    /// Sessions of what it embeds, by frame.
+    embedded: BTreeMap<String, String>,
+    refs: BTreeMap<String, Spot>,
 }
 
 /// Where a page is.
@@ -67,27 +72,32 @@ impl Page {
 
     /// A page that is there.
     pub(super) async fn of(pipe: &Pipe, target: String) -> Result<Self, String> {
-        let attached = pipe
-            .call(
-                None,
-                "Target.attachToTarget",
-                json!({"targetId": target, "flatten": true}),
-            )
-            .await?;
-        let page = Self {
+        let session = frames::attach(pipe, &target).await?;
+        Ok(Self {
             pipe: pipe.clone(),
             target,
-            session: text_of(&attached["sessionId"])?,
+            parts: vec![Part {
+                session: session.clone(),
+                owner: None,
+            }],
+            session,
+            embedded: BTreeMap::new(),
             refs: BTreeMap::new(),
-        };
-        for domain in ["Page.enable", "DOM.enable", "Accessibility.enable"] {
-            page.call(domain, json!({})).await?;
-        }
-        Ok(page)
+        })
     }
 
     async fn call(&self, method: &str, params: Value) -> Result<Value, String> {
         self.pipe.call(Some(&self.session), method, params).await
+    }
+
+    /// Asks about a node where it is.
+    async fn call_at(&self, spot: Spot, method: &str, mut params: Value) -> Result<Value, String> {
+        let part = self
+            .parts
+            .get(spot.part)
+            .ok_or("the page has changed; take a snapshot")?;
+        params["backendNodeId"] = spot.node.into();
+        self.pipe.call(Some(&part.session), method, params).await
     }
 
     /// Goes to an address.
@@ -126,31 +136,22 @@ impl Page {
     /// Waits until the page has loaded; one that never does is looked at as it is.
     async fn loaded(&self, events: &mut broadcast::Receiver<Event>) {
         let _ = tokio::time::timeout(
-            LOAD,
-            self.until(events, &["Page.loadEventFired", "Page.navigatedWithinDocument"]),
+            LOAD.min(self.pipe.patience),
+            until(
+                events,
+                |session| session == self.session,
+                &["Page.loadEventFired", "Page.navigatedWithinDocument"],
+            ),
         )
         .await;
     }
 
-    /// Waits for one of these to happen here.
-    async fn until(&self, events: &mut broadcast::Receiver<Event>, methods: &[&str]) {
-        loop {
-            match events.recv().await {
-                Ok(event)
-                    if event.session.as_ref() == Some(&self.session) && methods.contains(&event.method.as_str()) =>
-                {
-                    return;
-                }
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return,
-            }
-        }
-    }
-
     /// Something was done: if that leads elsewhere, waits until it is there.
     async fn settled(&self, events: &mut broadcast::Receiver<Event>) {
-        let stirs = self.until(
+        let here = |session: &str| self.parts.iter().any(|part| part.session == session);
+        let stirs = until(
             events,
+            here,
             &[
                 "Page.frameStartedNavigating",
                 "Page.frameStartedLoading",
@@ -158,8 +159,8 @@ impl Page {
             ],
         );
         if tokio::time::timeout(STIR, stirs).await.is_ok() {
-            let rests = self.until(events, &["Page.loadEventFired", "Page.frameStoppedLoading"]);
-            let _ = tokio::time::timeout(LOAD, rests).await;
+            let rests = until(events, here, &["Page.loadEventFired", "Page.frameStoppedLoading"]);
+            let _ = tokio::time::timeout(LOAD.min(self.pipe.patience), rests).await;
         }
     }
 
@@ -169,8 +170,10 @@ impl Page {
             .pipe
             .call(None, "Target.getTargetInfo", json!({"targetId": self.target}))
             .await?;
-        let tree = self.call("Accessibility.getFullAXTree", json!({})).await?;
-        let snapshot = snapshot::read(&tree);
+        let before = std::mem::take(&mut self.embedded);
+        let (document, frames) = Frames::look(&self.pipe, &self.session, before).await?;
+        (self.parts, self.embedded) = (frames.parts, frames.sessions);
+        let snapshot = snapshot::read(&document);
         self.refs.clone_from(&snapshot.refs);
         Ok(Stand {
             url: text_of(&info["targetInfo"]["url"])?,
@@ -179,7 +182,7 @@ impl Page {
         })
     }
 
-    fn node(&self, number: &str) -> Result<i64, String> {
+    fn node(&self, number: &str) -> Result<Spot, String> {
         let number = number.trim_start_matches(['[', '@']).trim_end_matches(']');
         let known = self.refs.get(number).copied();
         known.ok_or_else(|| {
@@ -199,25 +202,30 @@ impl Page {
         Ok(())
     }
 
-    async fn press_on(&self, node: i64) -> Result<(), String> {
+    async fn press_on(&self, spot: Spot) -> Result<(), String> {
         let gone = |_| "it is not on the page any more, or cannot be seen; take a snapshot".to_owned();
-        self.call("DOM.scrollIntoViewIfNeeded", json!({"backendNodeId": node}))
-            .await
-            .map_err(gone)?;
+        let around = self.around(spot);
+        for spot in around.iter().rev().chain([&spot]) {
+            self.call_at(*spot, "DOM.scrollIntoViewIfNeeded", json!({}))
+                .await
+                .map_err(gone)?;
+        }
         let quads = self
-            .call("DOM.getContentQuads", json!({"backendNodeId": node}))
+            .call_at(spot, "DOM.getContentQuads", json!({}))
             .await
             .map_err(gone)?;
-        let corners: Vec<f64> = quads["quads"][0]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_f64)
-            .collect();
+        let corners = numbers(&quads["quads"][0]);
         let [x1, y1, _, _, x2, y2, _, _] = corners[..] else {
             return Err("it has no place on the page that could be pressed on".to_owned());
         };
-        let (x, y) = (f64::midpoint(x1, x2), f64::midpoint(y1, y2));
+        let (mut x, mut y) = (f64::midpoint(x1, x2), f64::midpoint(y1, y2));
+        // Another process counts from the corner of what it shows.
+        for spot in around {
+            let model = self.call_at(spot, "DOM.getBoxModel", json!({})).await.map_err(gone)?;
+            if let [left, top, ..] = numbers(&model["model"]["content"])[..] {
+                (x, y) = (x + left, y + top);
+            }
+        }
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
             let button = if kind == "mouseMoved" { "none" } else { "left" };
             let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": 1});
@@ -226,17 +234,29 @@ impl Page {
         Ok(())
     }
 
+    /// What embeds the part that a node is in, from there outwards.
+    fn around(&self, spot: Spot) -> Vec<Spot> {
+        let mut around: Vec<Spot> = Vec::new();
+        let mut part = spot.part;
+        while let Some((above, node)) = self.parts.get(part).and_then(|part| part.owner) {
+            around.push(Spot { part: above, node });
+            part = above;
+        }
+        around
+    }
+
     /// Puts text into something, and sends it off.
     pub(super) async fn fill(&mut self, number: &str, text: &str, submit: bool) -> Result<(), String> {
-        let node = self.node(number)?;
+        let spot = self.node(number)?;
         let mut events = self.pipe.events();
-        let object = self.call("DOM.resolveNode", json!({"backendNodeId": node})).await;
+        let object = self.call_at(spot, "DOM.resolveNode", json!({})).await;
         let object = object.map_err(|_| "it is not on the page any more; take a snapshot".to_owned())?;
         let call = json!({
             "objectId": object["object"]["objectId"], "functionDeclaration": TAKE,
             "arguments": [{"value": text}], "returnByValue": true
         });
-        let done = self.call("Runtime.callFunctionOn", call).await?;
+        let session = self.parts.get(spot.part).map(|part| part.session.as_str());
+        let done = self.pipe.call(session, "Runtime.callFunctionOn", call).await?;
         match done["result"]["value"].as_str() {
             Some("type") if text.is_empty() => self.key("Delete").await?,
             Some("type") => drop(self.call("Input.insertText", json!({"text": text})).await?),
@@ -325,6 +345,27 @@ impl Page {
             .pipe
             .call(None, "Target.closeTarget", json!({"targetId": self.target}))
             .await;
+    }
+}
+
+fn numbers(list: &Value) -> Vec<f64> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_f64)
+        .collect()
+}
+
+/// Waits for one of these to happen in one of these sessions.
+async fn until(events: &mut broadcast::Receiver<Event>, here: impl Fn(&str) -> bool, methods: &[&str]) {
+    loop {
+        match events.recv().await {
+            Ok(event) if event.session.as_deref().is_some_and(&here) && methods.contains(&event.method.as_str()) => {
+                return;
+            }
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
     }
 }
 

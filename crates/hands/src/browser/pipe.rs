@@ -12,9 +12,6 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::text;
 
-/// How long one call may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Bytes of one message: a screenshot of a long page is one.
 const MOST: u64 = 96 * 1024 * 1024;
 
@@ -48,6 +45,16 @@ pub(super) struct Pipe {
     waiting: Arc<Mutex<Waiting>>,
     events: broadcast::Sender<Event>,
     complaints: Arc<Mutex<Vec<u8>>>,
+    /// How long one call may take.
+    pub(super) patience: Duration,
+}
+
+/// What is said of a call that is not answered.
+const SILENT: &str = "the browser does not answer to ";
+
+/// Is this why something was not done?
+pub(super) fn is_silence(why: &str) -> bool {
+    why.starts_with(SILENT)
 }
 
 impl Pipe {
@@ -56,6 +63,7 @@ impl Pipe {
         program: &str,
         arguments: &[String],
         environment: &[(&str, String)],
+        patience: Duration,
     ) -> Result<(Self, Child), String> {
         let fault = |error: std::io::Error| format!("the browser cannot be started: {error}");
         let mut command = Command::new("/bin/sh");
@@ -83,6 +91,7 @@ impl Pipe {
             })),
             events: broadcast::channel(EVENTS).0,
             complaints: Arc::default(),
+            patience,
         };
         tokio::spawn(keep(stderr, Arc::clone(&pipe.complaints)));
         tokio::spawn(write(stdin, orders));
@@ -121,14 +130,14 @@ impl Pipe {
             id
         };
         self.send(id, session, method, params).await?;
-        match tokio::time::timeout(PATIENCE, told).await {
+        match tokio::time::timeout(self.patience, told).await {
             Ok(Ok(answer)) => answer.map_err(|why| format!("the browser refuses {method}: {why}")),
             Ok(Err(_)) => Err("the browser has ended".to_owned()),
             Err(_) => {
                 if let Some(answers) = &mut self.waiting().answers {
                     answers.remove(&id);
                 }
-                Err(format!("the browser does not answer to {method}"))
+                Err(format!("{SILENT}{method}"))
             }
         }
     }

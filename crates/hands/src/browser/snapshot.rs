@@ -19,8 +19,37 @@ const MOST_LEVELS: usize = 400;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Snapshot {
     pub(super) lines: Vec<String>,
-    /// Backend ids of nodes, by number.
-    pub(super) refs: BTreeMap<String, i64>,
+    /// What numbers stand for.
+    pub(super) refs: BTreeMap<String, Spot>,
+}
+
+/// A node, by its backend id, and in which part of the page it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) part: usize,
+    pub(super) node: i64,
+}
+
+/// A document, and those that it embeds.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    /// What `Accessibility.getFullAXTree` gives of it.
+    pub(super) tree: Value,
+    /// In which part of the page it is.
+    pub(super) part: usize,
+    /// What it embeds, by the node that does, or why that is not seen.
+    pub(super) embedded: BTreeMap<i64, Result<Document, String>>,
+}
+
+/// Nodes of a document that embed another one.
+pub(super) fn embedding(tree: &Value) -> Vec<i64> {
+    let nodes = tree["nodes"].as_array().into_iter().flatten();
+    let embedding = nodes.filter(|node| embeds(node) && node["ignored"] != true);
+    embedding.filter_map(|node| node["backendDOMNodeId"].as_i64()).collect()
+}
+
+fn embeds(node: &Value) -> bool {
+    matches!(node["role"]["value"].as_str(), Some("Iframe" | "IframePresentational"))
 }
 
 /// Things that one can act on.
@@ -54,35 +83,42 @@ const SILENT: [&str; 6] = [
     "StaticText",
 ];
 
-/// Reads what `Accessibility.getFullAXTree` gives.
-pub(super) fn read(tree: &Value) -> Snapshot {
-    let nodes: BTreeMap<&str, &Value> = tree["nodes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|node| Some((node["nodeId"].as_str()?, node)))
-        .collect();
-    let root = tree["nodes"].as_array().and_then(|nodes| nodes.first());
+/// Reads what a page says, with all that it embeds.
+pub(super) fn read(document: &Document) -> Snapshot {
     let mut reading = Reading {
-        nodes,
         snapshot: Snapshot::default(),
         left: 20_000,
     };
-    if let Some(root) = root {
-        reading.node(root, 0, 0);
-    }
+    reading.document(document, 0, 0);
     reading.snapshot
 }
 
-struct Reading<'a> {
+/// A document that is read.
+struct Open<'a> {
+    document: &'a Document,
     nodes: BTreeMap<&'a str, &'a Value>,
+}
+
+struct Reading {
     snapshot: Snapshot,
     /// Nodes that are still looked at: a page may claim to be its own child.
     left: usize,
 }
 
-impl<'a> Reading<'a> {
-    fn node(&mut self, node: &'a Value, depth: usize, level: usize) {
+impl Reading {
+    fn document(&mut self, document: &Document, depth: usize, level: usize) {
+        let nodes = document.tree["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        let named = nodes.iter().filter_map(|node| Some((node["nodeId"].as_str()?, node)));
+        let open = Open {
+            document,
+            nodes: named.collect(),
+        };
+        if let Some(root) = nodes.first() {
+            self.node(&open, root, depth, level);
+        }
+    }
+
+    fn node(&mut self, open: &Open<'_>, node: &Value, depth: usize, level: usize) {
         if self.left == 0 || level > MOST_LEVELS {
             return;
         }
@@ -97,20 +133,26 @@ impl<'a> Reading<'a> {
         }
         if !ignored && !SILENT.contains(&role) && role != "RootWebArea" {
             deeper += 1;
-            self.tell(node, role, &name, depth);
+            self.tell(open, node, role, &name, depth);
+        }
+        let embedded = node["backendDOMNodeId"].as_i64().filter(|_| embeds(node) && !ignored);
+        match embedded.and_then(|id| open.document.embedded.get(&id)) {
+            Some(Ok(document)) => return self.document(document, deeper, level + 1),
+            Some(Err(why)) => return self.line(deeper, &format!("(not seen: {why})")),
+            None => {}
         }
         let says_it_all = is_leaf(role) && !name.is_empty();
         if says_it_all {
             return;
         }
         for child in node["childIds"].as_array().into_iter().flatten() {
-            if let Some(child) = child.as_str().and_then(|id| self.nodes.get(id).copied()) {
-                self.node(child, deeper, level + 1);
+            if let Some(child) = child.as_str().and_then(|id| open.nodes.get(id).copied()) {
+                self.node(open, child, deeper, level + 1);
             }
         }
     }
 
-    fn tell(&mut self, node: &Value, role: &str, name: &str, depth: usize) {
+    fn tell(&mut self, open: &Open<'_>, node: &Value, role: &str, name: &str, depth: usize) {
         let mut line = format!("- {role}");
         if !name.is_empty() {
             line.push_str(&format!(" \"{name}\""));
@@ -134,7 +176,8 @@ impl<'a> Reading<'a> {
         {
             let number = format!("e{}", self.snapshot.refs.len() + 1);
             line.push_str(&format!(" [{number}]"));
-            self.snapshot.refs.insert(number, id);
+            let part = open.document.part;
+            self.snapshot.refs.insert(number, Spot { part, node: id });
         }
         self.line(depth, &line);
     }
@@ -195,6 +238,29 @@ mod tests {
         json!({"nodeId": id, "role": {"value": role}, "name": {"value": name}, "childIds": children, "backendDOMNodeId": 100 + number})
     }
 
+    fn document(tree: Value, part: usize) -> Document {
+        Document {
+            tree,
+            part,
+            ..Document::default()
+        }
+    }
+
+    fn spots(spots: &[(&str, usize, i64)]) -> BTreeMap<String, Spot> {
+        let spots = spots.iter();
+        spots
+            .map(|(name, part, node)| {
+                (
+                    (*name).to_owned(),
+                    Spot {
+                        part: *part,
+                        node: *node,
+                    },
+                )
+            })
+            .collect()
+    }
+
     #[test]
     fn what_can_be_acted_on_has_a_number() {
         let mut check = node("6", "checkbox", "Agree", &[]);
@@ -209,7 +275,7 @@ mod tests {
             node("7", "StaticText", "Hello there", &[]), node("8", "StaticText", "More", &[]),
             node("9", "paragraph", "", &["10"]), node("10", "StaticText", "words", &[]),
         ]});
-        let read = read(&tree);
+        let read = read(&document(tree, 0));
         assert_eq!(
             read.lines,
             [
@@ -221,16 +287,41 @@ mod tests {
                 "  words",
             ]
         );
-        assert_eq!(
-            read.refs,
-            BTreeMap::from([("e1", 104), ("e2", 105), ("e3", 106)].map(|(name, id)| (name.to_owned(), id)))
-        );
+        assert_eq!(read.refs, spots(&[("e1", 0, 104), ("e2", 0, 105), ("e3", 0, 106)]));
     }
 
     #[test]
     fn a_page_that_is_its_own_child_comes_to_an_end() {
         let tree = json!({"nodes": [node("1", "list", "", &["1", "1"])]});
-        assert!(read(&tree).lines.len() <= 20_000);
-        assert_eq!(read(&json!({"nodes": "none"})), Snapshot::default());
+        assert!(read(&document(tree, 0)).lines.len() <= 20_000);
+        assert_eq!(read(&document(json!({"nodes": "none"}), 0)), Snapshot::default());
+    }
+
+    #[test]
+    fn what_is_embedded_stands_where_it_is_embedded() {
+        let outer = json!({"nodes": [
+            node("1", "RootWebArea", "Shop", &["2", "3", "4", "5"]), node("2", "Iframe", "Pay", &["9"]), node("3", "Iframe", "", &[]),
+            node("4", "Iframe", "Ads", &[]), node("5", "button", "Back", &[]), node("9", "paragraph", "twice", &[]),
+        ]});
+        assert_eq!(embedding(&outer), [102, 103, 104]);
+        let inner = json!({"nodes": [node("1", "RootWebArea", "", &["2"]), node("2", "button", "Pay now", &[])]});
+        let mut page = document(outer, 0);
+        page.embedded.insert(102, Ok(document(inner.clone(), 1)));
+        page.embedded.insert(103, Ok(document(inner, 0)));
+        page.embedded.insert(104, Err("it does not answer in time".to_owned()));
+        let read = read(&page);
+        assert_eq!(
+            read.lines,
+            [
+                "- Iframe \"Pay\"",
+                "  - button \"Pay now\" [e1]",
+                "- Iframe",
+                "  - button \"Pay now\" [e2]",
+                "- Iframe \"Ads\"",
+                "  (not seen: it does not answer in time)",
+                "- button \"Back\" [e3]",
+            ]
+        );
+        assert_eq!(read.refs, spots(&[("e1", 1, 102), ("e2", 0, 102), ("e3", 0, 105)]));
     }
 }

@@ -283,7 +283,10 @@ mod tests {
         });
         assert_eq!(shown, expected);
         assert_eq!(ssm_parameters(&document), ["/koi/x"]);
-        let mut literal: Vec<_> = literal_secrets(&document).iter().map(|one| one.expose().to_owned()).collect();
+        let mut literal: Vec<_> = literal_secrets(&document)
+            .iter()
+            .map(|one| one.expose().to_owned())
+            .collect();
         literal.sort_unstable();
         assert_eq!(literal, ["0123456789abcdef", "0123456789abcdeg"]);
         let mut back = shown;

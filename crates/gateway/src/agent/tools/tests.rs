@@ -9,7 +9,7 @@ use crate::clock::SystemClock;
 use crate::file::tests::Scratch;
 use crate::server::hub::Hub;
 
-pub(super) fn grounds(place: &Scratch) -> Grounds {
+fn grounds(place: &Scratch) -> Grounds {
     Grounds {
         workspace: place.to_path_buf(),
         state_dir: place.join("state"),
@@ -74,7 +74,7 @@ impl Scene {
         self.tools.call(call, site)
     }
 
-    async fn call(&self, name: &str, arguments: Value) -> (bool, String) {
+    pub(super) async fn call(&self, name: &str, arguments: Value) -> (bool, String) {
         let result = self.start(name, arguments).await;
         (result.is_error, result.content.to_text())
     }
@@ -236,4 +236,25 @@ async fn an_abort_while_a_person_is_asked() {
     cancel.cancel();
     assert!(call.await.unwrap().is_error);
     assert_eq!(scene.approvals.pending(crate::clock::Clock::now_ms(&SystemClock)), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tools_find_has_no_secret_of_the_gateway_in_it() {
+    let scene = Scene::new(&json!({}));
+    let secret = "known-to-the-gateway-4711";
+    crate::hush::keep(&koi_wire::Redacted::new(secret));
+    std::fs::write(
+        scene.place.join("found.txt"),
+        format!("token: {secret}\nsk-ant-{}\n", "a1".repeat(20)),
+    )
+    .unwrap();
+    for (tool, arguments) in [
+        ("read", json!({"path": "found.txt"})),
+        ("exec", json!({"command": "cat found.txt"})),
+        ("grep", json!({"pattern": "token|sk-", "path": "found.txt"})),
+    ] {
+        let (failed, said) = scene.call(tool, arguments).await;
+        assert!(!failed && said.contains("token: [redacted]"), "{tool}: {said}");
+        assert!(!said.contains(secret) && !said.contains("a1a1"), "{tool}: {said}");
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Limits {
     pub(crate) tool_calls: u32,
     /// The same call, before it is refused; twice as often ends the turn.
     pub(crate) same_call: u32,
+    /// Words and thoughts of one answer, in bytes.
+    pub(crate) answer_bytes: usize,
     /// Tokens.
     pub(crate) tokens: Option<u64>,
     /// Further tries after a fault that passes.
@@ -55,6 +57,7 @@ impl Default for Limits {
             model_calls: 200,
             tool_calls: 1000,
             same_call: 5,
+            answer_bytes: 2 * 1024 * 1024,
             tokens: None,
             retries: 3,
             pause_ms: 500,

@@ -28,6 +28,7 @@ fn plan() -> Plan {
             model_calls: 30,
             tool_calls: 50,
             same_call: 2,
+            answer_bytes: 1 << 20,
             tokens: None,
             retries: 1,
             pause_ms: 500,
@@ -349,6 +350,29 @@ fn budgets_end_a_turn_with_a_reason() {
         "error RateLimit: this turn used 110 tokens; a turn may use 100: write again to go on, or raise agents.defaults.budget.turnTokens"
     );
     assert_eq!(turn.used(), usage);
+}
+
+#[test]
+fn a_model_that_does_not_stop_is_hung_up_on() {
+    let mut plan = plan();
+    plan.limits.answer_bytes = 10;
+    let mut turn = Turn::new(plan);
+    turn.step(0, Input::Begin);
+    let thought = Input::Model(1, ModelEvent::Thinking("12345".to_owned()));
+    turn.step(0, thought);
+    turn.step(0, say(1, "12345"));
+    let wished = wish(1, call("1", "read", json!({})));
+    turn.step(0, wished);
+    let effects = turn.step(0, say(1, "6"));
+    assert_eq!(effects.first(), Some(&Effect::HangUp));
+    let Some(Effect::End(End::Error { message, .. })) = effects.last() else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(
+        message,
+        "the model said more than 10 bytes in one answer, and was hung up on"
+    );
+    assert!(turn.is_over());
 }
 
 #[test]

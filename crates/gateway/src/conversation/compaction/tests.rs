@@ -133,7 +133,7 @@ fn turn_of(turn: i64) -> [Message; 4] {
 }
 
 impl Scene {
-    async fn compact(&self) -> String {
+    async fn compact(&self) -> Option<Compacted> {
         let (_never, stop) = watch::channel(None);
         let models = ["scripted/a".to_owned(), "scripted/b".to_owned()];
         let long = Long {
@@ -185,8 +185,9 @@ async fn a_model_notes_and_writes_the_summary() {
         {"say": [{"text": "The user wants tea."}, {"usage": {"input": 70, "output": 7}}]}
     ]);
     let scene = scene("compact-model", script, json!({})).await;
-    let done = scene.compact().await;
-    assert!(done.starts_with("Put "), "{done}");
+    // As the wire asks for it: with the models of the conversation.
+    let done = scene.conversations.compact(&scene.key).await.unwrap().unwrap();
+    assert!(done.dropped > 0 && done.kept > 0, "{done:?}");
     let seen = scene.seen().await;
     assert_eq!(seen.summary.as_deref(), Some("The user wants tea."));
     paired(&seen);
@@ -215,7 +216,7 @@ async fn a_model_notes_and_writes_the_summary() {
     assert!(page.rows.len() >= 32, "{}", page.rows.len());
     // Once more there is nothing to put away, and nobody is asked.
     let before = scene.asked.load(Ordering::Relaxed);
-    assert_eq!(scene.compact().await, "Nothing to put away.");
+    assert_eq!(scene.compact().await, None);
     assert_eq!(scene.asked.load(Ordering::Relaxed), before);
 }
 
@@ -232,7 +233,7 @@ async fn without_a_model_that_can_it_ends_all_the_same() {
         let config = json!({"agents": {"defaults": {"compaction": {"timeoutSeconds": 1}}}});
         let scene = scene(&format!("compact-plain-{number}"), script, config).await;
         let done = scene.compact().await;
-        assert!(done.starts_with("Put "), "{done}");
+        assert!(done.is_some_and(|done| done.dropped > 0));
         let seen = scene.seen().await;
         let summary = seen.summary.clone().unwrap();
         assert!(summary.contains("- question 0"), "{summary}");

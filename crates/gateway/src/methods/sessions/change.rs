@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::{KeyText, With, failed, key, shown};
 use crate::conversation::{Inbound, MAX_ID, MAX_TEXT, Source, TurnOptions};
 use crate::methods::bounds::{Entries, Text, Tree};
-use crate::methods::{Answer, Call, Method, chat};
-use crate::session::{SessionKey, Why};
+use crate::methods::{Answer, Call, Method, chat, fault};
+use crate::session::{SessionError, SessionKey, Why};
 
 pub(super) const CREATE: Method = Method::later("sessions.create", Scope::Write, |call| create(call).boxed());
 pub(super) const PATCH: Method = Method::later("sessions.patch", Scope::Write, |call| patch(call).boxed());
@@ -375,15 +375,25 @@ struct CompactParams {
     max_lines: Option<u64>,
 }
 
-async fn compact(call: Call) -> Answer {
+async fn compact(mut call: Call) -> Answer {
     let params: CompactParams = call.params()?;
     if params.max_lines == Some(0) {
         return Err(call.invalid("at /maxLines: must be >= 1"));
     }
     let key = key(&call, "/key", &params.key, params.agent_id.as_deref())?;
     let sessions = &call.shared.services.sessions;
-    let done = sessions.compact(&key, call.shared.now_ms(), params.max_lines).await;
-    Ok(match done.map_err(|error| failed(&call, &error))? {
+    // Who says how many rows are to stay wants no summary.
+    let done = if params.max_lines.is_some() {
+        let done = sessions.compact(&key, call.shared.now_ms(), params.max_lines).await;
+        done.map_err(|error| failed(&call, &error))?
+    } else {
+        let known = sessions.describe(&key).await.map_err(|error| failed(&call, &error))?;
+        known.ok_or_else(|| failed(&call, &SessionError::NotFound(key.to_string())))?;
+        call.park();
+        let done = call.shared.services.conversations.compact(&key).await;
+        done.map_err(fault::unavailable)?
+    };
+    Ok(match done {
         None => json!({"ok": true, "key": key, "compacted": false, "reason": "nothing to put away"}),
         Some(done) => json!({
             "ok": true, "key": key, "compacted": true, "kept": done.kept, "dropped": done.dropped,

@@ -93,7 +93,8 @@ impl Speech {
 
     /// The text goes through a file: nothing of it is shell.
     async fn ask_espeak(&self, inner: &Inner, words: &str, path: &str, site: &CallSite) -> Result<String, String> {
-        let source = format!("{path}.txt");
+        // A name that nothing has: it goes away again.
+        let source = format!("{path}.{}.txt", uuid::Uuid::new_v4().simple());
         let written = inner
             .hands("write", json!({"path": source, "content": words}), site)
             .await;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::super::tests::{Scene, grounds};
+use super::super::tests::Scene;
 use super::*;
 use crate::clock::SystemClock;
 use crate::conversation::{Accepted, Inbound, Outcome as Ended, Refused};
@@ -361,23 +361,75 @@ async fn skills_are_loaded_by_name() {
     }
 }
 
+/// The real espeak-ng, which `tools/setup.py` installs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn speaking_without_the_program_says_so() {
-    let scene = Scene::new(&json!({"tools": {"speech": {}}}));
-    let spoken = perform(
-        &scene,
-        "speech",
-        json!({"text": "it's $(date) `x`", "path": "-a b.wav"}),
-        MAIN,
-    )
-    .await;
-    // Where the program is, it speaks; where not, it says what to do.
-    if spoken.is_error {
-        assert!(spoken.text.contains("espeak-ng is not installed"), "{}", spoken.text);
-    } else {
-        assert!(fs::read(scene.place.join("-a b.wav")).unwrap().starts_with(b"RIFF"));
+async fn a_text_is_spoken_whatever_commands_the_model_may_run() {
+    let allowed = [
+        json!({}),
+        json!({"exec": {"security": "deny"}}),
+        json!({"exec": {"security": "allowlist"}, "deny": ["exec", "process", "write"]}),
+        json!({"workspaceOnly": true}),
+    ];
+    let mut sizes = Vec::new();
+    for (number, tools) in allowed.into_iter().enumerate() {
+        let tools = koi_wire::config::merge(json!({"speech": {"voice": "de"}}), tools);
+        let scene = Scene::new(&json!({ "tools": tools }));
+        let (failed, said) = scene
+            .call(
+                "speech",
+                json!({"text": "it's $(touch oops) `touch oops`", "path": "-a b.wav"}),
+            )
+            .await;
+        assert!(!failed, "{number}: {said}; tools/setup.py installs espeak-ng");
+        assert_eq!(said, "Spoke 31 characters into -a b.wav.");
+        let sound = fs::read(scene.place.join("-a b.wav")).unwrap();
+        assert!(sound.starts_with(b"RIFF") && sound.get(8..12) == Some(b"WAVE"));
+        sizes.push(sound.len());
+        let names: Vec<_> = fs::read_dir(&*scene.place)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert!(
+            !names
+                .iter()
+                .any(|name| name == "oops" || name.to_string_lossy().ends_with(".txt")),
+            "nothing of it is shell, and nothing stays: {names:?}"
+        );
     }
-    assert!(!scene.place.join("-a b.wav.txt").exists());
-    assert!(perform(&scene, "speech", json!({"text": " "}), MAIN).await.is_error);
-    let _ = grounds(&scene.place);
+    assert!(
+        sizes.iter().all(|size| *size > 20_000 && size == &sizes[0]),
+        "seconds of sound: {sizes:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voice_that_fails_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new(&json!({"tools": {"speech": {}}}));
+    fs::write(scene.place.join("a.wav.txt"), "a note of the user").unwrap();
+    for text in [" ".to_owned(), "x".repeat(3001), "a\u{0}b".to_owned()] {
+        let done = perform(&scene, "speech", json!({ "text": text }), MAIN).await;
+        assert!(
+            done.is_error && done.text.contains("1 to 3000 characters"),
+            "{}",
+            done.text
+        );
+    }
+    // One that the agent put in the place of the program.
+    let program = scene.place.join(".local/bin/espeak-ng");
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    fs::write(&program, "#!/bin/sh\necho broken; exit 3\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let done = perform(&scene, "speech", json!({"text": "hello", "path": "a.wav"}), MAIN).await;
+    assert!(done.is_error && done.text.contains("broken"), "{}", done.text);
+    let texts = fs::read_dir(&*scene.place).unwrap().flatten();
+    let texts: Vec<_> = texts
+        .filter(|entry| entry.file_name().to_string_lossy().contains(".txt"))
+        .collect();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert_eq!(
+        fs::read_to_string(scene.place.join("a.wav.txt")).unwrap(),
+        "a note of the user"
+    );
 }
