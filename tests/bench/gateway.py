@@ -31,6 +31,9 @@ STARTS = 5
 MESSAGES = 300
 HISTORY_ROWS = 100_000
 
+#: What the gateway's unit sets.
+UNIT = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"}
+
 # Files here last no longer than the machine runs, and cost nothing to flush: what is left is the gateway's own time.
 MEMORY = Path("/dev/shm")
 
@@ -124,6 +127,7 @@ def running(
             "HOME": folder,
             "SKYKOI_STATE_DIR": folder,
             "SKYKOI_CONFIG_PATH": str(config),
+            **UNIT,
             **{name: value.replace("{folder}", folder) for name, value in env.items()},
         }
         prepare(Path(folder))

@@ -253,6 +253,11 @@ def test_links_in_the_workspace_lead_the_gateway_nowhere(stage: Stage, made: str
     assert "AGENTS.md is a symbolic link" in json.dumps(body["system"])
     assert '"auth"' not in json.dumps(body["system"])
     machine.sh("cd /home/ubuntu/koi && rm AGENTS.md MEMORY.md && mv kept AGENTS.md", user="ubuntu")
+    # The whole workspace as a link: it is none.
+    machine.sh("cd /home/ubuntu && mv koi kept && ln -s .skykoi koi", user="ubuntu")
+    assert client.ended(client.send("and now?"))["state"] == "final"
+    assert "koi is a symbolic link" in json.dumps(stage.cloud.models_asked()[-1]["body"]["system"])
+    machine.sh("cd /home/ubuntu && rm koi && mv kept koi", user="ubuntu")
 
 
 def test_whoever_plays_the_tools_gets_at_nothing_and_harms_only_himself(

@@ -53,6 +53,12 @@ impl Directory {
         Self::open(root)?.below(path, Self::enter)
     }
 
+    /// A directory in a trusted one, such as the workspace: it belongs to somebody else and may have become a link, which is none.
+    pub(crate) fn itself(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().unwrap_or_default();
+        Self::reach(path.parent().unwrap_or(path), Path::new(name))
+    }
+
     /// The same, but what is missing on the way is made.
     pub(crate) fn reach_or_make(root: &Path, path: &Path) -> io::Result<Self> {
         Self::open(root)?.below(path, |at, name| at.enter_or_make(name, 0o755))

@@ -48,10 +48,7 @@ pub(crate) fn apply(workspace: &Path, state_dir: &Path, wish: &SeedParams) -> io
         ..SeedResult::default()
     };
     // The workspace itself is the agent's own and may have become a link.
-    let workspace = Directory::reach(
-        workspace.parent().unwrap_or(workspace),
-        Path::new(workspace.file_name().unwrap_or_default()),
-    )?;
+    let workspace = Directory::itself(workspace)?;
     for (path, content) in &wish.files {
         let default = defaults.get(path).map(String::as_str);
         if put(&workspace, path, content.as_bytes(), default).map_err(|error| named(path, &error))? {

@@ -223,7 +223,7 @@ impl Shelf {
         } else {
             &self.state_dir
         };
-        Directory::open(above).and_then(|above| above.enter("skills")).ok()
+        Directory::itself(above).and_then(|above| above.enter("skills")).ok()
     }
 
     /// What commands of the agent find in their environment.

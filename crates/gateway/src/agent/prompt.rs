@@ -208,7 +208,7 @@ impl Workspace {
         // A character has four bytes at most; what is cut is counted as far as a file can be read at all.
         let most = (self.most * 4).max(1024 * 1024);
         let read = || {
-            let mut directory = Directory::open(&self.path)?;
+            let mut directory = Directory::itself(&self.path)?;
             let mut name = name;
             while let Some((above, rest)) = name.split_once('/') {
                 directory = directory.enter(above)?;

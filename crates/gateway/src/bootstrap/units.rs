@@ -169,7 +169,8 @@ mod tests {
             "TimeoutStopSec=45",
             "EnvironmentFile=-/etc/default/skykoi",
             "ExecReload=/bin/kill -HUP $MAINPID",
-            "Environment=MALLOC_ARENA_MAX=2",
+            "Environment=MALLOC_ARENA_MAX=1",
+            "Environment=GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
         }

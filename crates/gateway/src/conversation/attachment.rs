@@ -94,16 +94,10 @@ pub(crate) fn decode(sent: &[Sent]) -> Result<Vec<(Attachment, Vec<u8>)>, String
     Ok(decoded)
 }
 
-/// The workspace, which may have become a link.
-fn workspace_at(path: &Path) -> io::Result<Directory> {
-    let name = path.file_name().unwrap_or_default();
-    Directory::reach(path.parent().unwrap_or(path), Path::new(name))
-}
-
 /// Where they are.
 fn directory(workspace: &Path) -> io::Result<Directory> {
     let [above, name] = DIRECTORY;
-    workspace_at(workspace)?.enter(above)?.enter(name)
+    Directory::itself(workspace)?.enter(above)?.enter(name)
 }
 
 /// Puts them into files; they are on disk when this returns.
@@ -112,7 +106,7 @@ fn directory(workspace: &Path) -> io::Result<Directory> {
 /// Those of the file system, and a link where a directory should be.
 pub(crate) fn store(workspace: &Path, decoded: Vec<(Attachment, Vec<u8>)>) -> io::Result<Vec<Attachment>> {
     let [above, name] = DIRECTORY;
-    let directory = workspace_at(workspace)?
+    let directory = Directory::itself(workspace)?
         .enter_or_make(above, 0o775)?
         .enter_or_make(name, 0o775)?;
     let mut stored = Vec::with_capacity(decoded.len());

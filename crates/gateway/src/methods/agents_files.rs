@@ -1,7 +1,5 @@
 //! `agents.files.*`: the files of the workspace that say who the agent is. By name only, and never through a link.
 
-use std::path::Path;
-
 use futures::FutureExt;
 use koi_wire::frame::ErrorShape;
 use koi_wire::name::{Scope, code};
@@ -75,8 +73,7 @@ fn name(call: &Call, given: &str) -> Result<&'static str, ErrorShape> {
 /// The workspace. It is the agent's own and may have become a link.
 fn workspace(call: &Call) -> Result<Directory, ErrorShape> {
     let path = &call.shared.settings.workspace;
-    let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
-    Directory::reach(parent, Path::new(name))
+    Directory::itself(path)
         .map_err(|error| fault::unavailable(format!("the workspace {} cannot be read: {error}", path.display())))
 }
 

@@ -74,7 +74,8 @@ pub(crate) fn program(home: &Path) -> Command {
         .env("HOME", home)
         .env("SKYKOI_STATE_DIR", home.join("state"))
         // As its unit has it.
-        .env("MALLOC_ARENA_MAX", "2")
+        .env("MALLOC_ARENA_MAX", "1")
+        .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .stdin(Stdio::null());
     command

@@ -159,7 +159,7 @@ impl Memory {
     /// Brings the notes up to date; false when time ran out.
     fn read_notes(&self, index: &Connection, deadline: Instant) -> rusqlite::Result<bool> {
         let mut names = Vec::new();
-        let Ok(workspace) = Directory::open(&self.workspace) else {
+        let Ok(workspace) = Directory::itself(&self.workspace) else {
             return Ok(true);
         };
         let memory = workspace.enter("memory").ok();
