@@ -35,6 +35,14 @@ def secret(name: str, **labels: str) -> dict:
     }
 
 
+def secret_of(agent: str, uid: str = "7f0a", **changes: object) -> dict:
+    """An agent's, as the operator makes it."""
+    owner = {"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "name": agent, "uid": uid, "controller": True}
+    made = secret(f"{agent}-gateway", **{"skykoi.io/agent": uid})
+    made["metadata"]["ownerReferences"] = [owner]
+    return {**made, **changes}
+
+
 @pytest.fixture(scope="module")
 def admin(plane: ControlPlane) -> Api:
     """The chart is installed, with the default plan, in a namespace that holds Pods to the restricted standard."""
@@ -217,9 +225,18 @@ def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> 
         "the policy for Secrets", lambda: "the operator writes no Secret but" in operator.call("POST", *probe).text
     )
     codes = {
-        "an agent's": operator.call("POST", secrets, secret("one-gateway", **{"skykoi.io/agent": "one"})).status_code,
+        "an agent's": operator.call("POST", secrets, secret_of("one")).status_code,
         "an agent's again": operator.call(
             "PATCH", f"{secrets}/one-gateway", {"stringData": {"token": "y"}}
+        ).status_code,
+        "an agent's by its label alone": operator.call(
+            "POST", secrets, secret("two-gateway", **{"skykoi.io/agent": "two"})
+        ).status_code,
+        "an agent's under another name": operator.call(
+            "POST", secrets, {**secret_of("two"), "metadata": secret_of("two")["metadata"] | {"name": "database"}}
+        ).status_code,
+        "an agent's that would be no longer": operator.call(
+            "PATCH", f"{secrets}/one-gateway", {"metadata": {"labels": {"skykoi.io/agent": None}}}
         ).status_code,
         "its own": operator.call("POST", own, secret("koi-operator-device")).status_code,
         "its own name elsewhere": operator.call("POST", secrets, secret("koi-operator-device")).status_code,
@@ -234,12 +251,29 @@ def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> 
     assert codes == {
         "an agent's": 201,
         "an agent's again": 200,
+        "an agent's by its label alone": 422,
+        "an agent's under another name": 422,
+        "an agent's that would be no longer": 422,
         "its own": 201,
         "its own name elsewhere": 422,
         "unlabelled": 422,
         "foreign": 422,
         "foreign, labelled by the way": 422,
     }
+
+
+def test_the_operator_cannot_ask_for_the_token_of_another_account(admin: Api, operator: Api) -> None:
+    """A Secret of that type is filled by the controller manager with the token of the account that it names."""
+    secrets = f"/api/v1/namespaces/{TEAM}/secrets"
+    eventually(
+        "the policy for Secrets",
+        lambda: "of another type" in operator.call("POST", f"{secrets}?dryRun=All", secret_of("b", type="x/y")).text,
+    )
+    lure = secret_of("three", type="kubernetes.io/service-account-token")
+    lure["metadata"]["annotations"] = {"kubernetes.io/service-account.name": "default"}
+    del lure["stringData"]
+    answer = operator.call("POST", secrets, lure)
+    assert answer.status_code == 422 and "of another type than Opaque" in answer.text, answer.text
 
 
 # what people may do

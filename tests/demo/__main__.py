@@ -16,8 +16,9 @@ import requests
 from scenario.kube import Kube, condition
 from scenario.stage import Stage, summary, world_name
 from scenario.wait import until
-from world.__main__ import choose_driver
+from world.__main__ import STOP_SIGNALS, choose_driver
 from world.paths import ROOT
+from world.worlds import WorldInUse
 
 AGENT = "quickstart"
 #: what stays in the account on purpose: it binds the cluster id to the cluster; the notes of the chart say how to release it
@@ -172,12 +173,21 @@ def tell(stage: Stage, screen: Screen) -> None:
         screen.block(f"console of {console.parent.name}: ..." + console.read_text(errors="replace")[-1500:])
 
 
+def interrupt(*_signal: object) -> None:
+    """Ends the play from wherever it is, once: what it started is taken down on the way out, undisturbed."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    print("\ninterrupted: the world is taken down", flush=True)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Exit code 0 for PASS, 1 for FAIL."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--driver", default="auto", choices=("auto", "nspawn", "process"))
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping it clean up
+    for number in STOP_SIGNALS:
+        signal.signal(number, interrupt)
     screen = Screen()
     driver = choose_driver(args.driver)
     screen.head(
@@ -187,12 +197,15 @@ def main() -> int:
         with Stage(world_name("demo"), driver=driver, progress=screen.say) as stage:
             try:
                 play(stage, screen)
-            except BaseException:
+            except Exception:
                 tell(stage, screen)
                 raise
         screen.say("the world is taken down; nothing is left running")
     except KeyboardInterrupt:
         print("\nFAIL: interrupted", flush=True)
+        return 1
+    except WorldInUse as error:
+        print(f"\nFAIL: another demo of this folder is at work ({error}): wait for it, or end that process", flush=True)
         return 1
     except Exception as error:  # noqa: BLE001 - whatever broke, the demo says so in its last line
         traceback.print_exc()
