@@ -48,7 +48,9 @@ impl Ends {
         self.open.first().map_or(known, |open| known.min(open - 1))
     }
 
-    pub(super) fn push(&mut self, ended: Ended) {
+    pub(super) fn push(&mut self, mut ended: Ended) {
+        // A thousand of these are nearly all that turns leave behind; most have one member.
+        ended.members.shrink_to_fit();
         self.open.remove(&ended.seq);
         self.seq = self.seq.max(ended.seq);
         for member in &ended.members {
