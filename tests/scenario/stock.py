@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from world.paths import ROOT
+from world.paths import NODE, ROOT
 
 SCRIPT = ROOT / "crates" / "gateway" / "tests" / "contract" / "stock-pipe.mjs"
 #: runs that have ended
@@ -26,7 +26,7 @@ class StockClient:
         assert (SCRIPT.parent / "node_modules").is_dir(), "run tools/setup.py contract"
         self.seconds = seconds
         self.process = subprocess.Popen(
-            ("node", SCRIPT, url, token, sha256), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            (NODE, SCRIPT, url, token, sha256), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
         self.told: list[dict] = []
         self._lines: queue.Queue[str | None] = queue.Queue()

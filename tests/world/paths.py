@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = (ROOT / ".cache").resolve()
 WORLDS = CACHE / "worlds"
 VENV = CACHE / "venv"
+#: the Node.js that runs the stock client of the gateway's protocol
+NODE = CACHE / "node"
 REQUIREMENTS = ROOT / "tests" / "world" / "requirements.txt"
 ROOTFS_SCRIPT = ROOT / "tests" / "world" / "rootfs" / "build.sh"
 KUBE_MODULE = ROOT / "tools" / "kube"

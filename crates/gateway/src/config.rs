@@ -1,12 +1,11 @@
 //! The config file: read, located, refused with a line that says where and why.
 
 pub(crate) mod json5;
-mod variables;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use koi_wire::config::{self, GatewayConfig, Issue, digest};
+use koi_wire::config::{self, GatewayConfig, Issue, digest, variables};
 use serde_json::{Value, json};
 
 use self::json5::{Kind, Node, line_and_column};
@@ -58,7 +57,7 @@ pub(crate) fn parse(path: &Path, text: &str, variables: Variables) -> Result<Loa
     })?;
     let document = root.to_value();
     let refused = |issues: Vec<Issue>| refusal(path, text, &root, &issues);
-    let resolved = variables::fill(&document, variables).map_err(refused)?;
+    let resolved = variables::fill(&document, &variables).map_err(refused)?;
     config::literal_secrets(&resolved).iter().for_each(hush::keep);
     let config = config::check(&resolved).map_err(refused)?;
     Ok(Loaded {

@@ -22,6 +22,7 @@ mod session;
 mod skills;
 mod tools;
 mod validate;
+pub mod variables;
 mod zone;
 
 use std::fmt;
@@ -44,8 +45,8 @@ pub use hooks::{HookAction, HookMapping, Hooks};
 pub use keys::{Key, keys};
 pub use logging::{LogLevel, Logging};
 pub use lookup::{
-    REDACTED, Takes, differences, literal_secrets, lookup, redact, resolved, restart_sha256, ssm_parameters, takes,
-    unredact,
+    REDACTED, Takes, differences, literal_secrets, lookup, redact, refuse_literal_secrets, resolved, restart_sha256,
+    ssm_parameters, takes, unredact,
 };
 pub use merge::{OPERATOR_OWNED, OwnedKey, merge, owned_keys};
 pub use messages::{Messages, Queue, QueueDrop, QueueMode};

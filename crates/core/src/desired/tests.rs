@@ -5,6 +5,7 @@
     reason = "tables are long and read from top to bottom"
 )]
 
+use koi_wire::config::{check, variables};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -244,6 +245,18 @@ fn what_no_schema_sees_is_blocked_with_a_sentence() {
             "nonsense",
         ),
         (
+            json!({"gateway": {"config": {"hooks": {"enabled": true, "token": "0123456789abcdef"}}}}),
+            json!({}),
+            Reason::ConfigRejected,
+            "hooks.token: a secret stands here as text",
+        ),
+        (
+            json!({"gateway": {"config": {"tools": {"deny": ["${NOPE}"]}}}}),
+            json!({}),
+            Reason::ConfigRejected,
+            "the environment has no NOPE; allowed: a variable that is set, or $${NOPE} for the text itself",
+        ),
+        (
             json!({}),
             json!({"defaults": {"gateway": {"config": {"nonsense": 1}}}}),
             Reason::ConfigRejected,
@@ -427,7 +440,9 @@ fn overrides() -> impl Strategy<Value = Value> {
     );
     let heart = word().prop_map(|every| json!({"agents": {"defaults": {"heartbeat": {"every": every}}}}));
     let wild = (word(), word()).prop_map(|(key, value)| json!({key: value}));
-    prop_oneof![4 => Just(json!({})), 2 => level, 2 => cron, 2 => tools, 2 => reset, 1 => heart, 1 => wild]
+    let variable = prop_oneof![Just("${NOPE}"), Just("a $${NOPE}"), Just("${nope"), Just("$${A}${B}")]
+        .prop_map(|text| json!({"tools": {"deny": [text]}}));
+    prop_oneof![4 => Just(json!({})), 2 => level, 2 => cron, 2 => tools, 2 => reset, 1 => heart, 1 => wild, 2 => variable]
 }
 
 fn specs() -> impl Strategy<Value = Value> {
@@ -455,7 +470,9 @@ proptest! {
         let planned = json!({"limits": {"tools": {"deny": denied.into_iter().collect::<Vec<_>>()}}});
         match resolve(spec.clone(), Some(planned)) {
             Ok(Desired::Present(agent)) => {
-                prop_assert_eq!(koi_wire::config::check(&agent.config.value()).map(|_| ()), Ok(()), "{}", agent.config);
+                // As a gateway reads it whose environment has nothing.
+                let read = variables::fill(&agent.config.value(), &|_| None).and_then(|filled| check(&filled));
+                prop_assert_eq!(read.map(|_| ()), Ok(()), "{}", agent.config);
                 prop_assert_eq!(&agent.config_sha256, &koi_wire::config::digest::sha256(&agent.config.value()));
             }
             Ok(other) => prop_assert!(false, "{:?}", other),

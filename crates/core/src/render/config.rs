@@ -4,7 +4,7 @@ use std::fmt;
 
 use koi_wire::config::{
     AgentDefaults, Agents, Auth, AuthMode, Bind, Gateway, GatewayConfig, Issue, Mode, Model, Secret, SecretRef, Tools,
-    check, merge, owned_keys,
+    check, merge, owned_keys, refuse_literal_secrets, variables,
 };
 use serde_json::{Map, Value, json};
 
@@ -72,11 +72,17 @@ pub fn document(wish: &Wish<'_>, overrides: &Map<String, Value>) -> Result<Value
     if !owned.is_empty() {
         return Err(Refused::Owned(owned));
     }
+    let literal = refuse_literal_secrets(&overrides);
+    if !literal.is_empty() {
+        return Err(Refused::Invalid(literal));
+    }
     let mut document = merge(generated(wish).to_document(), overrides);
     if let Some(limits) = wish.tools {
         impose(&mut document, limits);
     }
-    match check(&document) {
+    // As the gateway reads it. Of a machine's environment nothing is known here, so that a wish cannot count on it.
+    let read = variables::fill(&document, &|_| None).and_then(|filled| check(&filled));
+    match read {
         Ok(_) => Ok(document),
         Err(issues) => Err(Refused::Invalid(issues)),
     }

@@ -4,7 +4,7 @@
 //! there.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -328,14 +328,20 @@ async fn the_contract_refuses_what_is_wrong() {
     assert!(refuses("DevicePairRequestedEvent", json!({"requestId": ""})));
 }
 
+/// The one that was set up for the tests, or that of the machine.
+fn node() -> PathBuf {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/node");
+    if ours.exists() { ours } else { "node".into() }
+}
+
 /// Runs a script of the stock client; gives what it says in the end. All that the gateway told it holds against the contract.
 fn stock(script: &str, gateway: &Gateway) -> Value {
     let recorder = Recorder::before(gateway.port);
-    let output = Command::new("node")
+    let output = Command::new(node())
         .arg(directory().join(script))
         .args([format!("ws://127.0.0.1:{}", recorder.port), TOKEN.to_owned()])
         .output()
-        .expect("node is missing");
+        .expect("node is missing: run tools/setup.py contract");
     let text = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{complaints}\n{}", gateway.log());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{SCHEMA, Secret, digest};
+use super::{Issue, Path, SCHEMA, Secret, digest};
 use crate::Redacted;
 
 /// What stands in the place of a secret where a config is shown.
@@ -46,7 +46,7 @@ pub fn unredact(document: &mut Value, old: &Value) -> Result<(), &'static str> {
 pub fn ssm_parameters(document: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let mut document = document.clone();
-    visit(SCHEMA.as_value(), &mut document, &mut |secret| {
+    visit(SCHEMA.as_value(), &mut document, &Path::root(), &mut |_, secret| {
         let is_ssm = secret.get("source") == Some(&json!("ssm"));
         if let Some(name) = secret.get("name").and_then(Value::as_str).filter(|_| is_ssm) {
             found.push(name.to_owned());
@@ -66,8 +66,31 @@ pub fn literal_secrets(document: &Value) -> Vec<Redacted> {
     found
 }
 
+/// Every secret of the document that stands there as text, as an issue: for documents that others than the gateway keep.
+#[must_use]
+pub fn refuse_literal_secrets(document: &Value) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    visit(
+        SCHEMA.as_value(),
+        &mut document.clone(),
+        &Path::root(),
+        &mut |path, secret| {
+            if secret.is_string() {
+                issues.push(Issue {
+                    path: path.clone(),
+                    reason: "a secret stands here as text, for all to read who may read this object and its volume's snapshots"
+                        .to_owned(),
+                    allowed: r#"where it is kept: {"source": "ssm" or "env", "name": ...} or {"source": "file", "path": ...}"#
+                        .to_owned(),
+                });
+            }
+        },
+    );
+    issues
+}
+
 fn visit_secrets(schema: &Value, value: &mut Value, change: &mut impl FnMut(&mut Value)) {
-    visit(schema, value, &mut |secret| {
+    visit(schema, value, &Path::root(), &mut |_, secret| {
         if secret.is_string() {
             change(secret);
         }
@@ -75,14 +98,14 @@ fn visit_secrets(schema: &Value, value: &mut Value, change: &mut impl FnMut(&mut
 }
 
 /// Goes to every value whose type is [`Secret`].
-fn visit(schema: &Value, value: &mut Value, found: &mut impl FnMut(&mut Value)) {
+fn visit(schema: &Value, value: &mut Value, path: &Path, found: &mut impl FnMut(&Path, &mut Value)) {
     let reference = schema.get("$ref").and_then(Value::as_str);
     if let Some(name) = reference.and_then(|full| full.strip_prefix("#/$defs/")) {
         if name == secret_name() {
-            return found(value);
+            return found(path, value);
         }
         let target = SCHEMA.as_value().get("$defs").and_then(|all| all.get(name));
-        return target.map_or((), |target| visit(target, value, found));
+        return target.map_or((), |target| visit(target, value, path, found));
     }
     match value {
         Value::Object(map) => {
@@ -90,13 +113,15 @@ fn visit(schema: &Value, value: &mut Value, found: &mut impl FnMut(&mut Value)) 
                 let property = schema.get("properties").and_then(|known| known.get(key));
                 let property = property.or_else(|| schema.get("additionalProperties"));
                 if let Some(property) = property {
-                    visit(property, inner, found);
+                    visit(property, inner, &path.key(key), found);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(schema) = schema.get("items") {
-                items.iter_mut().for_each(|item| visit(schema, item, found));
+                for (at, item) in items.iter_mut().enumerate() {
+                    visit(schema, item, &path.index(at), found);
+                }
             }
         }
         _ => {}
@@ -289,6 +314,10 @@ mod tests {
             .collect();
         literal.sort_unstable();
         assert_eq!(literal, ["0123456789abcdef", "0123456789abcdeg"]);
+        let refused = refuse_literal_secrets(&document);
+        let places: Vec<_> = refused.iter().map(|issue| issue.path.to_string()).collect();
+        assert_eq!(places, ["cron.webhookToken", "gateway.auth.token"]);
+        assert!(!refused.iter().any(|issue| issue.to_string().contains("0123456789")));
         let mut back = shown;
         unredact(&mut back, &document).unwrap();
         assert_eq!(back, document);

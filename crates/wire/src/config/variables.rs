@@ -1,21 +1,23 @@
 //! `${NAME}` in the strings of a config stands for an environment variable; `$${NAME}` is the text itself.
 
-use koi_wire::config::{Issue, Path};
 use serde_json::Value;
 
-use crate::server::credentials::Variables;
+use super::{Issue, Path};
+
+/// What the environment has under a name.
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The document with variables in their places.
 ///
 /// # Errors
 /// Those that are not there.
-pub(super) fn fill(document: &Value, variables: Variables) -> Result<Value, Vec<Issue>> {
+pub fn fill(document: &Value, variables: Variables<'_>) -> Result<Value, Vec<Issue>> {
     let mut issues = Vec::new();
     let filled = walk(document, &Path::root(), variables, &mut issues);
     if issues.is_empty() { Ok(filled) } else { Err(issues) }
 }
 
-fn walk(value: &Value, path: &Path, variables: Variables, issues: &mut Vec<Issue>) -> Value {
+fn walk(value: &Value, path: &Path, variables: Variables<'_>, issues: &mut Vec<Issue>) -> Value {
     match value {
         Value::String(text) if text.contains("${") => Value::String(string(text, path, variables, issues)),
         // Deeper than any document may be: what is refused later need not be filled.
@@ -36,7 +38,7 @@ fn walk(value: &Value, path: &Path, variables: Variables, issues: &mut Vec<Issue
     }
 }
 
-fn string(text: &str, path: &Path, variables: Variables, issues: &mut Vec<Issue>) -> String {
+fn string(text: &str, path: &Path, variables: Variables<'_>, issues: &mut Vec<Issue>) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -99,9 +101,9 @@ mod tests {
             ("${ ${A_1}", "${ ${B} value"),
         ];
         for (text, expected) in cases {
-            assert_eq!(fill(&json!([text]), variables), Ok(json!([expected])), "{text}");
+            assert_eq!(fill(&json!([text]), &variables), Ok(json!([expected])), "{text}");
         }
-        let issues = fill(&json!({"a": {"b": "${GONE}"}}), variables).unwrap_err();
+        let issues = fill(&json!({"a": {"b": "${GONE}"}}), &variables).unwrap_err();
         assert_eq!(
             issues[0].to_string(),
             "a.b: the environment has no GONE; allowed: a variable that is set, or $${GONE} for the text itself"
