@@ -22,7 +22,7 @@ build: ## Dev binaries: target/debug/{koi-operator,koi-gateway}
 	$(BUILD)
 
 release: ## Release binaries: target/release/{koi-operator,koi-gateway}
-	cargo build -p koi-operator --bins --release
+	cargo build -p koi-operator --bins --release --features jemalloc
 	cargo build -p koi-gateway --bins --profile slim
 	install -D target/slim/koi-gateway target/release/koi-gateway
 	@$(PYTHON) tools/check_binary.py target/release/koi-gateway
@@ -45,7 +45,7 @@ long: ## The long tier: more seeds, every crash index, storms at full length, mu
 bench: ## Benchmarks: a table, and JSON under target/bench/
 	@$(PYTHON) tools/setup.py all
 	@$(MAKE) --no-print-directory release
-	cargo build -p koi-operator --example memory --release
+	cargo build -p koi-operator --example memory --release --features jemalloc
 	cargo build -p koi-gateway --example load --profile slim
 	@$(VENV) -m bench
 

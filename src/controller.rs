@@ -8,6 +8,7 @@ mod apply;
 mod certificate;
 mod cloud_effects;
 mod effects;
+mod events;
 mod finalizer;
 mod handover;
 mod makers;
@@ -34,8 +35,9 @@ use koi_core::observed::Observed;
 use koi_core::offering::Exhausted;
 use koi_core::plan::{Plan, Why, blocked, plan};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Client, ResourceExt as _};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::accounts::Accounts;
@@ -51,6 +53,7 @@ use crate::metrics::Metrics;
 use crate::probe::rounds::Rounds;
 
 pub(crate) use cloud_effects::shared as shared_effect;
+pub(crate) use events::{Telling, publish};
 pub use makers::Makers;
 pub use memory::Memories;
 pub(crate) use observe::shared_identity;
@@ -75,6 +78,11 @@ const AT_ONCE: Duration = Duration::from_millis(150);
 const IN_LINE: Duration = Duration::from_secs(60);
 /// The first status is written at the latest after this, whatever else takes longer.
 const FIRST_WORD: Duration = Duration::from_millis(600);
+
+/// Whoever rests for so long waits without a timer of its own.
+const LONG: Duration = Duration::from_secs(60);
+/// How often it is looked who rested long enough.
+const ROUSED_EVERY: Duration = Duration::from_secs(5);
 
 /// Everything that a reconcile uses.
 pub struct Context<C> {
@@ -104,9 +112,7 @@ pub struct Context<C> {
     pub makers: Makers,
     /// Plans, and what follows from all of them together.
     pub catalogue: Arc<Catalogue>,
-    /// Events.
-    pub recorder: Recorder,
-    /// Who tells them.
+    /// Who tells Events.
     pub reporter: Reporter,
     /// Counters.
     pub metrics: Arc<Metrics>,
@@ -133,7 +139,6 @@ impl<C: Cloud> Context<C> {
             memories: Arc::clone(&self.memories),
             places: Arc::clone(&self.places),
             catalogue: Arc::clone(&self.catalogue),
-            recorder: self.recorder.clone(),
             reporter: self.reporter.clone(),
             metrics: Arc::clone(&self.metrics),
             clock: self.clock.clone(),
@@ -169,6 +174,16 @@ fn at(what: &'static str) -> impl FnOnce(kube::Error) -> RoundError {
     }
 }
 
+/// Wakes who rested long enough, until the task is dropped.
+pub async fn rouse_forever(fleet: Fleet, memories: Arc<Memories>) {
+    loop {
+        tokio::time::sleep(ROUSED_EVERY).await;
+        for uid in memories.rested(Instant::now()) {
+            fleet.wake_agent(&uid);
+        }
+    }
+}
+
 async fn reconcile<C: Cloud>(guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>) -> Result<Action, RoundError> {
     let (result, spent) = measured(look(&guarded, &accounts)).await;
     accounts.own().metrics.observe_reconcile_cpu(spent, result.is_ok());
@@ -189,7 +204,7 @@ async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Act
     // Before everything was listed once, a plan or a Secret that is not shown yet would be taken for one that is not there.
     context.stores.listed().await;
     let span = tracing::info_span!("reconcile", namespace, agent = name, uid);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let memory = context.memories.of(&uid, &namespace, &name);
     let result = async {
         let mut memory = memory.lock().await;
@@ -334,6 +349,14 @@ impl<'a, C: Cloud> Round<'a, C> {
                 .into_iter()
                 .flatten()
                 .fold(decision.plan.check_again, Duration::min);
+            if decision.plan.is_at_rest() {
+                self.memory.rest(now);
+                if check_again >= LONG {
+                    let uid = self.agent.uid().unwrap_or_default();
+                    self.context.memories.rests_until(&uid, Instant::now() + check_again);
+                    return Ok(Done::for_good());
+                }
+            }
             return Ok(Done::after(check_again.max(AT_ONCE)));
         }
         Ok(Done::after(AT_ONCE))

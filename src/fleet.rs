@@ -245,6 +245,19 @@ impl Fleet {
         }
     }
 
+    /// Takes from a list of all instances what is urgent: whose state turned.
+    fn take_turned(&self, began: Timestamp, listed: &[Instance]) {
+        let changed = {
+            let mut index = self.index();
+            let turned = index.turned(listed);
+            index.take_instances(&turned, began, self.inner.clock.now(), listed.to_vec())
+        };
+        if !changed.is_empty() {
+            self.inner.moved.notify_one();
+            self.wake(changed);
+        }
+    }
+
     /// Wakes one agent.
     pub fn wake_agent(&self, agent_uid: &str) {
         self.wake(BTreeSet::from([agent_uid.to_owned()]));
@@ -269,7 +282,8 @@ impl Fleet {
     }
 }
 
-/// One whole sweep: all of it or nothing. What is `recorded` and not listed is asked for by its id.
+/// One whole sweep: all of it or nothing, but for what `listed` makes of the instances as soon as they are there. What is `recorded` and not
+/// listed is asked for by its id.
 ///
 /// # Errors
 /// The first read that failed.
@@ -277,9 +291,11 @@ pub async fn sweep_once<C: Cloud>(
     cloud: &C,
     cluster_id: &str,
     recorded: &BTreeSet<String>,
+    listed: impl FnOnce(&[Instance]) + Send,
 ) -> Result<Sighting, CloudError> {
     // One after the other: together they would only meet in the same token bucket.
     let mut instances = cloud.instances(cluster_id).await?;
+    listed(&instances);
     let mut checkups = cloud.checkups().await?;
     let mut volumes = cloud.volumes(cluster_id).await?;
     let groups = cloud.groups(cluster_id).await?;

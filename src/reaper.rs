@@ -14,14 +14,14 @@ use koi_core::names;
 use koi_core::observed::OwnerRecord;
 use koi_core::plan::Step;
 use koi_core::reap::{self, Ages, Fate, Kind, Living, Orphan, Sight};
+use koi_core::status::{EventFacts, EventType};
 use kube::api::{Api, ListParams};
-use kube::runtime::events::{Event, EventType};
 use kube::{Resource as _, ResourceExt as _};
 
 use crate::args::Reap;
 use crate::clock::since;
 use crate::cloud::{Answer, Cloud};
-use crate::controller::{Context, shared_effect, shared_identity};
+use crate::controller::{Context, Telling, publish, shared_effect, shared_identity};
 
 /// Parameters and roles are listed at most so often, however short the grace period is long.
 const SLOWEST: Duration = Duration::from_secs(900);
@@ -204,12 +204,11 @@ async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap) {
     let Some((namespace, name)) = orphan.agent.clone() else {
         return;
     };
-    let event = Event {
+    let event = EventFacts {
         type_: EventType::Warning,
-        reason: Reason::Orphaned.as_str().to_owned(),
-        note: Some(format!("Orphaned {kind} {id}: {why}; {fate}.")),
-        action: "Reap".to_owned(),
-        secondary: None,
+        reason: Reason::Orphaned,
+        action: "Reap",
+        note: format!("Orphaned {kind} {id}: {why}; {fate}."),
     };
     let regarding = ObjectReference {
         api_version: Some(format!("{GROUP}/{VERSION}")),
@@ -219,7 +218,8 @@ async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap) {
         uid: Some(orphan.agent_uid.clone()),
         ..ObjectReference::default()
     };
-    match context.recorder.publish(&event, &regarding).await {
+    let by = (&context.client, &context.reporter);
+    match publish(by, &regarding, &event, Telling::New, context.clock.now()).await {
         Ok(()) => context.metrics.count_write("Event"),
         // Its namespace may be gone: the log has it.
         Err(error) => tracing::debug!(%error, "the Event of an orphan could not be told"),

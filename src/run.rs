@@ -10,7 +10,7 @@ use koi_core::api::{KoiAgent, KoiPlan};
 use koi_core::names::MANAGER;
 use koi_core::observed::OwnerRecord;
 use kube::api::{Api, ListParams};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -215,6 +215,7 @@ impl<C: Cloud> House<C> {
                 () = fleet::follow_forever(fleet, cloud) => {}
                 () = plans::tell_forever(accounts, swept.clone(), self.args.sweep_interval) => {}
                 () = janitor::tidy_forever(Arc::clone(&context), swept, self.reaping()) => {}
+                () = controller::rouse_forever(context.fleet.clone(), Arc::clone(&context.memories)) => {}
                 () = self.tell_readiness(Arc::clone(&context)) => {}
                 () = self.tell_troubles(troubles) => {}
             }
@@ -276,7 +277,6 @@ impl<C: Cloud> House<C> {
             places: Arc::new(Places::default()),
             makers: Makers::default(),
             catalogue: Arc::new(Catalogue::new(settings)),
-            recorder: Recorder::new(self.client.clone(), reporter.clone()),
             reporter,
             metrics,
             clock,

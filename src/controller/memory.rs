@@ -12,10 +12,12 @@ use koi_core::offering::Offering;
 use koi_core::refusal::Standing;
 use koi_core::status;
 
+use super::events::Series;
 use super::handover::Handover;
 use super::secret::GatewaySecret;
 use super::validate::Validated;
 use crate::clock::since;
+use tokio::time::Instant;
 
 /// A console that was fetched is good for so long.
 const CONSOLE: Duration = Duration::from_secs(300);
@@ -35,7 +37,9 @@ struct Entry {
     namespace: String,
     name: String,
     memory: Arc<tokio::sync::Mutex<Memory>>,
-    uses: Option<BTreeSet<String>>,
+    uses: Option<Box<[Box<str>]>>,
+    /// When it is to be looked at without a reason.
+    again_at: Option<Instant>,
 }
 
 impl Memories {
@@ -47,8 +51,11 @@ impl Memories {
             name: name.to_owned(),
             memory: Arc::default(),
             uses: None,
+            again_at: None,
         };
-        Arc::clone(&entries.entry(uid.to_owned()).or_insert_with(fresh).memory)
+        let entry = entries.entry(uid.to_owned()).or_insert_with(fresh);
+        entry.again_at = None;
+        Arc::clone(&entry.memory)
     }
 
     /// Namespace and name of an agent that was seen.
@@ -67,8 +74,25 @@ impl Memories {
     /// What an agent shares with others, by id or name.
     pub(super) fn note_uses(&self, uid: &str, uses: BTreeSet<String>) {
         if let Some(entry) = self.entries().get_mut(uid) {
-            entry.uses = Some(uses);
+            entry.uses = Some(uses.into_iter().map(String::into_boxed_str).collect());
         }
+    }
+
+    /// The agent is at rest: it is looked at again then, unless something makes it sooner. A timer of its own, in a queue with all its names
+    /// twice, would be a tenth of all that is kept of it.
+    pub(super) fn rests_until(&self, uid: &str, moment: Instant) {
+        if let Some(entry) = self.entries().get_mut(uid) {
+            entry.again_at = Some(moment);
+        }
+    }
+
+    /// Whose rest is over; told once.
+    pub(super) fn rested(&self, now: Instant) -> Vec<String> {
+        let mut entries = self.entries();
+        let over = entries
+            .iter_mut()
+            .filter_map(|(uid, entry)| entry.again_at.take_if(|moment| *moment <= now).map(|_| uid.clone()));
+        over.collect()
     }
 
     /// What all these agents share; `None` while one of them was not looked at.
@@ -77,7 +101,7 @@ impl Memories {
         let entries = self.entries();
         let mut users = BTreeSet::new();
         for uid in agents {
-            users.extend(entries.get(uid)?.uses.as_ref()?.iter().cloned());
+            users.extend(entries.get(uid)?.uses.as_ref()?.iter().map(ToString::to_string));
         }
         Some(users)
     }
@@ -135,10 +159,12 @@ pub(super) struct Memory {
     pub(super) begun_snapshots: Vec<(Timestamp, Snapshot)>,
     /// When snapshots were listed last, and those that there were.
     pub(super) listed_snapshots: Option<(Timestamp, Vec<Snapshot>)>,
-    /// The wish, settled.
+    /// The wish, settled; put away while the agent is at rest, for it weighs as much as all the rest, and is settled again in no time.
     pub(super) validated: Option<Validated>,
     /// The bundle that the wish and the Secret make.
     pub(super) bundle: Option<super::observe::BundleDigest>,
+    /// The verdicts that were told lately.
+    pub(super) told: Series,
     generation: Option<i64>,
 }
 
@@ -176,6 +202,13 @@ impl Memory {
             Some(_) => {}
         }
         self.generation = Some(generation);
+    }
+
+    /// Nothing is to be done: what is only of use for doing something goes.
+    pub(super) fn rest(&mut self, now: Timestamp) {
+        self.validated = None;
+        self.offerings = Vec::new();
+        self.told.forget_old(now);
     }
 
     /// We made the Secret, or found it ours.
@@ -328,6 +361,50 @@ mod tests {
         assert_eq!(told(&memory), Some((1, Some(at(60)))));
         memory.newest(Arc::new(agent("3", 2)), at(55));
         assert_eq!(told(&memory), Some((1, Some(at(55)))));
+    }
+
+    #[test]
+    fn who_rests_is_looked_at_when_its_time_has_come_and_once() {
+        let (memories, now) = (Memories::default(), Instant::now());
+        let later = |seconds| now + Duration::from_secs(seconds);
+        for uid in ["a", "b", "c"] {
+            memories.of(uid, "ns", uid);
+        }
+        memories.rests_until("a", later(600));
+        memories.rests_until("b", later(900));
+        memories.rests_until("c", later(600));
+        // Something happened to it meanwhile, and that round says when to look again.
+        memories.of("c", "ns", "c");
+        let none: [&str; 0] = [];
+        assert_eq!(memories.rested(later(599)), none);
+        assert_eq!(memories.rested(later(600)), ["a"]);
+        assert_eq!(memories.rested(later(600)), none);
+        assert_eq!(memories.rested(later(900)), ["b"]);
+    }
+
+    #[test]
+    fn at_rest_nothing_is_kept_that_only_work_needs() {
+        let mut memory = Memory {
+            validated: Some(Validated::of(7)),
+            offerings: vec![Offering {
+                instance_type: "t3.medium".to_owned(),
+                subnet_id: "subnet-1".to_owned(),
+            }],
+            ..Memory::default()
+        };
+        let facts = status::EventFacts {
+            type_: status::EventType::Normal,
+            reason: koi_core::api::Reason::Ready,
+            action: "Report",
+            note: String::new(),
+        };
+        memory.told.next(&facts, at(0));
+        memory.rest(at(10));
+        assert!(memory.validated.is_none(), "the wish weighs as much as all the rest");
+        assert_eq!(memory.offerings.capacity(), 0);
+        assert!(!memory.told.is_empty(), "it may be told again in a moment");
+        memory.rest(at(400));
+        assert!(memory.told.is_empty());
     }
 
     #[test]

@@ -27,7 +27,8 @@ use crate::probe::{HTTPS, Target};
 
 /// The bundle that a wish and a Secret make, remembered by what it was made of.
 pub(super) struct BundleDigest {
-    wish: Arc<Desired>,
+    /// The digest of what the wish was settled from.
+    wish: u64,
     secret: Option<String>,
     volume_id: String,
     sha256: Option<String>,
@@ -159,13 +160,13 @@ impl<C: Cloud> Round<'_, C> {
     fn choose_offering(&mut self, agent: &DesiredAgent, mut subnets: Vec<Subnet>, observed: &mut Observed) {
         let types = std::iter::once(&agent.instance_type).chain(&agent.fallback_types);
         let now = self.context.clock.now();
-        self.memory.offerings = offering::all(types, &subnets);
         let lives = current_instance(observed).filter(|instance| !instance.state.is_dying());
         let first = match lives {
             Some(instance) => subnets
                 .iter()
                 .position(|subnet| instance.subnet_id.as_ref() == Some(&subnet.id)),
             None => {
+                self.memory.offerings = offering::all(types, &subnets);
                 let exhausted = self.context.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
                 let chosen = offering::choose(&self.memory.offerings, &exhausted, now);
                 observed.offered_type = chosen.map(|offering| offering.instance_type.clone());
@@ -237,7 +238,7 @@ impl<C: Cloud> Round<'_, C> {
             return;
         };
         let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
-        let bundle_sha256 = volume_id.and_then(|volume_id| self.bundle_digest(desired, agent, &secret, volume_id));
+        let bundle_sha256 = volume_id.and_then(|volume_id| self.bundle_digest(agent, &secret, volume_id));
         let written = observed.recorded.bundle.as_ref().map(|bundle| &bundle.sha256);
         if bundle_sha256.is_some() && written.is_some() && bundle_sha256.as_ref() != written {
             self.memory.handover.begin(self.context.clock.now());
@@ -303,16 +304,11 @@ impl<C: Cloud> Round<'_, C> {
         secret::material(&found.unpack().ok()?).ok()
     }
 
-    fn bundle_digest(
-        &mut self,
-        desired: &Arc<Desired>,
-        agent: &DesiredAgent,
-        secret: &GatewaySecret,
-        volume_id: String,
-    ) -> Option<String> {
-        let known = self.memory.bundle.as_ref().filter(|known| {
-            Arc::ptr_eq(&known.wish, desired) && known.secret == secret.version && known.volume_id == volume_id
-        });
+    fn bundle_digest(&mut self, agent: &DesiredAgent, secret: &GatewaySecret, volume_id: String) -> Option<String> {
+        let wish = self.memory.validated.as_ref()?.from;
+        let known = self.memory.bundle.as_ref();
+        let known =
+            known.filter(|known| known.wish == wish && known.secret == secret.version && known.volume_id == volume_id);
         if let Some(known) = known {
             return known.sha256.clone();
         }
@@ -322,7 +318,7 @@ impl<C: Cloud> Round<'_, C> {
             .ok()
             .map(|(_, sha256)| sha256);
         let digest = BundleDigest {
-            wish: Arc::clone(desired),
+            wish,
             secret: secret.version.clone(),
             volume_id,
             sha256,

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use koi_core::api::{GROUP, KoiAgent, KoiAgentStatus, VERSION};
 use koi_core::names::MANAGER;
 use koi_core::status::{self, EventFacts, Report, event_for};
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::apply::Effect;
+use super::events::{self, Telling};
 use super::{Decision, Round, RoundError, at};
 use crate::cloud::Cloud;
 
@@ -63,7 +64,7 @@ impl<C: Cloud> Round<'_, C> {
                 self.status = status;
                 self.wrote(written);
                 if let Some(event) = event_for(&before, &self.status) {
-                    self.publish(&self.context.recorder, &event).await;
+                    self.publish_verdict(&event).await;
                 }
                 Ok(Effect::Done)
             }
@@ -92,26 +93,23 @@ impl<C: Cloud> Round<'_, C> {
             .set_ready(&namespace, &self.agent.name_any(), ready);
     }
 
-    /// Tells the Event of something that was done. Each has its own: a recorder would count a second one of the same reason as more of the
-    /// first, whatever it says.
+    /// Tells the Event of something that was done. Each is told by itself: a second one of the same reason is about something else.
     pub(super) async fn publish_deed(&self, told: &EventFacts) {
-        let recorder = Recorder::new(self.context.client.clone(), self.context.reporter.clone());
-        self.publish(&recorder, told).await;
+        self.publish(told, Telling::New, self.context.clock.now()).await;
+    }
+
+    /// Tells the Event of a verdict: what comes and goes is one Event that is counted.
+    async fn publish_verdict(&mut self, told: &EventFacts) {
+        let now = self.context.clock.now();
+        let telling = self.memory.told.next(told, now);
+        self.publish(told, telling, now).await;
     }
 
     /// Tells an Event. One that gets lost is not worth a failed round.
-    async fn publish(&self, recorder: &Recorder, told: &EventFacts) {
-        let event = Event {
-            type_: match told.type_ {
-                status::EventType::Normal => EventType::Normal,
-                status::EventType::Warning => EventType::Warning,
-            },
-            reason: told.reason.as_str().to_owned(),
-            note: Some(told.note.clone()),
-            action: told.action.to_owned(),
-            secondary: None,
-        };
-        match recorder.publish(&event, &self.agent.object_ref(&())).await {
+    async fn publish(&self, told: &EventFacts, telling: Telling, now: Timestamp) {
+        let by = (&self.context.client, &self.context.reporter);
+        let regarding = self.agent.object_ref(&());
+        match events::publish(by, &regarding, told, telling, now).await {
             Ok(()) => self.context.metrics.count_write("Event"),
             Err(error) => tracing::warn!(%error, "an Event could not be told"),
         }

@@ -33,8 +33,20 @@ struct Settled {
 /// A wish and what it was settled from: as long as that is the same, so is the wish.
 pub(super) struct Validated {
     /// A digest of it.
-    from: u64,
+    pub(super) from: u64,
     wish: Result<Arc<Desired>, Why>,
+}
+
+#[cfg(test)]
+impl Validated {
+    /// A wish that cannot be settled.
+    pub(super) fn of(from: u64) -> Self {
+        let why = Why {
+            reason: Reason::PlanNotFound,
+            message: String::new(),
+        };
+        Self { from, wish: Err(why) }
+    }
 }
 
 impl Catalogue {

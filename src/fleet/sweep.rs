@@ -32,6 +32,7 @@ pub async fn sweep_forever<C: Cloud>(
     let mut home = None;
     let mut parameters_due = Instant::now();
     loop {
+        let began = Instant::now();
         let ok = match cloud.place().await {
             Ok(place) if *home.get_or_insert_with(|| place.clone()) != place => {
                 tracing::error!(
@@ -64,18 +65,27 @@ pub async fn sweep_forever<C: Cloud>(
         if ok {
             swept.send_modify(|count| *count += 1);
         }
-        let pause = if ok { interval } else { AFTER_FAILURE.min(interval) };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause(interval, began.elapsed(), ok)) => {}
             () = fleet.inner.sweep_wanted.notified() => {}
         }
+    }
+}
+
+/// How long to wait after a sweep that took so long: they begin an interval after one another, and leave the cloud alone for a while however
+/// long they take.
+fn pause(interval: Duration, took: Duration, ok: bool) -> Duration {
+    if ok {
+        interval.saturating_sub(took).max(interval / 5)
+    } else {
+        AFTER_FAILURE.min(interval)
     }
 }
 
 async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
     let began = fleet.inner.clock.now();
     let recorded = fleet.index().recorded(began);
-    match sweep_once(cloud, cluster_id, &recorded).await {
+    match sweep_once(cloud, cluster_id, &recorded, |listed| fleet.take_turned(began, listed)).await {
         Ok(seen) => {
             let (instances, volumes) = (seen.instances.len(), seen.volumes.len());
             let changed = fleet.index().take_sweep(began, fleet.inner.clock.now(), seen);
@@ -122,6 +132,21 @@ fn slower(interval: Duration, parameters: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sweeps_begin_an_interval_after_one_another_and_leave_a_pause_in_any_case() {
+        let seconds =
+            |interval, took, ok| pause(Duration::from_secs(interval), Duration::from_secs(took), ok).as_secs();
+        let pauses = [
+            (30, 0, true),
+            (30, 7, true),
+            (30, 40, true),
+            (30, 7, false),
+            (2, 0, false),
+        ];
+        let pauses = pauses.map(|(interval, took, ok)| seconds(interval, took, ok));
+        assert_eq!(pauses, [30, 23, 6, 5, 2]);
+    }
 
     #[test]
     fn a_longer_list_is_read_less_often_so_that_a_sweep_costs_one_call_of_it() {

@@ -3,6 +3,7 @@
 python -m bench                    everything
 python -m bench --fleets 1 50      fleets of these sizes alone, with token buckets and without
 python -m bench --gateway          the gateway and its agent alone
+python -m bench --only identity    what the words are in the title of
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from world.paths import ROOT
 
 from . import agent, fleet, gateway
 from .fleet import Size
+from .goals import verdicts
 from .large import LargeFleet
 
 SIZES = (1, 50, 200, 1000, 10_000)
@@ -28,25 +30,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fleets", nargs="+", type=int, metavar="N", help="fleets of these sizes and nothing else")
     parser.add_argument("--buckets", choices=("both", "with", "without"), default="both", help="of fleets by size")
+    parser.add_argument("--only", metavar="WORDS", help="groups that have these words in their title and nothing else")
     parser.add_argument("--debug", action="store_true", help="the development build: counts are as good, times are not")
     parser.add_argument("--gateway", action="store_true", help="the gateway and nothing else")
     args = parser.parse_args()
     if not args.debug:
         stage.OPERATOR = ROOT / "target" / "release" / "koi-operator"
-        if not args.fleets:  # a fleet's machines are switched off: only the digest of their gateway counts
+        # A fleet's machines are switched off: only the digest of their gateway counts.
+        if not (args.fleets or args.only):
             stage.GATEWAY = ROOT / "target" / "release" / "koi-gateway"
     target = ROOT / "target" / "bench" / "bench.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(target.read_text()) if (args.fleets or args.gateway) and target.exists() else {}
-    if not args.fleets:
+    part = args.fleets or args.gateway or args.only
+    results = json.loads(target.read_text()) if part and target.exists() else {}
+    if not (args.fleets or args.only):
         for group, measure in (("gateway", gateway.measure), ("agent", agent.measure)):
             results[group] = measure()
             show(group, results[group])
             target.write_text(json.dumps(results, indent=2) + "\n")
     for size in [] if args.gateway else groups(args.fleets, args.buckets):
+        if args.only and args.only not in size.title:
+            continue
         results[size.title] = fleet.measure(size, LargeFleet if size.agents > WORLD else fleet.Fleet)
         show(size.title, results[size.title])
         target.write_text(json.dumps(results, indent=2) + "\n")
+    print("\nthe goals")
+    for size in groups(None, "both"):
+        for verdict in verdicts(size, results.get(size.title, {})):
+            print(verdict)
     print(f"\nwritten to {target.relative_to(ROOT)}")
     return 0
 

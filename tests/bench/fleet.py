@@ -29,6 +29,8 @@ THROTTLED = ("RequestLimitExceeded", "Throttling", "ThrottlingException")
 SWEEP_SECONDS = 10
 #: AWS's bucket of RunInstances: how many at once, and how many more each second.
 LAUNCH_BUCKET = (5, 2)
+#: So many agents are looked at, twice each, for what a look at a settled one costs.
+LOOKED_AT = 200
 #: Refusals by a bucket are part of finding out how much it gives, until then.
 WARM_UP_SECONDS = 60
 
@@ -161,6 +163,7 @@ class Fleet:
             self.make(f"a{number}")
         until(f"{self.count} agents are ready", self.ready, self.size.patience, every=0.5)
         self.figures["converge: seconds"] = time.monotonic() - begin
+        self.await_writes()
         self.count_calls("converge", since)
         made = writes(self.stage) - before
         made["koiagents"] -= self.count
@@ -193,20 +196,22 @@ class Fleet:
         self.figures["converge: % of the RunInstances bucket"] = 100 * len(times) / given
         self.figures["converge: AWS calls throttled after a minute"] = len(late)
 
-    def rest(self, title: str = "rest", sweeps: int = 4, sweep_seconds: float = SWEEP_SECONDS) -> None:
+    def rest(self, title: str = "rest", sweeps: int = 4) -> None:
         """Some sweeps of a settled fleet."""
+        self.await_sweeps(1)
         since, before, rounds = self.mark(), writes(self.stage), self.rounds()
         begin, cpu = time.monotonic(), cpu_and_rss(self.operator)[0]
         shaken = self.gateways.handshakes
-        seconds = sweeps * sweep_seconds
-        until("sweeps went by", lambda: time.monotonic() - begin > seconds, seconds + 30, every=0.5)
+        self.await_sweeps(sweeps)
         minutes = (time.monotonic() - begin) / 60
         after, self.figures[f"{title}: RSS MiB"] = cpu_and_rss(self.operator)
         self.figures[f"{title}: RSS without the program's own pages MiB"] = resident(self.operator, "RssAnon")
+        self.figures[f"{title}: RSS at its highest so far MiB"] = resident(self.operator, "VmHWM")
         calls = self.calls(since)
         self.figures[f"{title}: AWS calls a minute"] = len(calls) / minutes
         for action, number in sorted(collections.Counter(action for action, _, _, _ in calls).items()):
-            self.figures[f"{title}: {action} for each sweep"] = number / (minutes * 60 / sweep_seconds)
+            self.figures[f"{title}: {action} for each sweep"] = number / sweeps
+        self.figures[f"{title}: seconds from sweep to sweep"] = minutes * 60 / sweeps
         self.figures[f"{title}: AWS changes"] = sum(changing for _, changing, _, _ in calls)
         self.figures[f"{title}: writes"] = sum((writes(self.stage) - before).values())
         self.figures[f"{title}: % of a core"] = (after - cpu) / minutes / 60 * 100
@@ -219,6 +224,45 @@ class Fleet:
                 (seconds_now - seconds_then) / count * 1e6
             )
             self.figures[f"{title}: microseconds of CPU of a reconcile"] = (cpu_now - cpu_then) / count * 1e6
+
+    def await_writes(self) -> None:
+        """Waits until nothing more is written: the last Event comes after the status that it is about."""
+        seen = [writes(self.stage), time.monotonic()]
+
+        def still() -> bool:
+            if (now := writes(self.stage)) != seen[0]:
+                seen[:] = [now, time.monotonic()]
+            return time.monotonic() - seen[1] > 3
+
+        until("nothing is written", still, 120, every=0.5)
+
+    def await_sweeps(self, count: int) -> None:
+        """Waits for the end of so many whole sweeps from now on."""
+
+        def swept() -> float:
+            of = (
+                value
+                for name, labels, value in self.metrics()
+                if name == "koi_fleet_sweeps_total" and labels["result"] == "ok"
+            )
+            return sum(of)
+
+        before = swept()
+        until(f"{count} sweeps", lambda: swept() - before >= count, 300 * count, every=0.2)
+
+    def look(self) -> None:
+        """Settled agents are looked at for something that is none of the operator's business: a finalizer of somebody else comes and goes."""
+        names = [agent["metadata"]["name"] for agent in self.items(LOOKED_AT)]
+        begin = self.rounds()
+        for finalizers in (["skykoi.io/instance", "example.com/somebody"], ["skykoi.io/instance"]):
+            before = self.rounds()[2]
+            for name in names:
+                self.stage.kube.patch_agent(name, {"metadata": {"finalizers": finalizers}})
+            until("all were looked at", lambda: self.rounds()[2] - before >= len(names), 60, every=0.5)  # noqa: B023
+        seconds, cpu, count = (now - then for now, then in zip(self.rounds(), begin, strict=True))
+        self.figures["look: rounds of settled agents"] = count
+        self.figures["look: microseconds of CPU of one"] = cpu / count * 1e6
+        self.figures["look: microseconds of one, wall clock"] = seconds / count * 1e6
 
     def rounds(self) -> tuple[float, float, float]:
         """Seconds that reconciles took so far, on the clock and of CPU, and how many there were."""
@@ -239,7 +283,7 @@ class Fleet:
         self.figures["restart: AWS changes"] = sum(changing for _, changing, _, _ in self.calls(since))
         self.figures["restart: writes"] = sum((writes(self.stage) - before).values())
         self.quiet()
-        self.rest("rest without probes", sweeps=4, sweep_seconds=30)
+        self.rest("rest without probes")
 
     def again(self) -> Operator:
         """The operator as it is by default, which probes once."""
@@ -278,16 +322,21 @@ class Fleet:
         self.figures["delete: RSS MiB"] = cpu_and_rss(self.operator)[1]
 
     def own_rate(self) -> None:
-        """How many changes a second the world's cloud answers when nobody has to think: the bound of `converge`."""
-        ssm, count, threads = self.stage.cloud.boto("ssm"), 400, 4
+        """How many calls of a launch the world's cloud answers in a second when nobody has to think: the bound of `converge`."""
+        ec2, ssm, count, threads = self.stage.cloud.boto("ec2"), self.stage.cloud.boto("ssm"), 200, 4
+        image = self.stage.cloud.ready().ubuntu
 
-        def put(number: int) -> None:
+        def launch(number: int) -> None:
+            ec2.run_instances(ImageId=image, InstanceType="t3.small", MinCount=1, MaxCount=1, UserData="x" * 2048)
             ssm.put_parameter(Name=f"/rate/{number}", Value="x" * 2048, Type="SecureString")
 
         begin = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            list(pool.map(put, range(count)))
-        self.figures["the cloud's own rate, PutParameter a second"] = count / (time.monotonic() - begin)
+            list(pool.map(launch, range(count)))
+        rate = 2 * count / (time.monotonic() - begin)
+        self.figures["the cloud's own rate, calls of a launch a second"] = rate
+        calls = self.figures["converge: AWS calls per agent, sweeps and shared things aside"] * self.count
+        self.figures["converge: seconds that it may take at that rate"] = calls / rate * 1.25
 
 
 def measure(size: Size, kind: Callable[[Stage, Size], Fleet] = Fleet) -> dict[str, float]:
@@ -298,6 +347,7 @@ def measure(size: Size, kind: Callable[[Stage, Size], Fleet] = Fleet) -> dict[st
         fleet.converge()
         if not size.own_identity:
             fleet.rest()
+            fleet.look()
             fleet.drift()
             if not size.buckets:
                 fleet.restart()

@@ -53,8 +53,9 @@ class Gateways:
 
     def __init__(self, cloud: CloudClient, cluster_id: str) -> None:
         self.cluster_id = cluster_id
-        self._ec2, self._ssm = cloud.boto("ec2"), cloud.boto("ssm")
-        self._lock = threading.Lock()
+        self._cloud, self._ssm = cloud, cloud.boto("ssm")
+        self._lock, self._listing = threading.Lock(), threading.Lock()
+        self._addresses, self._listed_at = dict[str, str](), 0.0
         self._bundles: dict[tuple[str, str], Bundle] = {}
         self.handshakes = 0
         self._server = serve_all(self._choose, self._talk)
@@ -74,14 +75,21 @@ class Gateways:
         with self._lock:
             if known := self._bundles.get((address, uid)):
                 return known
-        filters = [{"Name": "private-ip-address", "Values": [address]}]
-        found = self._ec2.describe_instances(Filters=filters)["Reservations"]
-        live = [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] == "running"]
-        name = f"/koi/{self.cluster_id}/{uid}/{live[0]}"
+        name = f"/koi/{self.cluster_id}/{uid}/{self._instance(address)}"
         bundle = Bundle(self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
         with self._lock:
             self._bundles[address, uid] = bundle
         return bundle
+
+    def _instance(self, address: str) -> str:
+        """Who runs at an address. All are listed together, so that a thousand that boot cost the cloud a few lists, not one each."""
+        asked = time.monotonic()
+        with self._listing:
+            if address not in self._addresses and self._listed_at < asked:
+                self._listed_at = time.monotonic()
+                running = [one for one in self._cloud.instances() if one.state == "running" and one.private_ip]
+                self._addresses = {str(one.private_ip): one.id for one in running}
+            return self._addresses[address]
 
     def _talk(self, connection: ServerConnection) -> None:
         assert connection.request

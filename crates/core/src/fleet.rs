@@ -247,6 +247,20 @@ impl Index {
         changed
     }
 
+    /// Agents of whom a list of everything shows each instance that is held, and one of them in another state. What else a sweep reads
+    /// takes seconds in a large fleet, and an instance that somebody stopped need not wait for it.
+    #[must_use]
+    pub fn turned(&self, listed: &[Instance]) -> Vec<String> {
+        let states: BTreeMap<&str, InstanceState> = listed.iter().map(|seen| (seen.id.as_str(), seen.state)).collect();
+        let turned = |agent: &Agent| {
+            let held = || agent.instances.bare();
+            held().all(|thing| states.contains_key(thing.id.as_str()))
+                && held().any(|thing| states.get(thing.id.as_str()) != Some(&thing.state))
+        };
+        let agents = self.agents.iter().filter(|(_, agent)| turned(agent));
+        agents.map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// Takes a read of all instances of these agents in; answers with the agents whose view changed.
     pub fn take_instances(
         &mut self,

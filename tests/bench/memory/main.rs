@@ -10,7 +10,6 @@
 mod account;
 mod cloud;
 
-use std::alloc::System;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,9 +26,18 @@ use tokio_util::sync::CancellationToken;
 
 use cloud::Memory;
 
-/// Counts what lives on the heap: a figure that no other program on the machine can bend.
+#[cfg(feature = "jemalloc")]
+type Allocator = tikv_jemallocator::Jemalloc;
+#[cfg(feature = "jemalloc")]
+const ALLOCATOR: Allocator = tikv_jemallocator::Jemalloc;
+#[cfg(not(feature = "jemalloc"))]
+type Allocator = std::alloc::System;
+#[cfg(not(feature = "jemalloc"))]
+const ALLOCATOR: Allocator = std::alloc::System;
+
+/// The operator's allocator, which counts what lives on the heap, too: a figure that no other program on the machine can bend.
 #[global_allocator]
-static HEAP: Cap<System> = Cap::new(System, usize::MAX);
+static HEAP: Cap<Allocator> = Cap::new(ALLOCATOR, usize::MAX);
 
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::cidr::Cidr;
-use super::{Asked, Chosen, why};
+use super::settle::{Asked, Chosen};
+use super::why;
 use crate::api::{PlanLimits, Reason, allows};
 use crate::plan::Why;
 use crate::render::config;

@@ -253,6 +253,38 @@ fn a_targeted_read_is_about_its_agents_alone() {
 }
 
 #[test]
+fn whoever_turned_is_known_from_the_list_of_instances_alone() {
+    let mut index = Index::new("c");
+    let running = |uid, id| instance(uid, id, Running);
+    let all = [
+        running("a", "i-1"),
+        running("b", "i-2"),
+        running("c", "i-3"),
+        running("c", "i-4"),
+    ];
+    sweep(&mut index, 0, sighting(&all));
+    assert_eq!(index.turned(&all), [""; 0], "nobody");
+    let listed = [
+        instance("a", "i-1", Stopped),
+        running("b", "i-2"),
+        instance("c", "i-3", Stopped),
+    ];
+    assert_eq!(
+        index.turned(&listed),
+        ["a"],
+        "of c an instance is missing: only a whole sweep may say so"
+    );
+    let turned = index.turned(&listed);
+    let changed = index.take_instances(&turned, at(10), at(10), listed.to_vec());
+    assert_eq!(changed.into_iter().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(
+        (states(&mut index, "a"), states(&mut index, "c")),
+        (vec![Stopped], vec![Running, Running])
+    );
+    assert_eq!(index.turned(&listed), [""; 0], "told once");
+}
+
+#[test]
 fn what_moves_is_followed_and_what_rests_is_not() {
     let mut index = Index::new("c");
     let mut freed = volume("d", "vol-1", VolumeState::InUse);
