@@ -39,8 +39,9 @@ def goals(size: Size, figures: Figures) -> dict[str, float]:
     }
     if settled:
         found["converge: writes per agent"] = 8
-        pages = math.ceil((size.agents + 1) / 1000)
-        found |= dict.fromkeys((f"rest: Describe{kind} for each sweep" for kind in ("Instances", "Volumes")), pages)
+        # An agent has one instance and two volumes.
+        for kind, each in (("Instances", 1), ("Volumes", 2)):
+            found[f"rest: Describe{kind} for each sweep"] = math.ceil(each * (size.agents + 1) / 1000)
         found |= {"rest: AWS changes": 0, "rest: writes": 0}
         found |= {"look: microseconds of CPU of one": 100}
         found |= {"drift: seconds until seen": SWEEP_SECONDS + 2}
