@@ -119,6 +119,23 @@ pub(crate) struct Missed {
     pub(crate) complete: bool,
 }
 
+/// Work that no person waits for in a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Task {
+    /// The message, which is the run's id too.
+    pub(crate) id: String,
+    /// What it is: `agent`, `cron`, `heartbeat`, `hook`, `subagent`, `system`.
+    pub(crate) kind: &'static str,
+    /// Where.
+    pub(crate) session_key: String,
+    /// One line of what is asked.
+    pub(crate) title: String,
+    /// Since when.
+    pub(crate) since_ms: i64,
+    /// It is being answered; else it waits.
+    pub(crate) running: bool,
+}
+
 impl Conversations {
     /// Reads the inbox. What is in it runs when [`Self::start`] is called.
     pub(crate) fn open(parts: Parts) -> Self {
@@ -216,6 +233,16 @@ impl Conversations {
     /// How many messages have no end yet.
     pub(crate) fn unfinished(&self) -> usize {
         self.inner.lock().messages.len()
+    }
+
+    /// Words of the gateway that wait for the next turn of a session.
+    pub(crate) fn notes(&self, key: &str) -> Vec<String> {
+        self.inner.notes(&canonical(key))
+    }
+
+    /// What goes on or waits that no person sent, the oldest first.
+    pub(crate) fn tasks(&self) -> Vec<Task> {
+        self.inner.tasks()
     }
 
     /// The texts that a program gets of an answer: one, or one for each block.

@@ -23,6 +23,8 @@ mod sessions;
 mod skills;
 mod status;
 mod system;
+mod tasks;
+mod tools;
 mod workspace;
 
 use std::collections::HashMap;
@@ -102,6 +104,8 @@ const FAMILIES: &[&[Method]] = &[
     workspace::TABLE,
     system::TABLE,
     quiet::TABLE,
+    tasks::TABLE,
+    tools::TABLE,
     gateway::TABLE,
     approvals::TABLE,
     catalog::TABLE,

@@ -1,7 +1,7 @@
 //! The server: one port on loopback for HTTP and WebSocket, and its end.
 
 pub(crate) mod admission;
-mod api;
+pub(crate) mod api;
 pub(crate) mod credentials;
 mod crowd;
 mod gate;

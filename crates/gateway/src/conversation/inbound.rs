@@ -93,6 +93,19 @@ impl Source {
         matches!(self, Self::Chat | Self::Agent)
     }
 
+    /// What a list of tasks calls it; none for what people say.
+    pub(crate) const fn task(&self) -> Option<&'static str> {
+        match self {
+            Self::Chat => None,
+            Self::Agent => Some("agent"),
+            Self::Cron { .. } => Some("cron"),
+            Self::Heartbeat => Some("heartbeat"),
+            Self::Hook => Some("hook"),
+            Self::System | Self::Announce => Some("system"),
+            Self::Subagent => Some("subagent"),
+        }
+    }
+
     /// May it share a turn with others? What somebody reads the result of by its run id runs alone.
     pub(crate) fn may_share(&self) -> bool {
         matches!(self, Self::Chat | Self::Hook | Self::System | Self::Announce)

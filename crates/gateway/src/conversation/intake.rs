@@ -334,7 +334,7 @@ fn route_of(message: &Inbound) -> Option<String> {
 }
 
 /// One line of a text.
-fn summary(text: &str) -> String {
+pub(super) fn summary(text: &str) -> String {
     const MOST: usize = 160;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(MOST) {

@@ -74,6 +74,8 @@ struct Prepared {
     messages: Vec<Arc<Inbound>>,
     models: Vec<String>,
     history: Vec<Message>,
+    /// What the model is told of itself.
+    system: Arc<str>,
     prompts: Vec<Prompt>,
     /// It was answered before a crash; only its end is missing.
     answered: Option<(End, Option<String>)>,
@@ -193,7 +195,12 @@ impl Run {
             }
             None => Vec::new(),
         };
-        let history = history(inner, &key, &session.session_id, now_ms).await?;
+        // Two looks at the disk that want nothing of each other.
+        let (history, system) = tokio::join!(
+            history(inner, &key, &session.session_id, now_ms),
+            inner.told(&key, &last.options)
+        );
+        let history = history?;
         let fresh = messages
             .iter()
             .filter(|message| !is_written(&written, &message.idempotency_key));
@@ -212,6 +219,7 @@ impl Run {
             messages,
             models,
             history,
+            system,
             prompts,
             answered,
         })
@@ -304,7 +312,7 @@ impl Run {
             .or_else(|| prepared.session.thinking.as_deref().and_then(parse_thinking))
             .or(settings.thinking);
         let specs = inner.tools.specs();
-        let system = inner.told(&prepared.key, options).await;
+        let system = Arc::clone(&prepared.system);
         let plan = Plan {
             run_id: self.batch.run.clone(),
             history: prepared.history.into_iter().map(Arc::new).collect(),

@@ -2,8 +2,9 @@
 
 use std::sync::PoisonError;
 
+use super::intake::summary;
 use super::state::Inner;
-use super::{End, Missed, voice};
+use super::{End, Missed, Task, voice};
 use crate::session::{Answer, Content, Message, NewEntry, SessionKey, Touch};
 
 impl Inner {
@@ -12,6 +13,34 @@ impl Inner {
         let (id, running) = state.runs.iter().find(|(_, running)| running.key == key)?;
         let stream = running.stream.lock().unwrap_or_else(PoisonError::into_inner);
         Some((id.clone(), stream.shown().to_owned()))
+    }
+
+    /// Words of the gateway that wait for the next turn of a session.
+    pub(super) fn notes(&self, key: &str) -> Vec<String> {
+        let state = self.lock();
+        let notes = state.notes.get(key).into_iter().flatten();
+        notes.map(|note| note.text.clone()).collect()
+    }
+
+    /// What goes on or waits that no person sent, the oldest first.
+    pub(super) fn tasks(&self) -> Vec<Task> {
+        let state = self.lock();
+        let kept = state.messages.iter().filter(|(_, pending)| pending.kept);
+        let mut tasks: Vec<Task> = kept
+            .filter_map(|(id, pending)| {
+                let message = &pending.message;
+                Some(Task {
+                    id: id.clone(),
+                    kind: message.source.task()?,
+                    session_key: message.key.clone(),
+                    title: summary(&message.text),
+                    since_ms: pending.at_ms,
+                    running: state.lanes.get(&message.key).is_some_and(|lane| lane.runs(id)),
+                })
+            })
+            .collect();
+        tasks.sort_by(|one, other| (one.since_ms, &one.id).cmp(&(other.since_ms, &other.id)));
+        tasks
     }
 
     pub(super) fn since(&self, key: &str, cursor: Option<u64>) -> Missed {

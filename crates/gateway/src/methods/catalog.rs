@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::FutureExt;
-use koi_wire::config::GatewayConfig;
+use koi_wire::config::{GatewayConfig, ModelFacts};
 use koi_wire::name::Scope;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +27,8 @@ pub(super) const TABLE: &[Method] = &[
     }),
 ];
 
-const PROVIDER: &str = "amazon-bedrock";
+const BEDROCK: &str = "amazon-bedrock";
+const OPENAI: &str = "openai";
 
 /// A name, of whatever.
 pub(super) type Name = Text<1, 256>;
@@ -73,33 +74,47 @@ fn models(call: &Call) -> Answer {
     Ok(json!({"models": configured_models(&call.shared.config().config)}))
 }
 
-/// The models that the config names, those of the agent first.
-fn configured_models(config: &GatewayConfig) -> Vec<Value> {
-    let provider = config
-        .models
-        .as_ref()
-        .and_then(|models| models.providers.as_ref()?.amazon_bedrock.as_ref());
-    let facts = provider.and_then(|provider| provider.models.as_ref());
+/// What the config says of the models of a provider, by id.
+fn facts<'a>(config: &'a GatewayConfig, provider: &str) -> Option<&'a BTreeMap<String, ModelFacts>> {
+    let providers = config.models.as_ref()?.providers.as_ref()?;
+    match provider {
+        BEDROCK => providers.amazon_bedrock.as_ref()?.models.as_ref(),
+        OPENAI => providers.openai.as_ref()?.models.as_ref(),
+        _ => None,
+    }
+}
+
+/// The models that the config names, as provider and id: those of the agent first, each once.
+fn named_models(config: &GatewayConfig) -> Vec<(&str, &str)> {
     let chosen = config.agent_defaults().and_then(|defaults| defaults.model.as_ref());
-    let named = chosen
+    let own = chosen
         .into_iter()
-        .flat_map(|model| model.primary.iter().chain(model.fallbacks.iter().flatten()));
-    let own = named.map(|name| name.strip_prefix("amazon-bedrock/").unwrap_or(name));
-    let mut seen = Vec::new();
-    for id in own.chain(facts.into_iter().flat_map(BTreeMap::keys).map(String::as_str)) {
-        if !seen.contains(&id) {
-            seen.push(id);
+        .flat_map(|model| model.primary.iter().chain(model.fallbacks.iter().flatten()))
+        .map(|name| name.split_once('/').unwrap_or((BEDROCK, name)));
+    let known = [BEDROCK, OPENAI].into_iter().flat_map(|provider| {
+        let ids = facts(config, provider).into_iter().flat_map(BTreeMap::keys);
+        ids.map(move |id| (provider, id.as_str()))
+    });
+    let mut named = Vec::new();
+    for model in own.chain(known) {
+        if !named.contains(&model) {
+            named.push(model);
         }
     }
-    let shown = |id: &&str| {
-        let mut model = json!({"id": id, "name": id, "provider": PROVIDER, "available": true, "input": ["text"]});
-        let window = facts.and_then(|facts| facts.get(*id)?.context_window);
+    named
+}
+
+/// The models that the config names.
+fn configured_models(config: &GatewayConfig) -> Vec<Value> {
+    let shown = |(provider, id): (&str, &str)| {
+        let mut model = json!({"id": id, "name": id, "provider": provider, "available": true, "input": ["text"]});
+        let window = facts(config, provider).and_then(|facts| facts.get(id)?.context_window);
         if let Some(window) = window {
             model["contextWindow"] = window.into();
         }
         model
     };
-    seen.iter().map(shown).collect()
+    named_models(config).into_iter().map(shown).collect()
 }
 
 #[derive(Deserialize)]
@@ -113,8 +128,31 @@ struct AuthStatusParams {
 
 fn auth_status(call: &Call) -> Answer {
     agent_id(call.params::<AuthStatusParams>()?.agent_id.as_ref())?;
-    let provider = json!({"provider": PROVIDER, "displayName": "Amazon Bedrock", "status": "static", "profiles": []});
-    Ok(json!({"ts": call.shared.now_ms(), "providers": [provider]}))
+    let loaded = call.shared.config();
+    Ok(json!({"ts": call.shared.now_ms(), "providers": providers(&loaded.config)}))
+}
+
+/// The providers of the models that the config names, and with what they are asked.
+fn providers(config: &GatewayConfig) -> Vec<Value> {
+    let mut names: Vec<&str> = named_models(config).into_iter().map(|(provider, _)| provider).collect();
+    names.sort_unstable();
+    names.dedup();
+    let key = config
+        .models
+        .as_ref()
+        .and_then(|models| models.providers.as_ref()?.openai.as_ref()?.api_key.as_ref());
+    let shown = |provider: &str| match provider {
+        BEDROCK => {
+            // The instance's role: nothing that could run out, and nothing to be set.
+            json!({"provider": provider, "displayName": "Amazon Bedrock", "status": "static", "profiles": []})
+        }
+        OPENAI => {
+            let status = if key.is_some() { "static" } else { "missing" };
+            json!({"provider": provider, "displayName": "OpenAI compatible", "status": status, "profiles": []})
+        }
+        other => json!({"provider": other, "displayName": other, "status": "static", "profiles": []}),
+    };
+    names.into_iter().map(shown).collect()
 }
 
 #[derive(Deserialize)]
@@ -340,5 +378,36 @@ mod tests {
                 (json!("a"), json!(7))
             ]
         );
+    }
+
+    #[test]
+    fn models_of_all_providers_are_listed_under_their_own() {
+        let config = check(&json!({
+            "gateway": {"mode": "local", "auth": {"token": "0123456789abcdef"}},
+            "agents": {"defaults": {"model": {"primary": "openai/qwen/qwen3", "fallbacks": ["amazon-bedrock/b"]}}},
+            "models": {"providers": {
+                "openai": {"baseUrl": "http://127.0.0.1:1/v1", "models": {"qwen/qwen3": {"contextWindow": 9}, "other": {}}},
+                "amazon-bedrock": {"models": {"qwen/qwen3": {"contextWindow": 1}}},
+            }},
+        }))
+        .unwrap();
+        let shown: Vec<String> = configured_models(&config)
+            .into_iter()
+            .map(|model| format!("{} {} {}", model["provider"], model["id"], model["contextWindow"]).replace('"', ""))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "openai qwen/qwen3 9",
+                "amazon-bedrock b null",
+                "amazon-bedrock qwen/qwen3 1",
+                "openai other null"
+            ]
+        );
+        let status: Vec<String> = providers(&config)
+            .into_iter()
+            .map(|provider| format!("{} {}", provider["provider"], provider["status"]).replace('"', ""))
+            .collect();
+        assert_eq!(status, ["amazon-bedrock static", "openai missing"]);
     }
 }

@@ -18,10 +18,6 @@ pub(super) const TABLE: &[Method] = &[
         call.named(&[], &["sessionKey", "agentId"])?;
         Ok(json!({"suggestions": []}))
     }),
-    Method::now("tasks.list", Scope::Read, |call| {
-        call.named(&[], &["status", "agentId", "sessionKey", "limit", "cursor"])?;
-        Ok(json!({"tasks": []}))
-    }),
     Method::now("exec.approval.grants.list", Scope::Approvals, |call| {
         call.named(&[], &["limit"])?;
         Ok(json!({"grants": []}))

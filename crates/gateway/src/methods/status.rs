@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::sessions::{With, defaults, shown};
 use super::{Answer, Call, Method};
-use crate::server::{DEFAULT_AGENT, VERSION};
+use crate::server::{DEFAULT_AGENT, Shared, VERSION};
 
 pub(super) const TABLE: &[Method] = &[
     Method::now(method::HEALTH, Scope::Read, |call| Ok(json!(call.shared.health()))),
@@ -32,13 +32,32 @@ fn status(call: &Call) -> Answer {
         "runtimeVersion": VERSION,
         "uptimeMs": shared.uptime_ms(),
         "configSha256": shared.config().sha256,
-        "heartbeat": {"defaultAgentId": DEFAULT_AGENT, "agents": []},
+        "heartbeat": {"defaultAgentId": DEFAULT_AGENT, "agents": [heartbeat(shared)]},
         "sessions": sessions(call),
-        "tasks": {"total": 0, "active": 0},
-        "queuedSystemEvents": [],
+        "tasks": tasks(shared),
+        "queuedSystemEvents": shared.services.conversations.notes(&format!("agent:{DEFAULT_AGENT}:main")),
         "clients": shared.hub.len(),
         "processMemory": {"rss": resident_bytes()},
     }))
+}
+
+/// How often the agent is woken.
+fn heartbeat(shared: &Shared) -> Value {
+    let seconds = shared.services.schedule.heartbeat_seconds();
+    let every = match seconds {
+        0 => "disabled".to_owned(),
+        seconds if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        seconds if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    };
+    let every_ms = (seconds > 0).then(|| seconds.saturating_mul(1000));
+    json!({"agentId": DEFAULT_AGENT, "enabled": seconds > 0, "every": every, "everyMs": every_ms})
+}
+
+/// How many tasks there are in the background, and how many of them run.
+fn tasks(shared: &Shared) -> Value {
+    let tasks = shared.services.conversations.tasks();
+    json!({"total": tasks.len(), "active": tasks.iter().filter(|task| task.running).count()})
 }
 
 /// What is known of sessions.

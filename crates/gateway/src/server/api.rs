@@ -7,7 +7,7 @@ mod completions;
 mod hooks;
 mod metrics;
 mod sse;
-mod tools;
+pub(crate) mod tools;
 mod turn;
 
 use std::convert::Infallible;

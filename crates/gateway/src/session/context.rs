@@ -14,6 +14,7 @@ use super::line::{Glance, Sort};
 use super::row::Row;
 
 /// An entry of the tree.
+#[derive(Debug, PartialEq)]
 struct Node {
     id: String,
     parent: Option<String>,
@@ -147,6 +148,31 @@ fn nodes(path: &Path, window: Window) -> io::Result<Vec<Node>> {
 }
 
 fn node(line: &[u8], bytes: u64) -> Option<Node> {
+    said_node(line, bytes).or_else(|| any_node(line, bytes))
+}
+
+/// A line in which somebody says something, as this gateway and the family write it: nearly all of them, and every turn reads them all. None
+/// where it is not just that.
+fn said_node(line: &[u8], bytes: u64) -> Option<Node> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        id: String,
+        #[serde(default)]
+        parent_id: Option<String>,
+        message: Message,
+    }
+    let plain = line.starts_with(br#"{"type":"message","#);
+    let entry: Entry = serde_json::from_str(std::str::from_utf8(line).ok().filter(|_| plain)?).ok()?;
+    Some(Node {
+        id: entry.id,
+        parent: entry.parent_id,
+        body: Some(Body::Message { message: entry.message }),
+        bytes,
+    })
+}
+
+fn any_node(line: &[u8], bytes: u64) -> Option<Node> {
     let glance = Glance::of(line);
     if matches!(glance.sort, Sort::Blank | Sort::Broken | Sort::Header) {
         return None;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admitted, Body, Refusal, refuse, reply};
-use crate::agent::tool::{CallSite, ToolCall};
+use crate::agent::tool::{CallSite, ToolCall, ToolResult};
 use crate::server::{DEFAULT_AGENT, Shared};
 use crate::session::SessionKey;
 
@@ -24,16 +24,9 @@ struct Request {
 
 pub(super) async fn invoke(shared: &Arc<Shared>, admitted: &Admitted) -> Result<Response<Body>, Refusal> {
     let request: Request = admitted.read()?;
-    let missing = || {
-        refuse(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            &format!("tool not available: {:?}", short(&request.tool)),
-        )
-    };
-    let tools = &shared.services.tools;
-    if !allowed(shared, &request.tool) || !tools.specs().iter().any(|spec| spec.name == request.tool) {
-        return Err(missing());
+    if !offers(shared, &request.tool) {
+        let fault = format!("tool not available: {:?}", short(&request.tool));
+        return Err(refuse(StatusCode::NOT_FOUND, "not_found", &fault));
     }
     shared
         .may_begin()
@@ -48,26 +41,33 @@ pub(super) async fn invoke(shared: &Arc<Shared>, admitted: &Admitted) -> Result<
         })?,
         None => SessionKey::main(DEFAULT_AGENT),
     };
-    let id = uuid::Uuid::new_v4().to_string();
-    let site = CallSite {
-        session_key: key.to_string(),
-        run_id: format!("http:{id}"),
-        cancel: shared.stop.child_token(),
-    };
-    // Who goes away ends the call.
-    let guard = site.cancel.clone().drop_guard();
-    let call = ToolCall {
-        id,
-        name: request.tool.clone(),
-        arguments: Ok(request.args.unwrap_or_else(|| json!({}))),
-    };
-    let result = tools.call(call, site).await;
-    drop(guard);
+    let result = call(shared, &key, &request.tool, request.args).await;
     let body = json!({"ok": !result.is_error, "result": {"content": result.content, "isError": result.is_error}});
     Ok(reply(StatusCode::OK, &body))
 }
 
-/// May clients call this tool?
+/// Is there such a tool, and may clients call it?
+pub(crate) fn offers(shared: &Shared, tool: &str) -> bool {
+    allowed(shared, tool) && shared.services.tools.specs().iter().any(|spec| spec.name == tool)
+}
+
+/// Calls a tool in the name of a client. Who goes away ends the call.
+pub(crate) async fn call(shared: &Shared, key: &SessionKey, tool: &str, args: Option<Value>) -> ToolResult {
+    let id = uuid::Uuid::new_v4().to_string();
+    let site = CallSite {
+        session_key: key.to_string(),
+        run_id: format!("client:{id}"),
+        cancel: shared.stop.child_token(),
+    };
+    let _guard = site.cancel.clone().drop_guard();
+    let call = ToolCall {
+        id,
+        name: tool.to_owned(),
+        arguments: Ok(args.unwrap_or_else(|| json!({}))),
+    };
+    shared.services.tools.call(call, site).await
+}
+
 fn allowed(shared: &Shared, tool: &str) -> bool {
     let loaded = shared.config();
     let direct = loaded

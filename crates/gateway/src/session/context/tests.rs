@@ -84,3 +84,57 @@ proptest! {
         prop_assert_eq!(conversation(done.clone()), done);
     }
 }
+
+#[test]
+fn the_quick_look_at_a_line_sees_what_the_long_one_sees() {
+    let usage =
+        json!({"input": 3, "output": 2, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 5, "cost": {"input": 0.5}});
+    let parts = json!([
+        {"type": "text", "text": "wörds \u{1F980}"}, {"type": "thinking", "thinking": "hm", "thinkingSignature": "x"},
+        {"type": "toolCall", "id": "1", "name": "read", "arguments": {"a": [1, null]}}, {"type": "newer", "x": 1},
+    ]);
+    let messages = [
+        json!({"role": "user", "content": "hello", "timestamp": 7}),
+        json!({"role": "assistant", "content": parts, "usage": usage, "stopReason": "stop", "model": "m", "more": {}}),
+        json!({"role": "toolResult", "toolCallId": "1", "content": [{"type": "text", "text": "ok"}], "isError": true}),
+    ];
+    for message in messages {
+        let message = message.to_string();
+        let line = format!(
+            r#"{{"type":"message","message":{message},"id":"0000000a","parentId":"00000009","timestamp":"2026-03-10T12:00:00.000Z","runId":"r"}}"#
+        );
+        let quick = said_node(line.as_bytes(), 9);
+        assert!(quick.is_some(), "{line}");
+        assert_eq!(quick, any_node(line.as_bytes(), 9));
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_stands_in_a_line_both_looks_agree(
+        role in prop::sample::select(vec!["user", "assistant", "toolResult", "other"]),
+        content in prop_oneof![
+            any::<String>().prop_map(Value::from), Just(json!(null)), Just(json!([])), Just(json!(["x", 1])),
+            any::<String>().prop_map(|text| json!([{"type": "text", "text": text}, {"type": "text"}, {"type": "image", "data": text}])),
+        ],
+        id in prop_oneof![Just(json!("")), Just(json!("1")), Just(json!(1)), Just(Value::Null)],
+        parent in prop_oneof![Just(json!("0")), Just(json!(1)), Just(Value::Null)],
+        call in any::<bool>(),
+        garbage in any::<[u8; 2]>(),
+        at in any::<prop::sample::Index>(),
+        broken in any::<bool>(),
+    ) {
+        let mut message = json!({"role": role, "content": content});
+        if call {
+            message["toolCallId"] = json!("1");
+        }
+        let mut line = format!(r#"{{"type":"message","message":{message},"id":{id},"parentId":{parent}}}"#).into_bytes();
+        if broken {
+            let at = at.index(line.len() - 1);
+            line[at..at + 2].copy_from_slice(&garbage);
+        }
+        if let Some(quick) = said_node(&line, 3) {
+            prop_assert_eq!(Some(quick), any_node(&line, 3));
+        }
+    }
+}
