@@ -162,20 +162,7 @@ impl Run {
         let key = SessionKey::parse(&self.key).map_err(|fault| fault.to_string())?;
         let now_ms = inner.clock.now_ms();
         let before = self.before(inner);
-        let touch = if last.source.is_message() {
-            Touch::Message
-        } else {
-            Touch::Background
-        };
-        let mut session = match (&before, last.options.fresh) {
-            (None, true) => inner.book.renew(&key, now_ms, Why::New).await?,
-            // What was begun in one session is not brought to its end in another.
-            (Some(_), _) => inner.book.open(&key, now_ms, Touch::Background).await?,
-            (None, false) => inner.book.open(&key, now_ms, touch).await?,
-        };
-        if let Some(before) = &before {
-            session.session_id.clone_from(before);
-        }
+        let session = open(inner, &key, last, before.as_deref()).await?;
         let begun = self.remember(inner, &session);
         let models = models(inner, &last.options, &session);
         if before.is_none()
@@ -411,6 +398,26 @@ impl Run {
             usage,
         }
     }
+}
+
+/// The session that a run belongs to; `before` is the one in which it was begun before a crash.
+async fn open(inner: &Inner, key: &SessionKey, last: &Inbound, before: Option<&str>) -> Result<Opened, String> {
+    let now_ms = inner.clock.now_ms();
+    let touch = if last.source.is_message() {
+        Touch::Message
+    } else {
+        Touch::Background
+    };
+    let Some(before) = before else {
+        return match last.options.fresh {
+            true => inner.book.renew(key, now_ms, Why::New).await,
+            false => inner.book.open(key, now_ms, touch).await,
+        };
+    };
+    // What was begun in one session is not brought to its end in another.
+    let mut session = inner.book.open(key, now_ms, Touch::Background).await?;
+    before.clone_into(&mut session.session_id);
+    Ok(session)
 }
 
 /// A message, as the model reads it. Pictures that are small enough are seen; of the others it is told where they are.

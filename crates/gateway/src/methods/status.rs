@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::sessions::{With, defaults, shown};
 use super::{Answer, Call, Method};
 use crate::server::{DEFAULT_AGENT, Shared, VERSION};
+use crate::session::SessionKey;
 
 pub(super) const TABLE: &[Method] = &[
     Method::now(method::HEALTH, Scope::Read, |call| Ok(json!(call.shared.health()))),
@@ -35,7 +36,7 @@ fn status(call: &Call) -> Answer {
         "heartbeat": {"defaultAgentId": DEFAULT_AGENT, "agents": [heartbeat(shared)]},
         "sessions": sessions(call),
         "tasks": tasks(shared),
-        "queuedSystemEvents": shared.services.conversations.notes(&format!("agent:{DEFAULT_AGENT}:main")),
+        "queuedSystemEvents": waiting_words(shared),
         "clients": shared.hub.len(),
         "processMemory": {"rss": resident_bytes()},
     }))
@@ -52,6 +53,14 @@ fn heartbeat(shared: &Shared) -> Value {
     };
     let every_ms = (seconds > 0).then(|| seconds.saturating_mul(1000));
     json!({"agentId": DEFAULT_AGENT, "enabled": seconds > 0, "every": every, "everyMs": every_ms})
+}
+
+/// Words that the main conversation is told next.
+fn waiting_words(shared: &Shared) -> Vec<String> {
+    let mut words = shared.services.schedule.waiting_words();
+    let main = SessionKey::main(DEFAULT_AGENT);
+    words.extend(shared.services.conversations.notes(main.as_str()));
+    words
 }
 
 /// How many tasks there are in the background, and how many of them run.

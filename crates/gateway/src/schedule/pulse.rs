@@ -67,6 +67,12 @@ impl Schedule {
             .unwrap_or_default()
     }
 
+    /// Words that wait for the next heartbeat.
+    pub(crate) fn waiting_words(&self) -> Vec<String> {
+        let inner = self.lock();
+        inner.pulse.events.iter().map(|event| event.text.clone()).collect()
+    }
+
     /// Regular heartbeats happen, or not, until the end of the process.
     pub(crate) fn set_heartbeats(&self, enabled: bool) {
         self.lock().heart.enabled = enabled;

@@ -319,3 +319,43 @@ async fn polly_speaks_into_the_workspace() {
         json!({"Engine": "neural", "OutputFormat": "mp3", "Text": "Grüße", "VoiceId": "Vicki"})
     );
 }
+
+#[tokio::test]
+async fn a_client_calls_a_tool_over_the_socket() {
+    let home = Home::new();
+    let mut document = config(&home);
+    document["tools"] = json!({"deny": ["write"]});
+    let gateway = Gateway::start_with(home, &document);
+    let mut client = gateway.client().await;
+    let say =
+        json!({"name": "exec", "args": {"command": "echo hi >> said.txt; cat said.txt"}, "idempotencyKey": "once"});
+    for _ in 0..2 {
+        let answer = client.call("tools.invoke", say.clone()).await["payload"].clone();
+        assert_eq!(
+            (&answer["ok"], &answer["toolName"]),
+            (&json!(true), &json!("exec")),
+            "{answer}"
+        );
+        assert_eq!(
+            answer["output"]["content"][0]["text"], "hi",
+            "asked twice it is done once: {answer}"
+        );
+    }
+    let failed = client
+        .call("tools.invoke", json!({"name": "read", "args": {"path": "nowhere.txt"}}))
+        .await;
+    assert_eq!(
+        (&failed["payload"]["ok"], &failed["payload"]["error"]["code"]),
+        (&json!(false), &json!("tool_failed")),
+        "{failed}"
+    );
+    for name in ["wand", "write"] {
+        let answer = client.call("tools.invoke", json!({"name": name})).await;
+        assert_eq!(answer["payload"]["error"]["code"], "not_found", "{answer}");
+    }
+    let wrong = client.call("tools.invoke", json!({"name": "read", "args": []})).await;
+    assert_eq!(
+        wrong["error"]["message"],
+        "invalid tools.invoke params: at /args: must be object"
+    );
+}

@@ -344,6 +344,76 @@ async fn a_compaction_over_the_wire_has_its_summary_from_the_model() {
     assert_eq!(again["compacted"], false, "{again}");
 }
 
+/// Reads on until a `chat` event in this state, of this run where one is named.
+async fn until_state(client: &mut Client, run: Option<&str>, state: &str) {
+    loop {
+        let payload = client.event("chat").await["payload"].clone();
+        if payload["state"] == state && run.is_none_or(|run| payload["runId"] == run) {
+            return;
+        }
+    }
+}
+
+/// Tasks as `tasks.list` tells them: kind, status, title.
+async fn tasks(client: &mut Client, params: Value) -> Vec<String> {
+    let answer = client.call("tasks.list", params).await;
+    let tasks = answer["payload"]["tasks"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{answer}"));
+    let told = tasks
+        .iter()
+        .map(|task| format!("{} {} {}", task["kind"], task["status"], task["title"]));
+    told.map(|task| task.replace('"', "")).collect()
+}
+
+#[tokio::test]
+async fn what_goes_on_in_the_background_is_listed_and_counted() {
+    let gateway = scripted(Home::new(), &json!([{"say": [{"text": "half"}, "hang"]}]));
+    let mut client = gateway.client().await;
+    for id in ["first", "second"] {
+        let params =
+            json!({"message": format!("the {id} task"), "sessionKey": "agent:main:tui-1", "idempotencyKey": id});
+        let answer = client.call("agent", params).await;
+        assert_eq!(answer["payload"]["status"], "accepted");
+    }
+    client.call("chat.send", message("talk", "I am no task")).await;
+    until_state(&mut client, Some("first"), "delta").await;
+    client
+        .call(
+            "wake",
+            json!({"mode": "next-heartbeat", "text": "the disk is nearly full"}),
+        )
+        .await;
+    let all = ["agent running the first task", "agent queued the second task"];
+    assert_eq!(tasks(&mut client, json!({})).await, all);
+    assert_eq!(tasks(&mut client, json!({"status": "queued"})).await, all[1..]);
+    assert_eq!(
+        tasks(&mut client, json!({"status": ["running", "failed"], "limit": 1})).await,
+        all[..1]
+    );
+    assert_eq!(tasks(&mut client, json!({"sessionKey": "main"})).await, [""; 0]);
+    assert_eq!(tasks(&mut client, json!({"limit": 1, "cursor": "1"})).await, all[1..]);
+    let status = client.call("status", json!({})).await["payload"].clone();
+    assert_eq!(
+        (
+            &status["tasks"],
+            &status["queuedSystemEvents"],
+            &status["heartbeat"]["agents"][0]["every"]
+        ),
+        (
+            &json!({"total": 2, "active": 1}),
+            &json!(["the disk is nearly full"]),
+            &json!("30m")
+        ),
+        "{status}"
+    );
+    client.call("sessions.abort", json!({"key": "agent:main:tui-1"})).await;
+    until_state(&mut client, Some("first"), "aborted").await;
+    // The first one's socket hears the second answers of its calls now.
+    let mut other = gateway.client().await;
+    assert_eq!(tasks(&mut other, json!({"status": "running"})).await, [""; 0]);
+}
+
 #[tokio::test]
 async fn an_abort_is_told_to_everybody() {
     let gateway = scripted(Home::new(), &json!([{"say": [{"text": "half"}, "hang"]}]));
