@@ -249,7 +249,11 @@ def test_a_plan_in_another_account_lives_there_and_a_broken_one_stalls_its_own_a
     orphaned = stage.wait_condition(there, "Stalled", reason="PlanNotFound", seconds=30)
     assert "elsewhere" in condition(orphaned, "Stalled")["message"]
     assert is_true(orphaned, "InstanceReady")
-    assert [event["reason"] for event in stage.kube.events(there)].count("PlanNotFound") == 1
+    until(
+        "an Event says so, once",
+        lambda: [event["reason"] for event in stage.kube.events(there)].count("PlanNotFound") == 1,
+        10,
+    )
     assert orphaned["status"]["instance"]["id"] == agent["status"]["instance"]["id"]
     touched = [
         call for call in stage.cloud.calls(since, mutating=True) if agent["status"]["instance"]["id"] in str(call)
