@@ -32,6 +32,7 @@ use subtle::ConstantTimeEq;
 
 pub(crate) use self::metrics::Counters;
 use super::http::{PROXY_HEADERS, joined, text};
+use super::limiter::Subject;
 use super::peer::{Headers, Origin, Peer};
 use super::{Shared, lock};
 
@@ -232,7 +233,8 @@ async fn prove(
             "this page may not call the gateway",
         ));
     }
-    if let Some(left) = lock(&shared.limiter).locked_for(peer.address, shared.now_ms()) {
+    let subject = Subject::Address(peer.address);
+    if let Some(left) = lock(&shared.limiter).locked_for(&subject, shared.now_ms()) {
         let mut refusal = refuse(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limited",
@@ -252,12 +254,12 @@ async fn prove(
         same.fold(subtle::Choice::from(0), |any, one| any | one).into()
     });
     if matches {
-        lock(&shared.limiter).succeeded(peer.address);
+        lock(&shared.limiter).succeeded(&subject);
         return Ok(());
     }
     // Who offers nothing has not guessed.
     if offered.is_some() {
-        let delay = lock(&shared.limiter).failed(peer.address, shared.now_ms());
+        let delay = lock(&shared.limiter).failed(subject, peer.address, shared.now_ms());
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
     Err(refuse(

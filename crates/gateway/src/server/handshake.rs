@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::auth::MAX_COMMANDS;
 pub(crate) use self::refusal::{Close, Refusal};
+use super::limiter::{Limiter, Subject};
 use super::params;
 use super::peer::{Origin, Peer};
 use crate::devices::setup::Setups;
@@ -38,8 +39,8 @@ pub(crate) struct Context<'a> {
     pub(crate) auto_approve: bool,
     /// Is there something that keeps the gateway from taking anybody?
     pub(crate) closed: Option<Closed>,
-    /// Milliseconds for which the address is locked out.
-    pub(crate) locked_for: Option<u64>,
+    /// Who failed too often.
+    pub(crate) limiter: &'a Limiter,
 }
 
 /// Why the gateway takes nobody now.
@@ -85,6 +86,8 @@ pub(crate) struct Admission {
     pub(crate) pairing: Option<Pairing>,
     /// The set-up code that it brought: whoever lets it in takes the code away.
     pub(crate) setup: Option<String>,
+    /// Whose failed attempts are forgiven.
+    pub(crate) subject: Subject,
 }
 
 /// Judges the first frame of a socket.
@@ -101,13 +104,19 @@ pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Ref
     if context.peer.origin == Origin::Foreign {
         return Err(Refusal::origin(&request.id));
     }
-    if let Some(wait) = context.locked_for {
+    let subject = auth::subject(&request.id, &params, context);
+    // A key cannot be guessed: a known device that shows nothing else is not what the limiter is for.
+    let guesses = matches!(subject, Subject::Address(_)) || auth::offers_secret(&params);
+    if let Some(wait) = context.limiter.locked_for(&subject, context.now_ms).filter(|_| guesses) {
         return Err(Refusal::rate_limited(&request.id, wait));
     }
     if let Some(closed) = context.closed {
         return Err(Refusal::closed(&request.id, closed));
     }
-    let granted = auth::authenticate(&request.id, &params, context)?;
+    let granted = match auth::authenticate(&request.id, &params, context) {
+        Ok(granted) => granted,
+        Err(refusal) => return Err(refusal.of(subject)),
+    };
     Ok(Admission {
         request_id: request.id,
         params,
@@ -118,6 +127,7 @@ pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Ref
         credential: granted.credential,
         pairing: granted.pairing,
         setup: granted.setup,
+        subject,
     })
 }
 

@@ -1,12 +1,15 @@
 //! Failed authentication: who fails too often is locked out for a while; on this machine he is only slowed down.
+//!
+//! Strangers are counted by their address, a device that the gateway knows and that proved its key by itself: whoever guesses behind the
+//! same address does not lock it out, and a device with an outdated token locks out nobody else.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use koi_wire::config::RateLimit;
 
-/// Addresses that are remembered at most. Beyond that the oldest is forgotten.
-const MAX_ADDRESSES: usize = 10_000;
+/// Subjects that are remembered at most. Beyond that the oldest is forgotten.
+const MAX_SUBJECTS: usize = 10_000;
 
 /// First delay on loopback; it doubles up to [`MAX_DELAY_MS`].
 const FIRST_DELAY_MS: u64 = 250;
@@ -35,6 +38,15 @@ impl Limits {
     }
 }
 
+/// Whose failures are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    /// Whoever comes from there.
+    Address(IpAddr),
+    /// The device of this id, which proved itself.
+    Device(String),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Record {
     window_start: i64,
@@ -46,7 +58,7 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct Limiter {
     limits: Limits,
-    records: HashMap<IpAddr, Record>,
+    records: HashMap<Subject, Record>,
 }
 
 impl Limiter {
@@ -58,17 +70,17 @@ impl Limiter {
         }
     }
 
-    /// Milliseconds for which this address is still locked out.
-    pub(crate) fn locked_for(&self, address: IpAddr, now: i64) -> Option<u64> {
-        let left = self.records.get(&address)?.locked_until - now;
+    /// Milliseconds for which this subject is still locked out.
+    pub(crate) fn locked_for(&self, subject: &Subject, now: i64) -> Option<u64> {
+        let left = self.records.get(subject)?.locked_until - now;
         u64::try_from(left).ok().filter(|left| *left > 0)
     }
 
-    /// Notes a failure; gives the milliseconds after which it may be answered.
-    pub(crate) fn failed(&mut self, address: IpAddr, now: i64) -> u64 {
-        self.make_room(address);
+    /// Notes a failure that came from this address; gives the milliseconds after which it may be answered.
+    pub(crate) fn failed(&mut self, subject: Subject, address: IpAddr, now: i64) -> u64 {
+        self.make_room(&subject);
         let limits = self.limits;
-        let record = self.records.entry(address).or_insert(Record {
+        let record = self.records.entry(subject).or_insert(Record {
             window_start: now,
             failures: 0,
             locked_until: 0,
@@ -93,19 +105,19 @@ impl Limiter {
     }
 
     /// Notes a success.
-    pub(crate) fn succeeded(&mut self, address: IpAddr) {
-        self.records.remove(&address);
+    pub(crate) fn succeeded(&mut self, subject: &Subject) {
+        self.records.remove(subject);
     }
 
-    fn make_room(&mut self, address: IpAddr) {
-        if self.records.len() < MAX_ADDRESSES || self.records.contains_key(&address) {
+    fn make_room(&mut self, subject: &Subject) {
+        if self.records.len() < MAX_SUBJECTS || self.records.contains_key(subject) {
             return;
         }
         let oldest = self
             .records
             .iter()
             .min_by_key(|(_, record)| record.locked_until.max(record.window_start));
-        if let Some(oldest) = oldest.map(|(address, _)| *address) {
+        if let Some(oldest) = oldest.map(|(subject, _)| subject.clone()) {
             self.records.remove(&oldest);
         }
     }
@@ -122,42 +134,60 @@ mod tests {
         Limiter::new(Limits::from_config(None))
     }
 
+    fn at(address: IpAddr) -> Subject {
+        Subject::Address(address)
+    }
+
     #[test]
     fn ten_failures_in_a_minute_lock_out_for_five() {
         let mut limiter = limiter();
         for attempt in 0..10 {
-            assert_eq!(limiter.locked_for(FAR, attempt), None);
-            assert_eq!(limiter.failed(FAR, attempt), 0);
+            assert_eq!(limiter.locked_for(&at(FAR), attempt), None);
+            assert_eq!(limiter.failed(at(FAR), FAR, attempt), 0);
         }
-        assert_eq!(limiter.locked_for(FAR, 10), Some(299_999));
-        assert_eq!(limiter.locked_for(FAR, 300_009), None);
+        assert_eq!(limiter.locked_for(&at(FAR), 10), Some(299_999));
+        assert_eq!(limiter.locked_for(&at(FAR), 300_009), None);
+    }
+
+    #[test]
+    fn a_device_and_its_address_do_not_answer_for_each_other() {
+        let mut limiter = limiter();
+        let device = Subject::Device("d".into());
+        for attempt in 0..10 {
+            limiter.failed(device.clone(), FAR, attempt);
+        }
+        assert!(limiter.locked_for(&device, 10).is_some());
+        assert_eq!(limiter.locked_for(&at(FAR), 10), None);
+        limiter.succeeded(&device);
+        assert_eq!(limiter.locked_for(&device, 10), None);
     }
 
     #[test]
     fn slow_failures_do_not() {
         let mut limiter = limiter();
         for attempt in 0..100 {
-            limiter.failed(FAR, attempt * 7_000);
-            assert_eq!(limiter.locked_for(FAR, attempt * 7_000), None, "{attempt}");
+            limiter.failed(at(FAR), FAR, attempt * 7_000);
+            assert_eq!(limiter.locked_for(&at(FAR), attempt * 7_000), None, "{attempt}");
         }
     }
 
     #[test]
     fn loopback_is_slowed_down_and_a_success_forgives() {
         let mut limiter = limiter();
-        let delays: Vec<u64> = (0..7).map(|_| limiter.failed(NEAR, 0)).collect();
+        let delays: Vec<u64> = (0..7).map(|_| limiter.failed(at(NEAR), NEAR, 0)).collect();
         assert_eq!(delays, [250, 500, 1000, 2000, 4000, 5000, 5000]);
-        assert_eq!(limiter.locked_for(NEAR, 0), None);
-        limiter.succeeded(NEAR);
-        assert_eq!(limiter.failed(NEAR, 0), 250);
+        assert_eq!(limiter.locked_for(&at(NEAR), 0), None);
+        limiter.succeeded(&at(NEAR));
+        assert_eq!(limiter.failed(at(NEAR), NEAR, 0), 250);
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut limiter = limiter();
         for n in 0..20_000_u32 {
-            limiter.failed(IpAddr::from(n.to_be_bytes()), i64::from(n));
+            let address = IpAddr::from(n.to_be_bytes());
+            limiter.failed(at(address), address, i64::from(n));
         }
-        assert_eq!(limiter.records.len(), MAX_ADDRESSES);
+        assert_eq!(limiter.records.len(), MAX_SUBJECTS);
     }
 }

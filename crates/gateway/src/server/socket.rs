@@ -27,6 +27,7 @@ use tracing::{debug, info};
 use super::gate::{Gate, GateKey, is_closed_gate};
 use super::handshake::{self, Admission, Close, Context, Refusal};
 use super::hub::Client;
+use super::limiter::Subject;
 use super::outbox::{Drain, Item, Outbox};
 use super::peer::Peer;
 use super::{DEFAULT_AGENT, HANDSHAKE_TIMEOUT, Shared, VERSION, lock};
@@ -168,7 +169,7 @@ impl Socket {
             Ok(admission) => admission,
             Err(refusal) => return Err(Some(self.refuse(refusal).await?)),
         };
-        lock(&self.shared.limiter).succeeded(self.peer.address);
+        lock(&self.shared.limiter).succeeded(&admission.subject);
         let device_token = match admission.pairing.clone() {
             Some(pairing) => self.shared.pair(pairing).await,
             None => None,
@@ -183,7 +184,7 @@ impl Socket {
 
     fn judge(&self, first: &[u8], nonce: &str) -> Result<Admission, Refusal> {
         let now_ms = self.shared.now_ms();
-        let locked_for = lock(&self.shared.limiter).locked_for(self.peer.address, now_ms);
+        let limiter = lock(&self.shared.limiter);
         let mut credentials = lock(&self.shared.credentials);
         let (tokens, paired) = (credentials.tokens(), credentials.paired());
         let context = Context {
@@ -196,7 +197,7 @@ impl Socket {
             setups: credentials.setups(),
             auto_approve: credentials.auto_approves(self.peer.direct_loopback),
             closed: self.shared.closed(),
-            locked_for,
+            limiter: &limiter,
         };
         let admission = handshake::judge(first, &context)?;
         if let (Some(setup), Some(device)) = (&admission.setup, &admission.device_id) {
@@ -210,7 +211,8 @@ impl Socket {
     async fn refuse(&mut self, mut refusal: Refusal) -> Result<Close, Option<Close>> {
         let address = self.peer.address;
         if refusal.failed_auth {
-            let delay = lock(&self.shared.limiter).failed(address, self.shared.now_ms());
+            let subject = refusal.subject.take().unwrap_or(Subject::Address(address));
+            let delay = lock(&self.shared.limiter).failed(subject, address, self.shared.now_ms());
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
         info!(%address, code = refusal.close.code, reason = %refusal.close.reason, "refused");

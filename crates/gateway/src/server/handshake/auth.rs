@@ -9,6 +9,7 @@ use koi_wire::name::{Scope, code, detail};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::super::limiter::Subject;
 use super::super::peer::Origin;
 use super::{Context, Credential, Refusal};
 use crate::devices::setup::Access;
@@ -62,6 +63,30 @@ pub(super) fn authenticate(id: &str, params: &ConnectParams, context: &Context<'
     let key = verify(id, params, proof, context, role)?;
     let device = Known { proof, key, role };
     with_device(id, params, context, secret, &device)
+}
+
+/// Whose failures count together: those of a device that the gateway knows and that proved its key are its own.
+pub(super) fn subject(id: &str, params: &ConnectParams, context: &Context<'_>) -> Subject {
+    let role = Role::parse(params.role.as_deref().unwrap_or("operator"));
+    let (Some(proof), Some(role)) = (&params.device, role) else {
+        return Subject::Address(context.peer.address);
+    };
+    let key = decode_public_key(&proof.public_key);
+    let came_paired = key.is_some_and(|key| context.paired.iter().any(|paired| same_key(paired, &key)));
+    let known = came_paired || context.devices.get(&proof.id).is_some();
+    if known && verify(id, params, proof, context, role).is_ok() {
+        Subject::Device(proof.id.clone())
+    } else {
+        Subject::Address(context.peer.address)
+    }
+}
+
+/// Whether it shows something that could be guessed.
+pub(super) fn offers_secret(params: &ConnectParams) -> bool {
+    params.auth.as_ref().is_some_and(|auth| {
+        let shown = [&auth.token, &auth.password, &auth.device_token, &auth.bootstrap_token];
+        shown.iter().any(|secret| secret.is_some())
+    })
 }
 
 /// Secrets that were offered as the shared one: either field may carry it.

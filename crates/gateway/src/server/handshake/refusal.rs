@@ -7,6 +7,7 @@ use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use serde_json::json;
 
 use super::Closed;
+use super::Subject;
 use crate::devices::Wish;
 
 /// How a socket is closed.
@@ -38,6 +39,8 @@ pub(crate) struct Refusal {
     pub(crate) close: Close,
     /// Does it count as a failed attempt to get in?
     pub(crate) failed_auth: bool,
+    /// Whose attempt it was; none where nobody got so far.
+    pub(crate) subject: Option<Subject>,
     /// What it asked for, for somebody to say yes or no to.
     pub(crate) wish: Option<Box<Wish>>,
 }
@@ -48,7 +51,16 @@ impl Refusal {
             reply: None,
             close: Close::new(code, reason),
             failed_auth: false,
+            subject: None,
             wish: None,
+        }
+    }
+
+    /// The same, with whose it is.
+    pub(super) fn of(self, subject: Subject) -> Self {
+        Self {
+            subject: Some(subject),
+            ..self
         }
     }
 
@@ -161,6 +173,7 @@ impl Refusal {
             reply: Some(Box::new(Response::err(id, error))),
             close,
             failed_auth: false,
+            subject: None,
             wish: None,
         }
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::devices::Voucher;
+use crate::server::limiter::Limits;
 
 const TOKEN: &str = "current-token-0123456789";
 const OLD_TOKEN: &str = "previous-token-0123456789";
@@ -22,7 +23,7 @@ struct World {
     setups: Setups,
     auto_approve: bool,
     closed: Option<Closed>,
-    locked_for: Option<u64>,
+    limiter: Limiter,
 }
 
 impl World {
@@ -40,7 +41,7 @@ impl World {
             setups: Setups::default(),
             auto_approve: true,
             closed: None,
-            locked_for: None,
+            limiter: Limiter::new(Limits::from_config(None)),
         }
     }
 
@@ -76,9 +77,16 @@ impl World {
             setups: &self.setups,
             auto_approve: self.auto_approve,
             closed: self.closed,
-            locked_for: self.locked_for,
+            limiter: &self.limiter,
         };
         judge(text, &context)
+    }
+
+    /// This subject is locked out.
+    fn fail_often(&mut self, subject: &Subject) {
+        for _ in 0..10 {
+            self.limiter.failed(subject.clone(), self.peer.address, NOW);
+        }
     }
 
     /// Lets a device in and remembers it, as the socket does; the token that was issued to it.
@@ -689,11 +697,11 @@ fn a_device_of_the_bundle_needs_no_token_and_gets_what_was_settled() {
 #[test]
 fn lock_out_and_missing_token() {
     let mut world = World::proxied();
-    world.locked_for = Some(1000);
+    world.fail_often(&Subject::Address(world.peer.address));
     let error = world.judge(&cli(json!({}))).unwrap_err().reply.unwrap().error.unwrap();
     assert_eq!(
         (error.detail_code(), error.retry_after_ms),
-        (Some("AUTH_RATE_LIMITED"), Some(1000))
+        (Some("AUTH_RATE_LIMITED"), Some(300_000))
     );
     let mut world = World::loopback();
     world.tokens.clear();
@@ -704,6 +712,75 @@ fn lock_out_and_missing_token() {
             cli(json!({})),
             "INVALID_REQUEST AUTH_TOKEN_NOT_CONFIGURED / 1008",
         )],
+    );
+}
+
+#[test]
+fn a_known_device_is_not_shut_out_by_what_others_guess() {
+    let mut world = World::proxied();
+    world.paired = vec![PairedDevice {
+        public_key: public_key(7),
+        scopes: vec![Scope::Read],
+        name: None,
+    }];
+    world.learn(&sign(cli(json!({"scopes": ["operator.read"]})), 9, 3, |_| {}));
+    let operator = |auth: Value| {
+        let changes = json!({"auth": auth, "scopes": ["operator.read"]});
+        signed(connect("koi-operator", "backend", changes))
+    };
+    let paired = |token: &str| {
+        sign(
+            cli(json!({"auth": {"token": token}, "scopes": ["operator.read"]})),
+            9,
+            3,
+            |_| {},
+        )
+    };
+    let stranger = |auth: Value| sign(cli(json!({"auth": auth})), 5, 3, |_| {});
+    world.fail_often(&Subject::Address(world.peer.address));
+    holds(
+        &world,
+        &[
+            (
+                "a stranger with the token",
+                stranger(json!({"token": TOKEN})),
+                "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
+            ),
+            (
+                "a stranger's key",
+                stranger(json!(null)),
+                "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
+            ),
+            (
+                "a known id with another's signature",
+                sign(operator(json!(null)), 7, 3, |device| {
+                    device["signature"] = json!("AAAA")
+                }),
+                "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
+            ),
+        ],
+    );
+    assert!(world.judge(&operator(json!(null))).is_ok(), "the key alone");
+    assert!(world.judge(&operator(json!({"token": TOKEN}))).is_ok(), "key and token");
+    assert!(world.judge(&paired(TOKEN)).is_ok(), "a device that was paired here");
+    let refusal = world.judge(&paired("wrong")).unwrap_err();
+    let device = refusal.subject.filter(|_| refusal.failed_auth).unwrap();
+    assert!(matches!(device, Subject::Device(_)), "its guesses are its own");
+    world.fail_often(&device);
+    holds(
+        &world,
+        &[(
+            "its guesses are bounded",
+            paired(TOKEN),
+            "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
+        )],
+    );
+    let id = world.judge(&operator(json!(null))).unwrap().device_id.unwrap();
+    world.fail_often(&Subject::Device(id));
+    assert!(world.judge(&operator(json!(null))).is_ok(), "a key is no guess");
+    assert!(
+        world.judge(&operator(json!({"token": TOKEN}))).is_err(),
+        "a token is one"
     );
 }
 
