@@ -6,6 +6,7 @@
 pub mod config;
 pub mod dial;
 pub mod pin;
+mod refusals;
 pub mod rounds;
 pub mod talk;
 
@@ -41,8 +42,8 @@ pub struct Target {
     pub pin: Pin,
     /// The gateway token.
     pub token: Redacted,
-    /// The Secret has just changed, and the gateway may not have it yet: our own device key vouches for the connection instead of the
-    /// token, so that a gateway that is well is not called unwell, and is not made to count failed tokens.
+    /// Token or certificate have just changed, and the gateway may not have them yet: where it refuses the token, our own device key vouches
+    /// for the connection, so that a gateway that is well is not called unwell.
     pub in_handover: bool,
 }
 
@@ -87,28 +88,72 @@ impl Patience {
 /// # Errors
 /// The hop that is broken.
 pub async fn ask(target: &Target, device: &DeviceKey, patience: Patience) -> Result<GatewayHealth, ProbeFailure> {
-    look(target, device, patience).await.map(|(health, _)| health)
+    look(target, device, patience, true)
+        .await
+        .outcome
+        .map(|seen| seen.health)
 }
 
-/// The same, with what the models cost so far.
-///
-/// # Errors
-/// The hop that is broken.
-pub async fn look(
+/// What a look found.
+#[derive(Debug)]
+pub struct Look {
+    /// How the gateway is, or the hop that is broken.
+    pub outcome: Result<Seen, ProbeFailure>,
+    /// It was shown our token, and refused it.
+    pub refused: bool,
+    /// It takes the Secret's token, and has the Secret's own certificate.
+    pub has_taken: bool,
+}
+
+/// What a gateway says of itself.
+#[derive(Debug)]
+pub struct Seen {
+    /// How it is.
+    pub health: GatewayHealth,
+    /// What the models cost so far.
+    pub usage: Option<Usage>,
+    /// Its certificate is the Secret's first, not one that this took the place of.
+    own_certificate: bool,
+}
+
+/// The same, with more of what was found. `show`: the token may be shown where the device key would do for now, too.
+pub async fn look(target: &Target, device: &DeviceKey, patience: Patience, show: bool) -> Look {
+    let vouched = |outcome, refused| Look {
+        outcome,
+        refused,
+        has_taken: false,
+    };
+    if target.in_handover && !show {
+        return vouched(look_as(target, device, patience, Purpose::Vouch).await, false);
+    }
+    let outcome = look_as(target, device, patience, Purpose::Look).await;
+    let refused = outcome.as_ref().is_err_and(talk::is_refused);
+    if refused && target.in_handover {
+        return vouched(look_as(target, device, patience, Purpose::Vouch).await, true);
+    }
+    Look {
+        has_taken: outcome.as_ref().is_ok_and(|seen| seen.own_certificate),
+        outcome,
+        refused,
+    }
+}
+
+async fn look_as(
     target: &Target,
     device: &DeviceKey,
     patience: Patience,
-) -> Result<(GatewayHealth, Option<Usage>), ProbeFailure> {
+    purpose: Purpose,
+) -> Result<Seen, ProbeFailure> {
     let mut socket = dial::reach(target, patience).await?;
-    let purpose = if target.in_handover {
-        Purpose::Vouch
-    } else {
-        Purpose::Look
-    };
-    let health = talk::greet(&mut socket, target, device, purpose, patience).await?;
-    let health = talk::health(&mut socket, health, patience).await;
+    let own_certificate = dial::presents(&socket, &target.pin);
+    let hello = talk::greet(&mut socket, target, device, purpose, patience).await?;
+    let answer = talk::health(&mut socket, hello, patience).await;
     talk::part(socket).await;
-    health
+    answer.map(|(health, usage)| Seen {
+        health,
+        usage,
+        own_certificate,
+    })
 }
 
 /// Hands over workspace files.

@@ -286,7 +286,6 @@ impl<C: Cloud> Round<'_, C> {
                 status::note_bundle(&mut self.status, instance_id, &sha256);
                 self.context.fleet.note_bundle(&agent.claim.agent_uid);
                 if overwrite {
-                    self.memory.handover.begin(self.context.clock.now());
                     self.tell_of_bundle(agent, observed, instance_id).await;
                 }
                 self.context.rounds.hurry(&agent.claim.agent_uid);

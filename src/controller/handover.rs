@@ -1,4 +1,7 @@
-//! The handover of a changed Secret: for a while the gateway may still have what was in it before.
+//! The handover of a changed token or certificate: for a while the gateway may still have what was in the Secret before.
+//!
+//! It begins with such a change alone, and ends when the gateway was seen to have the new ones: at any other time a token that is not taken is a
+//! broken hop.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,17 +42,22 @@ impl Handover {
         self.last = Some((certificate.to_owned(), token.clone()));
     }
 
-    /// Something is on its way to the gateway.
-    pub(super) fn begin(&mut self, now: Timestamp) {
+    /// The new ones are on their way to the gateway.
+    fn begin(&mut self, now: Timestamp) {
         self.until = Some(after(now, LASTS));
+    }
+
+    /// The gateway has them.
+    pub(super) fn finish(&mut self) {
+        self.until = None;
+        self.certificates.clear();
     }
 
     /// Whether it lasts, and how much longer.
     pub(super) fn remaining(&mut self, now: Timestamp) -> Option<Duration> {
         let left = self.until.filter(|until| now < *until);
         if left.is_none() {
-            self.until = None;
-            self.certificates.clear();
+            self.finish();
         }
         Duration::try_from(left?.duration_since(now)).ok()
     }
@@ -104,6 +112,20 @@ mod tests {
         assert_eq!(accepted(&handover, &second), [digest(&first).to_owned()].into());
         assert_eq!(
             (handover.remaining(at(130)), accepted(&handover, &second)),
+            (None, BTreeSet::new())
+        );
+    }
+
+    #[test]
+    fn it_ends_when_the_gateway_has_the_new_ones() {
+        let (first, second) = (fresh(), fresh());
+        let mut handover = Handover::default();
+        handover.meet(&first, None, at(0));
+        handover.meet(&second, None, at(10));
+        handover.finish();
+        handover.meet(&second, Some(digest(&second)), at(11));
+        assert_eq!(
+            (handover.remaining(at(11)), accepted(&handover, &second)),
             (None, BTreeSet::new())
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::api::KoiAgent;
 use koi_core::launch_calls::LaunchCalls;
-use koi_core::observed::{Pushed, Snapshot, SnapshotState};
+use koi_core::observed::{Pushed, SetUpWord, Snapshot, SnapshotState};
 use koi_core::offering::Offering;
 use koi_core::refusal::Standing;
 use koi_core::status;
@@ -241,6 +241,12 @@ impl Memory {
         Some(text.clone())
     }
 
+    /// What an instance's set-up said on its console when that was last read.
+    pub(super) fn set_up(&self, instance_id: &str) -> Option<SetUpWord> {
+        let (_, at, text) = self.console.as_ref().filter(|(id, _, _)| id == instance_id)?;
+        Some(SetUpWord::of(text, *at))
+    }
+
     /// What was listed a moment ago, while a snapshot is under way: it takes minutes, and its end may be seen a little late.
     pub(super) fn snapshots_still_known(&self, now: Timestamp) -> Option<Vec<Snapshot>> {
         let (at, listed) = self.listed_snapshots.as_ref()?;
@@ -416,5 +422,11 @@ mod tests {
             (memory.console("i-2", at(10)), memory.console("i-1", at(300))),
             (None, None)
         );
+        memory.keep_console("i-1", "koi-bootstrap: step=volume failed: gone".into(), at(20));
+        let word = SetUpWord {
+            at: at(20),
+            failing: Some("step=volume failed: gone".into()),
+        };
+        assert_eq!((memory.set_up("i-1"), memory.set_up("i-2")), (Some(word), None));
     }
 }

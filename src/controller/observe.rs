@@ -16,6 +16,7 @@ use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, pr
 use koi_core::refusal::classify;
 use koi_core::render::bundle::{self, SecretMaterial};
 use koi_core::render::{identity, network};
+use koi_wire::bundle::TooLarge;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::secret::{self, GatewaySecret};
@@ -25,13 +26,16 @@ use crate::janitor;
 use crate::lookups::Profile;
 use crate::probe::{HTTPS, Target};
 
+/// As long as any volume's id, and as hard to compress.
+const A_VOLUME: &str = "vol-0f9c2d71b8e3a5604";
+
 /// The bundle that a wish and a Secret make, remembered by what it was made of.
 pub(super) struct BundleDigest {
     /// The digest of what the wish was settled from.
     wish: u64,
     secret: Option<String>,
     volume_id: String,
-    sha256: Option<String>,
+    sha256: Result<String, TooLarge>,
 }
 
 impl<C: Cloud> Round<'_, C> {
@@ -97,7 +101,10 @@ impl<C: Cloud> Round<'_, C> {
         };
         forget_past_boot(&mut observed);
         let now = self.context.clock.now();
-        observed.console = current_instance(&observed).and_then(|instance| self.memory.console(&instance.id, now));
+        if let Some(instance) = current_instance(&observed).map(|instance| instance.id.clone()) {
+            observed.console = self.memory.console(&instance, now);
+            observed.set_up = self.memory.set_up(&instance);
+        }
         if observed.instances == Known::Unknown
             && let Some(problem) = &self.context.fleet.health().borrow().problem
         {
@@ -238,15 +245,15 @@ impl<C: Cloud> Round<'_, C> {
             return;
         };
         let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
-        let bundle_sha256 = volume_id.and_then(|volume_id| self.bundle_digest(agent, &secret, volume_id));
-        let written = observed.recorded.bundle.as_ref().map(|bundle| &bundle.sha256);
-        if bundle_sha256.is_some() && written.is_some() && bundle_sha256.as_ref() != written {
-            self.memory.handover.begin(self.context.clock.now());
+        let mut facts = secret.facts.clone();
+        let to_be = volume_id.is_none();
+        let volume_id = volume_id.unwrap_or_else(|| A_VOLUME.to_owned());
+        match self.bundle_digest(agent, &secret, volume_id) {
+            Some(Ok(sha256)) => facts.bundle_sha256 = Some(sha256).filter(|_| !to_be),
+            Some(Err(too_large)) => facts.bundle_problem = Some(too_large.to_string()),
+            None => {}
         }
-        observed.secret = Known::Present(SecretFacts {
-            bundle_sha256,
-            ..secret.facts.clone()
-        });
+        observed.secret = Known::Present(facts);
     }
 
     /// The Secret as the watch shows it, read once for each change.
@@ -304,19 +311,22 @@ impl<C: Cloud> Round<'_, C> {
         secret::material(&found.unpack().ok()?).ok()
     }
 
-    fn bundle_digest(&mut self, agent: &DesiredAgent, secret: &GatewaySecret, volume_id: String) -> Option<String> {
+    fn bundle_digest(
+        &mut self,
+        agent: &DesiredAgent,
+        secret: &GatewaySecret,
+        volume_id: String,
+    ) -> Option<Result<String, TooLarge>> {
         let wish = self.memory.validated.as_ref()?.from;
         let known = self.memory.bundle.as_ref();
         let known =
             known.filter(|known| known.wish == wish && known.secret == secret.version && known.volume_id == volume_id);
         if let Some(known) = known {
-            return known.sha256.clone();
+            return Some(known.sha256.clone());
         }
         secret.content.as_ref()?;
         let material = self.material(secret)?;
-        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &material))
-            .ok()
-            .map(|(_, sha256)| sha256);
+        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &material)).map(|(_, sha256)| sha256);
         let digest = BundleDigest {
             wish,
             secret: secret.version.clone(),
@@ -324,7 +334,7 @@ impl<C: Cloud> Round<'_, C> {
             sha256,
         };
         self.memory.bundle = Some(digest);
-        self.memory.bundle.as_ref()?.sha256.clone()
+        Some(self.memory.bundle.as_ref()?.sha256.clone())
     }
 
     /// Tells the janitor what this agent shares with others.
@@ -356,6 +366,10 @@ impl<C: Cloud> Round<'_, C> {
     pub(super) fn target(&mut self, agent: &DesiredAgent, instance: &Instance) -> Option<Target> {
         let secret = self.secret()?;
         let content = secret.content.as_ref()?;
+        let uid = &agent.claim.agent_uid;
+        if self.context.rounds.has_taken(uid, &content.token, content.pin.sha256()) {
+            self.memory.handover.finish();
+        }
         let in_handover = self.memory.handover.remaining(self.context.clock.now()).is_some();
         Some(Target {
             instance_id: instance.id.clone(),
@@ -389,6 +403,7 @@ fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
 fn foreign_secret() -> SecretFacts {
     SecretFacts {
         problem: Some("exists and does not belong to this agent".to_owned()),
+        foreign: true,
         tls_sha256: String::new(),
         not_after: Timestamp::MAX,
         ..SecretFacts::default()

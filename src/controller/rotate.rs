@@ -70,9 +70,18 @@ impl<C: Cloud> Round<'_, C> {
                 ..target
             },
         };
-        probe::ask(&target, &self.context.device, Patience::SETTLED)
-            .await
-            .map(drop)
+        let (rounds, uid) = (&self.context.rounds, &agent.claim.agent_uid);
+        if !rounds.may_show(uid) {
+            return Err(probe::broken(
+                koi_core::observed::Hop::Handshake,
+                "it refused one a moment ago, and is not asked faster than its limiter allows",
+            ));
+        }
+        let look = probe::look(&target, &self.context.device, Patience::SETTLED, true).await;
+        if look.refused {
+            rounds.refused(uid);
+        }
+        look.outcome.map(drop)
     }
 
     async fn write_secret(&mut self, rotation: &Rotation) -> Result<Effect, RoundError> {

@@ -11,6 +11,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _, protocol::WebSocketConfig};
 
+use super::pin::{Pin, sha256_of};
 use super::{Patience, Target, broken};
 
 /// The longest answer that is read: a config is at most a quarter of that, and whoever answers may be anybody who took the machine.
@@ -27,6 +28,13 @@ pub async fn reach(target: &Target, patience: Patience) -> Result<Socket, ProbeF
     let stream = connect_any(target, patience).await?;
     let stream = secure(target, stream, patience).await?;
     upgrade(target, stream, patience).await
+}
+
+/// Whether it is the Secret's own certificate that answered.
+pub fn presents(socket: &Socket, pin: &Pin) -> bool {
+    let (_, tls) = socket.get_ref().get_ref();
+    let first = tls.peer_certificates().and_then(<[_]>::first);
+    first.is_some_and(|certificate| sha256_of(certificate) == pin.sha256())
 }
 
 async fn connect_any(target: &Target, patience: Patience) -> Result<TcpStream, ProbeFailure> {
@@ -71,9 +79,22 @@ async fn secure(target: &Target, stream: TcpStream, patience: Patience) -> Resul
     let connector = TlsConnector::from(tls);
     match timeout(patience.hop, connector.connect(target.pin.name(), stream)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(broken(Hop::Tls, tls_words(&error))),
+        Ok(Err(error)) => {
+            let hop = if is_about_certificate(&error) {
+                Hop::Certificate
+            } else {
+                Hop::Tls
+            };
+            Err(broken(hop, tls_words(&error)))
+        }
         Err(_) => Err(broken(Hop::Tls, format!("no TLS handshake within {:?}", patience.hop))),
     }
+}
+
+/// A certificate was seen, and it is not the one.
+fn is_about_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// What a failed TLS handshake means.

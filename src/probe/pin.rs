@@ -138,7 +138,7 @@ struct PinnedVerifier {
     pin: Pin,
 }
 
-fn sha256_of(certificate: &[u8]) -> String {
+pub(super) fn sha256_of(certificate: &[u8]) -> String {
     hex::encode(Sha256::digest(certificate))
 }
 

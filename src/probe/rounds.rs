@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use koi_core::observed::{Probe, Pushed};
+use koi_wire::Redacted;
 use koi_wire::health::Usage;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::{Patience, Target, look};
+use super::refusals::{Refusals, SOON};
+use super::{Look, Patience, Target, look, talk};
 use crate::clock::Clock;
 use crate::device::DeviceKey;
 use crate::fleet::Fleet;
@@ -93,6 +95,42 @@ struct Entry {
     was_well: bool,
     /// What its models cost so far.
     usage: Option<Usage>,
+    /// When it refused our token.
+    refusals: Refusals,
+    /// It has what a handover is to bring it.
+    has_taken: bool,
+}
+
+impl Entry {
+    /// A question that is due at once, or as soon as the token may be shown again.
+    fn soonest(&self, now: Instant) -> Instant {
+        let waits = !self.target.in_handover;
+        self.refusals
+            .next(false)
+            .filter(|_| waits)
+            .map_or(now, |next| next.max(now))
+    }
+
+    /// A gateway that says no more than that it was asked too often has told the cause before: that is worth more.
+    fn keep_cause(&self, probe: &mut Probe) {
+        let cause = self.last.as_ref().and_then(|last| {
+            let failure = last.outcome.as_ref().err()?;
+            let same = last.instance_id == probe.instance_id && last.launch_time == probe.launch_time;
+            (same && talk::is_refused(failure)).then_some(failure)
+        });
+        if let (Err(told), Some(cause)) = (&mut probe.outcome, cause)
+            && talk::is_lockout(told)
+        {
+            *told = cause.clone();
+        }
+    }
+}
+
+/// What a look found out about token and certificate.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    refused: bool,
+    has_taken: bool,
 }
 
 /// When one gateway is asked next.
@@ -161,17 +199,17 @@ impl Rounds {
         match book.entries.get_mut(agent_uid) {
             Some(entry) if entry.target.same(&target) => return,
             Some(entry) => {
-                let kept = entry.last.take().filter(|last| last.instance_id == target.instance_id);
-                *entry = Entry {
-                    target,
-                    last: kept,
-                    schedule: Schedule {
-                        due: now,
-                        broken_since: Some(now),
-                    },
-                    asking: entry.asking,
-                    was_well: entry.was_well,
-                    usage: entry.usage,
+                entry.last.take_if(|last| last.instance_id != target.instance_id);
+                let another_boot =
+                    entry.target.instance_id != target.instance_id || entry.target.launch_time != target.launch_time;
+                if another_boot {
+                    entry.refusals.forget();
+                }
+                entry.target = target;
+                entry.has_taken = false;
+                entry.schedule = Schedule {
+                    due: entry.soonest(now),
+                    broken_since: Some(now),
                 };
             }
             None => {
@@ -192,6 +230,8 @@ impl Rounds {
                     asking: false,
                     was_well: was_healthy,
                     usage: None,
+                    refusals: Refusals::default(),
+                    has_taken: false,
                 };
                 book.entries.insert(agent_uid.to_owned(), entry);
             }
@@ -205,9 +245,10 @@ impl Rounds {
     pub fn hurry(&self, agent_uid: &str) {
         let mut book = self.book();
         if let Some(entry) = book.entries.get_mut(agent_uid) {
+            let now = Instant::now();
             entry.schedule = Schedule {
-                due: Instant::now(),
-                broken_since: entry.schedule.broken_since.or(Some(Instant::now())),
+                due: entry.soonest(now),
+                broken_since: entry.schedule.broken_since.or(Some(now)),
             };
         }
         book.plan(agent_uid);
@@ -233,6 +274,30 @@ impl Rounds {
         book.plan(agent_uid);
         drop(book);
         self.inner.changed.notify_one();
+    }
+
+    /// Whether the gateway was seen to have what a handover is to bring it: this token, and the certificate with this digest.
+    #[must_use]
+    pub fn has_taken(&self, agent_uid: &str, token: &Redacted, sha256: &str) -> bool {
+        let book = self.book();
+        let entry = book.entries.get(agent_uid);
+        let entry = entry.filter(|entry| entry.has_taken);
+        entry.is_some_and(|entry| entry.target.token == *token && entry.target.pin.sha256() == sha256)
+    }
+
+    /// Whether the agent's gateway may be shown a token beside the rounds.
+    #[must_use]
+    pub fn may_show(&self, agent_uid: &str) -> bool {
+        let book = self.book();
+        let entry = book.entries.get(agent_uid);
+        entry.is_none_or(|entry| entry.refusals.allow(true, Instant::now()))
+    }
+
+    /// It was, and refused it.
+    pub fn refused(&self, agent_uid: &str) {
+        if let Some(entry) = self.book().entries.get_mut(agent_uid) {
+            entry.refusals.note(Instant::now());
+        }
     }
 
     /// The last answer.
@@ -309,21 +374,28 @@ impl Rounds {
             } else {
                 Patience::SETTLED
             };
+            let show = entry.refusals.allow(true, now);
             let (rounds, target) = (self.clone(), entry.target.clone());
             tokio::spawn(async move {
-                rounds.visit(&uid, &target, patience).await;
+                rounds.visit(&uid, &target, patience, show).await;
                 drop(permit);
                 rounds.inner.changed.notify_one();
             });
         }
     }
 
-    async fn visit(&self, uid: &str, target: &Target, patience: Patience) {
+    async fn visit(&self, uid: &str, target: &Target, patience: Patience, show: bool) {
         let (at, began) = (self.inner.clock.now(), Instant::now());
-        let (outcome, usage) = match look(target, &self.inner.device, patience).await {
-            Ok((health, usage)) => (Ok(health), usage),
+        let Look {
+            outcome,
+            refused,
+            has_taken,
+        } = look(target, &self.inner.device, patience, show).await;
+        let (outcome, usage) = match outcome {
+            Ok(seen) => (Ok(seen.health), seen.usage),
             Err(failure) => (Err(failure), None),
         };
+        let found = Found { refused, has_taken };
         let ok = outcome.as_ref().is_ok_and(|health| health.ok);
         self.inner.metrics.observe_probe(began.elapsed(), ok);
         tracing::debug!(uid, instance = target.instance_id, ?outcome, "asked the gateway");
@@ -333,27 +405,41 @@ impl Rounds {
             launch_time: target.launch_time,
             outcome,
         };
-        if self.take(uid, target, probe, ok, usage) {
+        if self.take(uid, target, probe, usage, found) {
             self.inner.fleet.wake_agent(uid);
         }
     }
 
     /// Keeps the answer; says whether it is news.
-    fn take(&self, uid: &str, asked: &Target, probe: Probe, ok: bool, usage: Option<Usage>) -> bool {
+    fn take(&self, uid: &str, asked: &Target, mut probe: Probe, usage: Option<Usage>, found: Found) -> bool {
+        let now = Instant::now();
+        let ok = probe.outcome.as_ref().is_ok_and(|health| health.ok);
         let mut book = self.book();
         let Some(entry) = book.entries.get_mut(uid) else {
             return false;
         };
         entry.asking = false;
         entry.usage = usage.or(entry.usage);
+        if found.refused {
+            entry.refusals.note(now);
+        } else if found.has_taken {
+            entry.refusals.forget();
+        }
         if !entry.target.same(asked) {
             // The question changed meanwhile: this answers another one, and the new one is due.
             book.plan(uid);
             return false;
         }
-        entry.schedule = entry
-            .schedule
-            .after(ok, Instant::now(), self.inner.interval, share(uid));
+        entry.schedule = entry.schedule.after(ok, now, self.inner.interval, share(uid));
+        let hands_over = entry.target.in_handover && !found.has_taken;
+        if hands_over {
+            entry.schedule.due = entry.schedule.due.min(now + SOON);
+        } else if found.refused {
+            entry.schedule.due = entry.schedule.due.max(entry.soonest(now));
+        }
+        entry.keep_cause(&mut probe);
+        let taken = entry.target.in_handover && found.has_taken && !entry.has_taken;
+        entry.has_taken = found.has_taken;
         let news = entry
             .last
             .as_ref()
@@ -361,7 +447,7 @@ impl Rounds {
         entry.last = Some(probe);
         entry.was_well |= ok;
         book.plan(uid);
-        news
+        news || taken
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

@@ -7,7 +7,7 @@ use koi_wire::frame::{
     Challenge, ClientInfo, ConnectAuth, ConnectParams, DeviceProof, ErrorShape, Frame, HelloOk, Request, Response,
 };
 use koi_wire::health::{Health, Usage};
-use koi_wire::name::{Scope, event, method};
+use koi_wire::name::{Scope, detail, event, method};
 use koi_wire::seed::{SeedParams, SeedResult};
 use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use serde_json::Value;
@@ -292,6 +292,21 @@ fn payload(answer: Response) -> Result<Value, String> {
 fn error_words(error: &ErrorShape) -> String {
     let code = error.detail_code().unwrap_or(&error.code);
     format!("{code}: {}", error.message)
+}
+
+/// The gateway does not take what it was shown: its limiter counts that.
+pub(super) fn is_refused(failure: &ProbeFailure) -> bool {
+    let counted = [
+        detail::AUTH_TOKEN_MISMATCH,
+        detail::AUTH_RATE_LIMITED,
+        detail::DEVICE_AUTH_SIGNATURE_INVALID,
+    ];
+    failure.hop == Hop::Handshake && counted.iter().any(|code| failure.message.starts_with(code))
+}
+
+/// It says no more than that it was asked too often.
+pub(super) fn is_lockout(failure: &ProbeFailure) -> bool {
+    failure.hop == Hop::Handshake && failure.message.starts_with(detail::AUTH_RATE_LIMITED)
 }
 
 fn connect_params(challenge: &Challenge, target: &Target, device: &DeviceKey, purpose: Purpose) -> ConnectParams {

@@ -33,6 +33,7 @@ enum Manner {
     HangsUpInTls,
     SaysNothing,
     WrongToken,
+    KnowsTheKey,
     ClosesBeforeHealth,
 }
 
@@ -136,6 +137,11 @@ async fn converse(socket: &mut tokio_tungstenite::WebSocketStream<TlsStream<TcpS
                     reason: "unauthorized".into(),
                 };
                 return drop(socket.close(Some(close)).await);
+            }
+            ("connect", Manner::KnowsTheKey) => {
+                let shown: ConnectParams = serde_json::from_value(request.params.clone()).unwrap();
+                assert!(shown.auth.is_none() && shown.device.is_some());
+                hello()
             }
             ("connect", _) => {
                 check_connect(&request.params);
@@ -241,8 +247,10 @@ async fn what_the_models_cost_comes_with_the_probe() {
         let (stream, _) = listener.accept().await.unwrap();
         serve(stream, &identity.acceptor, Manner::Well).await;
     });
-    let (_, usage) = look(&target, &device(), Patience::SETTLED).await.unwrap();
+    let look = look(&target, &device(), Patience::SETTLED, true).await;
     server.abort();
+    assert_eq!((look.refused, look.has_taken), (false, true));
+    let usage = look.outcome.unwrap().usage;
     let expected = Usage {
         input_tokens: 7,
         output_tokens: 5,
@@ -298,6 +306,57 @@ async fn each_broken_hop_is_named() {
 }
 
 #[tokio::test]
+async fn who_accepts_and_is_silent_is_not_called_another() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let target = target(&identity().pem, listener.local_addr().unwrap());
+    let patience = Patience {
+        connect: Duration::from_secs(5),
+        hop: Duration::from_millis(50),
+    };
+    let failure = ask(&target, &device(), patience).await.unwrap_err();
+    assert_eq!(
+        (failure.hop, failure.message.as_str()),
+        (Hop::Tls, "no TLS handshake within 50ms")
+    );
+}
+
+/// A gateway in a handover, which does not have the new token yet.
+async fn handed_over(manners: &'static [Manner], show: bool) -> Look {
+    let identity = identity();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let target = Target {
+        in_handover: true,
+        ..target(&identity.pem, listener.local_addr().unwrap())
+    };
+    let server = tokio::spawn(async move {
+        for manner in manners {
+            let (stream, _) = listener.accept().await.unwrap();
+            serve(stream, &identity.acceptor, *manner).await;
+        }
+    });
+    let look = look(&target, &device(), Patience::SETTLED, show).await;
+    server.abort();
+    look
+}
+
+#[tokio::test]
+async fn in_a_handover_the_device_key_vouches_until_the_token_is_taken() {
+    let told = |look: &Look| {
+        let ok = look.outcome.as_ref().is_ok_and(|seen| seen.health.ok);
+        (ok, look.refused, look.has_taken)
+    };
+    assert_eq!(told(&handed_over(&[Manner::Well], true).await), (true, false, true));
+    let refused = handed_over(&[Manner::WrongToken, Manner::KnowsTheKey], true).await;
+    assert_eq!(told(&refused), (true, true, false));
+    assert_eq!(
+        told(&handed_over(&[Manner::KnowsTheKey], false).await),
+        (true, false, false)
+    );
+    let twice = handed_over(&[Manner::WrongToken, Manner::WrongToken], true).await;
+    assert_eq!(told(&twice), (false, true, false));
+}
+
+#[tokio::test]
 async fn nobody_listens() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -332,7 +391,7 @@ async fn a_certificate_of_the_same_name_is_not_the_same_certificate() {
     server.abort();
     assert_eq!(
         (failure.hop, failure.message.as_str()),
-        (Hop::Tls, "another certificate than the Secret's answers")
+        (Hop::Certificate, "another certificate than the Secret's answers")
     );
 }
 

@@ -118,6 +118,57 @@ def test_a_broken_hop_is_named(
     stage.wait_ready(settled, seconds=30)
 
 
+def silence(stage: Stage, name: str, machine: Machine) -> None:
+    """A listener that accepts and never answers takes the place of nginx."""
+    machine.sh(
+        "systemctl stop nginx && systemd-run --quiet --unit=mute python3 -c "
+        "'import socket, time; s = socket.create_server((\"\", 443)); time.sleep(600)'"
+    )
+
+
+def end_silence(stage: Stage, name: str, machine: Machine) -> None:
+    machine.sh("systemctl stop mute; systemctl start nginx")
+
+
+def test_a_listener_that_is_silent_is_not_called_another(stage: Stage, settled: str) -> None:
+    machine = stage.machine(settled)
+    silence(stage, settled, machine)
+    try:
+        agent = stage.wait_condition(settled, "GatewayHealthy", status="False", reason="GatewayUnreachable", seconds=30)
+        until(
+            "the hop is named",
+            lambda: "no TLS handshake" in condition(stage.agent(settled), "GatewayHealthy")["message"],
+            15,
+            seen=lambda: condition(agent, "GatewayHealthy"),
+        )
+    finally:
+        end_silence(stage, settled, machine)
+    stage.wait_ready(settled, seconds=30)
+
+
+def test_a_wrong_token_is_seen_right_after_an_edit_and_mended_without_a_reboot(stage: Stage, settled: str) -> None:
+    before = condition(stage.agent(settled), "ConfigSynced")["observedGeneration"]
+    since = stage.cloud.next_call()
+    stage.kube.patch_agent(settled, {"spec": {"gateway": {"config": {"logging": {"level": "debug"}}}}})
+
+    def synced() -> bool:
+        told = condition(stage.agent(settled), "ConfigSynced")
+        return told["observedGeneration"] > before and told["status"] == "True"
+
+    until("the edit is there", synced, 30, seen=lambda: stage.agent(settled)["status"])
+    machine = stage.machine(settled)
+    rotate_token(stage, settled, machine)
+    try:
+        stage.wait_condition(settled, "Ready", status="False", reason="GatewayUnauthorized", seconds=15)
+        message = condition(stage.agent(settled), "GatewayHealthy")["message"]
+        assert "AUTH_TOKEN_MISMATCH" in message, message
+    finally:
+        restore_token(stage, settled, machine)
+    stage.wait_ready(settled, seconds=25)
+    asked = {call.action for call in stage.cloud.calls(since, principal="operator", mutating=True)}
+    assert "RebootInstances" not in asked, asked
+
+
 def test_an_edited_secret_reaches_the_gateway(stage: Stage, settled: str) -> None:
     """The operator pushes the edited token (api.md); users come in with it, and the agent is Ready."""
     agent = stage.agent(settled)

@@ -82,11 +82,33 @@ pub struct Observed {
     pub outage: bool,
     /// The end of the console, fetched when a boot takes too long.
     pub console: Option<String>,
+    /// What the set-up said on the console when that was last read, however long ago.
+    pub set_up: Option<SetUpWord>,
     /// What the cloud last refused to this agent, until a step of that kind succeeds. A change of the wish sets its `retry_at` to that
     /// moment and keeps the rest: which launch was refused decides whether the record may be changed.
     pub refusal: Option<Refused>,
     /// Refusals before it, of other steps, that still stand.
     pub refused_before: Vec<Refused>,
+}
+
+/// What our own programs on the machine said on its console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetUpWord {
+    /// When it was read.
+    pub at: Timestamp,
+    /// Which of them does not work; `None`: none of them says so.
+    pub failing: Option<String>,
+}
+
+impl SetUpWord {
+    /// Out of a console that was read then.
+    #[must_use]
+    pub fn of(console: &str, at: Timestamp) -> Self {
+        Self {
+            at,
+            failing: crate::plan::failing_word(console),
+        }
+    }
 }
 
 /// What the calls of the recorded launch may have left behind.
@@ -298,6 +320,10 @@ pub struct SecretFacts {
     pub not_after: Timestamp,
     /// SHA-256 of the bundle text that this Secret and the current wish make for the recorded instance and volume, if both are known.
     pub bundle_sha256: Option<String>,
+    /// Why they make no bundle, with a volume id of the usual length where there is no volume yet: it would be too large.
+    pub bundle_problem: Option<String>,
+    /// It exists and is not this agent's.
+    pub foreign: bool,
     /// When the certificate is to be renewed, where it says how long it lasts.
     pub renew_at: Option<Timestamp>,
     /// The value of the annotation that asked for the present (or the staged) token.
@@ -619,8 +645,10 @@ pub struct ProbeFailure {
 pub enum Hop {
     /// TCP to port 443: address, route, security group, nginx listening.
     Connect,
-    /// TLS with the pinned certificate.
+    /// The TLS handshake, before a certificate was seen.
     Tls,
+    /// The certificate that was seen: it must be the pinned one.
+    Certificate,
     /// nginx to the gateway: the WebSocket upgrade.
     Upgrade,
     /// The gateway's handshake: challenge, device key, token.

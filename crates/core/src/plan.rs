@@ -23,7 +23,7 @@ use crate::observed::{Instance, Observed, Place, Refused, Rule};
 use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
-pub(crate) use present::{describe_failure, hop_reason, last_word, restarts, valid_probe};
+pub(crate) use present::{describe_failure, failing_word, hop_reason, last_word, restarts, valid_probe};
 pub use shared::teardown as identity_teardown;
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
@@ -527,8 +527,16 @@ fn unknown(observed: &Observed, what: &str) -> Halt {
             check_again: SHORTLY,
         };
     }
+    // Of a newcomer nothing is known at first, and nobody has to be warned of that: a cloud that does not answer is a refused read soon.
+    let recorded = &observed.recorded;
+    let newcomer = recorded.launch.is_none() && recorded.instance_id.is_none();
+    let reason = if newcomer {
+        Reason::Pending
+    } else {
+        Reason::CloudUnreachable
+    };
     Halt::converging(
-        Reason::CloudUnreachable,
+        reason,
         format!("{what} is not known yet; nothing is concluded until the cloud has answered."),
         SHORTLY,
     )

@@ -160,10 +160,93 @@ fn a_question_that_changed_while_it_was_asked_is_asked_again() {
         outcome: Err(super::super::broken(koi_core::observed::Hop::Connect, "away")),
     };
     assert!(
-        !rounds.take("u", &asked, probe(&asked), false, None),
+        !rounds.take("u", &asked, probe(&asked), None, Found::default()),
         "an answer about another one is no news"
     );
     assert_eq!(order(&rounds).len(), 1);
-    assert!(rounds.take("u", &now, probe(&now), false, None));
+    assert!(rounds.take("u", &now, probe(&now), None, Found::default()));
     assert_eq!(order(&rounds).len(), 1);
+}
+
+/// What a gateway says of our token.
+fn answer(target: &Target, refused: Option<&str>) -> Probe {
+    let well = koi_core::observed::GatewayHealth {
+        ok: true,
+        version: "1".into(),
+        config_sha256: None,
+        config_restart_sha256: None,
+        workspace_seeded: false,
+        detail: None,
+    };
+    Probe {
+        at: Timestamp::UNIX_EPOCH,
+        instance_id: target.instance_id.clone(),
+        launch_time: None,
+        outcome: refused.map_or(Ok(well), |told| {
+            Err(super::super::broken(koi_core::observed::Hop::Handshake, told))
+        }),
+    }
+}
+
+const REFUSED: Found = Found {
+    refused: true,
+    has_taken: false,
+};
+const TAKEN: Found = Found {
+    refused: false,
+    has_taken: true,
+};
+
+#[test]
+fn a_refused_token_is_shown_again_after_a_pause_whoever_hurries() {
+    let rounds = rounds(Duration::from_secs(60));
+    let target = target("i-1");
+    let wrong = "AUTH_TOKEN_MISMATCH: unauthorized";
+    rounds.aim("u", Some(target.clone()), true);
+    assert!(rounds.take("u", &target, answer(&target, Some(wrong)), None, REFUSED));
+    rounds.hurry("u");
+    let due = order(&rounds)[0].1;
+    assert!((14..=15).contains(&due.as_secs()), "{due:?}");
+    // Locked out all the same: what was wrong is told on.
+    assert!(!rounds.take(
+        "u",
+        &target,
+        answer(&target, Some("AUTH_RATE_LIMITED: later")),
+        None,
+        REFUSED
+    ));
+    assert_eq!(rounds.last("u").unwrap().outcome.unwrap_err().message, wrong);
+    // Mended: its usual pace, and nothing is owed.
+    assert!(rounds.take("u", &target, answer(&target, None), None, TAKEN));
+    rounds.hurry("u");
+    assert_eq!(order(&rounds)[0].1, Duration::ZERO);
+    // Another boot owes nothing either.
+    rounds.take("u", &target, answer(&target, Some(wrong)), None, REFUSED);
+    let booted = Target {
+        launch_time: Some(Timestamp::UNIX_EPOCH),
+        ..target.clone()
+    };
+    rounds.aim("u", Some(booted), true);
+    assert_eq!(order(&rounds)[0].1, Duration::ZERO);
+}
+
+#[test]
+fn a_handover_is_looked_at_often_and_ends_when_the_gateway_has_token_and_certificate() {
+    let rounds = rounds(Duration::from_secs(60));
+    let target = Target {
+        in_handover: true,
+        ..target("i-1")
+    };
+    let told = |token: &str| rounds.has_taken("u", &Redacted::from(token), target.pin.sha256());
+    rounds.aim("u", Some(target.clone()), true);
+    rounds.take("u", &target, answer(&target, None), None, REFUSED);
+    assert!(!told("t"));
+    let due = order(&rounds)[0].1;
+    assert!((4..=5).contains(&due.as_secs()), "{due:?}");
+    assert!(
+        rounds.take("u", &target, answer(&target, None), None, TAKEN),
+        "the controller is told"
+    );
+    assert_eq!((told("t"), told("another")), (true, false));
+    assert!(!rounds.has_taken("u", &Redacted::from("t"), "another"));
 }

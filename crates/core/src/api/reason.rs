@@ -100,13 +100,13 @@ reasons! {
 
     /// Something in the cloud carries the claim of an agent that is not there; the Event says what it is and what becomes of it.
     Orphaned: Broken,
-    /// Nothing answers on port 443: address, route, security group, nginx. The message names the broken hop.
+    /// The way to the gateway is broken: address, route, security group, nginx, a TLS handshake that does not come through. The message names the broken hop.
     GatewayUnreachable: Broken,
     /// The gateway refuses the operator's token or device key.
     GatewayUnauthorized: Broken,
     /// The gateway answers and says that it is not well.
     GatewayUnhealthy: Broken,
-    /// The certificate on port 443 is not the pinned one: do not send secrets there.
+    /// A certificate answers on port 443 that is not the pinned one: do not send secrets there.
     CertificateMismatch: Broken,
     /// The gateway did not answer before the boot deadline; the message holds the end of the console.
     BootTimeout: Broken,

@@ -22,7 +22,7 @@ use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Place};
 use herd::Herd;
 
-pub(crate) use console::last_word;
+pub(crate) use console::{failing_word, last_word};
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};
 pub(super) use herd::is_proven;
@@ -85,6 +85,7 @@ impl<'a> Round<'a> {
         if let Some(instance) = herd.current.filter(|instance| !instance.state.is_dying()) {
             return self.maintain(&herd, instance, place);
         }
+        self.bundle_fits()?;
         // Neither needs the other: both begin in the same round.
         let identity = self.identity(place);
         let network = self.network(&herd);
@@ -170,9 +171,23 @@ impl<'a> Round<'a> {
             }
             Known::Present(facts) => facts.problem.as_ref().map_or(Ok(()), |problem| {
                 let name = names::token_secret(&self.agent.claim.name);
+                let reason = if facts.foreign {
+                    Reason::NameConflict
+                } else {
+                    Reason::InvalidSpec
+                };
                 let message = format!("Secret {name}: {problem}. Mend it, or delete it: a new one is made then.");
-                Err(Halt::blocked(Reason::InvalidSpec, message))
+                Err(Halt::blocked(reason, message))
             }),
+        }
+    }
+
+    /// A machine that could not get its bundle is not launched.
+    fn bundle_fits(&self) -> Result<(), Halt> {
+        let secret = self.observed.secret.present();
+        match secret.and_then(|facts| facts.bundle_problem.as_ref()) {
+            Some(problem) => Err(Halt::blocked(Reason::BundleTooLarge, format!("{problem}."))),
+            None => Ok(()),
         }
     }
 }

@@ -365,7 +365,7 @@ fn the_way_up_one_thing_after_the_other() {
         (
             change(bare(), |o| o.instances = Known::Unknown),
             vec![],
-            Some(Reason::CloudUnreachable),
+            Some(Reason::Pending),
         ),
     ];
     for (number, (observed, steps, why)) in cases.into_iter().enumerate() {
@@ -676,7 +676,7 @@ fn an_account_that_cannot_be_had_stalls_with_its_reason_and_holds_nobody() {
         };
     };
     let cases = [
-        (None, Reason::CloudUnreachable, false),
+        (None, Reason::Pending, false),
         (Some(("AssumeRole", "AccessDenied")), Reason::Unauthorized, true),
         (Some(("AssumeRole", "ExpiredToken")), Reason::Unauthorized, true),
         (
@@ -686,11 +686,7 @@ fn an_account_that_cannot_be_had_stalls_with_its_reason_and_holds_nobody() {
         ),
         (Some(("AssumeRole", "Throttling")), Reason::Throttled, false),
         // A step's refusal does not say why a read is missing.
-        (
-            Some(("RunInstances", "UnauthorizedOperation")),
-            Reason::CloudUnreachable,
-            false,
-        ),
+        (Some(("RunInstances", "UnauthorizedOperation")), Reason::Pending, false),
     ];
     for (refusal, reason, stalls) in cases {
         let observed = change(change(bare(), lost), |o| {
@@ -920,7 +916,8 @@ fn a_gateway_that_does_not_answer_is_booting_late_or_broken() {
             Reason::BootTimeout,
         ),
         (silent(true, 30, Hop::Connect), vec![], Reason::GatewayUnreachable),
-        (silent(true, 30, Hop::Tls), vec![], Reason::CertificateMismatch),
+        (silent(true, 30, Hop::Tls), vec![], Reason::GatewayUnreachable),
+        (silent(true, 30, Hop::Certificate), vec![], Reason::CertificateMismatch),
         (silent(true, 30, Hop::Upgrade), vec![], Reason::GatewayUnreachable),
         (silent(true, 30, Hop::Handshake), vec![], Reason::GatewayUnauthorized),
         (silent(true, 30, Hop::Health), vec![], Reason::GatewayUnhealthy),
@@ -943,6 +940,49 @@ fn a_gateway_that_does_not_answer_is_booting_late_or_broken() {
         "{}",
         why.message
     );
+}
+
+/// A Secret with this amiss.
+fn secret_with(observed: Observed, amiss: impl Fn(&mut SecretFacts)) -> Observed {
+    change(observed, |observed| {
+        if let Known::Present(facts) = &mut observed.secret {
+            amiss(facts);
+        }
+    })
+}
+
+#[test]
+fn a_bundle_that_does_not_fit_is_refused_before_anything_is_made() {
+    let large = secret_with(bare(), |facts| {
+        facts.bundle_problem = Some("the bundle is 5620 bytes".into())
+    });
+    assert_eq!(
+        decided(&wish(json!({})), &large),
+        (vec![], Some(Reason::BundleTooLarge), true)
+    );
+}
+
+#[test]
+fn a_secret_of_somebody_else_is_a_conflict_of_names_and_a_broken_one_is_not() {
+    let problem = |foreign: bool| {
+        secret_with(bare(), |facts| {
+            facts.problem = Some("is not right".into());
+            facts.foreign = foreign;
+        })
+    };
+    let told = |foreign| decided(&wish(json!({})), &problem(foreign)).1;
+    assert_eq!(
+        (told(true), told(false)),
+        (Some(Reason::NameConflict), Some(Reason::InvalidSpec))
+    );
+}
+
+#[test]
+fn a_newcomer_of_which_nothing_is_known_yet_is_no_warning() {
+    let unseen = |observed: Observed| change(observed, |observed| observed.instances = Known::Unknown);
+    let told = |observed: &Observed| decided(&wish(json!({})), observed).1;
+    assert_eq!(told(&unseen(bare())), Some(Reason::Pending));
+    assert_eq!(told(&unseen(ready())), Some(Reason::CloudUnreachable));
 }
 
 #[test]

@@ -282,6 +282,13 @@ pub(super) const TABLE: &[Row] = &[
         Retry::Never,
         "choose an instance type that exists in this region and fits the image",
     ),
+    when(
+        &["InvalidParameterCombination", "InvalidParameterValue"],
+        "instancetype",
+        Reason::InvalidSpec,
+        Retry::Never,
+        "choose an instance type that exists in this region and fits the image",
+    ),
     row(
         &["InvalidInstanceType", "InvalidInstanceType.NotFound"],
         Reason::InvalidSpec,

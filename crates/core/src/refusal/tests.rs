@@ -54,6 +54,13 @@ fn codes_mean_what_the_table_says() {
         ),
         (
             "InvalidParameterValue",
+            "Invalid value 't9.small' for InstanceType.",
+            Reason::InvalidSpec,
+            Retry::Never,
+            true,
+        ),
+        (
+            "InvalidParameterValue",
             "something new",
             Reason::InvalidSpec,
             Retry::Slow,

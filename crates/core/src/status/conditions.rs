@@ -5,9 +5,9 @@ mod around;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::Report;
-use crate::api::{ConditionType, KoiAgentStatus, Power, Reason};
+use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
-use crate::observed::{Instance, InstanceState};
+use crate::observed::{Instance, InstanceState, Repair};
 use crate::plan::{Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
@@ -119,7 +119,22 @@ fn ready(report: &Report<'_>) -> Said {
             Reason::Ready,
             format!("The gateway answers and is well. In the meantime: {}", why.message),
         ),
+        Verdict::Converging(why) if why.reason == Reason::Booting => {
+            let message = format!("{}{}", why.message, boot_before(report));
+            said(kind, false, why.reason, message)
+        }
         Verdict::Converging(why) | Verdict::Blocked(why) => said(kind, false, why.reason, why.message.clone()),
+    }
+}
+
+/// What was found of the boot that a remedy ended, while the next one lasts.
+fn boot_before(report: &Report<'_>) -> String {
+    let told = before_the_remedy(report);
+    let told = told.strip_prefix(MARK).unwrap_or_default();
+    match told.split_once(SET_UP_SAYS) {
+        Some((_, word)) => format!(" It follows a boot that ended with: {word}"),
+        None if told.is_empty() => String::new(),
+        None => format!(" It follows a boot that ended with: {told}"),
     }
 }
 
@@ -367,20 +382,24 @@ fn timed_out(report: &Report<'_>) -> bool {
 /// What our own programs on the machine said on its console, as far as that was read.
 fn set_up_says(report: &Report<'_>) -> String {
     let word = report.observed.console.as_deref().and_then(last_word);
-    word.map(|word| format!(" The machine's set-up says: {word}."))
-        .unwrap_or_default()
+    word.map(|word| format!(" {SET_UP_SAYS}{word}.")).unwrap_or_default()
 }
+
+/// How what was before is told.
+const MARK: &str = " Before the remedy: ";
+/// How the set-up's own word is told.
+const SET_UP_SAYS: &str = "The machine's set-up says: ";
 
 /// What was broken when a remedy began stays told until the gateway answers: whoever is called for it sees what it was.
 fn before_the_remedy(report: &Report<'_>) -> String {
-    const MARK: &str = " Before the remedy: ";
     let id = report.instance().map(|instance| &instance.id);
     let repair = report.observed.recorded.repair.as_ref();
     let Some(before) = find(report.previous, ConditionType::GatewayHealthy).filter(|before| before.status == "False")
     else {
         return String::new();
     };
-    if repair.is_none_or(|repair| Some(&repair.instance_id) != id) {
+    let follows = |repair: &Repair| Some(&repair.instance_id) == id || repair.remedy == Remedy::Replace;
+    if repair.is_none_or(|repair| !follows(repair)) {
         return String::new();
     }
     match before.message.split_once(MARK) {

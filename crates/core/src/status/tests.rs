@@ -341,6 +341,9 @@ fn a_boot_that_timed_out_names_the_hop_and_what_the_set_up_said_until_the_gatewa
             condition(&status, "GatewayHealthy"),
             Some(("False", "Booting", boots.as_str()))
         );
+        let (_, reason, message) = condition(&status, "Ready").unwrap();
+        let found = " It follows a boot that ended with: step=volume failed: /dev/nvme1n1: no such device.";
+        assert!(reason == "Booting" && message.ends_with(found), "{reason}: {message}");
     }
     let well = told(
         &status,
@@ -419,7 +422,8 @@ fn each_broken_hop_is_named() {
             "GatewayUnreachable",
             "Connect: 172.31.0.4:443 said no. Is nginx running",
         ),
-        (Hop::Tls, "CertificateMismatch", "TLS: "),
+        (Hop::Tls, "GatewayUnreachable", "TLS: "),
+        (Hop::Certificate, "CertificateMismatch", "Certificate: "),
         (
             Hop::Upgrade,
             "GatewayUnreachable",

@@ -66,7 +66,7 @@ impl Secret {
             .flatten()
             .any(|number| number.to_string() == certificate)
         {
-            return Err(Hop::Tls);
+            return Err(Hop::Certificate);
         }
         let taken = |token: u32| {
             tokens

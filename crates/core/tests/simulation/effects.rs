@@ -66,7 +66,7 @@ impl Round<'_> {
             }
             Step::Rotate { rotation, instance_id } => Ok(self.rotate(rotation, instance_id)),
             Step::FetchConsole { instance_id } => {
-                let console = Some((instance_id.clone(), "koi-userdata: step=binary".to_owned()));
+                let console = Some((instance_id.clone(), "koi-userdata: step=binary".to_owned(), self.now));
                 self.operator.memory(self.index).console = console;
                 Ok(true)
             }

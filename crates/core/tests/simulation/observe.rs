@@ -8,7 +8,7 @@ use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::names;
 use koi_core::observed::{
     GatewayHealth, Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, ProbeFailure, Pushed, Recorded,
-    SecretFacts, SecurityGroup, Subnet, Volume,
+    SecretFacts, SecurityGroup, SetUpWord, Subnet, Volume,
 };
 use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::render::{identity, network};
@@ -98,9 +98,10 @@ impl Round<'_> {
         };
         observed.may_disrupt = true;
         forget_past_boot(&mut observed);
-        observed.console = current_instance(&observed)
-            .and_then(|instance| memory.console.clone().filter(|(id, _)| *id == instance.id))
-            .map(|(_, text)| text);
+        let console = current_instance(&observed)
+            .and_then(|instance| memory.console.clone().filter(|(id, _, _)| *id == instance.id));
+        observed.set_up = console.as_ref().map(|(_, text, at)| SetUpWord::of(text, *at));
+        observed.console = console.map(|(_, text, _)| text);
         observed
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct Memory {
     pub(crate) refused: Standing,
     pub(crate) launches: LaunchCalls,
     pub(crate) probe: Option<Probe>,
-    pub(crate) console: Option<(String, String)>,
+    pub(crate) console: Option<(String, String, Timestamp)>,
     pub(crate) pushed: Option<Pushed>,
     pub(crate) next_at: Timestamp,
     pub(crate) last: Option<Plan>,

@@ -9,6 +9,16 @@ const OURS: [&str; 2] = ["koi-bootstrap: ", "koi-userdata: "];
 
 /// What our own programs said last of what does not work, else what they said last; none where they said nothing.
 pub(crate) fn last_word(console: &str) -> Option<String> {
+    word(console).map(|(word, _)| word)
+}
+
+/// What our own programs said last of what does not work.
+pub(crate) fn failing_word(console: &str) -> Option<String> {
+    word(console).filter(|(_, fails)| *fails).map(|(word, _)| word)
+}
+
+/// The word that matters, and whether it is of something that does not work.
+fn word(console: &str) -> Option<(String, bool)> {
     let text = readable(console);
     let mut said: Vec<&str> = Vec::new();
     let mut failing = None;
@@ -31,7 +41,8 @@ pub(crate) fn last_word(console: &str) -> Option<String> {
     let why = last.checked_sub(1).and_then(|before| said.get(before));
     let why = why.filter(|why| word.contains("failed, exit code") && step(why) == step(word));
     let told = why.map_or_else(|| (*word).to_owned(), |why| format!("{why} ({word})"));
-    Some(told.trim_end_matches('.').chars().take(WORD).collect())
+    let told = told.trim_end_matches('.').chars().take(WORD).collect();
+    Some((told, failing.is_some()))
 }
 
 /// Its end, for people.

@@ -14,6 +14,9 @@ use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
 /// A gateway that is silent for so long may have left a word on the console: its machine boots anew when the guest asks for it.
 const CONSOLE_AFTER: SignedDuration = SignedDuration::from_secs(45);
 
+/// A boot that takes so long may have left a word there, too.
+const EARLY_LOOK: SignedDuration = SignedDuration::from_secs(120);
+
 impl<'a> Round<'a> {
     pub(super) fn gateway(&mut self, instance: &Instance) -> Result<(), Halt> {
         let probe = valid_probe(self.observed, instance);
@@ -60,8 +63,9 @@ impl<'a> Round<'a> {
         let deadline = since.saturating_add(limit).unwrap_or(Timestamp::MAX);
         let limit = span::show(self.agent.boot_deadline);
         if self.now < deadline {
+            let said = self.said_early(instance, since, deadline);
             let message = format!(
-                "Instance {} boots; its gateway has {limit} to answer, counted from {since:.0}.",
+                "Instance {} boots; its gateway has {limit} to answer, counted from {since:.0}.{said}",
                 instance.id
             );
             return Halt::converging(Reason::Booting, message, SHORTLY);
@@ -77,6 +81,27 @@ impl<'a> Round<'a> {
         }
         let trouble = Trouble::silence(Reason::BootTimeout, message, since, deadline);
         self.remedy(instance, &trouble)
+    }
+
+    /// What the set-up says of itself before the time is over: the console is read once soon and once at half time, so that a step that
+    /// cannot work is told before everybody has waited for it.
+    fn said_early(&mut self, instance: &Instance, since: Timestamp, deadline: Timestamp) -> String {
+        let half = since
+            .saturating_add(deadline.duration_since(since) / 2)
+            .unwrap_or(deadline);
+        let early = since.saturating_add(EARLY_LOOK).unwrap_or(deadline);
+        let looks = [early, half.max(early)];
+        let due = looks.into_iter().filter(|at| *at <= self.now && *at < deadline).max();
+        let word = self.observed.set_up.as_ref().filter(|word| word.at >= since);
+        if due.is_some_and(|due| word.is_none_or(|word| word.at < due)) && !self.is_refused("FetchConsole") {
+            self.steps.push(Step::FetchConsole {
+                instance_id: instance.id.clone(),
+            });
+        }
+        let failing = word.and_then(|word| word.failing.as_ref());
+        failing
+            .map(|failing| format!(" The machine's set-up says: {failing}."))
+            .unwrap_or_default()
     }
 
     /// A gateway that was well in this boot, and is not.
@@ -158,8 +183,8 @@ pub(in crate::plan) fn probe_target<'a>(agent: &DesiredAgent, observed: &'a Obse
 
 pub(crate) fn hop_reason(hop: Hop) -> Reason {
     match hop {
-        Hop::Connect | Hop::Upgrade => Reason::GatewayUnreachable,
-        Hop::Tls => Reason::CertificateMismatch,
+        Hop::Connect | Hop::Tls | Hop::Upgrade => Reason::GatewayUnreachable,
+        Hop::Certificate => Reason::CertificateMismatch,
         Hop::Handshake => Reason::GatewayUnauthorized,
         Hop::Health => Reason::GatewayUnhealthy,
     }
@@ -173,7 +198,10 @@ pub(crate) fn describe_failure(failure: &ProbeFailure) -> String {
             "Connect: {message}. Is nginx running, does the security group let the operator in, is there a route?"
         ),
         Hop::Tls => format!(
-            "TLS: {message}. The Secret's certificate is the only one that counts: send no secrets there until it answers"
+            "TLS: {message}. Port 443 is open, the TLS handshake does not come through: is it nginx that listens there, are large packets lost on the way (MTU)?"
+        ),
+        Hop::Certificate => format!(
+            "Certificate: {message}. The Secret's certificate is the only one that counts: send no secrets there until it answers"
         ),
         Hop::Upgrade => {
             format!("Upgrade: {message}. nginx answers, the gateway behind it does not: look at skykoi-gateway.service")

@@ -1,7 +1,7 @@
 //! What is done about machines, gateways, tags, profiles and volumes that are not as they should be.
 
 use super::*;
-use crate::observed::{Impairment, ScheduledEvent};
+use crate::observed::{Impairment, ScheduledEvent, SetUpWord};
 use crate::plan::present::current_instance;
 
 fn sick(system: bool, since: i64) -> Observed {
@@ -249,7 +249,14 @@ fn a_gateway_that_was_well_has_two_minutes_of_silence() {
             .unwrap_err()
             .contains("rebooted, not before")
     );
-    for hop in [Hop::Connect, Hop::Tls, Hop::Upgrade, Hop::Handshake, Hop::Health] {
+    for hop in [
+        Hop::Connect,
+        Hop::Tls,
+        Hop::Certificate,
+        Hop::Upgrade,
+        Hop::Handshake,
+        Hop::Health,
+    ] {
         assert_eq!(begun(&silent(120, hop)), Ok(Remedy::Reboot), "{hop:?}");
     }
     let outage = change(silent(600, Hop::Connect), |observed| observed.outage = true);
@@ -295,6 +302,57 @@ fn a_boot_that_takes_too_long_is_acted_on_when_its_console_was_read() {
         (vec!["FetchConsole"], Some(Reason::BootTimeout), false)
     );
     assert_eq!(begun(&late(Some("failed"))), Ok(Remedy::Reboot));
+}
+
+#[test]
+fn a_boot_that_takes_long_is_looked_at_before_its_time_is_over() {
+    let boots = |seconds: i64, read: Option<(i64, &str)>| {
+        change(silent(700, Hop::Connect), |observed| {
+            observed.recorded.was_healthy = false;
+            observed.recorded.booting_since = Some(ago(seconds));
+            observed.console = None;
+            observed.set_up = read.map(|(at, console)| SetUpWord::of(console, ago(at)));
+        })
+    };
+    let failed = "koi-userdata: step=binary failed, exit code 1";
+    // The deadline is ten minutes: looked at after two, and after five.
+    let cases = [
+        (boots(119, None), vec![], ""),
+        (boots(120, None), vec!["FetchConsole"], ""),
+        (
+            boots(140, Some((10, failed))),
+            vec![],
+            " The machine's set-up says: step=binary failed, exit code 1.",
+        ),
+        (boots(140, Some((10, "koi-userdata: step=binary"))), vec![], ""),
+        (
+            boots(299, Some((170, failed))),
+            vec![],
+            " The machine's set-up says: step=binary failed, exit code 1.",
+        ),
+        (
+            boots(300, Some((170, failed))),
+            vec!["FetchConsole"],
+            " The machine's set-up says: step=binary failed, exit code 1.",
+        ),
+        (
+            boots(599, Some((290, failed))),
+            vec![],
+            " The machine's set-up says: step=binary failed, exit code 1.",
+        ),
+        // Of the boot before.
+        (boots(10, Some((30, failed))), vec![], ""),
+    ];
+    for (number, (observed, steps, said)) in cases.iter().enumerate() {
+        let plan = plan(&wish(json!({})), observed, now());
+        assert_eq!(names_of(&plan), *steps, "case {number}");
+        let Verdict::Converging(why) = plan.verdict else {
+            panic!()
+        };
+        assert_eq!(why.reason, Reason::Booting);
+        let told = why.message.split_once("Z.").map(|(_, told)| told);
+        assert_eq!(told, Some(*said), "case {number}: {}", why.message);
+    }
 }
 
 #[test]
