@@ -336,7 +336,7 @@ fn the_way_up_one_thing_after_the_other() {
         (change(ready(), |o| o.recorded.bundle = None), vec!["PutBundle"], None),
         (
             change(ready(), |o| {
-                o.recorded.was_healthy = false;
+                (o.recorded.was_healthy, o.recorded.booting_since) = (false, Some(ago(30)));
                 o.probe = None;
             }),
             vec![],
