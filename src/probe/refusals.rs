@@ -68,7 +68,10 @@ mod tests {
             let shown = shown(in_handover);
             assert_eq!(shown.first(), Some(&Duration::ZERO));
             for at in &shown {
-                let within = shown.iter().filter(|other| (*at..*at + WINDOW).contains(other)).count();
+                let within = shown
+                    .iter()
+                    .filter(|other| (*at..*at + WINDOW).contains(*other))
+                    .count();
                 assert!(within <= MOST, "{within} from {at:?} on");
             }
         }
