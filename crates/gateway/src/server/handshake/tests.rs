@@ -715,72 +715,66 @@ fn lock_out_and_missing_token() {
     );
 }
 
-#[test]
-fn a_known_device_is_not_shut_out_by_what_others_guess() {
+/// Behind a proxy, with a device that came paired (7) and one that was paired here (9).
+fn with_known_devices() -> World {
     let mut world = World::proxied();
     world.paired = vec![PairedDevice {
         public_key: public_key(7),
         scopes: vec![Scope::Read],
         name: None,
     }];
-    world.learn(&sign(cli(json!({"scopes": ["operator.read"]})), 9, 3, |_| {}));
-    let operator = |auth: Value| {
-        let changes = json!({"auth": auth, "scopes": ["operator.read"]});
-        signed(connect("koi-operator", "backend", changes))
-    };
-    let paired = |token: &str| {
-        sign(
-            cli(json!({"auth": {"token": token}, "scopes": ["operator.read"]})),
-            9,
-            3,
-            |_| {},
-        )
-    };
-    let stranger = |auth: Value| sign(cli(json!({"auth": auth})), 5, 3, |_| {});
+    world.learn(&by(9, &json!({"token": TOKEN})));
+    world
+}
+
+/// Signed by the device of this seed, with this beside.
+fn by(seed: u8, auth: &Value) -> Value {
+    sign(cli(json!({"auth": auth, "scopes": ["operator.read"]})), seed, 3, |_| {})
+}
+
+#[test]
+fn a_known_device_is_not_shut_out_by_what_others_guess() {
+    let mut world = with_known_devices();
     world.fail_often(&Subject::Address(world.peer.address));
-    holds(
-        &world,
-        &[
-            (
-                "a stranger with the token",
-                stranger(json!({"token": TOKEN})),
-                "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
-            ),
-            (
-                "a stranger's key",
-                stranger(json!(null)),
-                "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
-            ),
-            (
-                "a known id with another's signature",
-                sign(operator(json!(null)), 7, 3, |device| {
-                    device["signature"] = json!("AAAA")
-                }),
-                "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
-            ),
-        ],
-    );
-    assert!(world.judge(&operator(json!(null))).is_ok(), "the key alone");
-    assert!(world.judge(&operator(json!({"token": TOKEN}))).is_ok(), "key and token");
-    assert!(world.judge(&paired(TOKEN)).is_ok(), "a device that was paired here");
-    let refusal = world.judge(&paired("wrong")).unwrap_err();
-    let device = refusal.subject.filter(|_| refusal.failed_auth).unwrap();
-    assert!(matches!(device, Subject::Device(_)), "its guesses are its own");
-    world.fail_often(&device);
-    holds(
-        &world,
-        &[(
-            "its guesses are bounded",
-            paired(TOKEN),
-            "INVALID_REQUEST AUTH_RATE_LIMITED / 1008",
-        )],
-    );
-    let id = world.judge(&operator(json!(null))).unwrap().device_id.unwrap();
-    world.fail_often(&Subject::Device(id));
-    assert!(world.judge(&operator(json!(null))).is_ok(), "a key is no guess");
+    let locked = "INVALID_REQUEST AUTH_RATE_LIMITED / 1008";
+    let keyless = cli(json!({"auth": null, "scopes": ["operator.read"]}));
+    let forged = sign(keyless, 7, 3, |device| {
+        device["signature"] = json!("AAAA");
+    });
+    let cases = [
+        ("a stranger with the token", by(5, &json!({"token": TOKEN})), locked),
+        ("a stranger's key", by(5, &json!(null)), locked),
+        ("a known id with another's signature", forged, locked),
+    ];
+    holds(&world, &cases);
+    for auth in [json!(null), json!({"token": TOKEN})] {
+        assert!(world.judge(&by(7, &auth)).is_ok(), "it came paired: {auth}");
+    }
     assert!(
-        world.judge(&operator(json!({"token": TOKEN}))).is_err(),
-        "a token is one"
+        world.judge(&by(9, &json!({"token": TOKEN}))).is_ok(),
+        "it was paired here"
+    );
+}
+
+#[test]
+fn what_a_known_device_guesses_is_its_own_and_its_key_is_no_guess() {
+    let mut world = with_known_devices();
+    let refusal = world.judge(&by(9, &json!({"token": "wrong"}))).unwrap_err();
+    let device = refusal.subject.filter(|_| refusal.failed_auth).unwrap();
+    assert!(matches!(device, Subject::Device(_)));
+    world.fail_often(&device);
+    let id = world.judge(&by(7, &json!(null))).unwrap().device_id.unwrap();
+    world.fail_often(&Subject::Device(id));
+    let locked = "INVALID_REQUEST AUTH_RATE_LIMITED / 1008";
+    let cases = [
+        ("paired here", by(9, &json!({"token": TOKEN})), locked),
+        ("came paired", by(7, &json!({"token": TOKEN})), locked),
+    ];
+    holds(&world, &cases);
+    assert!(world.judge(&by(7, &json!(null))).is_ok(), "the key alone");
+    assert!(
+        world.judge(&by(5, &json!({"token": TOKEN}))).is_ok(),
+        "others behind the address"
     );
 }
 
