@@ -76,7 +76,13 @@ class Gateways:
             if known := self._bundles.get((address, uid)):
                 return known
         name = f"/koi/{self.cluster_id}/{uid}/{self._instance(address)}"
-        bundle = Bundle(self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+        try:
+            bundle = Bundle(self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+        except Exception:
+            # Nothing was written yet, or the address is another instance's by now.
+            with self._listing:
+                self._addresses.pop(address, None)
+            raise
         with self._lock:
             self._bundles[address, uid] = bundle
         return bundle

@@ -114,6 +114,8 @@ impl<'a> Round<'a> {
             .and_then(|()| self.keep(instance))
             .and(identity)
             .and(network)
+            // What runs goes on with the bundle that it has; that the wish does not reach it is told.
+            .and_then(|()| self.bundle_fits())
     }
 
     fn place(&self) -> Result<&'a Place, Halt> {

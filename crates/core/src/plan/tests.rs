@@ -960,6 +960,15 @@ fn a_bundle_that_does_not_fit_is_refused_before_anything_is_made() {
         decided(&wish(json!({})), &large),
         (vec![], Some(Reason::BundleTooLarge), true)
     );
+    // An edit of an agent that runs: it goes on as it is, and says that the edit does not reach it.
+    let edited = secret_with(ready(), |facts| {
+        facts.bundle_sha256 = None;
+        facts.bundle_problem = Some("the bundle is 5620 bytes".into());
+    });
+    assert_eq!(
+        decided(&wish(json!({})), &edited),
+        (vec![], Some(Reason::BundleTooLarge), true)
+    );
 }
 
 #[test]
