@@ -122,7 +122,7 @@ def silence(stage: Stage, name: str, machine: Machine) -> None:
     """A listener that accepts and never answers takes the place of nginx."""
     machine.sh(
         "systemctl stop nginx && systemd-run --quiet --unit=mute python3 -c "
-        "'import socket, time; s = socket.create_server((\"\", 443)); time.sleep(600)'"
+        "'import signal, socket; s = socket.create_server((\"\", 443)); signal.pause()'"
     )
 
 
