@@ -153,7 +153,10 @@ def refreshes(machine: Machine) -> int:
 
 def is_calm(machine: Machine) -> bool:
     """Nothing on the machine is fetching the bundle, or about to."""
-    return machine.sh("test -e /run/skykoi/refresh || systemctl is-active skykoi-refresh.service || true").strip() == "inactive"
+    return (
+        machine.sh("test -e /run/skykoi/refresh || systemctl is-active skykoi-refresh.service || true").strip()
+        == "inactive"
+    )
 
 
 def test_a_wrong_token_is_seen_right_after_an_edit_and_mended_without_a_reboot(stage: Stage, settled: str) -> None:
