@@ -286,6 +286,7 @@ def build_program(name: str, target: Path, title: str) -> None:
         "-v",
         "-trimpath",
         "-buildvcs=false",
+        "-gcflags=all=-dwarf=false",  # What is stripped afterwards need not be made: a tenth of the time.
         "-ldflags",
         linker_flags(),
         "-o",
@@ -302,8 +303,8 @@ def build_program(name: str, target: Path, title: str) -> None:
 
 
 def go_environment() -> dict[str, str]:
-    # Static programs: they need no C compiler here and no particular libc where they run.
-    return {**os.environ, "CGO_ENABLED": "0"}
+    # Static programs: they need no C compiler here and no particular libc where they run. The compiler's own garbage collector may be lazy.
+    return {"GOGC": "400", **os.environ, "CGO_ENABLED": "0"}
 
 
 def count_packages(package: str) -> int:
