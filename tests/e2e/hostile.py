@@ -213,6 +213,16 @@ def find_credentials_in_the_environment():
 
 
 @attempt
+def ask_the_own_tools_for_what_is_not_bound():
+    wish = {"tool": "exec", "arguments": {"command": "id"}, "session": "s"}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect("/run/skykoi-tools/socket")
+        connection.sendall(json.dumps({"perform": wish}).encode() + b"\n")
+        return "OPEN: " + connection.recv(80).decode() if connection.recv(1, socket.MSG_PEEK) else "denied"
+
+
+@attempt
 def read_the_log_of_the_gateway():
     code, output = sh("journalctl -q --no-pager -u skykoi-gateway -n 5 -o cat")
     return "OPEN: " + output[:80] if code == 0 and output.strip() else "denied"

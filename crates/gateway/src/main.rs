@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use koi_hands::serve::Askers;
 use koi_wire::config::{GatewayConfig, LogLevel, Secret, SecretRef};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -101,6 +102,9 @@ enum Command {
         /// Where relative paths begin
         #[arg(long)]
         workspace: Option<PathBuf>,
+        /// Listen to other users alone: what the tools start asks for nothing here
+        #[arg(long)]
+        others_only: bool,
     },
     /// On the instance: make the machine the home of its agent; a second run changes nothing
     Bootstrap {
@@ -141,7 +145,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run { config, port, root } => daemon(&Home::find(config, root)?, port),
         Command::Bootstrap { root } => set_up(root),
-        Command::Tools { socket, workspace } => perform_tools(&socket, workspace),
+        Command::Tools {
+            socket,
+            workspace,
+            others_only,
+        } => perform_tools(&socket, workspace, others_only),
         Command::Check { config } => {
             let config = match config {
                 Some(config) => config,
@@ -281,7 +289,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Performs wishes until it is stopped.
-fn perform_tools(socket: &Path, workspace: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+fn perform_tools(socket: &Path, workspace: Option<PathBuf>, others_only: bool) -> anyhow::Result<ExitCode> {
+    let askers = if others_only { Askers::Others } else { Askers::All };
     let home = home()?;
     let place = koi_hands::Place {
         workspace: workspace.unwrap_or_else(|| home.join("koi")),
@@ -301,7 +310,7 @@ fn perform_tools(socket: &Path, workspace: Option<PathBuf>) -> anyhow::Result<Ex
             stopped.cancel();
         });
         let hands = Arc::new(agent::tools::hands(place));
-        koi_hands::serve::serve(socket, hands, stop)
+        koi_hands::serve::serve(socket, hands, askers, stop)
             .await
             .with_context(|| socket.display().to_string())
     })?;

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{Image, Outcome, Place, args, text};
+
+/// Numbers files that are not written to their end yet.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Lines, and bytes, of one reading.
 const MOST_LINES: usize = 2000;
@@ -152,7 +156,7 @@ fn lines(place: &Place, file: File, path: &Path, wish: &Reading) -> Result<Strin
             more = true;
             break;
         }
-        out.push_str(&text::short(&String::from_utf8_lossy(&line), MOST_LINE));
+        out.push_str(&text::short(&text::visible(&String::from_utf8_lossy(&line)), MOST_LINE));
         out.push('\n');
     }
     if number < first && number > 0 {
@@ -244,7 +248,13 @@ fn replace_bytes(place: &Place, path: &Path, content: &[u8]) -> Result<(), Strin
     let name = path
         .file_name()
         .ok_or_else(|| format!("{} names no file", place.shown(&path)))?;
-    let beside = parent.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    // Two conversations may write the same file at the same moment.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let beside = parent.join(format!(
+        ".{}.{}-{number}.tmp",
+        name.to_string_lossy(),
+        std::process::id()
+    ));
     let written = put(&beside, content, mode).and_then(|()| fs::rename(&beside, &path));
     written.map_err(|error| {
         let _ = fs::remove_file(&beside);

@@ -42,11 +42,33 @@ enum Hello {
     Watch,
 }
 
+/// Who is listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Askers {
+    /// Whoever can open the socket.
+    All,
+    /// Other users alone. What this process starts runs as its own user, and could otherwise ask here for what it may not do itself: a command
+    /// that is held to the workspace would ask for one that is not.
+    Others,
+}
+
+impl Askers {
+    /// Is it one of them? The kernel says who it is.
+    fn include(self, stream: &UnixStream) -> bool {
+        match self {
+            Self::All => true,
+            Self::Others => stream
+                .peer_cred()
+                .is_ok_and(|peer| peer.uid() != rustix::process::getuid().as_raw()),
+        }
+    }
+}
+
 /// Serves until it is stopped.
 ///
 /// # Errors
 /// The socket cannot be had.
-pub async fn serve(socket: &Path, hands: Arc<Hands>, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(socket: &Path, hands: Arc<Hands>, askers: Askers, stop: CancellationToken) -> io::Result<()> {
     let (mut listener, mut own) = bind(socket)?;
     let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
     let mut look = tokio::time::interval(LOOK);
@@ -67,6 +89,9 @@ pub async fn serve(socket: &Path, hands: Arc<Hands>, stop: CancellationToken) ->
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        if !askers.include(&stream) {
+            continue;
+        }
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             break;
         };

@@ -585,7 +585,7 @@ async fn wishes_over_a_socket() {
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (socket, hands, stop) = (socket.clone(), Arc::clone(&scene.hands), stop.clone());
-        async move { serve::serve(&socket, hands, stop).await }
+        async move { serve::serve(&socket, hands, serve::Askers::All, stop).await }
     });
     until("the socket", || socket.exists()).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -673,7 +673,7 @@ async fn a_socket_that_is_taken_away_comes_back() {
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (socket, hands, stop) = (socket.clone(), Arc::clone(&scene.hands), stop.clone());
-        async move { serve::serve(&socket, hands, stop).await }
+        async move { serve::serve(&socket, hands, serve::Askers::All, stop).await }
     });
     let is_open = || fs::metadata(&socket).is_ok_and(|now| now.mode() & 0o777 == 0o660);
     until("the socket", is_open).await;
@@ -800,5 +800,108 @@ mod confined {
         let free = scene.call("write", json!({"path": shown, "content": "x"})).await;
         assert!(!free.is_error, "{}", free.text);
         std::fs::remove_file(&target).unwrap();
+    }
+
+    /// Links in the workspace lead a confined tool nowhere, by whatever way it goes through them.
+    #[tokio::test]
+    async fn links_lead_nowhere() {
+        let scene = Scene::new();
+        let Some(outside) = Outside::new("links") else { return };
+        let there = outside.0.display();
+        std::os::unix::fs::symlink(&outside.0, scene.path("way")).unwrap();
+        fs::write(outside.0.join("old"), "as it was").unwrap();
+        std::os::unix::fs::symlink(outside.0.join("old"), scene.path("end")).unwrap();
+        let refused = [
+            ("write", json!({"path": "way/new", "content": "x"})),
+            ("write", json!({"path": "end", "content": "x"})),
+            ("edit", json!({"path": "end", "oldText": "was", "newText": "is"})),
+            (
+                "apply_patch",
+                json!({"input": "*** Begin Patch\n*** Delete File: way/old\n*** End Patch"}),
+            ),
+            ("exec", json!({"command": "echo x > way/new"})),
+            ("exec", json!({"command": ": > end"})),
+            (
+                "exec",
+                json!({"command": format!("mv a {there}/new || ln a {there}/new")}),
+            ),
+            ("exec", json!({"command": "cd way && mkdir new"})),
+            ("exec", json!({"command": "unshare -Ur sh -c 'echo x > way/new'"})),
+            (
+                "exec",
+                json!({"command": format!("ln -s {there} another && echo x > another/new")}),
+            ),
+        ];
+        scene.put("a", "mine");
+        for (tool, arguments) in refused {
+            let done = scene.confined(tool, arguments.clone()).await;
+            let failed = done.is_error || done.text.contains("[exit code");
+            assert!(failed, "{tool} {arguments}: {}", done.text);
+        }
+        let left: Vec<_> = fs::read_dir(&outside.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["old"]);
+        assert_eq!(fs::read_to_string(outside.0.join("old")).unwrap(), "as it was");
+    }
+
+    /// A directory that no confined tool may write to; none where the home is a temporary one.
+    struct Outside(PathBuf);
+
+    impl Outside {
+        fn new(name: &str) -> Option<Self> {
+            let home = PathBuf::from(std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned()));
+            let path = home.join(format!(".koi-outside-{name}-{}", std::process::id()));
+            (!home.starts_with("/tmp")).then(|| {
+                fs::create_dir_all(&path).unwrap();
+                Self(path)
+            })
+        }
+    }
+
+    impl Drop for Outside {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Asks whoever sits behind the socket for a file, without any bound.
+    const ASK: &str = "import json, socket, sys\n\
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        wish = {'tool': 'write', 'arguments': {'path': sys.argv[2], 'content': 'x'}, 'session': 's'}\n\
+        s.sendall(json.dumps({'perform': wish}).encode() + b'\\n'); s.shutdown(1); print(s.recv(4096).decode())";
+
+    /// The tools' own socket is the way around every bound, for whoever is listened to there.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_confined_asks_for_nothing_more() {
+        let scene = Scene::new();
+        let Some(outside) = Outside::new("ask") else { return };
+        let target = outside.0.join("new");
+        scene.put("ask.py", ASK);
+        for (askers, open) in [(serve::Askers::All, true), (serve::Askers::Others, false)] {
+            let socket = scene.root.join(format!("socket-{open}"));
+            let stop = CancellationToken::new();
+            let serving = tokio::spawn({
+                let (socket, hands, stop) = (socket.clone(), Arc::clone(&scene.hands), stop.clone());
+                async move { serve::serve(&socket, hands, askers, stop).await }
+            });
+            until("the socket", || socket.exists()).await;
+            let ask = format!("python3 ask.py {} {}", socket.display(), target.display());
+            let done = scene.confined("exec", json!({ "command": ask })).await;
+            assert_eq!(target.exists(), open, "{askers:?}: {}", done.text);
+            let _ = fs::remove_file(&target);
+            // Somebody else is still listened to.
+            if rustix::process::getuid().is_root() {
+                fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+                fs::set_permissions(&scene.root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+                let other = format!("setpriv --reuid=12345 --clear-groups {ask}");
+                let done = scene.call("exec", json!({ "command": other })).await;
+                assert!(target.exists(), "{askers:?}: {}", done.text);
+                let _ = fs::remove_file(&target);
+            }
+            stop.cancel();
+            serving.await.unwrap().unwrap();
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Makes hostile output safe: what a program prints may be of any size, may be no text at all, and may try to drive a terminal or to pass
 //! off secrets.
 
+use std::borrow::Cow;
+
 /// The first characters of a text.
 #[must_use]
 pub fn short(text: &str, most: usize) -> String {
@@ -16,41 +18,69 @@ pub fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
+    let (mut back, mut endless) = (false, false);
     while let Some(c) = chars.next() {
         match c {
-            '\u{1b}' => skip_escape(&mut chars),
+            '\u{1b}' => skip_escape(&mut chars, &mut endless),
             '\u{9b}' => skip_sequence(&mut chars),
-            '\r' if chars.peek() == Some(&'\n') => {}
-            // A line that was painted over: what counts is what came last.
-            '\r' => {
-                let line = out.rfind('\n').map_or(0, |at| at + 1);
-                out.truncate(line);
-            }
+            // Back to the beginning of the line, which is painted over only by what comes next.
+            '\r' => back = true,
             '\u{8}' => {
                 if !out.ends_with('\n') {
                     out.pop();
                 }
             }
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() || is_invisible(c) => {}
-            c => out.push(c),
+            '\n' => {
+                back = false;
+                out.push(c);
+            }
+            c if c != '\t' && (c.is_control() || is_invisible(c)) => {}
+            c => {
+                if std::mem::take(&mut back) {
+                    let line = out.rfind('\n').map_or(0, |at| at + 1);
+                    out.truncate(line);
+                }
+                out.push(c);
+            }
         }
     }
     redacted(&out)
 }
 
+/// A text as it stands in a file, where no character may go missing unseen: what would drive a terminal is shown by its sign, and what nobody
+/// can see is left out.
+#[must_use]
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let hides = |c: char| c != '\t' && (c.is_control() || is_invisible(c));
+    if !text.contains(hides) {
+        return text.into();
+    }
+    let sign = |c: char| match c {
+        '\t' => Some(c),
+        '\u{7f}' => Some('\u{2421}'),
+        '\u{80}'..='\u{9f}' => Some('\u{fffd}'),
+        c if c.is_control() => char::from_u32(0x2400 + u32::from(c)),
+        c => (!is_invisible(c)).then_some(c),
+    };
+    text.chars().filter_map(sign).collect()
+}
+
 type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
-fn skip_escape(chars: &mut Chars<'_>) {
+/// `endless`: from here on no string for the terminal comes to an end.
+fn skip_escape(chars: &mut Chars<'_>, endless: &mut bool) {
     match chars.next() {
         Some('[') => skip_sequence(chars),
-        // Strings for the terminal: titles, clipboards, links.
-        Some(']' | 'P' | 'X' | '^' | '_') => {
-            while let Some(c) = chars.next() {
-                if c == '\u{7}' || (c == '\u{1b}' && chars.next_if_eq(&'\\').is_some()) {
+        // Strings for the terminal: titles, clipboards, links. One that is never closed swallows nothing.
+        Some(']' | 'P' | 'X' | '^' | '_') if !*endless => {
+            let mut rest = chars.clone();
+            while let Some(c) = rest.next() {
+                if c == '\u{7}' || (c == '\u{1b}' && rest.next_if_eq(&'\\').is_some()) {
+                    *chars = rest;
                     return;
                 }
             }
+            *endless = true;
         }
         Some('(' | ')' | '*' | '+' | '#' | '%' | ' ') => {
             chars.next();
@@ -161,19 +191,40 @@ mod tests {
 
     #[test]
     fn what_would_drive_a_terminal_is_gone() {
-        let cases: [(&[u8], &str); 8] = [
+        let cases: [(&[u8], &str); 14] = [
             (b"\x1b[31mred\x1b[0m", "red"),
             (b"\x1b]0;title\x07after", "after"),
             (b"\x1b]52;c;aGk=\x1b\\after", "after"),
             (b"a\x1bPq#0\x1b\\b", "ab"),
             (b"10%\r50%\r100%\n", "100%\n"),
             (b"one\r\ntwo", "one\ntwo"),
+            // As a terminal passes on what ends its lines that way itself.
+            (b"one\r\r\ntwo\r\r\n", "one\ntwo\n"),
+            (b"50%\r", "50%"),
+            (b"50%\r\x1b[K100%", "100%"),
+            // Strings without an end hide nothing of what follows.
+            (b"a\x1b]0;b\nthe rest", "a0;b\nthe rest"),
+            (b"\x1b]0;t\x07a\x1bPb\x1b]c", "abc"),
+            (b"a\x1b", "a"),
             (b"a\x00b\x07c\xff", "abc\u{fffd}"),
             ("x\u{202e}y\u{9b}2Jz".as_bytes(), "xyz"),
         ];
         for (bytes, expected) in cases {
             assert_eq!(readable(bytes), expected, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn much_that_never_ends_is_looked_through_once() {
+        let opened = "\u{1b}]".repeat(500_000);
+        assert_eq!(readable(format!("a{opened}b").as_bytes()), "ab");
+    }
+
+    #[test]
+    fn what_stands_in_a_file_is_shown_by_signs() {
+        let text = "a\tb\u{1b}[31m\u{7f}\r\u{9b}2J \u{feff}x\u{202e}y\u{e0041}z";
+        assert_eq!(visible(text), "a\tb\u{241b}[31m\u{2421}\u{240d}\u{fffd}2J xyz");
+        assert!(matches!(visible("plain: \u{e4}\u{1f980}\t"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -163,10 +163,19 @@ pub(crate) fn news(exited: &Exited) -> Option<String> {
     if quiet || exited.state == "killed" {
         return None;
     }
-    Some(format!(
-        "[command {} of the background ended: {}]\n{}\n{}",
-        exited.id, exited.state, exited.command, exited.last_words
-    ))
+    // It stands among the words of the gateway itself: what a command printed must not pass for one of them.
+    let command = exited.command.lines().next().unwrap_or_default();
+    let about = format!(
+        "[command {} of the background ended: {}] {command}",
+        exited.id, exited.state
+    );
+    let words = exited.last_words.trim();
+    let told = if words.is_empty() {
+        about
+    } else {
+        web::outside(&about, words)
+    };
+    Some(hush::without(&told))
 }
 
 impl Inner {

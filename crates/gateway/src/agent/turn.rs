@@ -290,6 +290,12 @@ impl Turn {
                 let message = format!("the model said more than {most} bytes in one answer, and was hung up on");
                 self.failed(&Fault::new(FaultClass::Refused, message));
             }
+            ModelEvent::Call(_) if self.calls > self.plan.limits.tool_calls => {
+                // One more than are performed was taken in, so that the end says why.
+                let most = self.plan.limits.tool_calls;
+                let message = format!("the model wished for more than {most} calls in one turn, and was hung up on");
+                self.failed(&Fault::new(FaultClass::Refused, message));
+            }
             ModelEvent::Text(text) => self.hear(text),
             ModelEvent::Thinking(text) => {
                 match self.draft.parts.last_mut() {
@@ -344,12 +350,26 @@ impl Turn {
         self.out.push(Effect::Tell(Say::Text(text)));
     }
 
+    /// Has another call of the conversation this id? Some endpoints begin to count anew with each answer, and others take no id twice.
+    fn is_taken(&self, id: &str) -> bool {
+        let is_so = |part: &Known| matches!(part, Known::ToolCall { id: known, .. } if known == id);
+        let before = self.messages.iter().any(|message| match message.as_ref() {
+            Message::Assistant(answer) => {
+                let mut parts = answer.content.0.iter();
+                parts.any(|part| matches!(part, Part::Known(known) if is_so(known)))
+            }
+            Message::User { .. } | Message::ToolResult { .. } => false,
+        });
+        before || self.draft.parts.iter().any(is_so)
+    }
+
     /// A wish. Ids pair calls with results, so that one that is missing or taken is replaced.
     fn wish(&mut self, mut call: ToolCall) {
         self.calls += 1;
-        let taken = |id: &str| self.draft.calls.iter().any(|known| known.id == id);
-        if call.id.is_empty() || taken(&call.id) {
-            call.id = format!("call-{}-{}", self.asked, self.calls);
+        let mut number = self.calls;
+        while call.id.is_empty() || self.is_taken(&call.id) {
+            call.id = format!("call-{}-{number}", self.asked);
+            number += 1;
         }
         self.draft.parts.push(Known::ToolCall {
             id: call.id.clone(),

@@ -26,6 +26,9 @@ const MOST_OUTPUT: usize = 1_500;
 /// Characters of a summary.
 const MOST_SUMMARY: usize = 24_000;
 
+/// Bytes of an answer to a question of the gateway's own.
+const MOST_ANSWER: usize = 1024 * 1024;
+
 /// Questions and calls while the model notes what is to be remembered.
 const FLUSH_CALLS: u32 = 6;
 
@@ -151,6 +154,11 @@ impl Inner {
         let mut text = String::new();
         while let Some(event) = events.next().await {
             match event {
+                ModelEvent::Text(more) if text.len() + more.len() > MOST_ANSWER => {
+                    return Err(format!(
+                        "the model said more than {MOST_ANSWER} bytes, and was hung up on"
+                    ));
+                }
                 ModelEvent::Text(more) => text.push_str(&more),
                 ModelEvent::Usage(usage) => used.add(&usage),
                 ModelEvent::Done(_) => return Ok(text),

@@ -1,6 +1,6 @@
 //! What the model sees of a session: the end of its transcript, from the last summary on, as a conversation that models accept.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 
@@ -187,29 +187,41 @@ fn any_node(line: &[u8], bytes: u64) -> Option<Node> {
     })
 }
 
-/// Of a tree only what leads to its last entry. Files of old have neither ids nor parents: they are taken as they are.
+/// Of a tree only what leads to its last entry. Files of old have neither ids nor parents: they are taken as they are. Where the parent of an
+/// entry cannot be read, what stands before it is taken for it: a damaged line costs itself, and not all that was said before it.
 fn path_to_leaf(nodes: Vec<Node>) -> Vec<Node> {
-    let by_id: HashMap<&str, Option<&str>> = nodes
-        .iter()
-        .filter(|node| !node.id.is_empty())
-        .map(|node| (node.id.as_str(), node.parent.as_deref()))
-        .collect();
-    let Some(leaf) = nodes.iter().rev().find(|node| !node.id.is_empty()) else {
+    let Some(leaf) = nodes.iter().rposition(|node| !node.id.is_empty()) else {
         return nodes;
     };
-    let mut on_path: HashSet<String> = HashSet::new();
-    let mut at = Some(leaf.id.as_str());
-    while let Some(id) = at {
+    let mut on_path = vec![false; nodes.len()];
+    let mut places: Option<HashMap<&str, usize>> = None;
+    let mut at = Some(leaf);
+    while let Some((place, node)) = at.and_then(|place| Some((place, nodes.get(place)?))) {
         // A circle ends where it began.
-        if !on_path.insert(id.to_owned()) {
+        if on_path.get_mut(place).is_none_or(|seen| std::mem::replace(seen, true)) {
             break;
         }
-        at = by_id.get(id).copied().flatten();
+        at = node.parent.as_deref().and_then(|parent| {
+            let before = nodes.iter().take(place).rposition(|node| !node.id.is_empty());
+            // Nearly always the parent is the one before.
+            if before
+                .and_then(|before| nodes.get(before))
+                .is_some_and(|node| node.id == parent)
+            {
+                return before;
+            }
+            let places = places.get_or_insert_with(|| places_of(&nodes));
+            places.get(parent).copied().or(before)
+        });
     }
-    nodes
-        .into_iter()
-        .filter(|node| node.id.is_empty() || on_path.contains(&node.id))
-        .collect()
+    let taken = nodes.into_iter().zip(on_path);
+    let taken = taken.filter(|(node, on_path)| *on_path || node.id.is_empty());
+    taken.map(|(node, _)| node).collect()
+}
+
+fn places_of(nodes: &[Node]) -> HashMap<&str, usize> {
+    let named = nodes.iter().enumerate().filter(|(_, node)| !node.id.is_empty());
+    named.map(|(place, node)| (node.id.as_str(), place)).collect()
 }
 
 fn summary_at(path: &Path, at: u64, end: u64) -> Option<String> {

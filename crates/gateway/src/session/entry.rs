@@ -3,7 +3,9 @@
 //! The shapes are those of the family, so that its tools read our files and we read theirs. What we do not know we do not touch: an
 //! entry of an unknown type stays in the file as it is.
 
-use serde::{Deserialize, Deserializer, Serialize};
+mod read;
+
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What stands in an entry, beside its place.
@@ -74,7 +76,7 @@ pub(crate) enum Body {
 }
 
 /// Something that was said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "role", rename_all = "camelCase")]
 pub(crate) enum Message {
     /// By a person, or in the name of one.
@@ -82,7 +84,6 @@ pub(crate) enum Message {
         /// What.
         content: Content,
         /// When, in milliseconds since the epoch.
-        #[serde(default)]
         timestamp: i64,
     },
     /// By the model.
@@ -93,15 +94,12 @@ pub(crate) enum Message {
         /// The call that is answered.
         tool_call_id: String,
         /// Which tool.
-        #[serde(default)]
         tool_name: String,
         /// What it says.
         content: Content,
         /// Did it fail?
-        #[serde(default)]
         is_error: bool,
         /// When.
-        #[serde(default)]
         timestamp: i64,
     },
 }
@@ -169,7 +167,7 @@ pub(crate) struct Cost {
 pub(crate) struct Content(pub(crate) Vec<Part>);
 
 /// One part of what was said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Part {
     /// One that we know.
@@ -179,7 +177,7 @@ pub(crate) enum Part {
 }
 
 /// A part that we know.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub(crate) enum Known {
     /// Words.
@@ -193,7 +191,7 @@ pub(crate) enum Known {
         /// The thoughts.
         thinking: String,
         /// The provider's proof that they are the model's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         thinking_signature: Option<String>,
     },
     /// A wish of the model.
@@ -203,7 +201,6 @@ pub(crate) enum Known {
         /// Which tool.
         name: String,
         /// With what.
-        #[serde(default)]
         arguments: Value,
     },
     /// A picture.
@@ -229,21 +226,6 @@ impl Content {
             _ => None,
         });
         words.collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Text(String),
-            Parts(Vec<Part>),
-        }
-        Ok(match Either::deserialize(deserializer)? {
-            Either::Text(text) => Self::text(text),
-            Either::Parts(parts) => Self(parts),
-        })
     }
 }
 

@@ -63,6 +63,102 @@ async fn a_model_that_goes_in_circles_is_stopped() {
     assert!(server.asked.lock().unwrap().len() < 20);
 }
 
+/// A call, complete.
+fn called(number: u32) -> Vec<u8> {
+    let id = format!("n{number}");
+    let start = json!({"contentBlockIndex": number, "start": {"toolUse": {"toolUseId": id, "name": "ls"}}});
+    [event("contentBlockStart", &start), stop(number)].concat()
+}
+
+#[tokio::test]
+async fn an_answer_that_never_ends_is_hung_up_on() {
+    let much = "x".repeat(512 * 1024);
+    let start = json!({"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t0", "name": "write"}}});
+    let kinds: [(Vec<u8>, Vec<u8>, usize, &str); 4] = [
+        (
+            Vec::new(),
+            delta(0, &json!({"text": much})),
+            5,
+            "said more than 2097152 bytes",
+        ),
+        (
+            event("contentBlockStart", &start),
+            delta(0, &json!({"toolUse": {"input": much}})),
+            9,
+            "larger than any answer",
+        ),
+        (
+            Vec::new(),
+            delta(0, &json!({"reasoningContent": {"signature": much}})),
+            9,
+            "larger than any answer",
+        ),
+        (
+            (0..1025).flat_map(called).collect(),
+            Vec::new(),
+            0,
+            "for more than 1000 calls",
+        ),
+    ];
+    for (first, again, times, words) in kinds {
+        // Nothing comes after it, and nobody says that this is all.
+        let frames = [begins(), first, again.repeat(times)].concat();
+        let server = Server::start(vec![Play::Stall(frames), says("Well.")]).await;
+        let gateway = gateway(Home::new(), &server, &[]);
+        let mut client = gateway.client().await;
+        let ended = ask(&mut client, "go").await;
+        assert_eq!(ended["state"], "error", "{words}");
+        let why = ended["errorMessage"].as_str().unwrap();
+        assert!(why.contains(words), "{why}");
+        assert_eq!(text(&ask(&mut client, "and now?").await), "Well.");
+    }
+}
+
+/// Bits that rot in a transcript, and files of the workspace that are none.
+#[tokio::test]
+async fn what_cannot_be_read_costs_itself_and_is_told() {
+    let server = Server::start(vec![says("One."), says("Two."), says("Three.")]).await;
+    let gateway = gateway(Home::new(), &server, &[]);
+    let mut client = gateway.client().await;
+    for said in ["first", "second"] {
+        ask(&mut client, said).await;
+    }
+    let transcripts = fs::read_dir(gateway.home.path("state/agents/main/sessions")).unwrap();
+    let mut transcripts = transcripts.map(|entry| entry.unwrap().path());
+    let path = transcripts
+        .find(|path| path.extension().is_some_and(|ending| ending == "jsonl"))
+        .unwrap();
+    let whole = fs::read(&path).unwrap();
+    let at = memchr::memmem::find(&whole, b"\"Two.\"").unwrap();
+    let mut rotten = whole.clone();
+    rotten[at + 1..at + 4].copy_from_slice(b"\xff\x00\x07");
+    fs::write(&path, &rotten).unwrap();
+    let agents = gateway.home.path("koi/AGENTS.md");
+    let _ = fs::remove_file(&agents);
+    fs::create_dir(&agents).unwrap();
+    assert_eq!(text(&ask(&mut client, "third").await), "Three.");
+    let (_, body) = server.asked.lock().unwrap().last().unwrap().clone();
+    let seen = body["messages"].to_string();
+    for said in ["first", "One.", "second", "third"] {
+        assert!(seen.contains(said), "{said}: {seen}");
+    }
+    assert!(!seen.contains("Two."), "{seen}");
+    let system = body["system"][0]["text"].as_str().unwrap();
+    assert!(
+        system.contains("[unreadable: AGENTS.md: AGENTS.md is not a file]"),
+        "{system}"
+    );
+    let history = client
+        .call("chat.history", json!({"sessionKey": "main"}))
+        .await
+        .to_string();
+    assert!(history.contains("an unreadable line of"), "{history}");
+    assert!(
+        fs::read(&path).unwrap().starts_with(&rotten),
+        "nothing of it is touched"
+    );
+}
+
 #[tokio::test]
 async fn budgets_are_told_and_hold_after_a_restart() {
     let server = Server::start(vec![says("One.")]).await;

@@ -172,7 +172,8 @@ async fn tools_in_a_process_of_their_own() {
         ask(&mut client, "second").await["message"]["content"][0]["text"],
         "Two."
     );
-    let result = result(&server, "t0");
+    // Another call of the conversation has that id.
+    let result = result(&server, "call-1-1");
     assert_eq!(result["status"], "error");
     assert!(
         result["content"][0]["text"].as_str().unwrap().contains("do not answer"),

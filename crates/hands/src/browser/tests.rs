@@ -154,9 +154,11 @@ fn number(page: &str, words: &str) -> String {
 async fn a_page_is_read_filled_in_and_sent() {
     let (site, home) = (site().await, Home::new("form", IDLE));
     let page = home.ok(json!({"action": "open", "url": site})).await;
+    assert!(page.contains("/. What follows is that page: outside text"), "{page}");
+    let (about, _) = page.split_once("<<<OUTSIDE ").unwrap();
     assert!(
-        page.contains("(A form). What follows is that page: outside text"),
-        "{page}"
+        !about.contains("A form") && page.contains("\nA form\n"),
+        "what a page says of itself is marked, too: {page}"
     );
     assert!(
         page.contains("- heading \"Order\"") && page.contains("value \"old\"") && !page.contains('\u{202e}'),

@@ -20,6 +20,7 @@ use aws_sdk_bedrockruntime::primitives::event_stream::EventReceiver;
 use aws_sdk_bedrockruntime::types::ConverseStreamOutput;
 use aws_sdk_bedrockruntime::types::error::ConverseStreamOutputError;
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use koi_wire::config::{AmazonBedrock, ModelFacts};
@@ -85,7 +86,7 @@ impl Inner {
             .model
             .split_once('/')
             .map_or(request.model.as_str(), |(_, id)| id);
-        let body = request::body(id, self.facts.get(id), request);
+        let body = Bytes::from(request::body(id, self.facts.get(id), request));
         let client = self.client.get_or_try_init(|| self.connect()).await?;
         let asked = client
             .converse_stream()
@@ -94,7 +95,7 @@ impl Inner {
             .mutate_request(move |http| {
                 http.headers_mut().insert("content-type", "application/json");
                 http.headers_mut().insert("content-length", body.len().to_string());
-                *http.body_mut() = SdkBody::from(body.as_str());
+                *http.body_mut() = SdkBody::from(body.clone());
             })
             .send()
             .await;

@@ -11,10 +11,15 @@ use sha2::{Digest, Sha256};
 use super::ModelEvent;
 
 /// A name of a tool in the characters that providers take. A model may ask for a tool by any name, and is told that name again.
-pub(super) fn name(name: &str) -> String {
-    let fit = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let name: String = name.chars().take(64).map(fit).collect();
-    if name.is_empty() { "unnamed".to_owned() } else { name }
+pub(super) fn name(name: &str) -> Cow<'_, str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() {
+        return "unnamed".into();
+    }
+    if name.len() <= 64 && name.chars().all(fits) {
+        return name.into();
+    }
+    name.chars().take(64).map(|c| if fits(c) { c } else { '_' }).collect()
 }
 
 /// An id of a call, of at most so many characters, which are not fewer than 40; two that differ still do.

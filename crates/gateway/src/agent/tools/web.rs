@@ -259,11 +259,22 @@ fn told(page: &Page, most: usize) -> Result<String, String> {
     let words = text::capped(text::readable(words.as_bytes()).trim(), most, 0);
     let cut = if page.cut { ", cut off" } else { "" };
     let about = format!(
-        "{} answered {} ({media}{cut})",
+        "{} answered {} ({}{cut})",
         text::short(&page.url, 500),
-        page.status
+        page.status,
+        kind_of(media)
     );
     Ok(outside(&about, &words))
+}
+
+/// A kind of content as it is said outside of the marks: the other side writes it, and it could be whole sentences.
+fn kind_of(media: &str) -> &str {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '+' | '-');
+    if media.len() <= 64 && media.chars().all(fits) {
+        media
+    } else {
+        "text"
+    }
 }
 
 /// Words of somebody else, marked as such; nothing in them can know where they end.

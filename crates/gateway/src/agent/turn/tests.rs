@@ -125,6 +125,44 @@ fn an_answer_without_wishes_is_the_end() {
     assert!(turn.is_over());
 }
 
+/// Some endpoints give no ids, and some begin to count anew with each answer.
+#[test]
+fn no_two_calls_of_a_conversation_have_the_same_id() {
+    let mut turn = Turn::new(plan());
+    let told = play(
+        &mut turn,
+        vec![
+            Input::Begin,
+            wish(1, call("call-1-2", "read", json!({"path": "a"}))),
+            wish(1, call("", "read", json!({"path": "b"}))),
+            wish(1, call("0", "read", json!({"path": "c"}))),
+            done(1),
+            Input::ToolDone("call-1-2".to_owned(), result("a")),
+            Input::ToolDone("call-1-3".to_owned(), result("b")),
+            Input::ToolDone("0".to_owned(), result("c")),
+            Input::Steered(Vec::new()),
+            wish(2, call("0", "read", json!({"path": "d"}))),
+            done(2),
+        ],
+    );
+    let runs: Vec<&String> = told.iter().filter(|word| word.starts_with("run ")).collect();
+    assert_eq!(runs, ["run call-1-2 call-1-3 0", "run call-2-4"]);
+}
+
+#[test]
+fn a_model_that_wishes_without_end_is_hung_up_on() {
+    let mut turn = Turn::new(plan());
+    let wishes = (0..60).map(|number| wish(1, call(&number.to_string(), "read", json!({"number": number}))));
+    let told = play(&mut turn, [Input::Begin].into_iter().chain(wishes).collect());
+    assert_eq!(
+        told[2..],
+        [
+            "hang up",
+            "error Refusal: the model wished for more than 50 calls in one turn, and was hung up on"
+        ]
+    );
+}
+
 #[test]
 fn calls_run_side_by_side_where_they_may_and_one_by_one_where_not() {
     let mut turn = Turn::new(plan());
@@ -286,9 +324,9 @@ fn circles_are_told_and_then_ended() {
         told.extend(play(
             &mut turn,
             vec![
-                wish(number, call("c", "read", json!({"path": "a"}))),
+                wish(number, call(&format!("c{number}"), "read", json!({"path": "a"}))),
                 done(number),
-                Input::ToolDone("c".to_owned(), result("same")),
+                Input::ToolDone(format!("c{number}"), result("same")),
                 Input::Steered(vec![]),
             ],
         ));
@@ -314,13 +352,13 @@ fn waiting_for_something_is_no_circle() {
         let told = play(
             &mut turn,
             vec![
-                wish(number, call("c", "read", json!({"path": "log"}))),
+                wish(number, call(&format!("c{number}"), "read", json!({"path": "log"}))),
                 done(number),
-                Input::ToolDone("c".to_owned(), result(&number.to_string())),
+                Input::ToolDone(format!("c{number}"), result(&number.to_string())),
                 Input::Steered(vec![]),
             ],
         );
-        assert!(told.contains(&"run c".to_owned()), "{told:?}");
+        assert!(told.contains(&format!("run c{number}")), "{told:?}");
     }
 }
 

@@ -34,6 +34,29 @@ fn a_broken_line_in_the_middle_is_shown_and_never_touched() {
     assert_eq!(seen, [Message::user("one", 0), Message::user("two", 0)]);
 }
 
+/// Bits that rot in one line cost that line: the model still sees what was said before it and after it.
+#[test]
+fn a_line_that_rots_costs_itself_alone() {
+    let place = Scratch::new("rot");
+    let key = main_key();
+    let store = open(&place);
+    let words = ["one", "two", "three", "four", "five"];
+    let ids = words.map(|word| say(&store, &key, NOON, user(word)).0);
+    let id = ids[0].clone();
+    let path = file::path(&store.directory, &id);
+    let whole = fs::read_to_string(&path).unwrap();
+    for (number, word) in words.iter().enumerate() {
+        let rotten = whole.replace(&format!("\"{word}\""), "\"\u{0}");
+        assert_ne!(rotten, whole);
+        fs::write(&path, rotten).unwrap();
+        let seen = store.context(&key, &id, 1 << 20).unwrap().messages;
+        let mut left = words.to_vec();
+        left.remove(number);
+        let left: Vec<Message> = left.into_iter().map(|word| Message::user(word, 0)).collect();
+        assert_eq!(seen, left, "without {word}");
+    }
+}
+
 #[test]
 fn a_line_too_deep_for_a_client_is_passed_over() {
     let place = Scratch::new("deep");

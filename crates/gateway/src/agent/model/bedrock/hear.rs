@@ -13,10 +13,10 @@ use super::super::{Fault, FaultClass, ModelEvent};
 use crate::agent::tool::ToolCall;
 use crate::conversation::Usage;
 
-/// The longest arguments of one call, in bytes.
-const MOST_ARGUMENTS: usize = 4 * 1024 * 1024;
+/// Arguments of all calls of one answer, and proofs of its thoughts, in bytes.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Pieces of one answer.
+/// Pieces of one answer that are not complete, and calls.
 const MOST_BLOCKS: usize = 1024;
 
 /// In front of thoughts that only the provider can read.
@@ -39,6 +39,9 @@ enum Block {
 #[derive(Default)]
 pub(super) struct Ear {
     blocks: BTreeMap<i32, Block>,
+    /// Bytes of arguments and proofs so far, and calls.
+    bytes: usize,
+    calls: usize,
     end: Option<ModelEvent>,
 }
 
@@ -64,6 +67,7 @@ impl Ear {
                         name: call.name,
                         arguments: String::new(),
                     };
+                    self.calls += 1;
                     self.blocks.insert(event.content_block_index, block);
                 }
                 self.bounded()
@@ -100,6 +104,7 @@ impl Ear {
             ContentBlockDelta::ReasoningContent(delta) => self.thought(index, delta),
             ContentBlockDelta::ToolUse(delta) => {
                 if let Some(Block::Call { arguments, .. }) = self.blocks.get_mut(&index) {
+                    self.bytes += delta.input.len();
                     arguments.push_str(&delta.input);
                 }
                 Vec::new()
@@ -119,6 +124,7 @@ impl Ear {
         match delta {
             ReasoningContentBlockDelta::Text(text) => vec![ModelEvent::Thinking(text)],
             ReasoningContentBlockDelta::Signature(piece) => {
+                self.bytes += piece.len();
                 proof.push_str(&piece);
                 Vec::new()
             }
@@ -145,11 +151,7 @@ impl Ear {
 
     /// An answer without end is none.
     fn bounded(&self) -> Vec<ModelEvent> {
-        let long = self
-            .blocks
-            .values()
-            .any(|block| matches!(block, Block::Call { arguments, .. } if arguments.len() > MOST_ARGUMENTS));
-        if long || self.blocks.len() > MOST_BLOCKS {
+        if self.bytes > MOST_BYTES || self.blocks.len().max(self.calls) > MOST_BLOCKS {
             let fault = Fault::new(FaultClass::Other, "the model's answer is larger than any answer can be");
             return vec![ModelEvent::Failed(fault)];
         }

@@ -3,8 +3,14 @@
 //! It is written here and not by the SDK, whose free-form documents have no order: the same conversation must give the same bytes, or the
 //! provider's cache is never hit. Everything in it that came from outside is made fit: names, ids, empty words, pictures.
 
+mod shape;
+
+use std::borrow::Cow;
+
 use koi_wire::config::{ModelFacts, Thinking};
 use serde_json::{Value, json};
+
+use self::shape::{Block, Body, Input, MODEL, POINT, Reasoning, Schema, Source, Spec, Tool, ToolConfig, Turn, USER};
 
 use super::super::Request;
 use super::super::common::{id, name};
@@ -28,33 +34,34 @@ const MOST_TOKENS: u32 = 32_000;
 pub(crate) fn body(id: &str, facts: Option<&ModelFacts>, request: &Request) -> String {
     let family = Family::of(id);
     let has_tools = !request.tools.is_empty();
-    let mut body = json!({});
     let mut messages = Messages::new(has_tools, request).finish();
     if family.caches() {
         mark_for_cache(&mut messages);
     }
-    body["messages"] = messages.into();
-    if !request.system.trim().is_empty() {
-        let mut system = vec![json!({"text": request.system.as_ref()})];
-        system.extend(family.caches().then(cache_point));
-        body["system"] = system.into();
-    }
-    if has_tools {
-        let mut tools: Vec<Value> = request.tools.iter().map(tool).collect();
-        tools.extend(family.caches().then(cache_point));
-        body["toolConfig"] = json!({"tools": tools});
-    }
+    let point = || family.caches().then(cache_point);
+    let system = Block::Text(request.system.as_ref().into());
+    let told = !request.system.trim().is_empty();
+    let tools = || {
+        request
+            .tools
+            .iter()
+            .map(tool)
+            .chain(family.caches().then_some(Tool::CachePoint(POINT)))
+    };
     let most = facts
         .and_then(|facts| facts.max_tokens)
         .or_else(|| family.most_tokens(id));
-    let budget = family.thinking(id, request, most.unwrap_or(MOST_TOKENS));
-    if let Some(most) = most {
-        body["inferenceConfig"] = json!({"maxTokens": most});
-    }
-    if let Some(more) = budget {
-        body["additionalModelRequestFields"] = more;
-    }
-    body.to_string()
+    let body = Body {
+        messages,
+        system: told.then(|| [system].into_iter().chain(point()).collect()),
+        tool_config: has_tools.then(|| ToolConfig {
+            tools: tools().collect(),
+        }),
+        inference_config: most.map(|most| json!({"maxTokens": most})),
+        additional_model_request_fields: family.thinking(id, request, most.unwrap_or(MOST_TOKENS)),
+    };
+    // What it is made of has text for its keys, so that there is nothing that can fail.
+    serde_json::to_string(&body).unwrap_or_default()
 }
 
 /// What models of one maker have in common.
@@ -144,40 +151,40 @@ fn proven(part: &Part) -> Option<(&str, &str)> {
     }
 }
 
-fn cache_point() -> Value {
-    json!({"cachePoint": {"type": "default"}})
+fn cache_point<'a>() -> Block<'a> {
+    Block::CachePoint(POINT)
 }
 
 /// The end of what is known, and the end of what was known when the model was last asked.
-fn mark_for_cache(messages: &mut [Value]) {
-    let users = messages.iter_mut().rev().filter(|message| message["role"] == "user");
+fn mark_for_cache(messages: &mut [Turn<'_>]) {
+    let users = messages.iter_mut().rev().filter(|message| message.role == USER);
     for message in users.take(2) {
-        if let Some(content) = message["content"].as_array_mut() {
-            content.push(cache_point());
-        }
+        message.content.push(cache_point());
     }
 }
 
-fn tool(spec: &ToolSpec) -> Value {
+fn tool(spec: &ToolSpec) -> Tool<'_> {
     let description = if spec.description.is_empty() {
         &spec.name
     } else {
         &spec.description
     };
-    json!({"toolSpec": {
-        "name": name(&spec.name), "description": description, "inputSchema": {"json": spec.schema}
-    }})
+    Tool::ToolSpec(Spec {
+        name: name(&spec.name),
+        description,
+        input_schema: Schema { json: &spec.schema },
+    })
 }
 
 /// The conversation: users and the model take turns, and results stand right after their calls.
-struct Messages {
-    done: Vec<Value>,
+struct Messages<'a> {
+    done: Vec<Turn<'a>>,
     has_tools: bool,
     images_to_skip: usize,
 }
 
-impl Messages {
-    fn new(has_tools: bool, request: &Request) -> Self {
+impl<'a> Messages<'a> {
+    fn new(has_tools: bool, request: &'a Request) -> Self {
         let images = request.messages.iter().map(|message| {
             let parts = message.content().0.iter();
             parts
@@ -185,7 +192,7 @@ impl Messages {
                 .count()
         });
         let mut messages = Self {
-            done: Vec::new(),
+            done: Vec::with_capacity(request.messages.len()),
             has_tools,
             images_to_skip: images.sum::<usize>().saturating_sub(MOST_IMAGES),
         };
@@ -195,30 +202,33 @@ impl Messages {
         messages
     }
 
-    fn finish(mut self) -> Vec<Value> {
-        if self.done.first().is_none_or(|first| first["role"] != "user") {
-            self.done
-                .insert(0, json!({"role": "user", "content": [{"text": "(no words)"}]}));
+    fn finish(mut self) -> Vec<Turn<'a>> {
+        if self.done.first().is_none_or(|first| first.role != USER) {
+            let nothing = Turn {
+                role: USER,
+                content: vec![said("(no words)")],
+            };
+            self.done.insert(0, nothing);
         }
-        if self.done.last().is_some_and(|last| last["role"] != "user") {
-            self.push("user", vec![json!({"text": "Go on."})]);
+        if self.done.last().is_some_and(|last| last.role != USER) {
+            self.push(USER, vec![said("Go on.")]);
         }
         self.done
     }
 
-    fn add(&mut self, message: &Message) {
+    fn add(&mut self, message: &'a Message) {
         match message {
             Message::User { content, .. } => {
                 let mut blocks = self.blocks(content);
                 if blocks.is_empty() {
-                    blocks.push(json!({"text": "(no words)"}));
+                    blocks.push(said("(no words)"));
                 }
-                self.push("user", blocks);
+                self.push(USER, blocks);
             }
             Message::Assistant(answer) => {
                 let blocks = self.answer(answer);
                 if !blocks.is_empty() {
-                    self.push("assistant", blocks);
+                    self.push(MODEL, blocks);
                 }
             }
             Message::ToolResult {
@@ -228,40 +238,40 @@ impl Messages {
                 is_error,
                 ..
             } => {
-                let mut blocks = self.blocks(content);
-                if blocks.is_empty() {
-                    blocks.push(json!({"text": "(no output)"}));
+                let mut content = self.blocks(content);
+                if content.is_empty() {
+                    content.push(said("(no output)"));
                 }
                 if self.has_tools {
-                    let status = if *is_error { "error" } else { "success" };
-                    let result = json!({"toolUseId": id(tool_call_id, MOST_ID), "content": blocks, "status": status});
-                    self.push("user", vec![json!({"toolResult": result})]);
+                    let result = Block::ToolResult {
+                        tool_use_id: id(tool_call_id, MOST_ID),
+                        content,
+                        status: if *is_error { "error" } else { "success" },
+                    };
+                    self.push(USER, vec![result]);
                 } else {
-                    blocks.insert(0, json!({"text": format!("[{tool_name} answered]")}));
-                    self.push("user", blocks);
+                    content.insert(0, said(format!("[{tool_name} answered]")));
+                    self.push(USER, content);
                 }
             }
         }
     }
 
-    fn push(&mut self, role: &str, blocks: Vec<Value>) {
-        if let Some(last) = self.done.last_mut()
-            && last["role"] == role
-            && let Some(content) = last["content"].as_array_mut()
-        {
-            return content.extend(blocks);
+    fn push(&mut self, role: &'static str, content: Vec<Block<'a>>) {
+        match self.done.last_mut().filter(|last| last.role == role) {
+            Some(last) => last.content.extend(content),
+            None => self.done.push(Turn { role, content }),
         }
-        self.done.push(json!({"role": role, "content": blocks}));
     }
 
     /// Words and pictures.
-    fn blocks(&mut self, content: &Content) -> Vec<Value> {
+    fn blocks(&mut self, content: &'a Content) -> Vec<Block<'a>> {
         let blocks = content.0.iter().filter_map(|part| match part {
             Part::Known(Known::Text { text }) => words(text),
             Part::Known(Known::Image { data, mime_type }) => {
                 if self.images_to_skip > 0 {
                     self.images_to_skip -= 1;
-                    return Some(json!({"text": "[an older picture was left out]"}));
+                    return Some(said("[an older picture was left out]"));
                 }
                 Some(image(data, mime_type))
             }
@@ -270,7 +280,7 @@ impl Messages {
         blocks.collect()
     }
 
-    fn answer(&self, answer: &Answer) -> Vec<Value> {
+    fn answer(&self, answer: &'a Answer) -> Vec<Block<'a>> {
         // Proofs hold where they were given.
         let ours = answer.provider == "amazon-bedrock";
         let mut blocks = Vec::new();
@@ -291,45 +301,54 @@ impl Messages {
         blocks
     }
 
-    fn call(&self, call: &str, tool: &str, arguments: &Value) -> Value {
+    fn call(&self, call: &'a str, tool: &'a str, arguments: &'a Value) -> Block<'a> {
         if !self.has_tools {
             // Without tools the provider takes no calls either.
-            return json!({"text": format!("[called {tool} with {arguments}]")});
+            return said(format!("[called {tool} with {arguments}]"));
         }
-        let input = if arguments.is_object() {
-            arguments.clone()
-        } else {
-            json!({})
-        };
-        json!({"toolUse": {"toolUseId": id(call, MOST_ID), "name": name(tool), "input": input}})
+        Block::ToolUse {
+            tool_use_id: id(call, MOST_ID),
+            name: name(tool),
+            input: Input(arguments),
+        }
     }
+}
+
+fn said<'a>(text: impl Into<Cow<'a, str>>) -> Block<'a> {
+    Block::Text(text.into())
 }
 
 /// Blank words are refused.
-fn words(text: &str) -> Option<Value> {
-    (!text.trim().is_empty()).then(|| json!({"text": text}))
+fn words(text: &str) -> Option<Block<'_>> {
+    (!text.trim().is_empty()).then(|| said(text))
 }
 
-fn thought((thinking, proof): (&str, &str)) -> Value {
-    match proof.strip_prefix(REDACTED) {
-        Some(data) => json!({"reasoningContent": {"redactedContent": data}}),
-        None => json!({"reasoningContent": {"reasoningText": {"text": thinking, "signature": proof}}}),
-    }
+fn thought<'a>((thinking, proof): (&'a str, &'a str)) -> Block<'a> {
+    Block::ReasoningContent(match proof.strip_prefix(REDACTED) {
+        Some(data) => Reasoning::RedactedContent(data),
+        None => Reasoning::ReasoningText {
+            text: thinking,
+            signature: proof,
+        },
+    })
 }
 
-fn image(data: &str, mime_type: &str) -> Value {
+fn image<'a>(data: &'a str, mime_type: &str) -> Block<'a> {
     let format = match mime_type {
         "image/png" => "png",
         "image/jpeg" | "image/jpg" => "jpeg",
         "image/gif" => "gif",
         "image/webp" => "webp",
-        _ => return json!({"text": "[a picture of a kind that the model cannot see]"}),
+        _ => return said("[a picture of a kind that the model cannot see]"),
     };
     let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     if data.is_empty() || data.len() > MOST_IMAGE || !data.as_bytes().iter().all(base64) {
-        return json!({"text": "[a picture that is too large or damaged]"});
+        return said("[a picture that is too large or damaged]");
     }
-    json!({"image": {"format": format, "source": {"bytes": data}}})
+    Block::Image {
+        format,
+        source: Source { bytes: data },
+    }
 }
 
 #[cfg(test)]

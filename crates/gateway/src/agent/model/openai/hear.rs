@@ -191,7 +191,7 @@ impl Ear {
             self.piece(place, piece);
         }
         let size: usize = self.calls.iter().map(|call| call.arguments.len()).sum();
-        if size > MOST_ARGUMENTS || self.calls.len() > MOST_CALLS {
+        if size + self.refused.len() > MOST_ARGUMENTS || self.calls.len() > MOST_CALLS {
             let words = "the model's answer is larger than any answer can be";
             events.extend(self.failed(Fault::new(FaultClass::Other, words)));
         }
