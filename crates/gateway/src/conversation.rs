@@ -7,6 +7,7 @@
 mod assembly;
 pub(crate) mod attachment;
 mod book;
+mod change;
 mod command;
 mod compaction;
 mod ending;
@@ -36,6 +37,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 pub(crate) use self::book::{Book, Opened};
+pub(crate) use self::change::Change;
 pub(crate) use self::inbound::{
     Accepted, Attachment, End, ErrorKind, Inbound, Outcome, Power, Progress, Source, TurnOptions, Usage,
 };
@@ -49,7 +51,7 @@ use crate::agent::model::ModelClient;
 use crate::agent::prompt::Workspace;
 use crate::agent::tool::ToolBox;
 use crate::clock::Clock;
-use crate::session::{Compacted, SessionKey};
+use crate::session::SessionKey;
 
 /// The longest message, in bytes.
 pub(crate) const MAX_TEXT: usize = 1024 * 1024;
@@ -251,21 +253,6 @@ impl Conversations {
             Some(blocks) => blocks.of(answer),
             None => vec![answer.to_owned()],
         }
-    }
-
-    /// Puts old turns of a session away, with a summary by a model where one can write it; none when there is nothing to put away. It is brought
-    /// to its end, whoever waits for it.
-    ///
-    /// # Errors
-    /// When the session cannot be read, or what was done cannot be written down.
-    pub(crate) async fn compact(&self, key: &SessionKey) -> Result<Option<Compacted>, String> {
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        let done = self.inner.tasks.spawn(async move {
-            let (_never, stop) = tokio::sync::watch::channel(None);
-            inner.compact_now(&key, stop).await
-        });
-        done.await
-            .unwrap_or_else(|_| Err("the compaction broke off".to_owned()))
     }
 
     /// The run that goes on in a session, and what it has said so far.

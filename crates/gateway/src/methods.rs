@@ -188,10 +188,18 @@ fn later(run: fn(Call) -> BoxFuture<'static, Answer>, call: Call) -> Option<BoxF
     };
     let parked = call.parked.clone();
     let (shared, after) = (Arc::clone(&call.shared), Arc::clone(&call.after));
+    let mut turn = caller.order.enter(ticket.waits());
     let work = async move {
         let mut ticket = ticket;
         ticket.start().await;
-        run(call.with_ticket(ticket)).await
+        turn.comes().await;
+        let mut running = run(call.with_ticket(ticket));
+        let begun = futures::poll!(&mut running);
+        drop(turn);
+        match begun {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => running.await,
+        }
     };
     let mut whole = async move {
         let mut closing = caller.outbox.closing();

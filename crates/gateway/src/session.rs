@@ -342,7 +342,7 @@ impl Sessions {
 
     /// Takes a key and its sessions away. The transcripts stay, under the names that are returned.
     pub(crate) async fn delete(&self, key: &SessionKey, now_ms: i64) -> Result<Vec<String>, SessionError> {
-        if key.kind() == Kind::Main || key.kind() == Kind::Global {
+        if key.is_lasting() {
             return Err(SessionError::Refused(format!(
                 "{key} is the main session, which cannot be deleted; reset it instead"
             )));

@@ -1,8 +1,8 @@
 //! The order in which what is submitted to one session takes effect. Pure: what happens comes in, what may be done now comes out.
 //!
-//! Whatever comes takes a place at once, before it is on disk, and goes in by the order of the places. A command goes in alone: what was
-//! submitted after it waits until it is done, so that it sees the effect and is not touched by it. The word that stops everything waits for
-//! no command.
+//! Whatever comes takes a place at once, before it is on disk, and goes in by the order of the places. A command, or another change of the
+//! session, goes in alone: what was submitted after it waits until it is done, so that it sees the effect and is not touched by it. The word
+//! that stops everything waits for no command.
 
 use std::collections::VecDeque;
 
@@ -13,6 +13,8 @@ use super::command::{Command, Routed};
 pub(super) enum Kind {
     /// The model answers it.
     Message,
+    /// Somebody changes the session, not by words.
+    Change,
     /// The gateway obeys it; the model answers these words of it afterwards, where there are some.
     Command(Command, Option<String>),
     /// It stops what runs and what waits.
@@ -28,6 +30,8 @@ pub(super) enum Let {
     Out(String, &'static str),
     /// This command is obeyed; [`Gate::done`] says when it is.
     Obey(String, Command, Option<String>),
+    /// The change of this place is made; [`Gate::done`] says when it is.
+    Change,
     /// Everything stops. These messages were before it, and not in.
     Stop(String, Vec<String>),
 }
@@ -41,7 +45,7 @@ enum State {
     Coming,
     /// It is on disk.
     Kept,
-    /// It is being obeyed.
+    /// It is being obeyed, or made.
     Obeyed,
 }
 
@@ -125,6 +129,14 @@ impl Gate {
         stopped
     }
 
+    /// The changes that are being made or wait, as far as no command stands before them.
+    pub(super) fn changes(&self) -> Vec<Number> {
+        let before = |place: &&Place| !matches!(place.kind, Kind::Command(..));
+        let near = self.places.iter().take_while(before);
+        let changes = near.filter(|place| place.kind == Kind::Change);
+        changes.map(|place| place.number).collect()
+    }
+
     /// What may be done now, one thing after the other; none when everybody has to wait.
     pub(super) fn next(&mut self) -> Option<(Number, Let)> {
         let out = |place: &Place| place.waits() && place.stopped.is_some();
@@ -140,6 +152,10 @@ impl Gate {
                 let obey = Let::Obey(first.id.clone(), command.clone(), words.clone());
                 first.state = State::Obeyed;
                 Some((first.number, obey))
+            }
+            (State::Kept, Kind::Change) => {
+                first.state = State::Obeyed;
+                Some((first.number, Let::Change))
             }
             (State::Kept, Kind::Message) => {
                 let place = self.places.pop_front()?;

@@ -217,6 +217,7 @@ impl Inner {
             match step {
                 Let::In(id) => self.arrive(state, &id),
                 Let::Out(id, reason) => self.stopped(key, id, reason),
+                Let::Change => state.begin_change(key, number),
                 Let::Obey(id, command, words) => self.begin_command(state, number, &id, (command, words)),
                 Let::Stop(id, before) => self.stop_all(state, key, id, before),
             }

@@ -100,9 +100,16 @@ impl Inner {
         }
     }
 
-    async fn begin_anew(self: &Arc<Self>, key: &SessionKey, why: Why) -> Result<String, String> {
-        // What was submitted after the command waits for it, and is none of this.
-        let stopped = self.stop_lane(&mut self.lock(), key.as_str(), None, "reset");
+    pub(super) async fn begin_anew(self: &Arc<Self>, key: &SessionKey, why: Why) -> Result<String, String> {
+        self.clear(key, "reset").await;
+        self.book.renew(key, self.clock.now_ms(), why).await?;
+        Ok("A new conversation begins.".to_owned())
+    }
+
+    /// Ends what is in the lane of a session, and waits for it.
+    pub(super) async fn clear(self: &Arc<Self>, key: &SessionKey, reason: &'static str) {
+        // What was submitted after what asks for this waits for it, and is none of this.
+        let stopped = self.stop_lane(&mut self.lock(), key.as_str(), None, reason);
         // What a run still writes down belongs to the old conversation.
         let over = async {
             for id in &stopped {
@@ -112,8 +119,6 @@ impl Inner {
             }
         };
         let _ = tokio::time::timeout(PATIENCE, over).await;
-        self.book.renew(key, self.clock.now_ms(), why).await?;
-        Ok("A new conversation begins.".to_owned())
     }
 
     async fn set(&self, key: &SessionKey, name: &str, value: Value) -> Result<(), String> {

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
+use super::change::Turn;
 use super::ends::Ends;
-use super::gate::Gate;
+use super::gate::{Gate, Number};
 use super::places::Places;
 use super::voice::Words;
 use super::{Book, Inbound, Models, Outcome, Parts, Progress, Settings, Voice};
@@ -51,6 +52,8 @@ pub(super) struct Inner {
 pub(super) struct State {
     /// What was submitted and is not in its lane yet.
     pub(super) gates: HashMap<String, Gate>,
+    /// Changes of sessions that are being made or wait for their turn at the gate, by session and place.
+    pub(super) changes: HashMap<(String, Number), Turn>,
     /// Stops the command that is being obeyed in a session.
     pub(super) obeying: HashMap<String, watch::Sender<Option<Stop>>>,
     pub(super) lanes: HashMap<String, Lane>,
@@ -189,6 +192,8 @@ impl Inner {
         let runs = {
             let mut state = self.lock();
             state.draining = true;
+            // What they wait for may not be done any more.
+            state.changes.values_mut().for_each(|turn| turn.begin = None);
             state.runs.len()
         };
         self.tasks.close();

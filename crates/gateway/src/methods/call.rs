@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bounds::Entries;
 use super::{Answer, fault, request};
-use crate::server::admission::Ticket;
+use crate::server::admission::{Order, Ticket};
 use crate::server::handshake::Credential;
 use crate::server::outbox::{Item, Outbox};
 use crate::server::{Shared, lock};
@@ -77,6 +77,8 @@ pub(crate) struct Caller {
     pub(crate) outbox: Arc<Outbox>,
     /// Calls that it was not allowed.
     pub(crate) forbidden: AtomicU32,
+    /// Its calls begin in the order of its frames.
+    pub(crate) order: Order,
     /// Answers under way that may bring it the credential that replaces its own: until then it is not sent away for the old one.
     pub(crate) replacing: AtomicU32,
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bounds::{List, Text};
-use super::sessions::{KeyText, With, defaults, failed, key, shown};
+use super::sessions::{KeyText, With, defaults, failed, key, shown, turn};
 use super::{Answer, Call, Method};
 use crate::server::hub::Audience;
 use crate::server::outbox::Broadcast;
@@ -54,6 +54,7 @@ async fn history(call: Call) -> Answer {
     }
     let key = key(&call, "/sessionKey", &params.session_key, params.agent_id.as_deref())?;
     let sessions = &call.shared.services.sessions;
+    call.shared.services.conversations.changed(&key).await;
     if let Some(cursor) = params.cursor.as_deref() {
         return since(&call, &key, cursor, max_chars).await;
     }
@@ -154,6 +155,7 @@ async fn inject(call: Call) -> Answer {
         Some(label) => format!("[{label}]\n\n{}", &*params.message),
         None => params.message.into_string(),
     };
+    let _change = turn(&call, &key).await?;
     let id = note(&call, &key, text, "injected", |id| format!("inject-{id}")).await?;
     Ok(json!({"ok": true, "messageId": id}))
 }

@@ -18,6 +18,7 @@ use crate::server::hub::{Audience, Hub};
 use crate::server::outbox::Broadcast;
 use crate::session::{Change, Filter, SessionError, SessionKey, Sessions, Wish};
 
+pub(super) use self::change::turn;
 pub(super) use self::row::{With, defaults, shown};
 
 /// How many sessions one answer lists when nobody says how many.
@@ -223,6 +224,7 @@ async fn describe(call: Call) -> Answer {
         title: params.include_derived_titles.unwrap_or(false),
         preview: params.include_last_message.unwrap_or(false),
     };
+    call.shared.services.conversations.changed(&key).await;
     let summary = call.shared.services.sessions.describe(&key).await;
     let summary = summary.map_err(|error| failed(&call, &error))?;
     Ok(json!({"session": summary.map(|summary| shown(&summary, with))}))

@@ -1,10 +1,11 @@
 //! Who may begin: calls that take longer share a bounded number of places, and what waits for one is bounded in number and bytes. One
 //! client that asks for too much cannot fill the memory of all.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Calls that are worked on at the same time.
 const PLACES: usize = 512;
@@ -85,6 +86,11 @@ impl Admission {
 }
 
 impl Ticket {
+    /// There is no place for it yet.
+    pub(crate) fn waits(&self) -> bool {
+        self.place.is_none()
+    }
+
     /// Waits for a place, unless there is one already.
     pub(crate) async fn start(&mut self) {
         if self.place.is_none() {
@@ -94,9 +100,91 @@ impl Ticket {
     }
 }
 
+/// Calls of one client begin in the order of its frames, also those that waited for a place: places are given in that order, but who got
+/// one goes on at a time of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Order(Mutex<Option<Begun>>);
+
+/// Closed when a call has begun.
+type Begun = oneshot::Receiver<Infallible>;
+
+/// The turn of one call; it has begun when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    before: Option<Begun>,
+    _begun: Option<oneshot::Sender<Infallible>>,
+}
+
+impl Order {
+    /// A call comes; `waits`, when there is no place for it yet.
+    pub(crate) fn enter(&self, waits: bool) -> Turn {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last.take().and_then(|mut last| match last.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => Some(last),
+            _ => None,
+        });
+        if before.is_none() && !waits {
+            return Turn { before, _begun: None };
+        }
+        let (begun, begins) = oneshot::channel();
+        *last = Some(begins);
+        Turn {
+            before,
+            _begun: Some(begun),
+        }
+    }
+}
+
+impl Turn {
+    /// Waits until what came before has begun.
+    pub(crate) async fn comes(&mut self) {
+        if let Some(before) = self.before.take() {
+            let _ = before.await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn calls_begin_in_the_order_of_their_frames() {
+        let order = Order::default();
+        let mut first = order.enter(false);
+        assert_eq!(first.comes().now_or_never(), Some(()));
+        drop(first);
+        let (mut waits, mut next, mut last) = (order.enter(true), order.enter(false), order.enter(true));
+        assert_eq!(waits.comes().now_or_never(), Some(()), "nobody is before it");
+        assert_eq!(last.comes().now_or_never(), None);
+        assert_eq!(
+            next.comes().now_or_never(),
+            None,
+            "it has its place, and is not the first"
+        );
+        drop(waits);
+    }
+
+    #[tokio::test]
+    async fn who_has_begun_holds_up_nobody() {
+        let order = Arc::new(Order::default());
+        let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let mut turns: Vec<(usize, Turn)> = (0..20).map(|at| (at, order.enter(at % 3 == 0))).collect();
+        turns.reverse();
+        for (at, mut turn) in turns {
+            let begun = begun.clone();
+            tokio::spawn(async move {
+                turn.comes().await;
+                begun.send(at).unwrap();
+            });
+        }
+        for at in 0..20 {
+            assert_eq!(seen.recv().await, Some(at));
+        }
+        assert_eq!(order.enter(false).comes().now_or_never(), Some(()));
+    }
 
     #[tokio::test]
     async fn so_many_begin_so_many_wait_and_the_rest_is_told() {

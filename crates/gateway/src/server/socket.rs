@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::{debug, info};
 
+use super::admission::Order;
 use super::gate::{Gate, GateKey, is_closed_gate};
 use super::handshake::{self, Admission, Close, Context, Refusal};
 use super::hub::Client;
@@ -480,6 +481,7 @@ fn caller(shared: &Shared, welcome: &Welcome, peer: &Peer, connection: &str, out
             .collect(),
         outbox: Arc::clone(outbox),
         forbidden: AtomicU32::new(0),
+        order: Order::default(),
         replacing: AtomicU32::new(0),
     }
 }

@@ -233,6 +233,11 @@ impl SessionKey {
         }
     }
 
+    /// It is always there: it can begin anew, but not go away.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self.kind(), Kind::Main | Kind::Global)
+    }
+
     /// The channel that the key names.
     pub(crate) fn channel_name(&self) -> Option<&str> {
         let mut parts = self.rest()?.split(':');

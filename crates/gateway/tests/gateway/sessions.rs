@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::contract;
 use super::harness::{Client, Gateway, Home, PATIENCE, config, connect, program};
+use super::turns::scripted;
 
 /// Calls a method, holds the payload against its definition in the contract, and gives it.
 async fn ok(client: &mut Client, method: &str, params: Value, definition: &str) -> Value {
@@ -544,4 +545,57 @@ async fn a_session_begins_with_words() {
         refused["error"]["message"],
         "invalid sessions.create params: at /fork: is not offered by this gateway"
     );
+}
+
+#[tokio::test]
+async fn what_is_sent_after_a_change_sees_it() {
+    // Only a model that a patch chose has an answer.
+    let gateway = scripted(Home::new(), &json!([{"say": ["hang"]}]));
+    let mut client = gateway.client().await;
+    let request = |id: &str, method: &str, params: Value| {
+        json!({"type": "req", "id": id, "method": method, "params": params}).to_string()
+    };
+    // All of it in one go, many times: no answer is waited for.
+    for round in 0..20 {
+        let (key, label) = (format!("agent:main:round-{round}"), format!("label {round}"));
+        let send = |id: &str| json!({"sessionKey": key, "message": id, "idempotencyKey": format!("{id}-{round}")});
+        let frames = [
+            request(
+                "patch",
+                "sessions.patch",
+                json!({"key": key, "label": label, "model": "echo/echo"}),
+            ),
+            request("look", "sessions.describe", json!({"key": key})),
+            request("first", "chat.send", send("first")),
+            request("reset", "sessions.reset", json!({"key": key})),
+            request("note", "chat.inject", json!({"sessionKey": key, "message": "a note"})),
+            request("history", "chat.history", json!({"sessionKey": key})),
+            request("second", "chat.send", send("second")),
+        ];
+        client.send_all(frames.into_iter()).await;
+        let mut answers = std::collections::BTreeMap::new();
+        while answers.len() < 7 {
+            let answer = client.response().await.unwrap();
+            assert_eq!(answer["ok"], true, "{answer}");
+            answers.insert(answer["id"].as_str().unwrap().to_owned(), answer["payload"].clone());
+        }
+        assert_eq!(answers["look"]["session"]["label"], label, "{}", answers["look"]);
+        let seen = words(&answers["history"]);
+        assert_eq!(seen.last().map(String::as_str), Some("- a note"), "{seen:?}");
+        let waited = client
+            .call(
+                "agent.wait",
+                json!({"runId": format!("second-{round}"), "timeoutMs": 20_000}),
+            )
+            .await;
+        assert_eq!(waited["payload"]["status"], "ok", "{waited}");
+        let all = words(&history(&mut client, &key, json!({})).await);
+        assert_eq!(
+            all.last().map(String::as_str),
+            Some("- Echo: second"),
+            "the model of the patch: {all:?}"
+        );
+        assert_eq!(all.iter().rev().nth(1).map(String::as_str), Some("- second"), "{all:?}");
+        assert_eq!(all.iter().rev().nth(2).map(String::as_str), Some("- a note"), "{all:?}");
+    }
 }

@@ -280,12 +280,13 @@ fn depth_is_bounded() {
     assert!(!check(&deep).unwrap_err().is_empty());
 }
 
-fn has_fraction(value: &Value) -> bool {
+/// The same without fractions: those are legal nowhere in a config, and reading them back is not exact to the last bit.
+fn whole(value: Value) -> Value {
     match value {
-        Value::Number(number) => number.is_f64(),
-        Value::Array(items) => items.iter().any(has_fraction),
-        Value::Object(map) => map.values().any(has_fraction),
-        _ => false,
+        Value::Number(number) if number.is_f64() => Value::from(number.to_string().len()),
+        Value::Array(items) => items.into_iter().map(whole).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, whole(value))).collect(),
+        other => other,
     }
 }
 
@@ -347,9 +348,7 @@ proptest! {
     }
 
     #[test]
-    fn the_digest_survives_writing_and_reading(document in any_json()) {
-        // Numbers with a fraction are legal nowhere in a config, and reading them back is not exact to the last bit.
-        prop_assume!(!has_fraction(&document));
+    fn the_digest_survives_writing_and_reading(document in any_json().prop_map(whole)) {
         let written: Value = serde_json::from_str(&serde_json::to_string_pretty(&document).unwrap()).unwrap();
         prop_assert_eq!(digest::sha256(&written), digest::sha256(&document));
         prop_assert_eq!(serde_json::from_str::<Value>(&digest::canonical(&document)).unwrap(), document);

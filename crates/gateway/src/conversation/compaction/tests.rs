@@ -186,7 +186,12 @@ async fn a_model_notes_and_writes_the_summary() {
     ]);
     let scene = scene("compact-model", script, json!({})).await;
     // As the wire asks for it: with the models of the conversation.
-    let done = scene.conversations.compact(&scene.key).await.unwrap().unwrap();
+    let done = scene
+        .conversations
+        .compact(scene.conversations.change(&scene.key))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(done.dropped > 0 && done.kept > 0, "{done:?}");
     let seen = scene.seen().await;
     assert_eq!(seen.summary.as_deref(), Some("The user wants tea."));

@@ -112,10 +112,36 @@ fn an_abort_from_outside_ends_what_waits_and_what_is_on_its_way() {
     );
 }
 
+#[test]
+fn what_comes_after_a_change_waits_until_it_is_made() {
+    let mut gate = Gate::default();
+    let mut enter = |id: &str, kind: Kind| {
+        let number = gate.enter(id, kind);
+        gate.keep(number);
+        number
+    };
+    enter("before", Kind::Message);
+    let change = enter("", Kind::Change);
+    enter("after", Kind::Message);
+    let status = enter("/status", command("/status"));
+    let late = enter("", Kind::Change);
+    assert_eq!(all(&mut gate), [goes_in("before"), Let::Change]);
+    assert_eq!(gate.changes(), [change], "the other one is behind a command");
+    gate.done(change);
+    assert_eq!(all(&mut gate), [goes_in("after"), obey("/status", Command::Status)]);
+    assert_eq!(gate.stop(None, "rpc"), [""; 0], "a change is no message");
+    gate.done(status);
+    assert_eq!(all(&mut gate), [Let::Change]);
+    gate.done(late);
+    assert!(gate.is_empty());
+}
+
 /// What happens in a schedule.
 #[derive(Clone, Debug)]
 enum Event {
     Enter(&'static str),
+    /// Somebody changes the session, not by words.
+    Change,
     /// The disk is done with one that is on its way; which one is drawn.
     Keep(usize),
     /// The disk refuses one.
@@ -133,6 +159,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0_usize..8).prop_map(Event::Refuse),
         4 => Just(Event::Done),
         1 => Just(Event::Abort),
+        2 => Just(Event::Change),
     ]
 }
 
@@ -172,6 +199,12 @@ impl World {
                     self.gate.done(number);
                 }
             }
+            Event::Change => {
+                self.entered += 1;
+                let number = self.gate.enter("", Kind::Change);
+                self.kinds.insert(number, Kind::Change);
+                self.gate.keep(number);
+            }
             Event::Abort => self.aborted.extend(self.gate.stop(None, "rpc")),
             Event::Keep(_) | Event::Refuse(_) => {}
         }
@@ -183,7 +216,7 @@ impl World {
     fn look(&mut self, number: Number, step: Let) {
         let earlier = || self.kinds.range(..number);
         match &step {
-            Let::In(_) | Let::Obey(..) => {
+            Let::In(_) | Let::Obey(..) | Let::Change => {
                 assert_eq!(self.obeyed, None, "{step:?} while a command is obeyed");
                 for (before, _) in earlier() {
                     assert!(self.gone.contains_key(before), "{step:?} overtakes {before}");
@@ -203,7 +236,7 @@ impl World {
             }
             Let::Out(id, _) => assert!(self.aborted.contains(id), "{step:?}"),
         }
-        if matches!(step, Let::Obey(..)) {
+        if matches!(step, Let::Obey(..) | Let::Change) {
             self.obeyed = Some(number);
         }
         assert!(self.gone.insert(number, step).is_none(), "{number} goes twice");

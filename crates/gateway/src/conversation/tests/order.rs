@@ -140,6 +140,91 @@ async fn who_entered_first_goes_first_or_gives_the_place_up() {
     assert_eq!(scene.end("b").await.text.as_deref(), Some("Echo: hi"));
 }
 
+#[tokio::test]
+async fn a_message_after_a_change_waits_for_its_effect() {
+    let place = Scratch::new("order-change");
+    let scene = Scene::new(&place, json!([{"say": [{"text": "before"}]}]));
+    let main = SessionKey::parse(MAIN).unwrap();
+    scene.say("a", "one").await;
+    assert_eq!(scene.end("a").await.text.as_deref(), Some("before"));
+    let mut change = scene.conversations.change(&main);
+    let seen = scene.conversations.changed(&main);
+    let given_up = scene.conversations.change(&main);
+    scene.say("b", "hi").await;
+    quiet().await;
+    assert_eq!(scene.heard.words("b"), [""; 0], "the change was sent before it");
+    assert!(scene.conversations.is_busy("main"));
+    change.turn().await.unwrap();
+    let meta = Map::from_iter([("model".to_owned(), json!("echo/a"))]);
+    scene.memory.patch(&main, 0, meta).await.unwrap();
+    tokio::pin!(seen);
+    assert_eq!(seen.as_mut().now_or_never(), None, "who looks waits too");
+    drop(change);
+    seen.await;
+    drop(given_up);
+    assert_eq!(scene.end("b").await.text.as_deref(), Some("Echo: hi"));
+    quiet().await;
+    assert!(!scene.conversations.is_busy("main"));
+}
+
+#[tokio::test]
+async fn who_looks_does_not_wait_for_a_change_that_a_command_holds_up() {
+    let place = Scratch::new("order-looks");
+    let scene = Scene::new(&place, json!([]));
+    let main = SessionKey::parse(MAIN).unwrap();
+    let hold = scene.memory.hold();
+    scene.say("model", "/model echo/a").await;
+    let mut change = scene.conversations.change(&main);
+    quiet().await;
+    assert!(change.turn().now_or_never().is_none());
+    scene.conversations.changed(&main).await;
+    hold.cancel();
+    change.turn().await.unwrap();
+    assert!(scene.end("model").await.text.unwrap().contains("echo/a"));
+}
+
+#[tokio::test]
+async fn a_reset_by_a_client_ends_what_was_before_and_nothing_that_comes_after() {
+    let place = Scratch::new("order-reset");
+    let scene = Scene::new(
+        &place,
+        json!([{"say": [{"text": "half"}, "hang"]}, {"say": [{"text": "second"}]}]),
+    );
+    let main = SessionKey::parse(MAIN).unwrap();
+    scene.say("a", "one").await;
+    scene
+        .hears(|scene| scene.heard.words("a").contains(&"chat delta half".to_owned()))
+        .await;
+    scene.say("waits", "two").await;
+    let change = scene.conversations.change(&main);
+    scene.say("b", "three").await;
+    scene.conversations.begin_anew(change, Why::Reset).await.unwrap();
+    for id in ["a", "waits"] {
+        assert_eq!(scene.end(id).await.end, aborted("reset"), "{id}");
+    }
+    assert_eq!(scene.end("b").await.text.as_deref(), Some("second"));
+    let lines = scene.memory.lines(MAIN);
+    assert_eq!(lines[lines.len() - 2..], ["1 b user: three", "1 b agent: second"]);
+}
+
+#[tokio::test]
+async fn a_change_behind_what_is_not_done_any_more_is_refused() {
+    let place = Scratch::new("order-drain");
+    let scene = Scene::new(&place, json!([]));
+    let main = SessionKey::parse(MAIN).unwrap();
+    let hold = scene.memory.hold();
+    scene.say("model", "/model echo/a").await;
+    let mut waits = scene.conversations.change(&main);
+    let drain = scene.conversations.drain(Instant::now() + Duration::from_secs(20));
+    let (refused, ()) = tokio::join!(waits.turn(), async {
+        assert!(drain.now_or_never().is_none());
+    });
+    assert!(matches!(refused, Err(Refused::Draining)));
+    let late = scene.conversations.change(&main).turn().await;
+    assert!(matches!(late, Err(Refused::Draining)));
+    hold.cancel();
+}
+
 #[test]
 fn a_restart_keeps_the_order() {
     let (place, memory) = (Scratch::new("order-restart"), Memory::default());

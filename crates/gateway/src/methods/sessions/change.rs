@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{KeyText, With, failed, key, shown};
-use crate::conversation::{Inbound, MAX_ID, MAX_TEXT, Source, TurnOptions};
+use crate::conversation::{Change, Inbound, MAX_ID, MAX_TEXT, Place, Source, TurnOptions};
 use crate::methods::bounds::{Entries, Text, Tree};
 use crate::methods::{Answer, Call, Method, chat, fault};
 use crate::session::{SessionError, SessionKey, Why};
@@ -129,6 +129,7 @@ async fn patch(call: Call) -> Answer {
     };
     let key = key(&call, "/key", given, text(&call, &params, "agentId")?)?;
     let changes = changes(&call, &params)?;
+    let _change = turn(&call, &key).await?;
     expect(&call, &key, text(&call, &params, "expectedSessionId")?).await?;
     let sessions = &call.shared.services.sessions;
     sessions
@@ -139,6 +140,13 @@ async fn patch(call: Call) -> Answer {
     let resolved = json!({"modelProvider": entry.get("modelProvider"), "model": entry.get("model")});
     let path = sessions.directory().join("sessions.json");
     Ok(json!({"ok": true, "path": path, "key": key, "entry": entry, "resolved": resolved}))
+}
+
+/// Waits for what was submitted to the session before. What comes after it waits until this is dropped.
+pub(in crate::methods) async fn turn(call: &Call, key: &SessionKey) -> Result<Change, ErrorShape> {
+    let mut change = call.shared.services.conversations.change(key);
+    change.turn().await.map_err(|refused| chat::refusal(&refused))?;
+    Ok(change)
 }
 
 /// Holds that the session is still the one that the client knows.
@@ -243,19 +251,30 @@ async fn create(call: Call) -> Answer {
     };
     params.check(&call)?;
     let meta = params.meta(parent.as_ref());
-    let sessions = &call.shared.services.sessions;
+    let (sessions, conversations) = (&call.shared.services.sessions, &call.shared.services.conversations);
+    let mut change = conversations.change(&key);
+    // Its first words come before what is sent after it.
+    let first = match params.first_words() {
+        Some(words) => Some(enter(&call, &key, words, params.idempotency_key.as_deref())?),
+        None => None,
+    };
+    change.turn().await.map_err(|refused| chat::refusal(&refused))?;
     let now_ms = call.shared.now_ms();
     // A session that follows its parent under the parent's key is a new one of that key.
     let anew = params.succeeds_parent == Some(true) && parent.as_ref() == Some(&key);
     let known = sessions.describe(&key).await.map_err(|error| failed(&call, &error))?;
+    if anew {
+        conversations.clear(&change, "reset").await;
+    }
     let made = match known {
         Some(_) if !anew && meta.is_empty() => Ok(()),
         Some(_) if !anew => sessions.patch(&key, now_ms, meta).await.map(drop),
         _ => sessions.renew(&key, now_ms, Why::New, meta).await.map(drop),
     };
     made.map_err(|error| failed(&call, &error))?;
-    let run = match params.first_words() {
-        Some(words) => Some(begin(&call, &key, words, params.idempotency_key.as_deref()).await),
+    drop(change);
+    let run = match first {
+        Some((place, inbound)) => Some(begin(&call, place, inbound).await),
         None => None,
     };
     let entry = entry(&call, &key).await?;
@@ -271,10 +290,9 @@ async fn create(call: Call) -> Answer {
     Ok(answer)
 }
 
-/// Begins the first run of a session; gives its id.
-async fn begin(call: &Call, key: &SessionKey, words: String, id: Option<&str>) -> Result<String, ErrorShape> {
-    call.shared.may_begin()?;
-    let inbound = Inbound {
+/// The first words of a session, in their place.
+fn enter(call: &Call, key: &SessionKey, words: String, id: Option<&str>) -> Result<(Place, Inbound), ErrorShape> {
+    let mut inbound = Inbound {
         key: key.to_string(),
         text: words,
         attachments: Vec::new(),
@@ -285,7 +303,14 @@ async fn begin(call: &Call, key: &SessionKey, words: String, id: Option<&str>) -
             ..TurnOptions::default()
         },
     };
-    let accepted = call.shared.services.conversations.submit(inbound).await;
+    let place = call.shared.services.conversations.enter(&mut inbound);
+    Ok((place.map_err(|refused| chat::refusal(&refused))?, inbound))
+}
+
+/// Begins the first run of a session; gives its id.
+async fn begin(call: &Call, place: Place, inbound: Inbound) -> Result<String, ErrorShape> {
+    call.shared.may_begin()?;
+    let accepted = call.shared.services.conversations.submit_at(place, inbound).await;
     let accepted = accepted.map_err(|refused| chat::refusal(&refused))?;
     Ok(accepted.run_id)
 }
@@ -312,15 +337,16 @@ async fn reset(call: Call) -> Answer {
         Some(Reason::New) => Why::New,
         Some(Reason::Reset) | None => Why::Reset,
     };
-    let done = call
-        .shared
-        .services
-        .sessions
-        .reset(&key, call.shared.now_ms(), why)
-        .await;
-    done.map_err(|error| failed(&call, &error))?;
+    let conversations = &call.shared.services.conversations;
+    let done = conversations.begin_anew(conversations.change(&key), why).await;
+    done.map_err(|fault| retryable(fault::unavailable(fault)))?;
     let entry = entry(&call, &key).await?;
     Ok(json!({"ok": true, "key": key, "entry": entry}))
+}
+
+fn retryable(mut error: ErrorShape) -> ErrorShape {
+    error.retryable = Some(true);
+    error
 }
 
 #[derive(Deserialize)]
@@ -345,6 +371,7 @@ async fn delete(call: Call) -> Answer {
         call.require(Scope::Admin)?;
     }
     let key = key(&call, "/key", &params.key, params.agent_id.as_deref())?;
+    let change = turn(&call, &key).await?;
     expect(&call, &key, params.expected_session_id.as_deref()).await?;
     let sessions = &call.shared.services.sessions;
     let known = sessions.describe(&key).await.map_err(|error| failed(&call, &error))?;
@@ -361,6 +388,10 @@ async fn delete(call: Call) -> Answer {
                 format!("{key} {why}; nothing was deleted"),
             ));
         }
+    }
+    // The main session stays whatever comes: nothing in it is ended.
+    if !key.is_lasting() {
+        call.shared.services.conversations.clear(&change, "delete").await;
     }
     let archived = sessions.delete(&key, call.shared.now_ms()).await;
     let archived = archived.map_err(|error| failed(&call, &error))?;
@@ -382,15 +413,17 @@ async fn compact(mut call: Call) -> Answer {
     }
     let key = key(&call, "/key", &params.key, params.agent_id.as_deref())?;
     let sessions = &call.shared.services.sessions;
+    let mut change = call.shared.services.conversations.change(&key);
     // Who says how many rows are to stay wants no summary.
     let done = if params.max_lines.is_some() {
+        change.turn().await.map_err(|refused| chat::refusal(&refused))?;
         let done = sessions.compact(&key, call.shared.now_ms(), params.max_lines).await;
         done.map_err(|error| failed(&call, &error))?
     } else {
         let known = sessions.describe(&key).await.map_err(|error| failed(&call, &error))?;
         known.ok_or_else(|| failed(&call, &SessionError::NotFound(key.to_string())))?;
         call.park();
-        let done = call.shared.services.conversations.compact(&key).await;
+        let done = call.shared.services.conversations.compact(change).await;
         done.map_err(fault::unavailable)?
     };
     Ok(match done {
