@@ -1,8 +1,10 @@
 //! What the log must not say: secrets that this process has read. Whoever reads one names it here, and every line of the log, on standard
-//! error and on disk, goes through here: what is written down by mistake, ours or a library's, is written without it.
+//! error and on disk, goes through here: what is written down by mistake, ours or a library's, is written without it. One event is one line,
+//! whatever words of a stranger are in it: who is refused writes no lines of his own, and nothing to the terminal of who reads them.
 //!
 //! A process has one log, so it has one list of what that log must not say.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::{PoisonError, RwLock};
 
@@ -29,6 +31,32 @@ pub(crate) fn keep(secret: &Redacted) {
 /// A line without what it must not say.
 pub(crate) fn without(line: &str) -> String {
     KNOWN.without(line)
+}
+
+/// Without what would begin another line, or tell a terminal what to do; what ends the line stays.
+fn one_line(event: &str) -> Cow<'_, str> {
+    let (words, end) = match event.strip_suffix('\n') {
+        Some(words) => (words, "\n"),
+        None => (event, ""),
+    };
+    if !words.contains(breaks_out) {
+        return Cow::Borrowed(event);
+    }
+    let mut line = String::with_capacity(event.len() + 8);
+    for c in words.chars() {
+        if breaks_out(c) {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line.push_str(end);
+    Cow::Owned(line)
+}
+
+/// Controls, ends of lines and paragraphs, and what changes the direction of writing.
+fn breaks_out(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Secrets, the oldest first.
@@ -99,7 +127,7 @@ impl<W: Write> Write for Hushed<W> {
     /// A line comes whole: a secret is never cut in two.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let said = without(&String::from_utf8_lossy(line));
-        self.0.write_all(said.as_bytes())?;
+        self.0.write_all(one_line(&said).as_bytes())?;
         Ok(line.len())
     }
 
@@ -147,6 +175,26 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn words_of_a_stranger_are_no_lines_of_their_own() {
+        let place = Scratch::new("hush-lines");
+        let log = tracing_subscriber::fmt::layer()
+            .with_writer(Hushed(LogFile::new(&place)))
+            .with_ansi(false);
+        let forged = "x\r\n2026-01-01T00:00:00Z  INFO koi_gateway: all is well \u{1b}[2J\u{9b}\u{202e}\u{2028}é";
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+            tracing::info!(reason = %forged, "refused");
+            tracing::info!("{forged}");
+        });
+        let text = fs::read_to_string(logfile::path(&place)).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.replace('\n', "").contains(breaks_out), "{text:?}");
+        assert!(
+            text.contains(r"x\r\n2026-01-01T00:00:00Z") && text.contains('é'),
+            "{text}"
+        );
     }
 
     #[test]

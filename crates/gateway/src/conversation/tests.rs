@@ -474,14 +474,15 @@ async fn a_run_that_breaks_does_not_wedge_its_lane() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_run_at_the_same_time_and_no_more() {
-    struct Counts(AtomicUsize, AtomicUsize);
+    /// Who is there now, the most that were, and where they meet: an answer comes when three are there.
+    struct Counts(AtomicUsize, AtomicUsize, tokio::sync::Barrier);
     impl ModelClient for Arc<Counts> {
         fn ask(&self, _: Request) -> BoxStream<'static, ModelEvent> {
             let counts = Arc::clone(self);
             let now = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
             counts.1.fetch_max(now, Ordering::SeqCst);
             futures::stream::once(async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                counts.2.wait().await;
                 counts.0.fetch_sub(1, Ordering::SeqCst);
                 ModelEvent::Done("stop".to_owned())
             })
@@ -490,7 +491,11 @@ async fn so_many_run_at_the_same_time_and_no_more() {
     }
     use futures::StreamExt;
     let place = Scratch::new("places");
-    let counts = Arc::new(Counts(AtomicUsize::new(0), AtomicUsize::new(0)));
+    let counts = Arc::new(Counts(
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        tokio::sync::Barrier::new(3),
+    ));
     let client = Arc::clone(&counts);
     let conversations = Conversations::open(Parts {
         state_dir: place.to_path_buf(),
