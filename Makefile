@@ -28,7 +28,7 @@ release: ## Release binaries: target/release/{koi-operator,koi-gateway}
 	@$(PYTHON) tools/check_binary.py target/release/koi-gateway
 
 demo: ## The product's main job on a world of its own, from apply to nothing left; ends with PASS or FAIL
-	@$(PYTHON) tools/setup.py demo
+	@$(PYTHON) tools/setup.py rust demo
 	$(BUILD)
 	@$(VENV) -m demo
 

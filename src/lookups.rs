@@ -111,20 +111,14 @@ impl<C: Cloud> Lookups<C> {
         self.owner.forget("");
     }
 
-    /// The image that a parameter names.
+    /// The image that a parameter names; one that holds anything else names none.
     ///
     /// # Errors
     /// When it was never known and cannot be asked.
     pub async fn image(&self, parameter: &str) -> Answer<Known<String>> {
-        let found = self
-            .images
-            .get(
-                parameter,
-                self.clock.now(),
-                |image| ttl(image.as_ref(), IMAGE),
-                || self.cloud.parameter(parameter),
-            )
-            .await?;
+        let ask = || async { Ok(read_image(self.cloud.parameter(parameter).await?)) };
+        let ttl = |image: &Option<String>| ttl(image.as_ref(), IMAGE);
+        let found = self.images.get(parameter, self.clock.now(), ttl, ask).await?;
         Ok(known(found))
     }
 
@@ -225,6 +219,13 @@ fn ttl<T>(found: Option<&T>, present: Duration) -> Duration {
 
 fn known<T>(found: Option<T>) -> Known<T> {
     found.map_or(Known::Absent, Known::Present)
+}
+
+/// The image that a parameter's text names, with the blanks around it cut. What else it may hold is nobody's business: agents choose the
+/// parameter, and its text would be told in their status.
+fn read_image(text: Option<String>) -> Option<String> {
+    text.map(|text| text.trim().to_owned())
+        .filter(|text| names::is_image_id(text))
 }
 
 /// Reads the owner record. One that makes no sense is somebody else's.
@@ -422,6 +423,26 @@ mod tests {
         assert_eq!(get(at(16), Ok(3)).await, Ok(3));
         cache.forget("k");
         assert_eq!(get(at(16), Ok(4)).await, Ok(4));
+    }
+
+    #[test]
+    fn a_parameter_without_an_image_id_names_no_image_and_is_not_told() {
+        let read = |text: &str| read_image(Some(text.to_owned()));
+        assert_eq!(read_image(None), None);
+        assert_eq!(
+            read("ami-0a22040000000001f\n").as_deref(),
+            Some("ami-0a22040000000001f")
+        );
+        for text in [
+            "",
+            "hunter2",
+            "ami-",
+            "ami-0A220400",
+            "ami-0a22040000000001f ami-0a22040000000001f",
+            r#"{"token":"s"}"#,
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | demo | debs | browser | voice | venv | contract | kube | rootfs | mutation | check] ...
+    tools/setup.py [all | demo | rust | debs | browser | voice | venv | contract | kube | rootfs | mutation | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -37,6 +37,7 @@ COMMANDS = {
     "nsenter": "util-linux",
 }
 PYTHON_AT_LEAST = (3, 11)
+GO_AT_LEAST = (1, 21)
 NODE_AT_LEAST = 20
 #: program -> how to ask for its version, and the versions that will do
 FIT = {
@@ -145,6 +146,21 @@ def check() -> None:
             )
 
 
+def builders() -> None:
+    """What this machine must bring itself, asked for before anything slow begins."""
+    ready = [os.access(paths.kube_dir() / name, os.X_OK) for name in paths.KUBE_PROGRAMS]
+    if not all(ready) and not all(fit_program(name, quiet=True) for name in paths.KUBE_PROGRAMS):
+        require_go()
+    if not (venv_home() / "complete").exists():
+        require_python()
+
+
+def rust() -> None:
+    """The compiler of the product itself."""
+    if not shutil.which("cargo"):
+        raise Missing("Rust is needed to build koi-operator and koi-gateway: install it from https://rustup.rs")
+
+
 def debs() -> None:
     """Debian packages whose commands are absent."""
     install(sorted({package for command, package in COMMANDS.items() if not has(command)}))
@@ -185,11 +201,15 @@ def has(command: str) -> bool:
 
 def venv() -> None:
     """The Python packages of the tests, in a folder named after the hash of their list."""
-    home = paths.CACHE / f"venv-{paths.key(paths.REQUIREMENTS)}"
+    home = venv_home()
     if not (home / "complete").exists():
         build_venv(home)
     if not paths.VENV.is_symlink() or os.readlink(paths.VENV) != home.name:
         point_venv_at(home)
+
+
+def venv_home() -> Path:
+    return paths.CACHE / f"venv-{paths.key(paths.REQUIREMENTS)}"
 
 
 def point_venv_at(home: Path) -> None:
@@ -202,11 +222,15 @@ def point_venv_at(home: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def build_venv(home: Path) -> None:
+def require_python() -> None:
     if sys.version_info < PYTHON_AT_LEAST:
         raise Missing(
             f"Python {'.'.join(map(str, PYTHON_AT_LEAST))} or later is needed; this is {sys.version.split()[0]}"
         )
+
+
+def build_venv(home: Path) -> None:
+    require_python()
     shutil.rmtree(home, ignore_errors=True)
     if subprocess.run([sys.executable, "-m", "venv", home], capture_output=True).returncode:
         raise Missing("Python cannot make virtual environments here: install the package python3-venv")
@@ -248,7 +272,7 @@ def kube() -> None:
         build_program(name, target, f"kube: {name} ({number} of {len(wanted)})")
 
 
-def fit_program(name: str) -> str | None:
+def fit_program(name: str, quiet: bool = False) -> str | None:
     """A program of a version that will do, in KUBEBUILDER_ASSETS or on the PATH."""
     search = os.pathsep.join(filter(None, (os.environ.get("KUBEBUILDER_ASSETS"), os.environ.get("PATH"))))
     found = shutil.which(name, path=search)
@@ -259,7 +283,9 @@ def fit_program(name: str) -> str | None:
     version = re.search(pattern, answer)
     if version and low <= tuple(map(int, version.groups())) <= high:
         return found
-    say(f"kube: {found} has a version that does not fit ({answer.strip().splitlines()[:1]}): not used")
+    if not quiet:
+        told = (answer.strip().splitlines() or ["no answer"])[0]
+        say(f"kube: {found} has a version that does not fit ({told}): not used")
     return None
 
 
@@ -269,10 +295,17 @@ def link(source: str, target: Path) -> None:
 
 
 def require_go() -> None:
-    if not shutil.which("go"):
+    answer = ""
+    if shutil.which("go"):
+        # Anywhere but in the module: there Go fetches the toolchain that go.mod names before it answers.
+        asked = subprocess.run(["go", "version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd="/")
+        answer = asked.stdout.strip()
+    version = re.search(r"go(\d+)\.(\d+)", answer)
+    if version is None or tuple(map(int, version.groups())) < GO_AT_LEAST:
+        here = f" (here is {version[0]})" if version else ""
         raise Missing(
-            "Go 1.21 or later is needed to build the control plane: install it from https://go.dev/dl, "
-            "or set KUBEBUILDER_ASSETS to a folder with " + ", ".join(paths.KUBE_PROGRAMS)
+            f"Go {'.'.join(map(str, GO_AT_LEAST))} or later is needed{here} to build the control plane: install it from "
+            "https://go.dev/dl, or set KUBEBUILDER_ASSETS to a folder with " + ", ".join(paths.KUBE_PROGRAMS)
         )
 
 
@@ -350,10 +383,10 @@ def rootfs() -> None:
 def demo() -> None:
     """Everything as root; else what a world whose machines are plain processes needs."""
     if os.geteuid() == 0:
-        steps: tuple[Callable[[], None], ...] = (check, debs, venv, rootfs, kube)
+        steps: tuple[Callable[[], None], ...] = (check, builders, debs, venv, rootfs, kube)
     else:
         say("not root: machines will be plain processes, not booted ones")
-        steps = (commands_without_root, venv, kube)
+        steps = (commands_without_root, builders, venv, kube)
     for step in steps:
         step()
 
@@ -411,7 +444,8 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "browser": (browser,),
     "voice": (voice,),
     "mutation": (venv, mutation),
-    "all": (check, debs, browser, voice, venv, contract, rootfs, kube),
+    "rust": (rust,),
+    "all": (check, builders, debs, browser, voice, venv, contract, rootfs, kube),
 }
 
 

@@ -217,6 +217,30 @@ def test_the_operator_cannot_write_spec(admin: Api, operator: Api, one_agent: st
     assert admin.call("PATCH", one_agent, change).ok
 
 
+def test_the_operator_writes_nothing_else_of_an_agent(admin: Api, operator: Api, one_agent: str) -> None:
+    """With an owner that is not there the garbage collector would delete it; a removed finalizer would let others' clean-up out."""
+    theirs = {"labels": {"team": "a"}, "annotations": {"note": "b"}, "finalizers": ["example.com/theirs"]}
+    assert admin.call("PATCH", one_agent, {"metadata": theirs}).ok
+    nobody = {"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "7f0a"}
+
+    def refusal(change: dict) -> tuple[int, str]:
+        answer = operator.call("PATCH", one_agent, {"metadata": change})
+        said = ("no finalizer but its own", "no labels, annotations or owners")
+        return answer.status_code, next((words for words in said if words in answer.text), answer.text[:80])
+
+    eventually("the policy", lambda: refusal({"labels": {"team": "x"}})[0] == 422)
+    assert [
+        refusal({"labels": {"team": None}}),
+        refusal({"annotations": {"skykoi.io/paused": "true"}}),
+        refusal({"ownerReferences": [nobody]}),
+        refusal({"finalizers": []}),
+        refusal({"finalizers": ["example.com/theirs", "example.com/more"]}),
+    ] == [(422, "no labels, annotations or owners")] * 3 + [(422, "no finalizer but its own")] * 2
+    for finalizers in (["example.com/theirs", "skykoi.io/instance"], ["example.com/theirs"]):
+        answer = operator.call("PATCH", one_agent, {"metadata": {"finalizers": finalizers}})
+        assert answer.ok, answer.text
+
+
 def test_the_operator_writes_its_own_secrets_only(admin: Api, operator: Api) -> None:
     secrets, own = f"/api/v1/namespaces/{TEAM}/secrets", f"/api/v1/namespaces/{NAMESPACE}/secrets"
     admin.create(secrets, secret("foreign"))

@@ -145,6 +145,14 @@ pub fn owner_parameter(cluster_id: &str) -> String {
     format!("/koi/{cluster_id}/owner")
 }
 
+/// Whether a text is the id of a machine image, as EC2 writes it.
+#[must_use]
+pub fn is_image_id(text: &str) -> bool {
+    let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    text.strip_prefix("ami-")
+        .is_some_and(|id| matches!(id.len(), 8 | 17) && id.chars().all(hex))
+}
+
 /// Name of the security group that all agents of one VPC and rule set share.
 #[must_use]
 pub fn security_group(cluster_id: &str, rule_set: &str) -> String {

@@ -71,7 +71,10 @@ fields! {
         "must be an object name: lower case letters, digits, '-' and '.', at most 253 characters",
     )]);
     /// A name for people, one line.
-    display_name = text(128, &[form(r"^[^\x00-\x1f\x7f]+$", "must be one line of text, at most 128 characters, without control characters")]);
+    display_name = text(128, &[form(
+        r"^[^\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}\x{202a}-\x{202e}\x{2066}-\x{2069}]+$",
+        "must be one line of text, at most 128 characters, without control characters",
+    )]);
     /// An e-mail address.
     email = text(254, &[form(r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", "must be an e-mail address: name@domain")]);
     /// An IANA time zone.

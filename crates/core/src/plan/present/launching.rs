@@ -204,11 +204,13 @@ impl<'a> Round<'a> {
             Known::Present(image) => Ok(image),
             Known::Unknown => Err(unknown(self.observed, "The image")),
             Known::Absent => {
-                let wish = match &self.agent.image {
-                    crate::desired::ImageWish::Id(id) => format!("image {id}"),
-                    crate::desired::ImageWish::Parameter(name) => format!("SSM parameter {name}"),
+                let what = match &self.agent.image {
+                    crate::desired::ImageWish::Id(id) => format!("There is no image {id} in this region."),
+                    crate::desired::ImageWish::Parameter(name) => {
+                        format!("There is no SSM parameter {name} in this region, or it holds no AMI id.")
+                    }
                 };
-                let message = format!("There is no {wish} in this region. Name another one in spec.instance.image.");
+                let message = format!("{what} Name another one in spec.instance.image.");
                 Err(Halt::blocked(Reason::ImageNotFound, message))
             }
         }
