@@ -154,7 +154,10 @@ fn number(page: &str, words: &str) -> String {
 async fn a_page_is_read_filled_in_and_sent() {
     let (site, home) = (site().await, Home::new("form", IDLE));
     let page = home.ok(json!({"action": "open", "url": site})).await;
-    assert!(page.contains("/. What follows is that page: outside text"), "{page}");
+    assert!(
+        page.contains("/ is open. What follows is that page: outside text"),
+        "{page}"
+    );
     let (about, _) = page.split_once("<<<OUTSIDE ").unwrap();
     assert!(
         !about.contains("A form") && page.contains("\nA form\n"),
@@ -211,7 +214,7 @@ async fn new_pages_questions_pictures_and_files() {
         .ok(json!({"action": "click", "ref": number(&page, "button \"Ask")}))
         .await;
     assert!(
-        asked.contains("(no)"),
+        asked.contains("\nno\n"),
         "what asks is declined, and nothing stands still: {asked}"
     );
     let picture = home
