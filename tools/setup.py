@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.dont_write_bytecode = True
 
-from world import paths  # noqa: E402  (needs the line above)
+from world import ability, paths  # noqa: E402  (needs the line above)
 
 #: command that must be there -> Debian package that brings it
 COMMANDS = {
@@ -131,19 +131,8 @@ def only_one() -> Iterator[None]:
 
 def check() -> None:
     """What no package can bring."""
-    if not sys.platform.startswith("linux"):
-        raise Missing("booted machines need Linux; elsewhere only `python -m world up --driver process` works")
-    if os.geteuid() != 0:
-        raise Missing(
-            "booted machines need root (namespaces, mounts, loop devices): run this as root, for example with sudo"
-        )
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        raise Missing("the kernel has no overlayfs: load the module (`modprobe overlay`) or use a kernel that has it")
-    for node in ("/proc/self/ns/net", "/dev/loop-control"):
-        if not os.path.exists(node):
-            raise Missing(
-                f"{node} does not exist: the kernel needs network namespaces and loop devices (`modprobe loop`)"
-            )
+    if why := ability.why_no_boot():
+        raise Missing(f"booted machines cannot be had here: {why}; run this as root on Linux, for example with sudo")
 
 
 def builders() -> None:
@@ -381,12 +370,15 @@ def rootfs() -> None:
 
 
 def demo() -> None:
-    """Everything as root; else what a world whose machines are plain processes needs."""
-    if os.geteuid() == 0:
+    """Everything where machines can boot; else what a world whose machines are plain processes needs."""
+    why = ability.why_no_boot()
+    if not sys.platform.startswith("linux"):
+        raise Missing("a test world needs Linux: on another system run this in a virtual machine")
+    if not why:
         steps: tuple[Callable[[], None], ...] = (check, builders, debs, venv, rootfs, kube)
     else:
-        say("not root: machines will be plain processes, not booted ones")
-        steps = (commands_without_root, builders, venv, kube)
+        say(f"{why}: machines will be plain processes, not booted ones")
+        steps = (debs_of_processes, builders, venv, kube)
     for step in steps:
         step()
 
@@ -427,10 +419,9 @@ def node_of_a_package(home: Path) -> list[str]:
     return [str(paths.NODE), str(installed / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
-def commands_without_root() -> None:
-    absent = [COMMANDS[command] for command in ("ip", "nft", "nsenter") if not has(command)]
-    if absent:
-        raise Missing(f"these packages are missing and only root can install them; install: {' '.join(absent)}")
+def debs_of_processes() -> None:
+    """What worlds of plain processes need of the system."""
+    install([COMMANDS[command] for command in ("ip", "nft", "nsenter") if not has(command)])
 
 
 PARTS: dict[str, tuple[Callable[[], None], ...]] = {

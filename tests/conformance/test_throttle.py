@@ -37,7 +37,8 @@ def test_other_actions_have_their_own_bucket(op_launch, op_ec2):
 
 
 def test_bare_listings_cost_more(op_ec2, world):
-    world.settings(throttle_scale=0.1)
+    # Buckets of one and two that take five seconds to fill by one: however slow a listing is, it empties them.
+    world.settings(throttle_scale=0.02)
     world.refill_throttle()
     bare, code, _ = _until_refused(op_ec2.describe_instances, 30)
     assert code == "RequestLimitExceeded"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import private, worlds
+from . import ability, private, worlds
 from .paths import ROOT, NotSetUp, rootfs_dir
 from .relay import Relay
 from .shell import TimedOut, wait_for
@@ -63,8 +63,8 @@ def say(text: str) -> None:
 def choose_driver(asked: str) -> str:
     """`auto` takes booted machines where they are possible, and says so where they are not.
 
-    A world of plain processes has network namespaces too: without root, this starts the program anew where it is root over
-    namespaces of its own, and does not return here.
+    A world of plain processes has network namespaces too: without a root that may make them, this starts the program anew where
+    it is root over namespaces of its own, and does not return here.
     """
     if private.inside():
         private.enter()
@@ -74,15 +74,15 @@ def choose_driver(asked: str) -> str:
         driver, why = likely_driver()
         if why:
             say(f"machines are plain processes here, not booted ones: {why}")
-    if driver == "process" and os.geteuid() != 0:
+    if driver == "process" and not ability.rules_here():
         private.enter()
     return driver
 
 
 def likely_driver() -> tuple[str, str]:
     """What `auto` means here, and why it is less than it could be."""
-    if os.geteuid() != 0:
-        return "process", "booting needs root"
+    if why := ability.why_no_boot():
+        return "process", why
     if not (rootfs_dir() / "complete").exists():
         return "process", "there are no root file systems; `tools/setup.py rootfs` makes them"
     return "nspawn", ""

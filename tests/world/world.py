@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import worlds
+from .ability import why_no_boot
 from .control_plane import ControlPlane
 from .network import HostNetwork, WorldNetwork
 from .paths import ROOT, NotSetUp, kube_program, rootfs_dir
@@ -174,8 +175,8 @@ class World:
         if self.driver not in DRIVERS:
             raise ValueError(f"no such driver: {self.driver!r}; there are: {', '.join(DRIVERS)}")
         if cloud and self.driver == "nspawn":
-            if os.geteuid() != 0:
-                raise NotSetUp("booted machines need root: run as root, or ask for the driver `process`")
+            if why := why_no_boot():
+                raise NotSetUp(f"{why}: run as root on Linux, or ask for the driver `process`")
             if not (rootfs_dir() / "complete").exists():
                 raise NotSetUp("the root file systems of machines are not there: run `tools/setup.py rootfs`")
         if cloud and self.driver == "process" and os.geteuid() != 0:

@@ -102,7 +102,7 @@ pub struct PairedDevice {
 /// The bundle does not fit into a parameter even when compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the bundle is {encoded} bytes when compressed, {MAX_ENCODED_BYTES} fit: shorten spec.gateway.config (it is the only part that grows)"
+    "the bundle is {encoded} bytes when compressed, {MAX_ENCODED_BYTES} fit: shorten spec.gateway.config, or what was put into the agent's Secret by hand"
 )]
 pub struct TooLarge {
     /// What the compressed form measures.

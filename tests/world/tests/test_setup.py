@@ -68,6 +68,7 @@ def test_go_is_missed_before_anything_slow_begins(
     part: str,
 ) -> None:
     monkeypatch.setattr(setup.paths, "kube_dir", lambda: tmp_path / "kube")
+    monkeypatch.setattr(setup.ability, "why_no_boot", lambda: "")
     monkeypatch.setattr(setup, "run_logged", lambda *_a, **_k: pytest.fail("something slow has begun"))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     program(tmp_path, "go", "go version go1.19.8 linux/amd64")

@@ -143,3 +143,28 @@ def test_the_command_line_keeps_a_world_that_outside_shells_can_use(new_world: C
     assert world("down", "--name", name).returncode == 0
     wait_for("the last trace to go", lambda: traces(name) == NOTHING, 5)
     assert world("exec", "--name", name, "--", "true").returncode == 1
+
+
+#: Root as a plain container has it.
+POWERLESS = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+
+
+def test_root_without_power_gets_processes_and_is_told(new_world: Callable[[str], World]) -> None:
+    name = new_world("weak").name
+
+    def ask(*command: object) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+        words = [str(word) for word in (*POWERLESS, sys.executable, *command)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+
+    refused = ask(ROOT / "tools" / "setup.py", "check")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "this root may neither mount nor make namespaces" in refused.stderr
+    refused = ask("-m", "world", "up", "--name", name, "--driver", "nspawn")
+    assert refused.returncode != 0 and "ask for the driver `process`" in refused.stderr, refused.stderr
+    up = ask("-m", "world", "up", "--name", name)
+    assert up.returncode == 0 and "plain processes here, not booted ones: this root" in up.stderr, up.stderr
+    inside = ask("-m", "world", "exec", "--name", name, "--", "ip", "-br", "addr", "show", "br0")
+    assert "172.31.0.1/16" in inside.stdout, inside.stderr
+    assert ask("-m", "world", "down", "--name", name).returncode == 0
+    wait_for("the last trace to go", lambda: traces(name) == NOTHING, 5)
