@@ -96,6 +96,8 @@ def test_an_answer_is_shown_while_it_comes_and_can_be_stopped(visit: Visit, gate
     say(page, "go")
     live = log.locator("li.live")
     expect(live).to_have_text("It begins and goes on")
+    page.reload()
+    expect(live).to_have_text("It begins and goes on")
     page.get_by_role("button", name="Stop").click()
     expect(live).to_have_count(0)
     expect(log.locator("li[data-role=note]").last).to_have_text("Stopped.")

@@ -260,6 +260,11 @@ impl Conversations {
         self.inner.in_flight(&canonical(key))
     }
 
+    /// The same, where people are shown what it says while it says it.
+    pub(crate) fn in_sight(&self, key: &str) -> Option<(String, String)> {
+        self.inner.in_sight(&canonical(key))
+    }
+
     /// Words of the gateway for the next turn of a session. They are on their way to the disk when this returns.
     pub(crate) fn note(&self, key: &str, text: &str) {
         self.inner.note(&canonical(key), text);

@@ -15,6 +15,19 @@ impl Inner {
         Some((id.clone(), stream.shown().to_owned()))
     }
 
+    /// The same, but for heartbeats: what those say is shown at their end, if at all.
+    pub(super) fn in_sight(&self, key: &str) -> Option<(String, String)> {
+        let (id, text) = self.in_flight(key)?;
+        let state = self.lock();
+        let words = state
+            .runs
+            .get(&id)?
+            .words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (!words.heartbeat).then_some((id, text))
+    }
+
     /// Words of the gateway that wait for the next turn of a session.
     pub(super) fn notes(&self, key: &str) -> Vec<String> {
         let state = self.lock();

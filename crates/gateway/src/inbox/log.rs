@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -44,7 +45,7 @@ impl Log {
         let (file, length) = if length > good || length > LARGE / 2 {
             rewrite(path, &restored)?
         } else {
-            (OpenOptions::new().create(true).append(true).open(path)?, good)
+            (ours().create(true).append(true).open(path)?, good)
         };
         sync_directory(directory)?;
         let log = Self {
@@ -180,10 +181,17 @@ fn read(path: &Path) -> io::Result<(Restored, u64, u64)> {
     }
 }
 
+/// What people write is for nobody else on the machine to read.
+fn ours() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
 /// Writes the file anew, with what still matters.
 fn rewrite(path: &Path, restored: &Restored) -> io::Result<(File, u64)> {
     let new = path.with_extension("jsonl.new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&new)?;
+    let mut file = ours().create(true).truncate(true).write(true).open(&new)?;
     let mut writer = io::BufWriter::new(&mut file);
     for record in restored.records() {
         serde_json::to_writer(&mut writer, &record)?;

@@ -11,7 +11,7 @@ use super::sessions::{KeyText, With, defaults, failed, key, shown, turn};
 use super::{Answer, Call, Method};
 use crate::server::hub::Audience;
 use crate::server::outbox::Broadcast;
-use crate::session::{Answer as Said, Content, Message, NewEntry, SessionKey, Summary, Touch, Wish};
+use crate::session::{Answer as Said, Content, Message, NewEntry, Page, SessionKey, Summary, Touch, Wish};
 
 /// Rows of a page when nobody says how many.
 const DEFAULT_LIMIT: u64 = 200;
@@ -73,10 +73,7 @@ async fn history(call: Call) -> Answer {
         max_chars,
         session_id: params.session_id.map(Text::into_string),
     };
-    let page = sessions
-        .history(&key, wish)
-        .await
-        .map_err(|error| failed(&call, &error))?;
+    let (page, run) = page(&call, &key, wish).await?;
     let known = sessions.describe(&key).await.map_err(|error| failed(&call, &error))?;
     let mut answer = info(&call, &key, known.as_ref());
     if let Some(answer) = answer.as_object_mut() {
@@ -85,8 +82,29 @@ async fn history(call: Call) -> Answer {
         answer.insert("totalMessages".to_owned(), json!(page.total));
         answer.insert("offset".to_owned(), json!(offset));
         answer.extend(page.next_offset.map(|next| ("nextOffset".to_owned(), json!(next))));
+        // What goes on stands at the end of the newest page.
+        let run = run.filter(|_| offset == 0);
+        answer.extend(run.map(|run| ("inFlightRun".to_owned(), run)));
     }
     Ok(answer)
+}
+
+/// A page, and the run that goes on behind it, with what it has said so far. A run that ended while the page was read is in the page.
+async fn page(call: &Call, key: &SessionKey, wish: Wish) -> Result<(Page, Option<Value>), ErrorShape> {
+    let (sessions, conversations) = (&call.shared.services.sessions, &call.shared.services.conversations);
+    let read = async || {
+        let page = sessions.history(key, wish.clone()).await;
+        page.map_err(|error| failed(call, &error))
+    };
+    let before = conversations.in_sight(key.as_str());
+    let mut page = read().await?;
+    let mut now = conversations.in_sight(key.as_str());
+    let id = |run: &Option<(String, String)>| run.as_ref().map(|(id, _)| id.clone());
+    if id(&before) != id(&now) {
+        page = read().await?;
+        now = now.filter(|(run, _)| id(&conversations.in_sight(key.as_str())).as_ref() == Some(run));
+    }
+    Ok((page, now.map(|(run_id, text)| json!({"runId": run_id, "text": text}))))
 }
 
 /// What a page says of its session.
@@ -111,7 +129,11 @@ async fn since(call: &Call, key: &SessionKey, cursor: &str, max_chars: usize) ->
     };
     let known = sessions.describe(key).await.map_err(|error| failed(call, &error))?;
     let session = known.map(|summary| shown(&summary, With::default()));
-    Ok(json!({"kind": "delta", "messages": rows, "deltaCursor": next, "sessionInfo": session}))
+    let mut delta = json!({"kind": "delta", "messages": rows, "deltaCursor": next, "sessionInfo": session});
+    if let Some((run_id, text)) = call.shared.services.conversations.in_sight(key.as_str()) {
+        delta["inFlightRun"] = json!({"runId": run_id, "text": text});
+    }
+    Ok(delta)
 }
 
 #[derive(Deserialize)]

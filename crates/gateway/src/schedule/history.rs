@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -118,7 +119,7 @@ impl History {
         if before > 0 && !ends_with_newline(&path)? {
             line.insert(0, b'\n');
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         file.write_all(&line)?;
         let after = before + line.len() as u64;
         if before / PRUNE_BYTES != after / PRUNE_BYTES {

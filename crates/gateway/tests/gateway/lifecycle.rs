@@ -134,3 +134,48 @@ fn a_port_that_is_taken_is_said() {
         "{said}"
     );
 }
+
+/// Files below a directory that others than their owner may read or write.
+fn open_to_others(directory: &std::path::Path) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(open_to_others(&entry.path()));
+        } else if entry.metadata().unwrap().permissions().mode() & 0o077 != 0 {
+            found.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[tokio::test]
+async fn nobody_else_reads_what_the_gateway_keeps() {
+    let mut gateway = Gateway::start();
+    let mut client = gateway.client().await;
+    let sent = json!({"sessionKey": "main", "message": "hello", "idempotencyKey": "1"});
+    assert_eq!(client.call("chat.send", sent).await["ok"], true);
+    let ended = client
+        .call("agent.wait", json!({"runId": "1", "timeoutMs": 20_000}))
+        .await;
+    assert_eq!(ended["payload"]["status"], "ok", "{ended}");
+    let job = json!({
+        "name": "job", "schedule": {"kind": "every", "everyMs": 3_600_000}, "sessionTarget": "isolated", "wakeMode": "now",
+        "payload": {"kind": "agentTurn", "message": "hi"}, "delivery": {"mode": "none"}
+    });
+    let job = client.call("cron.add", job).await["payload"]["id"].clone();
+    let begun = client.call("cron.run", json!({"id": job, "mode": "force"})).await;
+    assert_eq!(begun["payload"]["ran"], true, "{begun}");
+    let state = gateway.home.path("state");
+    let runs = state.join("cron/runs");
+    wait_for("the history of the job", || std::fs::read_dir(&runs).ok()?.next()?.ok());
+    gateway.device(7, &[], json!({})).await;
+    gateway.signal("TERM");
+    gateway.wait();
+    assert!(state.join("inbox").is_dir() && state.join("agents").is_dir());
+    let told = open_to_others(&state);
+    // One has nothing in it; the other says when the machine must be awake, to whoever looks after that.
+    let fine = |name: &String| ["gateway.lock", "next-wake"].contains(&name.as_str());
+    assert!(told.iter().all(fine), "{told:?}");
+}

@@ -476,6 +476,36 @@ async fn a_run_goes_on_without_its_socket_and_nothing_is_missed() {
 }
 
 #[tokio::test]
+async fn who_opens_a_conversation_in_the_middle_of_a_run_sees_what_was_said_so_far() {
+    let gateway = scripted(Home::new(), &json!([{"say": [{"text": "half an answer"}, "hang"]}]));
+    let mut client = gateway.client().await;
+    let question = json!({"sessionKey": "main"});
+    let empty = client.call("chat.history", question.clone()).await;
+    assert_eq!(empty["payload"]["inFlightRun"], Value::Null, "nothing goes on");
+    client.call("chat.send", message("r", "go")).await;
+    while client.event("chat").await["payload"]["state"] != "delta" {}
+    let run = json!({"runId": "r", "text": "half an answer"});
+    let mut other = gateway.client().await;
+    let page = other.call("chat.history", question.clone()).await["payload"].clone();
+    assert_eq!(page["inFlightRun"], run, "{page}");
+    assert_eq!(page["messages"][0]["role"], "user", "{page}");
+    let older = json!({"sessionKey": "main", "offset": 1});
+    let older = other.call("chat.history", older).await;
+    assert_eq!(
+        older["payload"]["inFlightRun"],
+        Value::Null,
+        "it is behind the newest page"
+    );
+    let since = json!({"sessionKey": "main", "cursor": page["deltaCursor"]});
+    let since = other.call("chat.history", since).await;
+    assert_eq!(since["payload"]["inFlightRun"], run, "{since}");
+    client.call("chat.abort", question.clone()).await;
+    terminal(&mut client, "r").await;
+    let page = other.call("chat.history", question).await;
+    assert_eq!(page["payload"]["inFlightRun"], Value::Null, "{page}");
+}
+
+#[tokio::test]
 async fn a_stop_lets_a_run_come_to_its_end() {
     let script = json!([{"say": [{"waitMs": 400}, {"text": "in time"}]}]);
     let mut gateway = scripted(Home::new(), &script);
