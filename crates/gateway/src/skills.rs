@@ -8,12 +8,14 @@ mod front;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use koi_hands::Place;
 use koi_wire::config::GatewayConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::front::Head;
 pub(crate) use self::front::Needs;
 use crate::file::Directory;
 
@@ -146,13 +148,14 @@ impl Shelf {
         let own = own
             .into_iter()
             .flat_map(|(origin, root)| on_disk(root).into_iter().map(move |(key, text)| (origin, key, text)));
-        let bundled = BUNDLED
-            .iter()
-            .map(|(key, text)| (Origin::Bundled, (*key).to_owned(), Ok((*text).to_owned())));
-        for (origin, key, text) in own.chain(bundled) {
+        for (origin, key, text) in own {
             if known.insert(key.clone()) {
-                skills.push(self.skill(origin, key, text, &choices, &environment));
+                let head = text.and_then(|text| front::read(&text));
+                skills.push(self.skill(origin, key, head, &choices, &environment));
             }
+        }
+        for (key, head) in bundled_heads().iter().filter(|(key, _)| !known.contains(*key)) {
+            skills.push(self.skill(Origin::Bundled, (*key).to_owned(), head.clone(), &choices, &environment));
         }
         skills
     }
@@ -240,14 +243,13 @@ impl Shelf {
         &self,
         origin: Origin,
         key: String,
-        text: Result<String, String>,
+        head: Result<Head, String>,
         choices: &Choices,
         environment: &[(&'static str, String)],
     ) -> Skill {
-        let read = text.and_then(|text| front::read(&text));
-        let (head, fault) = match read {
+        let (head, fault) = match head {
             Ok(head) => (head, None),
-            Err(fault) => (front::Head::default(), Some(format!("{key}/SKILL.md: {fault}"))),
+            Err(fault) => (Head::default(), Some(format!("{key}/SKILL.md: {fault}"))),
         };
         let allowed = self.allow_bundled.as_ref();
         Skill {
@@ -290,6 +292,12 @@ impl Shelf {
             },
         }
     }
+}
+
+/// The heads of the bundled ones. They never change, and each turn asks for them.
+fn bundled_heads() -> &'static [(&'static str, Result<Head, String>)] {
+    static HEADS: OnceLock<Vec<(&'static str, Result<Head, String>)>> = OnceLock::new();
+    HEADS.get_or_init(|| BUNDLED.iter().map(|(key, text)| (*key, front::read(text))).collect())
 }
 
 fn is_program(path: &Path) -> bool {

@@ -24,6 +24,9 @@ use crate::session::Message;
 /// Longest silence of a model before it counts as stalled.
 pub(crate) const SILENCE: Duration = Duration::from_secs(120);
 
+/// Words of a model that are taken in together, where they come together.
+const AT_ONCE: usize = 32;
+
 /// How long calls may take to clean up when they are not wanted any more.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 
@@ -252,11 +255,12 @@ impl Going<'_> {
                 self.drive.stage.flush();
                 None
             }
-            (number, event) = hear(listening, self.drive.silence) => {
-                if matches!(event, ModelEvent::Done(_) | ModelEvent::Failed(_)) {
+            (number, heard) = hear(listening, self.drive.silence) => {
+                if heard.last().is_some_and(is_end) {
                     self.listening = None;
                 }
-                Some(Input::Model(number, event))
+                self.inputs.extend(heard.into_iter().map(|event| Input::Model(number, event)));
+                None
             }
             Some((id, result)) = calls.next(), if !calls.is_empty() => Some(Input::ToolDone(id, result)),
             written = written(writing) => {
@@ -281,20 +285,36 @@ async fn written(writing: &mut Option<BoxFuture<'static, Result<(), String>>>) -
     }
 }
 
-/// The next word of the model. A stream that ends without an end was cut, and silence does not last for ever.
-async fn hear(listening: &mut Option<(u32, BoxStream<'static, ModelEvent>)>, silence: Duration) -> (u32, ModelEvent) {
+/// The next words of the model: those that one has to wait for, and those that are there by then. A stream that ends without an end was cut, and
+/// silence does not last for ever.
+async fn hear(
+    listening: &mut Option<(u32, BoxStream<'static, ModelEvent>)>,
+    silence: Duration,
+) -> (u32, Vec<ModelEvent>) {
     let Some((number, events)) = listening else {
         return std::future::pending().await;
     };
-    let event = match tokio::time::timeout(silence, events.next()).await {
-        Ok(Some(event)) => event,
-        Ok(None) => ModelEvent::Failed(Fault::new(FaultClass::Cut, "the model's answer was cut off")),
+    let cut = || ModelEvent::Failed(Fault::new(FaultClass::Cut, "the model's answer was cut off"));
+    let first = match tokio::time::timeout(silence, events.next()).await {
+        Ok(event) => event.unwrap_or_else(cut),
         Err(_) => ModelEvent::Failed(Fault::new(
             FaultClass::Stalled,
             format!("the model said nothing for {} seconds", silence.as_secs()),
         )),
     };
-    (*number, event)
+    let mut heard = vec![first];
+    while heard.len() < AT_ONCE
+        && !heard.last().is_some_and(is_end)
+        && let Some(event) = events.next().now_or_never()
+    {
+        heard.push(event.unwrap_or_else(cut));
+    }
+    (*number, heard)
+}
+
+/// Does nothing follow?
+fn is_end(event: &ModelEvent) -> bool {
+    matches!(event, ModelEvent::Done(_) | ModelEvent::Failed(_))
 }
 
 /// An answer that is not written down is none: after a restart it would be given once more.

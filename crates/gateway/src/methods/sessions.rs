@@ -382,8 +382,17 @@ fn tell(hub: &Hub, sessions: &Sessions, change: &Change) {
         Change::Message { key, .. } => (key, "message"),
         Change::Session { key, reason } => (key, *reason),
     };
+    let (follows, lists) = (
+        hub.hears(Audience::Session(key.as_str())),
+        hub.hears(Audience::SessionList),
+    );
+    if !follows && !lists {
+        return;
+    }
     let session = sessions.known(key).map(|summary| shown(&summary, With::default()));
-    if let Change::Message { session_id, row, .. } = change {
+    if let Change::Message { session_id, row, .. } = change
+        && follows
+    {
         let payload = json!({
             "sessionKey": key, "agentId": key.agent(), "sessionId": session_id, "message": row,
             "messageId": row.pointer("/__openclaw/id"), "messageSeq": row.pointer("/__openclaw/seq"), "session": session
@@ -392,6 +401,9 @@ fn tell(hub: &Hub, sessions: &Sessions, change: &Change) {
             Audience::Session(key.as_str()),
             Broadcast::new(event::SESSION_MESSAGE, payload.to_string()),
         );
+    }
+    if !lists {
+        return;
     }
     let mut payload = match &session {
         Some(Value::Object(row)) => row.clone(),

@@ -184,6 +184,14 @@ impl Hub {
             .count()
     }
 
+    /// Is anybody there who would be told?
+    pub(crate) fn hears(&self, audience: Audience<'_>) -> bool {
+        let clients = self.lock();
+        clients
+            .iter()
+            .any(|(connection, client)| audience.includes(connection, client))
+    }
+
     /// Does anybody speak a version of the protocol for which this holds?
     pub(crate) fn speaks(&self, wanted: fn(u32) -> bool) -> bool {
         self.lock().values().any(|client| wanted(client.caller.protocol))

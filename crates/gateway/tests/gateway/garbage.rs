@@ -73,45 +73,36 @@ fn called(number: u32) -> Vec<u8> {
 #[tokio::test]
 async fn an_answer_that_never_ends_is_hung_up_on() {
     let much = "x".repeat(512 * 1024);
-    let start = json!({"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t0", "name": "write"}}});
-    let kinds: [(Vec<u8>, Vec<u8>, usize, &str); 4] = [
+    let begin = json!({"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t0", "name": "write"}}});
+    let arguments = delta(0, &json!({"toolUse": {"input": much}})).repeat(9);
+    let kinds: [(Vec<u8>, &str); 4] = [
         (
-            Vec::new(),
-            delta(0, &json!({"text": much})),
-            5,
+            [event("contentBlockStart", &begin), arguments].concat(),
+            "larger than any answer",
+        ),
+        (
+            delta(0, &json!({"reasoningContent": {"signature": much}})).repeat(9),
+            "larger than any answer",
+        ),
+        ((0..1025).flat_map(called).collect(), "for more than 1000 calls"),
+        (
+            delta(0, &json!({"text": much})).repeat(5),
             "said more than 2097152 bytes",
         ),
-        (
-            event("contentBlockStart", &start),
-            delta(0, &json!({"toolUse": {"input": much}})),
-            9,
-            "larger than any answer",
-        ),
-        (
-            Vec::new(),
-            delta(0, &json!({"reasoningContent": {"signature": much}})),
-            9,
-            "larger than any answer",
-        ),
-        (
-            (0..1025).flat_map(called).collect(),
-            Vec::new(),
-            0,
-            "for more than 1000 calls",
-        ),
     ];
-    for (first, again, times, words) in kinds {
-        // Nothing comes after it, and nobody says that this is all.
-        let frames = [begins(), first, again.repeat(times)].concat();
-        let server = Server::start(vec![Play::Stall(frames), says("Well.")]).await;
-        let gateway = gateway(Home::new(), &server, &[]);
-        let mut client = gateway.client().await;
-        let ended = ask(&mut client, "go").await;
-        assert_eq!(ended["state"], "error", "{words}");
-        let why = ended["errorMessage"].as_str().unwrap();
-        assert!(why.contains(words), "{why}");
-        assert_eq!(text(&ask(&mut client, "and now?").await), "Well.");
+    // Nothing comes after it, and nobody says that this is all.
+    let endless = kinds
+        .iter()
+        .map(|(frames, _)| Play::Stall([begins(), frames.clone()].concat()));
+    let server = Server::start(endless.collect()).await;
+    let gateway = gateway(Home::new(), &server, &[]);
+    let mut client = gateway.client().await;
+    for (number, (_, words)) in kinds.iter().enumerate() {
+        let ended = ask(&mut client, &format!("go {number}")).await;
+        let why = ended["errorMessage"].as_str().unwrap_or_default();
+        assert!(ended["state"] == "error" && why.contains(words), "{words}: {why}");
     }
+    assert_eq!(client.call("health", json!({})).await["ok"], true);
 }
 
 /// Bits that rot in a transcript, and files of the workspace that are none.

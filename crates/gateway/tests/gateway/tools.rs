@@ -322,6 +322,65 @@ async fn polly_speaks_into_the_workspace() {
 }
 
 #[tokio::test]
+async fn what_polly_refuses_is_told_and_leaves_no_file() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let head = |status: &str, length: usize| format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
+    let with = |status: &str, body: &str| head(status, body.len()) + body;
+    let answers = [
+        (
+            with(
+                "403 No",
+                r#"{"message":"User u is not authorized to perform: polly:SynthesizeSpeech"}"#,
+            ),
+            "The role of this instance lacks polly:SynthesizeSpeech: User u",
+        ),
+        (
+            with("429 Slow", r#"{"message":"Rate exceeded"}"#),
+            "takes no more requests at the moment: Rate exceeded",
+        ),
+        (
+            with("400 Bad", "{\"message\":\"voice \\u001b[31mX\"}"),
+            "Amazon Polly answers 400: voice X",
+        ),
+        (with("503 Later", "<html>"), "Amazon Polly answers 503: no reason given"),
+        (
+            head("200 OK", 6) + "ID",
+            "Amazon Polly cannot be asked: the answer of 127.0.0.1 broke off",
+        ),
+        (
+            head("200 OK", 64 << 20) + &"x".repeat(17 << 20),
+            "it has more than 16777216 bytes",
+        ),
+    ];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let plays = answers.clone().into_iter().map(|(answer, _)| answer);
+    tokio::spawn(async move {
+        for answer in plays {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = vec![0; 16 * 1024];
+            let _ = stream.read(&mut buffer).await.unwrap();
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let all: Vec<_> = (0..answers.len())
+        .map(|number| ("speech", json!({"text": format!("word {number}"), "path": "hello.mp3"})))
+        .collect();
+    let server = Server::start(vec![calls(&all), says("Not spoken.")]).await;
+    let endpoint = ("AWS_ENDPOINT_URL_POLLY", format!("http://127.0.0.1:{port}"));
+    let speech = json!({"tools": {"speech": {"provider": "polly", "region": "us-east-1"}}});
+    let gateway = gateway_with(Home::new(), &server, &[endpoint], &speech);
+    let mut client = gateway.client().await;
+    ask(&mut client, "speak").await;
+    for (number, (_, words)) in answers.iter().enumerate() {
+        let result = result(&server, &format!("t{number}"));
+        let said = result["content"][0]["text"].as_str().unwrap();
+        assert!(result["status"] == "error" && said.contains(words), "{words}: {said}");
+    }
+    assert!(!gateway.home.path("koi/hello.mp3").exists());
+}
+
+#[tokio::test]
 async fn a_client_calls_a_tool_over_the_socket() {
     let home = Home::new();
     let mut document = config(&home);

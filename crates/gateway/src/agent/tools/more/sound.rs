@@ -34,6 +34,8 @@ pub(super) struct Speech {
     provider: SpeechProvider,
     voice: Option<String>,
     region: Option<String>,
+    /// Who speaks on the machine.
+    pub(super) program: &'static str,
     /// Where Polly is asked, where that is another place than AWS's own.
     endpoint: Option<String>,
     caller: Caller,
@@ -53,6 +55,7 @@ impl Speech {
             provider: config.provider.unwrap_or(SpeechProvider::Espeak),
             voice: config.voice.clone(),
             region: config.region.clone(),
+            program: "espeak-ng",
             endpoint,
             caller: Caller::default(),
             aws: OnceCell::new(),
@@ -103,10 +106,10 @@ impl Speech {
         }
         let voice = self.voice.as_deref().unwrap_or("en");
         let source = quoted_path(&source);
-        let (voice, target) = (quoted(voice), quoted_path(path));
+        let (voice, target, program) = (quoted(voice), quoted_path(path), self.program);
         let command = format!(
-            "if command -v espeak-ng >/dev/null; then espeak-ng -v {voice} -w {target} -f {source}; code=$?\n\
-             else echo 'espeak-ng is not installed: install it, or set tools.speech.provider to polly'; code=127; fi\n\
+            "if command -v {program} >/dev/null; then {program} -v {voice} -w {target} -f {source}; code=$?\n\
+             else echo '{program} is not installed: install it, or set tools.speech.provider to polly'; code=127; fi\n\
              rm -f -- {source}; exit $code"
         );
         let arguments = json!({"command": command, "yieldMs": 60_000, "timeoutSeconds": 60});

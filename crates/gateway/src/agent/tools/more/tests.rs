@@ -404,6 +404,31 @@ async fn a_text_is_spoken_whatever_commands_the_model_may_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voice_that_is_not_there_says_what_to_install() {
+    let scene = Scene::new(&json!({"tools": {"speech": {}}}));
+    let site = CallSite {
+        session_key: MAIN.to_owned(),
+        run_id: "r".to_owned(),
+        cancel: CancellationToken::new(),
+    };
+    let mut speech = Speech::new(&koi_wire::config::Speech::default(), None);
+    speech.program = "espeak-of-nobody";
+    let before = fs::read_dir(&*scene.place).unwrap().count();
+    let said = speech
+        .speak(&scene.tools.0, json!({"text": "hello", "path": "a.wav"}), &site)
+        .await;
+    assert_eq!(
+        said.unwrap_err().lines().next(),
+        Some("espeak-of-nobody is not installed: install it, or set tools.speech.provider to polly")
+    );
+    assert_eq!(
+        fs::read_dir(&*scene.place).unwrap().count(),
+        before,
+        "nothing is left behind"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voice_that_fails_says_so() {
     use std::os::unix::fs::PermissionsExt;
     let scene = Scene::new(&json!({"tools": {"speech": {}}}));
