@@ -15,9 +15,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -41,6 +41,9 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the rest of a body that is too large is taken and dropped: who sends all of it before reading gets to reading why.
+const SWALLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body of an answer: a text, or a stream.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -188,8 +191,8 @@ async fn admit(shared: &Shared, from: IpAddr, request: Request<Incoming>, most: 
 }
 
 async fn read(request: Request<Incoming>, most: usize) -> Result<Admitted, Refusal> {
-    let (parts, body) = request.into_parts();
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
+    let (parts, mut body) = request.into_parts();
+    let collected = tokio::time::timeout(BODY_TIMEOUT, collect(&mut body, most)).await;
     let body = match collected {
         Err(_) => {
             return Err(refuse(
@@ -198,23 +201,48 @@ async fn read(request: Request<Incoming>, most: usize) -> Result<Admitted, Refus
                 "the body did not come in time",
             ));
         }
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+        Ok(Err(Spoiled::Large)) => {
+            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+            let _ = tokio::time::timeout(SWALLOW_TIMEOUT, rest).await;
             let message = format!("the body is larger than {most} bytes");
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &message));
         }
-        Ok(Err(_)) => {
+        Ok(Err(Spoiled::Cut)) => {
             return Err(refuse(
                 StatusCode::BAD_REQUEST,
                 "invalid_request_error",
                 "the body was cut off",
             ));
         }
-        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Ok(body)) => body,
     };
     Ok(Admitted {
         headers: parts.headers,
         body,
     })
+}
+
+/// Why a body is of no use.
+enum Spoiled {
+    /// There is more of it than is taken.
+    Large,
+    /// It did not come to its end.
+    Cut,
+}
+
+/// A whole body, where it has so many bytes at most.
+async fn collect(body: &mut Incoming, most: usize) -> Result<Bytes, Spoiled> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Spoiled::Cut)?.into_data() else {
+            continue;
+        };
+        if data.len() > most - whole.len() {
+            return Err(Spoiled::Large);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
 }
 
 /// Holds that the caller has one of the tokens.

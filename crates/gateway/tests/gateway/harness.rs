@@ -192,16 +192,6 @@ impl Gateway {
         String::from_utf8(answer).unwrap()
     }
 
-    /// The same, where the gateway may hang up before it has read all.
-    pub(crate) async fn try_http(&self, request: &str) -> Option<String> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = self.stream().await;
-        let _ = stream.write_all(request.as_bytes()).await;
-        let mut answer = Vec::new();
-        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
-        Some(String::from_utf8(answer).unwrap()).filter(|answer| !answer.is_empty())
-    }
-
     pub(crate) async fn get(&self, path: &str) -> String {
         self.http(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
             .await
