@@ -120,7 +120,7 @@ async fn what_cannot_be_read_costs_itself_and_is_told() {
         .find(|path| path.extension().is_some_and(|ending| ending == "jsonl"))
         .unwrap();
     let whole = fs::read(&path).unwrap();
-    let at = memchr::memmem::find(&whole, b"\"Two.\"").unwrap();
+    let at = memchr::memmem::find(&whole, b"\"One.\"").unwrap();
     let mut rotten = whole.clone();
     rotten[at + 1..at + 4].copy_from_slice(b"\xff\x00\x07");
     fs::write(&path, &rotten).unwrap();
@@ -130,10 +130,10 @@ async fn what_cannot_be_read_costs_itself_and_is_told() {
     assert_eq!(text(&ask(&mut client, "third").await), "Three.");
     let (_, body) = server.asked.lock().unwrap().last().unwrap().clone();
     let seen = body["messages"].to_string();
-    for said in ["first", "One.", "second", "third"] {
+    for said in ["first", "second", "Two.", "third"] {
         assert!(seen.contains(said), "{said}: {seen}");
     }
-    assert!(!seen.contains("Two."), "{seen}");
+    assert!(!seen.contains("One."), "{seen}");
     let system = body["system"][0]["text"].as_str().unwrap();
     assert!(
         system.contains("[unreadable: AGENTS.md: AGENTS.md is not a file]"),
