@@ -9,6 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use koi_core::desired::span;
 use koi_core::render::user_data::Artifact;
 
+/// The region of what is only rendered.
+const DEFAULT_REGION: &str = "us-east-1";
+
 /// Kubernetes operator that gives each KoiAgent an EC2 instance of its own.
 #[derive(Debug, Parser)]
 #[command(name = "koi-operator", version, disable_help_subcommand = true)]
@@ -137,10 +140,10 @@ pub struct RenderArgs {
     #[arg(long, env = "KOI_CLUSTER_ID", default_value = "example", value_parser = cluster_id)]
     pub cluster_id: String,
     /// Region, for ARNs.
-    #[arg(long, env = "AWS_REGION", default_value = "us-east-1")]
+    #[arg(long, env = "AWS_REGION", default_value = DEFAULT_REGION, value_parser = region)]
     pub region: String,
     /// Account, for ARNs.
-    #[arg(long, default_value = "123456789012")]
+    #[arg(long, default_value = "123456789012", value_parser = account)]
     pub account: String,
 }
 
@@ -208,6 +211,29 @@ fn cluster_id(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 63 of a-z, 0-9 and -, such as prod-eu".to_owned())
+    }
+}
+
+fn account(text: &str) -> Result<String, String> {
+    if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be the id of an AWS account: 12 digits".to_owned())
+    }
+}
+
+/// An empty variable is as good as none.
+fn region(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let fits = text.len() <= 32
+        && text.chars().all(plain)
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.ends_with(|c: char| c.is_ascii_digit())
+        && text.contains('-');
+    match text {
+        "" => Ok(DEFAULT_REGION.to_owned()),
+        _ if fits => Ok(text.to_owned()),
+        _ => Err("must be an AWS region such as us-east-1 or eu-central-2".to_owned()),
     }
 }
 

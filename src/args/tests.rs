@@ -109,6 +109,10 @@ fn advice_is_about_the_command_that_was_meant() {
     assert!(told(&["koi-operator", "render"]).contains("`koi-operator render --help`"));
     let labels = told(&["koi-operator", "render", "-f", "-", "--namespace-labels", "team"]);
     assert!(labels.contains("must be labels such as team=research"), "{labels}");
+    let account = told(&["koi-operator", "render", "-f", "-", "--account", "1"]);
+    assert!(account.contains("12 digits"), "{account}");
+    let region = told(&["koi-operator", "render", "-f", "-", "--region", "x;y"]);
+    assert!(region.contains("must be an AWS region such as us-east-1"), "{region}");
     assert!(told(&["koi-operator", "crds", "--x"]).contains("`koi-operator crds --help`"));
     assert!(told(&["koi-operator", "rnu"]).contains("`koi-operator --help`"));
 }

@@ -17,6 +17,9 @@ use super::{Fault, Refused};
 /// The version of our kinds.
 const VERSION: &str = "skykoi.io/v1alpha1";
 
+/// Many times what an API server takes in one request.
+const TEXT_MAX: u64 = 32 * 1024 * 1024;
+
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub(super) struct Manifests {
@@ -140,13 +143,13 @@ pub(super) fn read(files: &[std::path::PathBuf], stdin: &mut dyn Read) -> Result
 
 fn text(file: &File, stdin: &mut dyn Read) -> Result<(String, String), Refused> {
     let (name, text) = if file == File::new("-") {
-        let mut text = String::new();
-        (
-            "standard input".to_owned(),
-            stdin.read_to_string(&mut text).map(|_| text),
-        )
+        ("standard input".to_owned(), bounded(stdin))
     } else {
-        (file.display().to_string(), std::fs::read_to_string(file))
+        let opened = std::fs::File::open(file);
+        (
+            file.display().to_string(),
+            opened.and_then(|mut opened| bounded(&mut opened)),
+        )
     };
     match text {
         Ok(text) => Ok((name, text)),
@@ -154,6 +157,17 @@ fn text(file: &File, stdin: &mut dyn Read) -> Result<(String, String), Refused> 
             "{name}: cannot be read: {error}; name a file of YAML or JSON, or - for standard input"
         )])),
     }
+}
+
+/// A whole text, unless it is without end.
+fn bounded(source: &mut dyn Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    source.take(TEXT_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > TEXT_MAX {
+        let told = format!("it has more than {TEXT_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, told));
+    }
+    Ok(text)
 }
 
 /// The documents of a text, without those that hold comments only.

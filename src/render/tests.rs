@@ -91,6 +91,11 @@ fn what_is_missing_is_told_with_what_to_do() {
     );
     let none = rendered(&["-f", "/nowhere.yaml"]).unwrap_err();
     assert!(none.starts_with("/nowhere.yaml: cannot be read: "), "{none}");
+    let endless = rendered(&["-f", "/dev/zero"]).unwrap_err();
+    assert!(
+        endless.starts_with("/dev/zero: cannot be read: it has more than 33554432 bytes"),
+        "{endless}"
+    );
 }
 
 #[test]
