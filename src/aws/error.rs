@@ -3,12 +3,14 @@
 use std::error::Error;
 use std::future::Future;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::SdkError;
 use aws_sdk_ec2::operation::RequestId;
+use koi_core::refusal::NO_CREDENTIALS;
 
 use crate::budget;
 use crate::cloud::{Answer, CloudError, ErrorKind};
@@ -48,8 +50,11 @@ where
         _ => ErrorKind::Unreachable,
     };
     // Credentials that could not be had tell more than the call that needed them.
-    if let Some(refused) = cause(error) {
+    if let Some(refused) = cause::<CloudError>(error) {
         return refused.clone();
+    }
+    if let Some(CredentialsError::CredentialsNotLoaded(_)) = cause(error) {
+        return no_credentials(operation);
     }
     let service = error.as_service_error();
     CloudError {
@@ -85,12 +90,24 @@ pub(super) fn request_id(response: &HttpResponse) -> Option<String> {
     plain.then(|| id.to_owned())
 }
 
-/// An error of ours within one of the SDK's.
-fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CloudError> {
+/// Nobody has credentials for us: the call was never made.
+fn no_credentials(operation: &'static str) -> CloudError {
+    CloudError {
+        operation,
+        code: NO_CREDENTIALS.to_owned(),
+        message: "neither the environment nor a profile, a web identity, Pod Identity or instance metadata has any"
+            .to_owned(),
+        request_id: None,
+        kind: ErrorKind::NotSent,
+    }
+}
+
+/// An error of this kind within one of the SDK's.
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut inner = error.source();
     while let Some(error) = inner {
-        if let Some(ours) = error.downcast_ref() {
-            return Some(ours);
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         inner = error.source();
     }
@@ -122,6 +139,19 @@ mod tests {
             Err(refused("VolumeInUse"))
         );
         assert_eq!(met(Ok(3), &[]), Ok(3));
+    }
+
+    #[test]
+    fn a_call_without_credentials_says_so_and_not_that_the_cloud_is_away() {
+        use aws_sdk_sts::operation::get_caller_identity::GetCallerIdentityError;
+        use aws_smithy_runtime_api::client::result::ConnectorError;
+        let missing = CredentialsError::not_loaded("no providers in chain");
+        let error = SdkError::<GetCallerIdentityError, HttpResponse>::dispatch_failure(ConnectorError::other(
+            missing.into(),
+            None,
+        ));
+        let told = told("GetCallerIdentity", &error);
+        assert_eq!((told.code.as_str(), told.kind), (NO_CREDENTIALS, ErrorKind::NotSent));
     }
 
     #[test]

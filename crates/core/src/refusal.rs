@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::api::Reason;
 
 pub use standing::Standing;
+pub use table::NO_CREDENTIALS;
 use table::{TABLE, THROTTLES, family};
 
 /// When it makes sense to ask again.

@@ -18,6 +18,9 @@ pub(super) const THROTTLES: &[&str] = &[
     "SlowDown",
 ];
 
+/// Our word for a call that was not made because nobody has credentials for us. They may only be late, as when a node starts.
+pub const NO_CREDENTIALS: &str = "NoCredentials";
+
 /// AWS's words for credentials that it does not know or no longer takes.
 const CREDENTIALS: &[&str] = &[
     "AuthFailure",
@@ -36,7 +39,7 @@ const CREDENTIALS: &[&str] = &[
 
 /// Whether a code is about who calls, and not about what is called.
 pub(super) fn is_about_credentials(code: &str) -> bool {
-    CREDENTIALS.contains(&code)
+    code == NO_CREDENTIALS || CREDENTIALS.contains(&code)
 }
 
 /// One row of the table: a class of codes and what it means.
@@ -456,6 +459,12 @@ pub(super) const TABLE: &[Row] = &[
         Reason::Unauthorized,
         Retry::Slow,
         "allow the operator's role this action; the policy that it needs comes with the chart",
+    ),
+    row(
+        &[NO_CREDENTIALS],
+        Reason::Unauthorized,
+        Retry::Soon,
+        "give the operator credentials: EKS Pod Identity or IRSA for its ServiceAccount, or the chart's aws.credentialsSecret",
     ),
     row(
         CREDENTIALS,
