@@ -415,7 +415,7 @@ async fn what_comes_during_a_run_is_collected_and_ends_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steering_joins_the_run_at_the_next_boundary() {
     let place = Scratch::new("steer");
-    let wait = json!({"call": {"id": "c", "name": "wait", "arguments": {"ms": 100}}});
+    let wait = json!({"call": {"id": "c", "name": "wait", "arguments": {"ms": 1000}}});
     let scene = Scene::new(&place, json!([{"say": [wait]}, {"say": [{"text": "both"}]}]));
     scene.say("a", "one").await;
     let mut steer = message("b", "and two");
