@@ -22,9 +22,9 @@ build: ## Dev binaries: target/debug/{koi-operator,koi-gateway}
 	$(BUILD)
 
 release: ## Release binaries: target/release/{koi-operator,koi-gateway}
-	cargo build -p koi-operator --bins --release --features jemalloc
+	cargo build -p koi-operator --bins --profile slim --features jemalloc
 	cargo build -p koi-gateway --bins --profile slim
-	install -D target/slim/koi-gateway target/release/koi-gateway
+	install -D --target-directory=target/release target/slim/koi-operator target/slim/koi-gateway
 	@$(PYTHON) tools/check_binary.py target/release/koi-gateway
 
 demo: ## The product's main job on a world of its own, from apply to nothing left; ends with PASS or FAIL
@@ -45,7 +45,7 @@ long: ## The long tier: more seeds, every crash index, storms at full length, mu
 bench: ## Benchmarks: a table, and JSON under target/bench/
 	@$(PYTHON) tools/setup.py all
 	@$(MAKE) --no-print-directory release
-	cargo build -p koi-operator --example memory --release --features jemalloc
+	cargo build -p koi-operator --example memory --profile slim --features jemalloc
 	cargo build -p koi-gateway --example load --profile slim
 	@$(VENV) -m bench
 

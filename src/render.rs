@@ -69,6 +69,7 @@ fn document(agent: &KoiAgent, manifests: &Manifests, args: &RenderArgs) -> anyho
         operator_version: env!("CARGO_PKG_VERSION").to_owned(),
         default_artifact: None,
         shared_models: shared_models(plans, plan.is_none()),
+        ..Settings::default()
     };
     let name = agent.name_any();
     let labels = args.namespace_labels().or_else(|| manifests.namespaces.get(&namespace));

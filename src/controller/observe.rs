@@ -8,8 +8,8 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
-    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused, SecretFacts, Snapshot,
-    Subnet, VolumeState,
+    Hop, Identity, Instance, Known, Observed, OwnerRecord, Place, Probe, Pushed, Recorded, Refused, SecretFacts,
+    Snapshot, Subnet, VolumeState,
 };
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
@@ -20,6 +20,7 @@ use koi_wire::bundle::TooLarge;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::secret::{self, GatewaySecret};
+use super::validate::digest;
 use super::{FIRST_WORD, Round};
 use crate::cloud::{Answer, Cloud, CloudError};
 use crate::janitor;
@@ -158,7 +159,7 @@ impl<C: Cloud> Round<'_, C> {
             self.choose_offering(agent, subnets, observed);
         }
         if let Some(profile) = known(lookups.profile(&agent.identity.profile).await, failed) {
-            observed.identity = Known::Present(wished_identity(agent, observed, &profile));
+            observed.identity = Known::Present(self.wished_identity(agent, observed, &profile));
         }
         observed.security_group = self.security_group(agent, observed);
     }
@@ -215,6 +216,28 @@ impl<C: Cloud> Round<'_, C> {
         };
         self.memory.complete(&mut listed, now);
         Known::Present(listed)
+    }
+
+    /// The profile that an agent wishes.
+    fn wished_identity(&mut self, agent: &DesiredAgent, observed: &Observed, profile: &Profile) -> Identity {
+        let current = match (observed.place.present(), &profile.facts.policy) {
+            (Some(place), Some(policy)) => self.is_wished_policy(agent, place, policy),
+            _ => false,
+        };
+        as_identity(profile, &agent.claim.cluster_id, current)
+    }
+
+    /// Whether a role has the policy that is wished: two documents are made and compared once for each change of what they are made of.
+    fn is_wished_policy(&mut self, agent: &DesiredAgent, place: &Place, policy: &str) -> bool {
+        let (cluster_id, scope) = (&agent.claim.cluster_id, &agent.identity.scope);
+        let from = digest(&(cluster_id, place, &agent.role_models, scope, policy));
+        if let Some((_, same)) = self.memory.policy.filter(|(known, _)| *known == from) {
+            return same;
+        }
+        let wanted = identity::role_policy(cluster_id, place, &agent.role_models, scope);
+        let same = identity::policy_equal(policy, &wanted);
+        self.memory.policy = Some((from, same));
+        same
     }
 
     /// The group of the wished rule set, by name; a foreign one of that name is known only once a creation met it.
@@ -408,20 +431,6 @@ fn foreign_secret() -> SecretFacts {
         not_after: Timestamp::MAX,
         ..SecretFacts::default()
     }
-}
-
-/// The profile that an agent wishes.
-fn wished_identity(agent: &DesiredAgent, observed: &Observed, profile: &Profile) -> Identity {
-    let wish = &agent.identity;
-    let current = observed.place.present().is_some_and(|place| {
-        let wanted = identity::role_policy(&agent.claim.cluster_id, place, &agent.role_models, &wish.scope);
-        profile
-            .facts
-            .policy
-            .as_deref()
-            .is_some_and(|policy| identity::policy_equal(policy, &wanted))
-    });
-    as_identity(profile, &agent.claim.cluster_id, current)
 }
 
 /// The same for what nobody wishes any more: which policy it has does not matter.

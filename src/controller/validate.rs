@@ -1,12 +1,12 @@
 //! Validate: from the object and its plan to the wish, settled once for each change of either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use koi_core::api::{KoiAgent, KoiPlan, Reason};
-use koi_core::desired::{Desired, Document, NamespaceFacts, Settings, default_plan, shared_models};
+use koi_core::desired::{Desired, NamespaceFacts, Settings, default_plan, shared_models};
 use koi_core::plan::Why;
 
 use super::streams::malformed_plan;
@@ -19,8 +19,6 @@ pub struct Catalogue {
     changes: AtomicU64,
     agents_without_plan: AtomicBool,
     settled: Mutex<Option<Settled>>,
-    /// The config documents that there are: agents of one plan mostly have the same.
-    documents: Mutex<BTreeSet<Document>>,
 }
 
 #[derive(Clone)]
@@ -58,23 +56,7 @@ impl Catalogue {
             changes: AtomicU64::new(0),
             agents_without_plan: AtomicBool::new(false),
             settled: Mutex::new(None),
-            documents: Mutex::default(),
         }
-    }
-
-    /// Has a wish share its document with those that have an equal one.
-    fn share(&self, wish: &mut Desired) {
-        let Desired::Present(agent) = wish else { return };
-        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = documents.get(&agent.config) {
-            agent.config = known.clone();
-            return;
-        }
-        // Looked through when there are twice as many as the last time: what nobody has any more goes.
-        if documents.len().is_power_of_two() {
-            documents.retain(|document| document.holders() > 1);
-        }
-        documents.insert(agent.config.clone());
     }
 
     /// A plan changed.
@@ -149,10 +131,7 @@ impl<C: Cloud> Round<'_, C> {
         }
         let wish = match self.malformed_plan(plan.is_none()) {
             Some(why) if !leaving => Err(why),
-            _ => resolve(&self.agent, plan.as_deref(), labels, &settled.settings).map(|mut wish| {
-                self.context.catalogue.share(&mut wish);
-                Arc::new(wish)
-            }),
+            _ => resolve(&self.agent, plan.as_deref(), labels, &settled.settings).map(Arc::new),
         };
         self.memory.validated = Some(Validated {
             from,
@@ -174,7 +153,8 @@ impl<C: Cloud> Round<'_, C> {
     }
 }
 
-fn digest(origin: &impl Hash) -> u64 {
+/// What tells whether something was made of the same as before.
+pub(super) fn digest(origin: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     origin.hash(&mut hasher);
     hasher.finish()

@@ -50,7 +50,9 @@ class LargeFleet(Fleet):
 
     def begin(self) -> tuple[Gateways, Operator]:
         self.folder = Path(tempfile.mkdtemp(prefix="bundles-", dir=self.stage.scratch.name))
-        self.program = stage.OPERATOR.parent / PROGRAM
+        # `make release` copies the programs from the folder of their profile; examples stay there.
+        profile = "slim" if stage.OPERATOR.parent.name == "release" else stage.OPERATOR.parent.name
+        self.program = stage.OPERATOR.parent.with_name(profile) / PROGRAM
         weight = subprocess.run([self.program, "weigh", str(self.count)], capture_output=True, text=True, check=True)
         resident, live = map(int, weight.stdout.split())
         self.figures["the account in memory alone: MiB"] = resident / 1024

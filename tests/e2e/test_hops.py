@@ -118,6 +118,29 @@ def test_a_broken_hop_is_named(
     stage.wait_ready(settled, seconds=30)
 
 
+def test_what_comes_and_goes_is_one_event_that_is_counted(stage: Stage, settled: str) -> None:
+    def told(reason: str) -> list[int]:
+        """How often each Event of this reason was told."""
+        found = [event for event in stage.kube.events(settled) if event["reason"] == reason]
+        return [(event.get("series") or {"count": 1})["count"] for event in found]
+
+    machine, before = stage.machine(settled), sum(told("GatewayUnreachable"))
+    for _ in range(2):
+        stop_nginx(stage, settled, machine)
+        try:
+            stage.wait_condition(settled, "Ready", status="False", reason="GatewayUnreachable", seconds=30)
+        finally:
+            start_nginx(stage, settled, machine)
+        stage.wait_ready(settled, seconds=30)
+    until(
+        "both are told",
+        lambda: sum(told("GatewayUnreachable")) >= before + 2,
+        15,
+        seen=lambda: told("GatewayUnreachable"),
+    )
+    assert len(told("GatewayUnreachable")) == 1 and len(told("Ready")) <= 2, stage.kube.events(settled)
+
+
 def silence(stage: Stage, name: str, machine: Machine) -> None:
     """A listener that accepts and never answers takes the place of nginx."""
     machine.sh(

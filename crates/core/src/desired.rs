@@ -22,6 +22,7 @@ use crate::change::{Consent, MaxConcurrent};
 use crate::names::Claim;
 use crate::observed::Source;
 use crate::plan::Why;
+use crate::render::configs::Configs;
 use crate::render::identity::BundleScope;
 use crate::render::user_data::Artifact;
 
@@ -53,6 +54,8 @@ pub struct Settings {
     pub default_artifact: Option<Artifact>,
     /// The models of each shared profile, over all plans that use it: [`shared_models`].
     pub shared_models: BTreeMap<String, BTreeSet<String>>,
+    /// Configs that were rendered lately.
+    pub configs: Configs,
 }
 
 /// What is known of the agent's namespace.

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod config;
+pub mod configs;
 pub mod identity;
 pub mod network;
 pub mod preview;

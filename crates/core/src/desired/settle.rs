@@ -1,17 +1,17 @@
 //! What is settled for an agent that ought to be there, field by field: agent before plan before built-in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use koi_wire::bundle::{Owner, PairedDevice};
 use koi_wire::name::Scope;
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::cidr::Cidr;
 use super::plans::{cloud, identity_mode, plan_models, shared_profile};
 use super::{
-    DesiredAgent, Document, IdentityWish, ImageWish, IngressWish, Settings, StorageWish, annotated, annotation, limits,
-    span, why,
+    DesiredAgent, IdentityWish, ImageWish, IngressWish, Settings, StorageWish, annotated, annotation, limits, span, why,
 };
 use crate::api::{
     DeletionPolicy, GatewaySpec, IdentityMode, ImageSpec, InstanceSpec, KoiAgent, KoiPlanSpec, ModelSpec, NetworkSpec,
@@ -23,6 +23,7 @@ use crate::observed::Source;
 use crate::offering;
 use crate::plan::Why;
 use crate::render::config;
+use crate::render::configs::Config;
 use crate::render::identity::BundleScope;
 use crate::render::user_data::Artifact;
 use crate::rotation;
@@ -81,7 +82,7 @@ impl<T> Chosen<T> {
 pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Result<DesiredAgent, Why> {
     let (model, fallbacks) = models(asked)?;
     let owner = owner(asked.agent);
-    let config = gateway_config(asked, &model, &fallbacks, owner.time_zone.as_deref())?;
+    let config = gateway_config(asked, &model, &fallbacks, owner.time_zone.as_deref(), settings)?;
     let (files, config_map) = workspace(asked)?;
     let identity = identity(asked.plan, &claim);
     let (instance_type, fallback_types) = instance_types(asked)?;
@@ -110,9 +111,9 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
         identity,
         artifact: artifact(asked.plan, settings),
         gateway_version: gateway_version(asked)?,
-        config_sha256: koi_wire::config::digest::sha256(&config),
-        config_restart_sha256: koi_wire::config::restart_sha256(&config),
-        config: Document::of(&config),
+        config_sha256: config.sha256.clone(),
+        config_restart_sha256: config.restart_sha256.clone(),
+        config: config.document.clone(),
         owner,
         workspace_files: files,
         workspace_config_map: config_map,
@@ -159,7 +160,13 @@ fn instance_types(asked: &Asked<'_>) -> Result<(String, Vec<String>), Why> {
     Ok((chosen.value, fallbacks))
 }
 
-fn gateway_config(asked: &Asked<'_>, model: &str, fallbacks: &[String], time_zone: Option<&str>) -> Result<Value, Why> {
+fn gateway_config(
+    asked: &Asked<'_>,
+    model: &str,
+    fallbacks: &[String],
+    time_zone: Option<&str>,
+    settings: &Settings,
+) -> Result<Arc<Config>, Why> {
     let overrides = asked
         .gateway(|gateway| gateway.config.clone())
         .unwrap_or_else(|| Chosen::builtin(Map::new()));
@@ -171,7 +178,8 @@ fn gateway_config(asked: &Asked<'_>, model: &str, fallbacks: &[String], time_zon
         time_zone,
         tools,
     };
-    config::document(&wish, &overrides.value).map_err(|refused| limits::config_refused(asked, &overrides, &refused))
+    let rendered = settings.configs.of(&wish, &overrides.value);
+    rendered.map_err(|refused| limits::config_refused(asked, &overrides, &refused))
 }
 
 fn owner(agent: &KoiAgent) -> Owner {

@@ -14,7 +14,7 @@ pub const BEDROCK: &str = "amazon-bedrock/";
 const GEOGRAPHIES: &[&str] = &["us.", "us-gov.", "eu.", "apac.", "jp.", "au.", "ca.", "sa.", "global."];
 
 /// Whose bundle the role may read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BundleScope {
     /// A role that many agents share: each instance reads the parameter that is tagged with its own id.
     SharedByInstance,

@@ -20,6 +20,9 @@ pub(crate) const MAX_KEY: usize = 512;
 /// The longest id of an agent.
 const MAX_AGENT: usize = 64;
 
+/// How the ids of those sub-agents begin that work for a conversation in which others take part.
+const SHARED: &str = "shared-";
+
 /// A normalised session key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -163,9 +166,10 @@ impl SessionKey {
         Self::below(agent, &format!("cron:{}", part(job)))
     }
 
-    /// A sub-agent.
-    pub(crate) fn subagent(agent: &str, id: &str) -> Self {
-        Self::below(agent, &format!("subagent:{}", part(id)))
+    /// A sub-agent of this conversation.
+    pub(crate) fn subagent(&self, agent: &str, id: &str) -> Self {
+        let whose = if self.is_private() { "" } else { SHARED };
+        Self::below(agent, &format!("subagent:{whose}{}", part(id)))
     }
 
     /// A webhook.
@@ -230,6 +234,15 @@ impl SessionKey {
             [_, "channel", ..] => Kind::Channel,
             [first, ..] if first.starts_with("tui-") => Kind::Tui,
             _ => Kind::Other,
+        }
+    }
+
+    /// Nobody but the owner takes part: what the agent knows of its owner, and other conversations, are for nobody else.
+    pub(crate) fn is_private(&self) -> bool {
+        match self.kind() {
+            Kind::Group | Kind::Channel | Kind::Thread | Kind::Hook | Kind::Other => false,
+            Kind::Subagent => !self.0.contains(&format!(":subagent:{SHARED}")),
+            Kind::Main | Kind::Direct | Kind::Cron | Kind::Tui | Kind::Global => true,
         }
     }
 

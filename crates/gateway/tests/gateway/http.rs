@@ -242,6 +242,25 @@ async fn the_agent_answers_as_a_model_does() {
         "one turn"
     );
 
+    let picture = |url: &str| {
+        json!({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": url}}
+        ]}]})
+    };
+    let answer = call("/v1/chat/completions", "", picture("data:image/png;base64,AAEC")).await;
+    assert_eq!(status(&answer), "200", "{answer}");
+    let kept = gateway.home.path("koi/media/inbound");
+    let kept: Vec<_> = std::fs::read_dir(kept)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), [0, 1, 2]);
+    for bad in ["http://169.254.169.254/", "data:image/png;base64,===", ""] {
+        let answer = call("/v1/chat/completions", "", picture(bad)).await;
+        assert_eq!(status(&answer), "400", "{bad}: {answer}");
+    }
+
     let asked = json!({"input": "hello", "instructions": "be brief", "user": "anna"});
     let answer = call("/v1/responses", "", asked).await;
     let told = body(&answer);

@@ -144,8 +144,8 @@ impl Desk {
     ) -> Option<Result<String, String>> {
         let id = id_of(site, call_id);
         Some(match name {
-            "sessions_list" => self.list(arguments).await,
-            "sessions_history" => self.history(arguments).await,
+            "sessions_list" => self.list(arguments, site).await,
+            "sessions_history" => self.history(arguments, site).await,
             "session_status" => self.status(site),
             "sessions_send" => self.send(arguments, site, id).await,
             "sessions_spawn" => self.spawn(arguments, site, id).await,
@@ -154,8 +154,14 @@ impl Desk {
         })
     }
 
-    async fn list(&self, arguments: Value) -> Result<String, String> {
+    async fn list(&self, arguments: Value, site: &CallSite) -> Result<String, String> {
         let wish: List = read(arguments)?;
+        let here = key(&site.session_key)?;
+        if !here.is_private() {
+            let known = self.sessions.known(&here);
+            let known = known.map(|summary| line(&summary, self.clock.now_ms()));
+            return Ok(known.unwrap_or_else(|| "There are none.".to_owned()));
+        }
         let now_ms = self.clock.now_ms();
         let filter = Filter {
             limit: Some(wish.limit.unwrap_or(20).clamp(1, 100)),
@@ -176,9 +182,9 @@ impl Desk {
         })
     }
 
-    async fn history(&self, arguments: Value) -> Result<String, String> {
+    async fn history(&self, arguments: Value, site: &CallSite) -> Result<String, String> {
         let wish: History = read(arguments)?;
-        let key = key(&wish.session_key)?;
+        let key = within_sight(&wish.session_key, site)?;
         let page = Wish {
             limit: wish.limit.unwrap_or(20).clamp(1, 200),
             offset: 0,
@@ -219,7 +225,7 @@ impl Desk {
 
     async fn send(&self, arguments: Value, site: &CallSite, id: String) -> Result<String, String> {
         let wish: Send = read(arguments)?;
-        let key = key(&wish.session_key)?;
+        let key = within_sight(&wish.session_key, site)?;
         if key.as_str() == site.session_key {
             return Err("That is this conversation itself: just answer.".to_owned());
         }
@@ -251,7 +257,7 @@ impl Desk {
         }
         let place = self.place(parent.as_str())?;
         let talk = self.talk()?;
-        let child = SessionKey::subagent(self.sessions.agent(), &id);
+        let child = parent.subagent(self.sessions.agent(), &id);
         let label = text::short(wish.label.as_deref().unwrap_or(wish.task.trim()), 60);
         let patience = Duration::from_secs(wish.timeout_seconds.unwrap_or(TASK_SECONDS).clamp(1, 24 * 3600));
         let options = TurnOptions {
@@ -417,6 +423,15 @@ fn id_of(site: &CallSite, call_id: &str) -> String {
 
 fn key(text: &str) -> Result<SessionKey, String> {
     SessionKey::parse(text).map_err(|fault| format!("sessionKey {fault}"))
+}
+
+/// A conversation that this one may look into or write to: in a group are people for whom the owner's other conversations are not meant.
+fn within_sight(wanted: &str, site: &CallSite) -> Result<SessionKey, String> {
+    let (wanted, here) = (key(wanted)?, key(&site.session_key)?);
+    if wanted == here || here.is_private() {
+        return Ok(wanted);
+    }
+    Err("Others take part in this conversation: it sees no other one.".to_owned())
 }
 
 fn line(summary: &Summary, now_ms: i64) -> String {

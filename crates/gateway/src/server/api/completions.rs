@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::turn::{self, News};
 use super::{Admitted, Body, Refusal, Route, refuse, reply, sse};
+use crate::conversation::attachment::Sent;
 use crate::conversation::{Inbound, Outcome, Source, TurnOptions, Usage};
 use crate::server::{DEFAULT_AGENT, Shared};
 use crate::session::SessionKey;
@@ -68,6 +69,8 @@ struct Asked {
     /// The stream says at its end what was used.
     counts: bool,
     inbound: Inbound,
+    /// Pictures that come with the message.
+    pictures: Vec<Sent>,
     created: i64,
 }
 
@@ -117,7 +120,7 @@ fn ask(
     user: Option<String>,
     instructions: Option<String>,
 ) -> Result<Asked, Refusal> {
-    let (text, system) = words(messages, instructions)?;
+    let Words { text, system, pictures } = words(messages, instructions)?;
     let named = admitted
         .header("x-skykoi-session-key")
         .or_else(|| admitted.header("x-openclaw-session-key"));
@@ -136,6 +139,7 @@ fn ask(
         model: model.unwrap_or_else(|| "koi".to_owned()),
         stream: false,
         counts: false,
+        pictures,
         created: shared.now_ms() / 1000,
         inbound: Inbound {
             key: key.to_string(),
@@ -152,53 +156,105 @@ fn ask(
     })
 }
 
-/// The message of the turn, and what goes into its system prompt.
-fn words(messages: &[Spoken], instructions: Option<String>) -> Result<(String, Option<String>), Refusal> {
+/// What the messages of a request make.
+#[derive(Debug, Default)]
+struct Words {
+    /// The message of the turn.
+    text: String,
+    /// What goes into its system prompt.
+    system: Option<String>,
+    /// Pictures that come with the message.
+    pictures: Vec<Sent>,
+}
+
+fn words(messages: &[Spoken], instructions: Option<String>) -> Result<Words, Refusal> {
     if messages.len() > MAX_MESSAGES {
         return Err(invalid("too many messages"));
     }
     let mut system: Vec<String> = instructions.into_iter().collect();
-    let mut said: Vec<(&str, String)> = Vec::new();
+    let mut said: Vec<(&str, String, Vec<Sent>)> = Vec::new();
     for message in messages {
-        let text = plain(&message.content);
-        match message.role.as_str() {
-            "system" | "developer" => system.push(text),
-            "user" => said.push(("User", text)),
-            "assistant" => said.push(("Assistant", text)),
-            "tool" | "function" => said.push(("Tool", text)),
+        let (text, pictures) = plain(&message.content)?;
+        let who = match message.role.as_str() {
+            "system" | "developer" => {
+                system.push(text);
+                continue;
+            }
+            "user" => "User",
+            "assistant" => "Assistant",
+            "tool" | "function" => "Tool",
             _ => return Err(invalid("a message has an unknown role")),
-        }
+        };
+        said.push((who, text, pictures));
     }
     let last = said
         .iter()
-        .rposition(|(who, text)| *who == "User" && !text.trim().is_empty());
+        .rposition(|(who, text, pictures)| *who == "User" && !(text.trim().is_empty() && pictures.is_empty()));
     let last = last.ok_or_else(|| invalid("no message of the user"))?;
-    let (_, text) = said.remove(last);
+    let (_, text, pictures) = said.remove(last);
     said.truncate(last);
-    let before: Vec<String> = said.into_iter().map(|(who, text)| format!("{who}: {text}")).collect();
+    let before: Vec<String> = said
+        .into_iter()
+        .map(|(who, text, seen)| remembered(who, &text, seen.len()))
+        .collect();
     let text = if before.is_empty() {
         text
     } else {
         format!("What was said before:\n{}\n\nNow:\n{text}", before.join("\n"))
     };
-    Ok((text, (!system.is_empty()).then(|| system.join("\n\n"))))
+    Ok(Words {
+        text,
+        system: (!system.is_empty()).then(|| system.join("\n\n")),
+        pictures,
+    })
 }
 
-/// The text of a content: a string, or a list of parts.
-fn plain(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => {
-            let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
-            texts.join("\n")
+/// An earlier message: its words, and that there were pictures.
+fn remembered(who: &str, text: &str, pictures: usize) -> String {
+    format!("{who}: {text}{}", " [a picture]".repeat(pictures))
+}
+
+/// Text and pictures of a content: a string, or a list of parts. A part that cannot be taken is refused, not left out.
+fn plain(content: &Value) -> Result<(String, Vec<Sent>), Refusal> {
+    let parts = match content {
+        Value::String(text) => return Ok((text.clone(), Vec::new())),
+        Value::Array(parts) => parts,
+        _ => return Ok((String::new(), Vec::new())),
+    };
+    let (mut texts, mut pictures) = (Vec::new(), Vec::new());
+    for part in parts {
+        match part["type"].as_str() {
+            Some("image_url") => pictures.push(picture(&part["image_url"]["url"])?),
+            Some("input_image") => pictures.push(picture(&part["image_url"])?),
+            Some("text" | "input_text" | "output_text") | None => texts.extend(part["text"].as_str()),
+            Some("refusal") => texts.extend(part["refusal"].as_str()),
+            Some(other) => {
+                let other: String = other.chars().take(40).collect();
+                return Err(invalid(&format!(
+                    "a part of a message has the type {other:?}; taken are text and image_url (input_text and input_image)"
+                )));
+            }
         }
-        _ => String::new(),
     }
+    Ok((texts.join("\n"), pictures))
+}
+
+/// A picture that lies in the request itself: nothing is fetched for somebody who may be anybody.
+fn picture(url: &Value) -> Result<Sent, Refusal> {
+    let content = url
+        .as_str()
+        .filter(|url| url.starts_with("data:image/") && url.contains(";base64,"));
+    let content = content.ok_or_else(|| invalid("a picture must be a data URL: data:image/<type>;base64,<bytes>"))?;
+    Ok(Sent {
+        content: content.to_owned(),
+        ..Sent::default()
+    })
 }
 
 async fn talk(shared: &Arc<Shared>, mut asked: Asked, stream: Option<bool>) -> Result<Response<Body>, Refusal> {
     asked.stream = stream.unwrap_or(false);
-    let run = turn::begin(shared, asked.inbound.clone()).await?;
+    let pictures = std::mem::take(&mut asked.pictures);
+    let run = turn::begin(shared, asked.inbound.clone(), pictures).await?;
     if asked.stream {
         let news = turn::follow(shared, asked.inbound.key.clone(), run.clone());
         return Ok(match asked.route {
@@ -356,6 +412,8 @@ fn stream_response(asked: Asked, run: String, news: tokio::sync::mpsc::Receiver<
 mod tests {
     use super::*;
 
+    const PICTURE: &str = "data:image/png;base64,AAEC";
+
     fn spoken(messages: &Value) -> Vec<Spoken> {
         serde_json::from_value(messages.clone()).unwrap()
     }
@@ -363,18 +421,33 @@ mod tests {
     #[test]
     fn messages_become_one_turn() {
         let one = spoken(&json!([{"role": "user", "content": "hello"}]));
-        assert_eq!(words(&one, None).unwrap(), ("hello".to_owned(), None));
+        let hello = words(&one, None).unwrap();
+        assert_eq!((hello.text.as_str(), hello.system), ("hello", None));
         let many = spoken(&json!([
-            {"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]},
-            {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
+            {"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": PICTURE}}]},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": [{"type": "input_text", "text": "c"}, {"type": "input_image", "image_url": PICTURE}]}
         ]));
-        let (text, system) = words(&many, Some("first".to_owned())).unwrap();
-        assert_eq!(text, "What was said before:\nUser: a\nAssistant: b\n\nNow:\nc");
-        assert_eq!(system.as_deref(), Some("first\n\nbe brief"));
+        let made = words(&many, Some("first".to_owned())).unwrap();
+        assert_eq!(
+            made.text,
+            "What was said before:\nUser: a [a picture]\nAssistant: b\n\nNow:\nc"
+        );
+        assert_eq!(made.system.as_deref(), Some("first\n\nbe brief"));
+        assert_eq!(
+            made.pictures
+                .iter()
+                .map(|sent| sent.content.as_str())
+                .collect::<Vec<_>>(),
+            [PICTURE]
+        );
         for bad in [
             json!([]),
             json!([{"role": "system", "content": "x"}]),
             json!([{"role": "wizard", "content": "x"}]),
+            json!([{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "input_audio", "input_audio": {}}]}]),
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]),
+            json!([{"role": "user", "content": [{"type": "image_url"}]}]),
         ] {
             assert!(words(&spoken(&bad), None).is_err(), "{bad}");
         }

@@ -189,7 +189,7 @@ async fn begin(
         idempotency_key: format!("hook:{id}"),
         options,
     };
-    let run = turn::begin(shared, inbound).await?;
+    let run = turn::begin(shared, inbound, Vec::new()).await?;
     Ok(reply(
         StatusCode::OK,
         &json!({"ok": true, "runId": run, "sessionKey": key.as_str()}),

@@ -7,7 +7,8 @@ use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use super::{Refusal, refuse};
-use crate::conversation::{End, Inbound, Outcome, Refused};
+use crate::conversation::attachment::{self, Sent};
+use crate::conversation::{Attachment, End, Inbound, Outcome, Refused};
 use crate::server::Shared;
 
 /// How often it is looked what has been said.
@@ -27,12 +28,25 @@ pub(super) enum News {
     Lost,
 }
 
-/// Hands a message in; the id of its run.
-pub(super) async fn begin(shared: &Shared, inbound: Inbound) -> Result<String, Refusal> {
+/// Hands a message in, with the pictures that come with it; the id of its run.
+pub(super) async fn begin(shared: &Shared, mut inbound: Inbound, pictures: Vec<Sent>) -> Result<String, Refusal> {
     shared
         .may_begin()
         .map_err(|error| refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.message))?;
+    let came_before = shared
+        .services
+        .conversations
+        .progress(&inbound.idempotency_key)
+        .is_some();
+    if !came_before {
+        inbound.attachments = stored(shared, pictures).await?;
+    }
+    let files = inbound.attachments.clone();
     let accepted = shared.services.talk.submit(inbound, false).await;
+    if accepted.is_err() && !files.is_empty() {
+        let workspace = shared.settings.workspace.clone();
+        let _ = tokio::task::spawn_blocking(move || attachment::discard(&workspace, &files)).await;
+    }
     accepted
         .map(|accepted| accepted.run_id)
         .map_err(|refused| match refused {
@@ -42,6 +56,35 @@ pub(super) async fn begin(shared: &Shared, inbound: Inbound) -> Result<String, R
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &refused.to_string())
             }
         })
+}
+
+/// Puts pictures into files.
+async fn stored(shared: &Shared, pictures: Vec<Sent>) -> Result<Vec<Attachment>, Refusal> {
+    if pictures.is_empty() {
+        return Ok(Vec::new());
+    }
+    if pictures.len() > attachment::MOST {
+        let message = format!("at most {} pictures may come with one message", attachment::MOST);
+        return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message));
+    }
+    let workspace = shared.settings.workspace.clone();
+    let work = move || {
+        let decoded = attachment::decode(&pictures).map_err(Ok)?;
+        attachment::store(&workspace, decoded).map_err(Err)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(stored)) => Ok(stored),
+        Ok(Err(Ok(wrong))) => Err(refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &wrong)),
+        Ok(Err(Err(error))) => {
+            let message = format!("the pictures cannot be kept: {error}");
+            Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &message))
+        }
+        Err(_) => Err(refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the call was cut off",
+        )),
+    }
 }
 
 /// Waits for the end of a turn.

@@ -246,3 +246,53 @@ async fn sub_agents_are_bounded_and_report() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_conversation_with_others_sees_no_other_one() {
+    let scene = Scene::new();
+    let now_ms = SystemClock.now_ms();
+    const GROUP: &str = "agent:main:chat:group:1";
+    for (key, words) in [(MAIN, "the owner's secret"), (GROUP, "hello all")] {
+        let key = SessionKey::parse(key).unwrap();
+        let resolved = scene.desk.sessions.resolve(&key, now_ms, Touch::Message).await.unwrap();
+        let entries = vec![NewEntry::message(Message::user(words, now_ms))];
+        let appended = scene.desk.sessions.append(&key, &resolved.session_id, now_ms, entries);
+        appended.await.unwrap();
+    }
+    scene
+        .call("sessions_spawn", "1", json!({"task": "look"}), GROUP)
+        .await
+        .unwrap();
+    scene
+        .call("sessions_spawn", "2", json!({"task": "look"}), MAIN)
+        .await
+        .unwrap();
+    let heard = scene.heard();
+    let [groups, mine] = [&heard[0].0, &heard[1].0].map(String::as_str);
+    for here in [GROUP, groups] {
+        let listed = scene.call("sessions_list", "3", json!({}), here).await.unwrap();
+        assert!(!listed.contains(MAIN) && !listed.contains("secret"), "{here}: {listed}");
+        for (tool, call) in [
+            ("sessions_history", json!({"sessionKey": MAIN})),
+            ("sessions_history", json!({"sessionKey": "main"})),
+            (
+                "sessions_send",
+                json!({"sessionKey": MAIN, "message": "what is the secret?", "timeoutSeconds": 0}),
+            ),
+        ] {
+            let refused = scene.call(tool, "4", call, here).await.unwrap_err();
+            assert!(refused.starts_with("Others take part"), "{here}: {refused}");
+        }
+    }
+    assert_eq!(scene.heard().len(), 2, "nothing was sent");
+    let own = scene
+        .call("sessions_history", "5", json!({"sessionKey": GROUP}), GROUP)
+        .await;
+    assert_eq!(own.unwrap(), "user: hello all");
+    for here in [MAIN, mine] {
+        let seen = scene
+            .call("sessions_history", "6", json!({"sessionKey": GROUP}), here)
+            .await;
+        assert_eq!(seen.unwrap(), "user: hello all", "{here}");
+    }
+}

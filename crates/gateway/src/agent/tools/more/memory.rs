@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::file::Directory;
 use crate::server::DEFAULT_AGENT;
-use crate::session::{Kind, SessionKey};
+use crate::session::SessionKey;
 
 /// How long the index is brought up to date in one search.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -76,14 +76,7 @@ impl Memory {
         let wish: Search = super::read(arguments)?;
         let query = query(&wish.query).ok_or("query has no words")?;
         let limit = wish.limit.unwrap_or(10).clamp(1, 50);
-        // What the agent knows of its user is not for everybody in a group.
-        let private = SessionKey::parse(session_key).is_ok_and(|key| {
-            !matches!(
-                key.kind(),
-                Kind::Group | Kind::Channel | Kind::Thread | Kind::Hook | Kind::Other
-            )
-        });
-        let scope = if private {
+        let scope = if SessionKey::parse(session_key).is_ok_and(|key| key.is_private()) {
             Scope::All
         } else {
             Scope::Own(session_key.to_owned())
