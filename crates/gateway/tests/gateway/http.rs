@@ -210,6 +210,40 @@ async fn a_body_that_does_not_come_is_not_waited_for_by_others() {
 }
 
 #[tokio::test]
+async fn a_picture_comes_with_a_message() {
+    let gateway = gateway();
+    let call = async |body: Value| {
+        gateway
+            .http(&request(
+                "POST",
+                "/v1/chat/completions",
+                Some(TOKEN),
+                "",
+                &body.to_string(),
+            ))
+            .await
+    };
+    let picture = |url: &str| {
+        json!({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": url}}
+        ]}]})
+    };
+    let answer = call(picture("data:image/png;base64,AAEC")).await;
+    assert_eq!(status(&answer), "200", "{answer}");
+    let kept = gateway.home.path("koi/media/inbound");
+    let kept: Vec<_> = std::fs::read_dir(kept)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), [0, 1, 2]);
+    for bad in ["http://169.254.169.254/", "data:image/png;base64,===", ""] {
+        let answer = call(picture(bad)).await;
+        assert_eq!(status(&answer), "400", "{bad}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn the_agent_answers_as_a_model_does() {
     let gateway = gateway();
     let call = async |path: &str, headers: &str, body: Value| {
@@ -241,25 +275,6 @@ async fn the_agent_answers_as_a_model_does() {
         (&told["id"], &told["choices"]),
         "one turn"
     );
-
-    let picture = |url: &str| {
-        json!({"messages": [{"role": "user", "content": [
-            {"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": url}}
-        ]}]})
-    };
-    let answer = call("/v1/chat/completions", "", picture("data:image/png;base64,AAEC")).await;
-    assert_eq!(status(&answer), "200", "{answer}");
-    let kept = gateway.home.path("koi/media/inbound");
-    let kept: Vec<_> = std::fs::read_dir(kept)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    assert_eq!(std::fs::read(&kept[0]).unwrap(), [0, 1, 2]);
-    for bad in ["http://169.254.169.254/", "data:image/png;base64,===", ""] {
-        let answer = call("/v1/chat/completions", "", picture(bad)).await;
-        assert_eq!(status(&answer), "400", "{bad}: {answer}");
-    }
 
     let asked = json!({"input": "hello", "instructions": "be brief", "user": "anna"});
     let answer = call("/v1/responses", "", asked).await;
