@@ -24,8 +24,6 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    #: Another command that runs at the same time; its output is shown after the first one's.
-    beside: tuple[str, ...] = ()
     #: What the long tier adds to it.
     more: tuple[str, ...] = ()
     #: It belongs to the long tier alone.
@@ -48,20 +46,12 @@ class Result:
 #: where `cargo clippy` has all of them checked once more (three minutes of a first run).
 CLIPPY = {"RUSTC_WORKSPACE_WRAPPER": "clippy-driver", "CLIPPY_ARGS": "-Dwarnings__CLIPPY_HACKERY__"}
 RUFF = (sys.executable, "-m", "ruff")
-UNIT = ("cargo", "test", "--workspace", "--quiet")
-#: It computes for more than a minute, where the gateway's tests mostly wait: beside them, and behind them when they want a core.
-SCHEDULES = "every_schedule_settles_stays_silent_and_leaves_nothing"
 STAGES = (
     Stage("format", ("cargo", "fmt", "--all", "--check")),
     Stage("python", (*RUFF, "format", "--check", "tests", "tools", "charts")),
     Stage("python-lint", (*RUFF, "check", "tests", "tools", "charts")),
     Stage("lint", ("cargo", "test", "--workspace", "--no-run"), env=CLIPPY),
-    Stage(
-        "unit",
-        (*UNIT, "--", "--skip", SCHEDULES),
-        beside=("nice", *UNIT, "--test", "simulation", "--", "--exact", SCHEDULES),
-        env=CLIPPY,
-    ),
+    Stage("unit", ("cargo", "test", "--workspace", "--quiet"), env=CLIPPY),
     Stage("build", ("cargo", "build", "--workspace", "--bins", "--example", "crds")),
     Stage("generated", (sys.executable, "tools/generate.py", "--check")),
     Stage("conformance", (*SIDE_BY_SIDE, "tests/conformance")),
@@ -100,32 +90,26 @@ def run(stage: Stage, env: dict[str, str]) -> Result:
     begin = time.monotonic()
     passed = failed = 0
     try:
-        processes = [start(command, env | stage.env) for command in (stage.command, stage.beside) if command]
-    except FileNotFoundError as error:
-        print(f"{error.filename} is not installed", flush=True)
+        process = subprocess.Popen(
+            stage.command,
+            cwd=ROOT,
+            env=env | stage.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        print(f"{stage.command[0]} is not installed", flush=True)
         return Result(stage.name, False, 0.0, 0, 1)
-    for process in processes:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            ok, bad = count(line)
-            passed, failed = passed + ok, failed + bad
-    success = all([process.wait() == 0 for process in processes])
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        ok, bad = count(line)
+        passed, failed = passed + ok, failed + bad
+    success = process.wait() == 0
     return Result(stage.name, success, time.monotonic() - begin, passed or int(success), failed or int(not success))
-
-
-def start(command: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[str]:
-    """A command at work; whoever reads what it says lets it go on."""
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudClient]:
     with (state / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=TESTS, env={"PYTHONPATH": str(TESTS)}, stdout=log, stderr=log)
     try:
-        port = wait_for("the cloud says its port", lambda: _port(process, state), 120)
+        port = wait_for("the cloud says its port", lambda: _port(process, state), 30)
         client = CloudClient(f"http://127.0.0.1:{port}", state)
         client.wait_ready()
         yield client

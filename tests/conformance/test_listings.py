@@ -186,7 +186,7 @@ def test_listing_a_thousand_stays_usable(world, launch, ec2, fresh):
     pages = ec2.get_paginator("describe_instances").paginate(Filters=_tag(value), PaginationConfig={"PageSize": 1000})
     made = [i for page in pages for i in _ids(page)]
     assert len(made) == 1000
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 15
     assert [i.id for i in world.instances() if i.id in set(made)] == made
     for start in range(0, 1000, 250):
         ec2.terminate_instances(InstanceIds=made[start : start + 250])

@@ -212,7 +212,7 @@ class Stage:
         what = f"koi/{name} {kind}={status}" + (f" reason {reason}" if reason else "")
         return until(what, look, seconds, seen=lambda: summary(self.kube.agent(name, namespace)))
 
-    def wait_ready(self, name: str, seconds: float = 120, namespace: str = "default") -> dict:
+    def wait_ready(self, name: str, seconds: float = 60, namespace: str = "default") -> dict:
         """Waits for Ready=True."""
         return self.wait_condition(name, "Ready", seconds=seconds, namespace=namespace)
 

@@ -122,6 +122,36 @@ pub(crate) fn store(workspace: &Path, decoded: Vec<(Attachment, Vec<u8>)>) -> io
     Ok(stored)
 }
 
+/// Why what was sent is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    /// Which one is wrong, and why.
+    #[error("{0}")]
+    Wrong(String),
+    /// Those of the file system.
+    #[error("the attachments cannot be kept: {0}")]
+    Disk(#[from] io::Error),
+    /// The work was given up: the gateway stops.
+    #[error("the call was cut off")]
+    CutOff,
+}
+
+/// Reads what was sent and puts it into files.
+///
+/// # Errors
+/// [`NotTaken`]
+pub(crate) async fn take_in(workspace: &Path, sent: Vec<Sent>) -> Result<Vec<Attachment>, NotTaken> {
+    if sent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let workspace = workspace.to_owned();
+    let work = move || {
+        let decoded = decode(&sent).map_err(NotTaken::Wrong)?;
+        Ok(store(&workspace, decoded)?)
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(NotTaken::CutOff))
+}
+
 /// Takes away files of a message that was not accepted.
 pub(crate) fn discard(workspace: &Path, stored: &[Attachment]) {
     for attachment in stored {

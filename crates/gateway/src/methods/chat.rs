@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::bounds::{List, Object, Text};
 use super::{Answer, Call, Method, fault};
-use crate::conversation::attachment::{self, Sent};
+use crate::conversation::attachment::{self, NotTaken, Sent};
 use crate::conversation::{
     Accepted, Attachment, Inbound, MAX_ID, MAX_TEXT, Power, Progress, Refused, Source, TurnOptions,
 };
@@ -340,17 +340,11 @@ async fn attachments(call: &Call, id: &str, sent: Vec<Object<SentParams>>) -> Re
             content: one.content.unwrap_or_default(),
         })
         .collect();
-    let workspace = call.shared.settings.workspace.clone();
-    let work = move || {
-        let decoded = attachment::decode(&sent).map_err(Ok)?;
-        attachment::store(&workspace, decoded).map_err(Err)
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(stored)) => Ok(stored),
-        Ok(Err(Ok(wrong))) => Err(call.invalid(&wrong)),
-        Ok(Err(Err(error))) => Err(fault::unavailable(format!("the attachments cannot be kept: {error}"))),
-        Err(_) => Err(fault::unavailable("the call was cut off")),
-    }
+    let taken = attachment::take_in(&call.shared.settings.workspace, sent).await;
+    taken.map_err(|why| match why {
+        NotTaken::Wrong(wrong) => call.invalid(&wrong),
+        NotTaken::Disk(_) | NotTaken::CutOff => fault::unavailable(why.to_string()),
+    })
 }
 
 /// Why a message was not accepted, as clients read it.

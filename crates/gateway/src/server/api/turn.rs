@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use super::{Refusal, refuse};
-use crate::conversation::attachment::{self, Sent};
+use crate::conversation::attachment::{self, NotTaken, Sent};
 use crate::conversation::{Attachment, End, Inbound, Outcome, Refused};
 use crate::server::Shared;
 
@@ -60,31 +60,17 @@ pub(super) async fn begin(shared: &Shared, mut inbound: Inbound, pictures: Vec<S
 
 /// Puts pictures into files.
 async fn stored(shared: &Shared, pictures: Vec<Sent>) -> Result<Vec<Attachment>, Refusal> {
-    if pictures.is_empty() {
-        return Ok(Vec::new());
-    }
     if pictures.len() > attachment::MOST {
         let message = format!("at most {} pictures may come with one message", attachment::MOST);
         return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message));
     }
-    let workspace = shared.settings.workspace.clone();
-    let work = move || {
-        let decoded = attachment::decode(&pictures).map_err(Ok)?;
-        attachment::store(&workspace, decoded).map_err(Err)
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(stored)) => Ok(stored),
-        Ok(Err(Ok(wrong))) => Err(refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &wrong)),
-        Ok(Err(Err(error))) => {
-            let message = format!("the pictures cannot be kept: {error}");
-            Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &message))
+    let taken = attachment::take_in(&shared.settings.workspace, pictures).await;
+    taken.map_err(|why| match why {
+        NotTaken::Wrong(wrong) => refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &wrong),
+        NotTaken::Disk(_) | NotTaken::CutOff => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why.to_string())
         }
-        Err(_) => Err(refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
-            "the call was cut off",
-        )),
-    }
+    })
 }
 
 /// Waits for the end of a turn.
