@@ -4,6 +4,7 @@
 //! What pages say is outside text: it is marked as such, and is nobody's order.
 
 mod chromium;
+mod cookies;
 mod frames;
 mod page;
 mod pipe;
@@ -114,9 +115,12 @@ impl Browser {
         if !writes_files && (wish.action == "download" || wish.path.is_some()) {
             return Err("Not done: tools.workspaceOnly is set, and the browser writes no files then.".to_owned());
         }
-        let mut slot = self.running.lock().await;
+        let mut slot = Arc::clone(&self.running).lock_owned().await;
         if wish.action == "close" {
-            return Ok(Outcome::said(close(&mut slot, session).await));
+            // Whoever is not waited for ends in order all the same, and the next one begins after that.
+            let session = session.to_owned();
+            let closed = tokio::spawn(async move { close(&mut slot, &session).await }).await;
+            return closed.map(Outcome::said).map_err(|fault| fault.to_string());
         }
         let mut again = wish.action == "open";
         loop {

@@ -60,9 +60,15 @@ impl Inner {
                 None => whole.push(id),
             }
         }
-        for (key, batch) in broken {
+        for (key, mut batch) in broken {
             let mut state = self.lock();
             let members = batch.members.clone();
+            // A run whose own message was given up goes on under the name of one that is still there: by its name its lane knows it.
+            if let Some(newest) = members.last()
+                && !members.contains(&batch.run)
+            {
+                batch.run.clone_from(newest);
+            }
             let steps = state.lanes.entry(key.clone()).or_default().resume(batch);
             if steps.is_empty() {
                 // Another one of this session goes first.

@@ -162,7 +162,13 @@ impl Run {
         let key = SessionKey::parse(&self.key).map_err(|fault| fault.to_string())?;
         let now_ms = inner.clock.now_ms();
         let before = self.before(inner);
-        let session = open(inner, &key, last, before.as_deref()).await?;
+        let session = open(
+            inner,
+            &key,
+            last,
+            before.as_ref().map(|(session_id, _)| session_id.as_str()),
+        )
+        .await?;
         let begun = self.remember(inner, &session);
         let models = models(inner, &last.options, &session);
         if before.is_none()
@@ -175,9 +181,8 @@ impl Run {
         self.status(inner, "preparing_context");
         let ids: Vec<String> = messages.iter().map(|message| message.idempotency_key.clone()).collect();
         let written = match &before {
-            Some(session_id) => {
-                let mut wanted = ids.clone();
-                wanted.push(self.batch.run.clone());
+            Some((session_id, runs)) => {
+                let wanted: Vec<String> = ids.iter().chain(runs).cloned().collect();
                 inner.book.written(&key, session_id, &wanted).await?
             }
             None => Vec::new(),
@@ -237,11 +242,13 @@ impl Run {
         inner.voice.agent(&self.key, "compaction", event);
     }
 
-    /// The session in which this run was begun before a crash.
-    fn before(&self, inner: &Inner) -> Option<String> {
+    /// The session in which this was begun before a crash, and the names of the runs that wrote there; one of them may have been another.
+    fn before(&self, inner: &Inner) -> Option<(String, Vec<String>)> {
         let state = inner.lock();
-        let mut pending = self.batch.members.iter().filter_map(|id| state.messages.get(id));
-        pending.find_map(|pending| pending.last.as_ref().map(|(_, session)| session.clone()))
+        let pending = self.batch.members.iter().filter_map(|id| state.messages.get(id));
+        let last: Vec<&(String, String)> = pending.filter_map(|pending| pending.last.as_ref()).collect();
+        let (_, session_id) = last.first()?;
+        Some((session_id.clone(), last.iter().map(|(run, _)| run.clone()).collect()))
     }
 
     /// Puts on its way to the disk that the run begins.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde_json::{Value, json};
 use tokio::process::Child;
 
+use super::cookies;
 use super::pipe::Pipe;
 use crate::Place;
 
@@ -19,8 +20,14 @@ const NAMES: [&str; 5] = [
     "chrome-headless-shell",
 ];
 
-/// How long it may take to end when it is asked to.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long it may take to end when it is asked to; its unit has ten seconds.
+const FAREWELL: Duration = Duration::from_secs(7);
+
+/// How long those that it started may write on once it is gone: each keeps its own part of what pages store.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
+/// How often is looked whether they do.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Where its profile is, below the home.
 const PROFILE: &str = ".browser";
@@ -29,6 +36,7 @@ const PROFILE: &str = ".browser";
 pub(super) struct Chromium {
     pub(super) pipe: Pipe,
     child: Child,
+    cookies: PathBuf,
 }
 
 /// The program, as the environment of commands finds it.
@@ -93,13 +101,21 @@ impl Chromium {
             &environment,
             patience,
         )?;
-        let chromium = Self { pipe, child };
+        let chromium = Self {
+            pipe,
+            child,
+            cookies: cookies::file(&profile),
+        };
         // That it runs is known once it answers. What a page sends by itself is not kept.
         match chromium
             .ask("Browser.setDownloadBehavior", json!({"behavior": "deny"}))
             .await
         {
-            Ok(_) => Ok(chromium),
+            Ok(_) => {
+                // Without them it begins with those that it wrote itself.
+                let _ = cookies::give_back(&chromium.pipe, &chromium.cookies).await;
+                Ok(chromium)
+            }
             Err(why) => {
                 let pipe = chromium.pipe.clone();
                 chromium.end().await;
@@ -132,13 +148,25 @@ impl Chromium {
     pub(super) async fn end(mut self) {
         let group = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let asked = tokio::time::timeout(FAREWELL, async {
+            let _ = cookies::keep(&self.pipe, &self.cookies).await;
+            // No signal does the same: it ends at once by those, and what it has not written is lost.
             let _ = self.ask("Browser.close", json!({})).await;
             let _ = self.child.wait().await;
         });
-        let _ = asked.await;
+        let left = asked.await.is_ok();
         if let Some(group) = group {
+            if left {
+                let _ = tokio::time::timeout(LAST_WRITES, gone(group)).await;
+            }
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = self.child.wait().await;
+    }
+}
+
+/// Waits until nobody of a group is there.
+async fn gone(group: Pid) {
+    while test_kill_process_group(group).is_ok() {
+        tokio::time::sleep(LOOK).await;
     }
 }

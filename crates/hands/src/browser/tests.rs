@@ -75,7 +75,9 @@ async fn site() -> String {
                     "/file.csv" => {
                         "content-type: text/csv\r\ncontent-disposition: attachment; filename=\"../list.csv\"\r\n"
                     }
-                    "/cookie" => "content-type: text/html\r\nset-cookie: seen=yes; Max-Age=3600\r\n",
+                    "/cookie" => {
+                        "content-type: text/html\r\nset-cookie: seen=yes; Max-Age=3600\r\nset-cookie: visit=this; HttpOnly; SameSite=Strict\r\n"
+                    }
                     _ => "content-type: text/html; charset=utf-8\r\n",
                 };
                 let answer = format!(
@@ -329,7 +331,10 @@ async fn it_ends_when_idle_and_remembers() {
     let again = home
         .ok(json!({"action": "open", "url": format!("{site}/cookie")}))
         .await;
-    assert!(again.contains("seen=yes"), "its profile is kept: {again}");
+    assert!(
+        again.contains("seen=yes") && again.contains("visit=this"),
+        "its profile is kept, and who is signed in stays so: {again}"
+    );
     // One that falls over is started again; a session sees its own pages only.
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(home.pid().await.cast_signed()).unwrap(),
@@ -340,6 +345,36 @@ async fn it_ends_when_idle_and_remembers() {
     assert!(after.text.contains("A form"), "{}", after.text);
     let none = home.act("main", json!({"action": "snapshot"})).await;
     assert!(none.is_error && none.text.contains("no page is open"), "{}", none.text);
+    home.browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_that_nobody_waits_for_loses_nothing() {
+    let (site, home) = (site().await, Home::new("left", IDLE));
+    let open = json!({"action": "open", "url": format!("{site}/cookie")});
+    home.ok(open.clone()).await;
+    let pid = home.pid().await;
+    let left = tokio::time::timeout(Duration::from_millis(1), home.act("main", json!({"action": "close"})));
+    assert!(left.await.is_err(), "a browser ends slower than that");
+    let again = home.ok(open).await;
+    assert!(again.contains("seen=yes") && again.contains("visit=this"), "{again}");
+    assert!(
+        !fs::exists(format!("/proc/{pid}")).unwrap(),
+        "the next one begins after the end"
+    );
+    let file = cookies::file(&home.place.home.join(".browser"));
+    assert!(!fs::exists(&file).unwrap(), "it is there for one start");
+    home.browser.close().await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    fs::write(&file, "[{\"name\": 7}, {\"name\": \"a\"}]").unwrap();
+    let rotten = home
+        .ok(json!({"action": "open", "url": format!("{site}/cookie")}))
+        .await;
+    assert!(
+        rotten.contains("seen=yes"),
+        "what is rotten costs itself alone: {rotten}"
+    );
     home.browser.close().await;
 }
 

@@ -119,6 +119,66 @@ fn what_ends_the_process_every_time_is_given_up() {
 }
 
 #[test]
+fn who_joined_what_is_given_up_goes_on_without_it() {
+    for answered in [false, true] {
+        let (place, memory) = (Scratch::new("joined"), Memory::default());
+        for round in 0..3 {
+            let life = process();
+            let wait = json!({"call": {"id": "c", "name": "wait", "arguments": {"ms": 300}}});
+            let script = match round {
+                2 => json!([{"say": [wait]}, {"say": ["hang"]}]),
+                _ => json!([{"say": ["hang"]}]),
+            };
+            life.block_on(async {
+                let scene = Scene::with(&place, memory.clone(), script, Settings::default());
+                if round == 0 {
+                    scene.say("a", "one").await;
+                }
+                if round == 2 {
+                    let mut steer = message("b", "and two");
+                    steer.options.queue_mode = Some(QueueMode::Steer);
+                    scene.conversations.submit(steer).await.unwrap();
+                }
+                let lines = if round == 2 { 4 } else { 1 };
+                let asked = |scene: &Scene| scene.heard.words("a").contains(&"agent lifecycle model".to_owned());
+                scene
+                    .hears(|scene| asked(scene) && scene.memory.lines(MAIN).len() == lines)
+                    .await;
+            });
+            life.shutdown_timeout(Duration::from_secs(10));
+        }
+        let lines = memory.lines(MAIN);
+        assert_eq!(lines[3], "0 b user: and two", "{lines:?}");
+        if answered {
+            let answer = crate::session::Answer {
+                content: Content::text("both"),
+                stop_reason: "stop".to_owned(),
+                ..crate::session::Answer::default()
+            };
+            let said = ("0".to_owned(), "a".to_owned(), Message::Assistant(Box::new(answer)));
+            memory.0.lock().unwrap().get_mut(MAIN).unwrap().entries.push(said);
+        }
+        process().block_on(async {
+            let script = match answered {
+                true => json!([{"say": [{"text": "later"}]}]),
+                false => json!([{"say": [{"text": "both"}]}, {"say": [{"text": "later"}]}]),
+            };
+            let scene = Scene::with(&place, memory.clone(), script, Settings::default());
+            assert!(matches!(scene.end("a").await.end, End::Error { .. }));
+            assert_eq!(
+                scene.end("b").await.text.as_deref(),
+                Some("both"),
+                "answered: {answered}"
+            );
+            scene.say("c", "three").await;
+            assert_eq!(scene.end("c").await.text.as_deref(), Some("later"), "the lane goes on");
+        });
+        let once = ["a", "b", "c"].map(|id| (id.to_owned(), 1));
+        assert_eq!(ends_on_disk(&place), BTreeMap::from(once));
+    }
+}
+
+#[test]
 fn a_drain_waits_and_leaves_the_rest_for_the_next_start() {
     let (place, memory) = (Scratch::new("drain"), Memory::default());
     let life = process();
