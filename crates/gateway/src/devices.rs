@@ -38,8 +38,11 @@ pub(crate) struct Mark(String);
 impl Mark {
     /// Of a shared token.
     pub(crate) fn of(token: &Redacted) -> Self {
-        let hash = Sha256::digest(format!("koi-gateway token mark|{}", token.expose()));
-        Self(hex::encode(hash).chars().take(8).collect())
+        let hash = Sha256::new()
+            .chain_update("koi-gateway token mark|")
+            .chain_update(token.expose())
+            .finalize();
+        Self(hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

@@ -273,6 +273,27 @@ pub(crate) mod tests {
             fs::create_dir_all(&path).unwrap();
             Self(path)
         }
+
+        /// One that costs no disk, where there is such a thing: for those that are made by the thousand.
+        pub(crate) fn in_memory(name: &str) -> Self {
+            let memory = Path::new("/dev/shm");
+            if !memory.is_dir() {
+                return Self::new(name);
+            }
+            let path = memory.join(format!("koi-gateway-{name}-{}", uuid::Uuid::new_v4()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    /// How many cases a slow property has: few, unless many are asked for by `PROPTEST_CASES`.
+    pub(crate) fn cases(few: u32) -> proptest::test_runner::Config {
+        let usual = proptest::test_runner::Config::default();
+        let asked = std::env::var_os("PROPTEST_CASES").is_some();
+        proptest::test_runner::Config {
+            cases: if asked { usual.cases } else { few },
+            ..usual
+        }
     }
 
     impl Deref for Scratch {

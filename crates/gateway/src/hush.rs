@@ -39,7 +39,9 @@ fn one_line(event: &str) -> Cow<'_, str> {
         Some(words) => (words, "\n"),
         None => (event, ""),
     };
-    if !words.contains(breaks_out) {
+    // Nearly every line is plain, and each is looked at twice: on its way to standard error, and to the file.
+    let plain = words.is_ascii() && !words.bytes().any(|byte| byte.is_ascii_control());
+    if plain || !words.contains(breaks_out) {
         return Cow::Borrowed(event);
     }
     let mut line = String::with_capacity(event.len() + 8);

@@ -337,8 +337,9 @@ pub struct HelloOk {
     pub protocol: u32,
     /// The server.
     pub server: ServerInfo,
-    /// What it offers.
-    pub features: Features,
+    /// What it offers. A gateway that says the same to everybody puts it in as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Features>,
     /// The state at this moment.
     pub snapshot: Snapshot,
     /// What this socket may do.

@@ -6,7 +6,7 @@ mod refusal;
 use koi_wire::frame::{ConnectParams, Request};
 use koi_wire::name::{Scope, close, method};
 use koi_wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Redacted};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub(crate) use self::auth::MAX_COMMANDS;
 pub(crate) use self::refusal::{Close, Refusal};
@@ -93,7 +93,7 @@ pub(crate) struct Admission {
 /// Judges the first frame of a socket.
 pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Refusal> {
     let frame: Value = serde_json::from_slice(text).map_err(|_| Refusal::silent(close::NORMAL, ""))?;
-    let request = request(&frame).ok_or_else(|| Refusal::silent(close::POLICY, "invalid request frame"))?;
+    let request = request(frame).ok_or_else(|| Refusal::silent(close::POLICY, "invalid request frame"))?;
     let refuse = |message: String| Refusal::invalid(&request.id, message);
     if request.method != method::CONNECT {
         return Err(refuse("invalid handshake: first request must be connect".to_owned()));
@@ -132,21 +132,19 @@ pub(crate) fn judge(text: &[u8], context: &Context<'_>) -> Result<Admission, Ref
 }
 
 /// A frame that has the form of a request; unknown keys are an error of a later stage.
-fn request(frame: &Value) -> Option<Request> {
-    let map: &Map<String, Value> = frame.as_object()?;
-    let text = |key: &str| {
-        map.get(key)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
+fn request(frame: Value) -> Option<Request> {
+    let Value::Object(mut map) = frame else { return None };
     if map.get("type")?.as_str()? != "req" {
         return None;
     }
+    let mut text = |key: &str| match map.remove(key) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text),
+        _ => None,
+    };
     Some(Request {
         id: text("id")?,
         method: text("method")?,
-        params: map.get("params").cloned().unwrap_or_default(),
+        params: map.remove("params").unwrap_or_default(),
     })
 }
 

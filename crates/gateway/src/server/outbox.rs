@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use koi_wire::frame::{ErrorShape, StateVersion};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::handshake::Close;
@@ -78,6 +79,17 @@ impl Item {
             payload: Some(payload),
             error: None,
         })
+    }
+
+    /// A good answer, an object, with one more member that is JSON text already.
+    pub(crate) fn ok_with(id: &str, (name, text): (&str, &str), payload: &impl Serialize) -> Self {
+        let payload = serde_json::to_string(payload).unwrap_or_default();
+        let members = payload.strip_prefix('{').unwrap_or("}");
+        let comma = if members == "}" { "" } else { "," };
+        let id = Value::from(id);
+        Self::Answer(format!(
+            r#"{{"type":"res","id":{id},"ok":true,"payload":{{"{name}":{text}{comma}{members}}}"#
+        ))
     }
 
     /// A bad answer.
@@ -229,6 +241,23 @@ mod tests {
             state: None,
             droppable,
         })
+    }
+
+    #[test]
+    fn text_that_is_there_already_is_one_more_member() {
+        let member = ("offered", r#"["a\"b"]"#);
+        for (payload, expected) in [
+            (
+                serde_json::json!({"x": 1, "y": {}}),
+                serde_json::json!({"offered": ["a\"b"], "x": 1, "y": {}}),
+            ),
+            (serde_json::json!({}), serde_json::json!({"offered": ["a\"b"]})),
+        ] {
+            let text = Item::ok_with("id \"1\"", member, &payload).into_text().unwrap();
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            let answer = serde_json::json!({"type": "res", "id": "id \"1\"", "ok": true, "payload": expected});
+            assert_eq!(frame, answer, "{text}");
+        }
     }
 
     #[tokio::test]

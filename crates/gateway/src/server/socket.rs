@@ -1,8 +1,8 @@
 //! One WebSocket, from the challenge to the close: one task reads, one task writes.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -293,7 +293,7 @@ impl Socket {
         info!(connection, address = %peer.address, client = %admission.params.client.id, scopes = ?admission.scopes, "connected");
         // The hello goes in first: whoever is told something has had it.
         let hello = hello(&shared, &welcome, &connection, &client);
-        outbox.push(Item::ok(&admission.request_id, &hello));
+        outbox.push(Item::ok_with(&admission.request_id, ("features", &FEATURES), &hello));
         let entry = shared.hub.enter(connection.clone(), client);
         // A credential that fell while it was being judged.
         if !lock(&shared.credentials).stand(&caller.credential, caller.device_id.as_deref(), caller.role) {
@@ -509,6 +509,17 @@ fn presence(admission: &Admission, peer: &Peer, now_ms: i64) -> PresenceEntry {
     }
 }
 
+/// What is offered, the same to everybody: a third of a hello, and more than a hundred names.
+static FEATURES: LazyLock<String> = LazyLock::new(|| {
+    let features = Features {
+        methods: methods::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+        events: event::ALL.iter().map(|name| (*name).to_owned()).collect(),
+        capabilities: vec!["published-model-catalog".to_owned()],
+    };
+    serde_json::to_string(&features).unwrap_or_default()
+});
+
+/// The hello of a client, without [`FEATURES`].
 fn hello(shared: &Shared, welcome: &Welcome, connection: &str, client: &Client) -> HelloOk {
     let admission = &welcome.admission;
     let mut presence = shared.hub.presence();
@@ -521,11 +532,7 @@ fn hello(shared: &Shared, welcome: &Welcome, connection: &str, client: &Client) 
             conn_id: connection.to_owned(),
             boot_id: Some(shared.boot_id.clone()),
         },
-        features: Features {
-            methods: methods::NAMES.iter().map(|name| (*name).to_owned()).collect(),
-            events: event::ALL.iter().map(|name| (*name).to_owned()).collect(),
-            capabilities: vec!["published-model-catalog".to_owned()],
-        },
+        features: None,
         snapshot: Snapshot {
             presence,
             health: shared.health().into(),

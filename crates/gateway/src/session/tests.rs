@@ -503,7 +503,7 @@ fn writers_at_the_same_time_lose_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(crate::file::tests::cases(16))]
 
     #[test]
     fn ids_are_not_given_twice(id in "[0-9a-f]{8}", lines in 0_u64..1 << 40) {

@@ -435,7 +435,7 @@ fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
 const UNSAID: [&str; 3] = [" is more than maxDiskBytes", " already", "there is no time zone "];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(4000), ..ProptestConfig::default() })]
 
     #[test]
     fn the_schema_takes_what_the_check_takes_and_nothing_else(document in prop_oneof![4 => near_document(), 1 => any_json()]) {

@@ -236,7 +236,7 @@ const STARTS: [&str; 8] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(crate::file::tests::cases(96))]
 
     #[test]
     fn it_agrees_with_looking_at_every_minute(

@@ -244,7 +244,7 @@ fn looks() -> impl Strategy<Value = Vec<i64>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::file::tests::cases(200))]
 
     #[test]
     fn nothing_is_skipped_and_nothing_happens_twice(schedule in schedules(), looks in looks(), job in "[a-z]{1,8}") {

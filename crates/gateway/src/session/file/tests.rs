@@ -93,7 +93,7 @@ fn links_and_pipes_are_no_transcripts() {
 proptest! {
     #[test]
     fn lines_are_those_between_line_ends(content in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..400), repeat in 1..600_usize) {
-        let place = Scratch::new("any-lines");
+        let place = Scratch::in_memory("any-lines");
         let path = path(&place, "s");
         let content = content.repeat(repeat);
         fs::write(&path, &content).unwrap();

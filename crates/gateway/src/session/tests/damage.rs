@@ -185,11 +185,11 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::file::tests::cases(64))]
 
     #[test]
     fn a_transcript_cut_anywhere_loads_what_is_whole(lines in proptest::collection::vec(line(), 1..30), cut in any::<prop::sample::Index>()) {
-        let place = Scratch::new("cut");
+        let place = Scratch::in_memory("cut");
         let directory = place.join("agents/main/sessions");
         fs::create_dir_all(&directory).unwrap();
         let whole: Vec<u8> = lines.iter().flat_map(|line| [line, b"\n".as_slice()].concat()).collect();
