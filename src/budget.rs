@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 
 /// Whoever has not come for its turn by then has lost it.
 const UNCLAIMED: Duration = Duration::from_secs(10);
+/// A call that is not answered by then has arrived all the same: answers may take longer than the bucket would otherwise allow for.
+const ARRIVED: Duration = Duration::from_secs(2);
 
 tokio::task_local! {
     static SCOPE: Scope;
@@ -32,8 +34,25 @@ tokio::task_local! {
 struct Scope {
     budget: Arc<Budget>,
     asker: Asker,
-    /// The operation of the turn that was taken and not used yet.
-    paid: Arc<Mutex<Option<&'static str>>>,
+    /// The turn that was taken and not used yet.
+    paid: Arc<Mutex<Option<Token>>>,
+}
+
+/// What was drawn for a call. It goes to others unless the call is made, whatever becomes of who holds it.
+struct Token {
+    budget: Arc<Budget>,
+    operation: &'static str,
+    sent: bool,
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        if self.sent {
+            self.budget.landed(self.operation);
+        } else {
+            self.budget.refund(self.operation);
+        }
+    }
 }
 
 /// The budget of one account and region.
@@ -233,6 +252,15 @@ impl Budget {
         }
     }
 
+    /// A call has arrived at AWS, or was given up on its way.
+    fn landed(&self, operation: &'static str) {
+        if let Some(mut state) = self.state() {
+            let now = self.now();
+            state.lanes.landed(operation, now);
+        }
+        self.changed.notify_one();
+    }
+
     fn refund(&self, operation: &'static str) {
         if let Some(mut state) = self.state() {
             let now = self.now();
@@ -340,21 +368,49 @@ pub(crate) async fn called<T>(operation: &'static str, call: impl Future<Output 
     let Ok(scope) = SCOPE.try_with(Clone::clone) else {
         return call.await;
     };
-    let paid = {
-        let mut paid = scope.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        paid.take_if(|paid| *paid == operation).is_some()
-    };
-    if !paid {
-        scope.budget.admit(operation, &scope.asker).await;
-    }
+    let token = scope.token(operation).await;
     // Last of all: whoever waited may have lost the Lease meanwhile. A step of several calls is held to it at each of them.
     if changes(operation) && !scope.budget.gate.is_open() {
-        scope.budget.refund(operation);
         return Err(CloudError::withheld(operation));
     }
-    let answer = call.await;
+    let answer = arriving(token, call).await;
     scope.budget.answered(operation, answer.as_ref().err());
     answer
+}
+
+impl Scope {
+    /// For one call: of the turn that was taken for it, else in line for another.
+    async fn token(&self, operation: &'static str) -> Token {
+        let taken = {
+            let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+            paid.take_if(|paid| paid.operation == operation)
+        };
+        if let Some(token) = taken {
+            return token;
+        }
+        self.budget.admit(operation, &self.asker).await;
+        self.drawn(operation)
+    }
+
+    fn drawn(&self, operation: &'static str) -> Token {
+        Token {
+            budget: Arc::clone(&self.budget),
+            operation,
+            sent: false,
+        }
+    }
+}
+
+/// The call, which is under way until it is answered, or surely has arrived.
+async fn arriving<T>(mut token: Token, call: impl Future<Output = Answer<T>>) -> Answer<T> {
+    token.sent = true;
+    let mut call = std::pin::pin!(call);
+    let answer = tokio::time::timeout(ARRIVED, call.as_mut()).await;
+    drop(token);
+    match answer {
+        Ok(answer) => answer,
+        Err(_) => call.await,
+    }
 }
 
 /// Whether a call may change anything: all but those that AWS names as reads, and the look for credentials.
@@ -374,7 +430,7 @@ pub(crate) fn take_turn(step: &Step) -> Turn {
     let operation = operation(step);
     let turn = scope.budget.turn(operation, &scope.asker);
     if turn == Turn::Now {
-        *scope.paid.lock().unwrap_or_else(PoisonError::into_inner) = Some(operation);
+        *scope.paid.lock().unwrap_or_else(PoisonError::into_inner) = Some(scope.drawn(operation));
     }
     turn
 }
@@ -383,9 +439,7 @@ pub(crate) fn take_turn(step: &Step) -> Turn {
 pub(crate) fn end_turn() {
     let _ = SCOPE.try_with(|scope| {
         let unused = scope.paid.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(operation) = unused {
-            scope.budget.refund(operation);
-        }
+        drop(unused);
     });
 }
 

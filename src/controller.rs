@@ -17,6 +17,7 @@ mod memory;
 mod observe;
 mod packed;
 mod places;
+mod policy;
 mod push;
 mod report;
 mod rotate;

@@ -40,6 +40,13 @@ fn refused(code: &str) -> CloudError {
     }
 }
 
+/// So many calls were made and answered.
+fn land(budget: &Budget, calls: usize) {
+    for _ in 0..calls {
+        budget.landed(RUN);
+    }
+}
+
 #[tokio::test]
 async fn an_agent_in_line_is_woken_when_it_is_its_turn_and_holds_up_nobody() {
     let (budget, mut woken) = budget();
@@ -50,6 +57,7 @@ async fn an_agent_in_line_is_woken_when_it_is_its_turn_and_holds_up_nobody() {
         .collect();
     assert_eq!(turns[..FULL], [Turn::Now; FULL]);
     assert_eq!(turns[FULL..], [Turn::Later; 2]);
+    land(&budget, FULL);
     assert_eq!(
         budget.turn("StopInstances", &asker("a", "other")),
         Turn::Now,
@@ -57,6 +65,7 @@ async fn an_agent_in_line_is_woken_when_it_is_its_turn_and_holds_up_nobody() {
     );
     assert_eq!(woken.recv().await.as_deref(), Some("agent-10"));
     assert_eq!(budget.turn(RUN, &asker("a", "agent-10")), Turn::Now);
+    land(&budget, 1);
     assert_eq!(woken.recv().await.as_deref(), Some("agent-11"));
     assert!(began.elapsed() >= EACH * 2, "{:?}", began.elapsed());
 }
@@ -68,6 +77,7 @@ async fn a_turn_that_nobody_comes_for_goes_to_the_next() {
     for n in 0..FULL {
         budget.turn(RUN, &asker("a", &format!("agent-{n}")));
     }
+    land(&budget, FULL);
     assert_eq!(budget.turn(RUN, &asker("a", "absent")), Turn::Later);
     assert_eq!(woken.recv().await.as_deref(), Some("absent"));
     budget.leave("absent", false);
@@ -80,7 +90,10 @@ async fn calls_wait_in_place_and_a_dropped_one_leaves_the_line() {
     tokio::spawn(Arc::clone(&budget).serve_forever());
     let call = || {
         let budget = Arc::clone(&budget);
-        async move { budget.admit(RUN, &asker("a", "")).await }
+        async move {
+            budget.admit(RUN, &asker("a", "")).await;
+            budget.landed(RUN);
+        }
     };
     let began = Instant::now();
     for _ in 0..FULL {
@@ -141,6 +154,58 @@ async fn a_step_that_took_its_turn_calls_without_waiting_again() {
 async fn unused_turn() {
     assert_eq!(take_turn(&Step::BindCluster), Turn::Now);
     end_turn();
+}
+
+#[tokio::test]
+async fn whoever_is_not_answered_holds_the_bucket_up_for_as_long_as_a_call_may_be_on_its_way() {
+    let (budget, _woken) = budget();
+    tokio::spawn(Arc::clone(&budget).serve_forever());
+    let call = |answer: Option<()>| {
+        let budget = Arc::clone(&budget);
+        tokio::spawn(async move {
+            let call = called(RUN, async {
+                match answer {
+                    Some(()) => Ok(()),
+                    None => std::future::pending().await,
+                }
+            });
+            budget.on_behalf_of(asker("a", "u"), call).await
+        })
+    };
+    let began = Instant::now();
+    let silent: Vec<_> = (0..FULL).map(|_| call(None)).collect();
+    // The test has one thread: these were sent before this one stands in line.
+    call(Some(())).await.unwrap().unwrap();
+    assert!(began.elapsed() >= ARRIVED, "{:?}", began.elapsed());
+    silent.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_is_under_way_no_more() {
+    let (budget, _woken) = budget();
+    let call = || called(RUN, std::future::pending::<Answer<()>>());
+    for _ in 0..FULL {
+        let mut given_up = Box::pin(budget.on_behalf_of(asker("a", "u"), call()));
+        assert!(futures::poll!(given_up.as_mut()).is_pending());
+    }
+    let now = budget.now() + EACH * 2;
+    let mut state = budget.state().unwrap();
+    state.lanes.ask(RUN, &asker("a", "w"), now);
+    assert_eq!(state.lanes.grant(now).len(), 1, "time brings tokens again");
+}
+
+#[tokio::test]
+async fn a_round_that_is_dropped_gives_its_turn_back() {
+    let (budget, _woken) = budget();
+    let step = Step::StartInstance {
+        instance_id: "i-1".into(),
+    };
+    for _ in 0..FULL * 3 {
+        let round = async {
+            assert_eq!(take_turn(&step), Turn::Now);
+        };
+        budget.on_behalf_of(asker("a", "u"), round).await;
+    }
 }
 
 #[tokio::test]

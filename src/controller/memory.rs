@@ -14,6 +14,7 @@ use koi_core::status;
 
 use super::events::Series;
 use super::handover::Handover;
+use super::policy;
 use super::secret::GatewaySecret;
 use super::validate::Validated;
 use crate::clock::since;
@@ -161,8 +162,8 @@ pub(super) struct Memory {
     pub(super) listed_snapshots: Option<(Timestamp, Vec<Snapshot>)>,
     /// The wish, settled; put away while the agent is at rest, for it weighs as much as all the rest, and is settled again in no time.
     pub(super) validated: Option<Validated>,
-    /// Whether the role has the wished policy, and a digest of what that was found out from.
-    pub(super) policy: Option<(u64, bool)>,
+    /// Whether the role has the wished policy.
+    pub(super) policy: policy::Verdict,
     /// The bundle that the wish and the Secret make.
     pub(super) bundle: Option<super::observe::BundleDigest>,
     /// The verdicts that were told lately.

@@ -8,19 +8,19 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
-    Hop, Identity, Instance, Known, Observed, OwnerRecord, Place, Probe, Pushed, Recorded, Refused, SecretFacts,
-    Snapshot, Subnet, VolumeState,
+    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused, SecretFacts, Snapshot,
+    Subnet, VolumeState,
 };
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
-use koi_core::refusal::classify;
+use koi_core::refusal::{NO_CREDENTIALS, classify};
 use koi_core::render::bundle::{self, SecretMaterial};
-use koi_core::render::{identity, network};
+use koi_core::render::network;
 use koi_wire::bundle::TooLarge;
 use kube::{Resource as _, ResourceExt as _};
 
+use super::policy::Wished;
 use super::secret::{self, GatewaySecret};
-use super::validate::digest;
 use super::{FIRST_WORD, Round};
 use crate::cloud::{Answer, Cloud, CloudError};
 use crate::janitor;
@@ -109,7 +109,9 @@ impl<C: Cloud> Round<'_, C> {
         if observed.instances == Known::Unknown
             && let Some(problem) = &self.context.fleet.health().borrow().problem
         {
-            observed.refusal = observed.refusal.or_else(|| Some(failed_read(problem, 1, now)));
+            observed.refusal = observed
+                .refusal
+                .or_else(|| Some(failed_read(problem, self.memory.failed_reads.saturating_add(1), now)));
         }
         observed
     }
@@ -138,6 +140,9 @@ impl<C: Cloud> Round<'_, C> {
         if let Some(place) = known(lookups.place().await, failed) {
             observed.place = Known::Present(place);
         }
+        if lacks_credentials(failed.as_ref()) {
+            return;
+        }
         observed.owner = known(lookups.owner().await, failed).unwrap_or(OwnerRecord::Unknown);
     }
 
@@ -150,6 +155,9 @@ impl<C: Cloud> Round<'_, C> {
         let context = self.context;
         let lookups = &context.lookups;
         self.look_up_home(observed, failed).await;
+        if lacks_credentials(failed.as_ref()) {
+            return;
+        }
         observed.image = match &agent.image {
             ImageWish::Id(id) => Known::Present(id.clone()),
             ImageWish::Parameter(name) => known(lookups.image(name).await, failed).unwrap_or_default(),
@@ -221,23 +229,18 @@ impl<C: Cloud> Round<'_, C> {
     /// The profile that an agent wishes.
     fn wished_identity(&mut self, agent: &DesiredAgent, observed: &Observed, profile: &Profile) -> Identity {
         let current = match (observed.place.present(), &profile.facts.policy) {
-            (Some(place), Some(policy)) => self.is_wished_policy(agent, place, policy),
+            (Some(place), Some(policy)) => {
+                let wished = Wished {
+                    cluster_id: &agent.claim.cluster_id,
+                    place,
+                    models: &agent.role_models,
+                    scope: &agent.identity.scope,
+                };
+                self.memory.policy.is_wished(wished, policy)
+            }
             _ => false,
         };
         as_identity(profile, &agent.claim.cluster_id, current)
-    }
-
-    /// Whether a role has the policy that is wished: two documents are made and compared once for each change of what they are made of.
-    fn is_wished_policy(&mut self, agent: &DesiredAgent, place: &Place, policy: &str) -> bool {
-        let (cluster_id, scope) = (&agent.claim.cluster_id, &agent.identity.scope);
-        let from = digest(&(cluster_id, place, &agent.role_models, scope, policy));
-        if let Some((_, same)) = self.memory.policy.filter(|(known, _)| *known == from) {
-            return same;
-        }
-        let wanted = identity::role_policy(cluster_id, place, &agent.role_models, scope);
-        let same = identity::policy_equal(policy, &wanted);
-        self.memory.policy = Some((from, same));
-        same
     }
 
     /// The group of the wished rule set, by name; a foreign one of that name is known only once a creation met it.
@@ -409,6 +412,11 @@ impl<C: Cloud> Round<'_, C> {
 /// A value, or nothing and the first error remembered.
 fn known<T>(answer: Answer<T>, failed: &mut Option<CloudError>) -> Option<T> {
     answer.map_err(|error| failed.get_or_insert(error).clone()).ok()
+}
+
+/// Whoever has no credentials need not ask for anything else: to find out takes seconds each time.
+fn lacks_credentials(failed: Option<&CloudError>) -> bool {
+    failed.is_some_and(|error| error.code == NO_CREDENTIALS)
 }
 
 /// A failed read as the planner knows refusals.

@@ -136,3 +136,15 @@ def test_roles_are_passed_to_instances_only() -> None:
     passing = [s for s in STATEMENTS if "iam:PassRole" in listed(s["Action"])]
     assert [s["Condition"] for s in passing] == [{"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}]
     assert all(":role/" in resource and not resource.endswith(":role/*") for resource in listed(passing[0]["Resource"]))
+
+
+def test_the_boundary_of_agents_lets_their_roles_do_what_the_operator_writes_and_no_more() -> None:
+    text = (CHART / "files" / "agent-boundary.json").read_text()
+    assert set(re.findall(r"\$\{[^}]*\}", text)) <= PLACEHOLDERS
+    written = (
+        (paths.ROOT / "crates" / "core" / "src" / "render" / "identity.rs").read_text().partition("#[cfg(test)]")[0]
+    )
+    wished = set(re.findall(r'"((?:bedrock|ssm):\w+)"', written))
+    statements = json.loads(text)["Statement"]
+    assert {action for statement in statements for action in listed(statement["Action"])} == wished
+    assert "files/agent-boundary.json" in (CHART / "README.md").read_text()

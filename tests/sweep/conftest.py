@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from scenario.api_proxy import ApiProxy
 from scenario.gateways import Gateways
+from scenario.kube import GROUP
 from scenario.stage import CLUSTER_ID, NAMESPACE, Operator, Stage, world_name
 from scenario.wait import until
 
@@ -78,6 +79,17 @@ class Ground:
         ours = [{"Name": "tag:skykoi:cluster", "Values": [CLUSTER_ID]}]
         ec2 = self.stage.cloud.boto("ec2")
         until("one group is left", lambda: len(ec2.describe_security_groups(Filters=ours)["SecurityGroups"]) == 1, 60)
+
+    def plan_is_told(self) -> None:
+        """Waits until the plan says how many agents it has: what is still to be said of the one before is no write of the next."""
+
+        def told() -> bool:
+            plan = self.stage.kube.get(f"{GROUP}/koiplans/own") or {}
+            agents = self.stage.kube.request("GET", f"{GROUP}/koiagents")["items"]
+            mine = [agent for agent in agents if agent["spec"].get("planRef", {}).get("name") == "own"]
+            return (plan.get("status") or {}).get("agents") == len(mine)
+
+        until("the plan says how many agents it has", told, 30)
 
     def end(self) -> None:
         """Everything is taken back."""

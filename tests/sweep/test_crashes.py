@@ -166,6 +166,7 @@ def run(ground: Ground, kind: str, aim: Callable[[], Callable[[], bool]]) -> boo
     ground.operator()
     ground.tidy()
     name = way.before(ground)
+    ground.plan_is_told()
     died = aim()
     known = ground.stage.kube.agent(name)
     way.ask(ground, name)
@@ -228,6 +229,14 @@ def test_crash_at_a_call(request: pytest.FixtureRequest, ground: Ground, kind: s
 def test_crash_at_a_write(request: pytest.FixtureRequest, ground: Ground, kind: str, index: int, when: str) -> None:
     if not chosen(request, "write", kind, index, when):
         pytest.skip("not in this commit's sample")
-    crashed = run(ground, kind, lambda: crash_at_write(ground, index, when))
+    begin = 0
+
+    def aim() -> Callable[[], bool]:
+        nonlocal begin
+        begin = len(ground.proxy.writes)
+        return crash_at_write(ground, index, when)
+
+    crashed = run(ground, kind, aim)
     ground.count(request.node.name, crashed)
-    assert not (crashed and index == WRITES[kind]), "it takes more writes than are tried: raise WRITES"
+    seen = "\n".join(ground.proxy.writes[begin : begin + index])
+    assert not (crashed and index == WRITES[kind]), f"it takes more writes than are tried: raise WRITES\n{seen}"

@@ -1,6 +1,6 @@
 """Mutation check of koi-core: how many small faults its unit tests and its simulation notice.
 
-    tools/mutation [--shard 1/8] [--built] [--only TEXT] [--show]
+    tools/mutation [--shard 1/8] [--built] [--only TEXT] [--since COMMIT] [--show]
 
 All faults are built into one copy of the workspace, each behind a switch. Faults that do not compile are not viable and do not count.
 The rest is tried in two passes: with few cases, and what survives those with many. What survives both must stand in docs/mutants.md
@@ -76,12 +76,45 @@ def sources() -> list[Source]:
     found, number = [], 0
     for path in sorted((ROOT / CORE / "src").rglob("*.rs")):
         name = path.relative_to(ROOT / CORE / "src").as_posix()
-        if name.endswith("tests.rs") or "/tests/" in name:
+        if is_test(name):
             continue
         source = Source(name, path.read_text(), number)
         number = source.next
         found.append(source)
     return found
+
+
+def is_test(name: str) -> bool:
+    """Whether a file of the crate is a test."""
+    return name.endswith("tests.rs") or "/tests/" in name
+
+
+def names_at(commit: str) -> set[tuple[str, str]]:
+    """The faults that the sources of a commit have: file, and what it is in there."""
+    root = (CORE / "src").as_posix()
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    files = [path for path in git("ls-tree", "-r", "--name-only", commit, root).splitlines() if path.endswith(".rs")]
+    files = [path for path in files if not is_test(path.removeprefix(f"{root}/"))]
+    texts = [(path.removeprefix(f"{root}/"), git("show", f"{commit}:{path}")) for path in files]
+    return {(name, inner(mutant)) for name, text in texts for mutant in Source(name, text, 0).mutants}
+
+
+def inner(mutant: Mutant) -> str:
+    """What a fault is called within its file."""
+    return f"{mutant.function}: {mutant.change}"
+
+
+def newer(mutants: list[Mutant], commit: str) -> set[int]:
+    """The faults that a commit did not have; a function that only moved to another file is no newer than it was."""
+    before = names_at(commit)
+    now = {(mutant.file, inner(mutant)) for mutant in mutants}
+    moved = {name for file, name in before - now}
+    return {
+        mutant.number for mutant in mutants if (mutant.file, inner(mutant)) not in before and inner(mutant) not in moved
+    }
 
 
 def write(found: list[Source]) -> None:
@@ -265,15 +298,18 @@ def main() -> int:
     parser.add_argument("--build", action="store_true", help="build, note which tests come by which faults, and end")
     parser.add_argument("--built", action="store_true", help="try what was built before")
     parser.add_argument("--only", default="", help="faults whose name has this in it")
+    parser.add_argument("--since", metavar="COMMIT", help="faults that the sources of this commit did not have")
     parser.add_argument("--show", action="store_true", help="list the faults and end")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     found = sources()
+    everything = [mutant for source in found for mutant in source.mutants]
+    wanted = newer(everything, args.since) if args.since else {mutant.number for mutant in everything}
+    wanted = {mutant.number for mutant in everything if mutant.number in wanted and args.only in mutant.name}
     if args.show:
-        print(*(mutant.name for source in found for mutant in source.mutants), sep="\n")
+        print(*(mutant.name for mutant in everything if mutant.number in wanted), sep="\n")
         return 0
     programs = read_state(found) if args.built else make(found)
-    everything = [mutant for source in found for mutant in source.mutants]
     viable = [mutant for mutant in everything if mutant.viable]
     print(
         f"{len(everything)} faults, {len(viable)} viable; "
@@ -283,7 +319,7 @@ def main() -> int:
     if args.build:
         return 0
     which, of = map(int, args.shard.split("/"))
-    chosen = [mutant for mutant in viable if args.only in mutant.name][which - 1 :: of]
+    chosen = [mutant for mutant in viable if mutant.number in wanted][which - 1 :: of]
     left, tried = survivors(chosen, programs), len(chosen)
     listed = LISTED.read_text() if LISTED.exists() else ""
     fresh = [mutant for mutant in left if f"`{mutant.name}`" not in listed]

@@ -6,6 +6,10 @@
 //! - deletions before repairs before creations, except that each eighth turn goes to whoever has waited longest;
 //! - among equals, the namespace that was served least; within a namespace, who came first.
 //!
+//! AWS draws a token when a call arrives there, and not when it is granted here. What is granted and has not [`landed`](Budget::landed) may yet
+//! be drawn from a bucket that was full until then, so that the time in between brought it nothing: our bucket never holds more than what is
+//! left of a full one after all calls under way. With that, AWS has a token for each call, however late and however close together they come.
+//!
 //! A bucket that AWS refuses for is believed to be smaller than documented: its rate is halved, at most once for each burst of refusals,
 //! and creeps up again. Only this bucket slows down; whoever was refused waits by a pause of its own.
 
@@ -67,6 +71,8 @@ struct Lane {
     /// The part of the documented rate that AWS seems to grant.
     share: f64,
     tokens: f64,
+    /// Granted, and not drawn at AWS for certain.
+    under_way: u32,
     at: Duration,
     halved_at: Option<Duration>,
     queues: BTreeMap<Urgency, BTreeMap<String, VecDeque<Ticket>>>,
@@ -105,7 +111,7 @@ impl Budget {
         }
     }
 
-    /// Whose turn it is now: each of them has drawn its token.
+    /// Whose turn it is now: each of them has drawn its token, and is under way until it [`landed`](Self::landed) or is given back.
     pub fn grant(&mut self, now: Duration) -> Vec<Ticket> {
         let mut granted = Vec::new();
         for lane in self.lanes.values_mut() {
@@ -114,6 +120,7 @@ impl Budget {
                 && let Some(ticket) = lane.next()
             {
                 lane.tokens -= 1.0;
+                lane.under_way += 1;
                 lane.serve(ticket);
                 granted.push(ticket);
             }
@@ -124,10 +131,17 @@ impl Budget {
         granted
     }
 
+    /// A call that was granted has arrived: AWS has drawn its token.
+    pub fn landed(&mut self, operation: &'static str, now: Duration) {
+        let (_, lane) = self.lane(operation, now);
+        lane.under_way = lane.under_way.saturating_sub(1);
+    }
+
     /// A token that was drawn and not used.
     pub fn refund(&mut self, operation: &'static str, now: Duration) {
         let (_, lane) = self.lane(operation, now);
-        lane.tokens = (lane.tokens + 1.0).min(lane.capacity());
+        lane.under_way = lane.under_way.saturating_sub(1);
+        lane.tokens = (lane.tokens + 1.0).min(lane.room());
     }
 
     /// AWS refused an operation because of its rate.
@@ -140,10 +154,12 @@ impl Budget {
         }
     }
 
-    /// When [`Self::grant`] is worth asking again; `None` while nobody waits.
+    /// When [`Self::grant`] is worth asking again if nothing lands until then; `None` while nobody waits.
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
-        let waiting = self.lanes.values().filter(|lane| !lane.places.is_empty());
+        // Where there is no room, no time brings a token: a landing does.
+        let waits = |lane: &&Lane| !lane.places.is_empty() && lane.room() >= 1.0;
+        let waiting = self.lanes.values().filter(waits);
         waiting.map(Lane::ready_at).min()
     }
 
@@ -173,6 +189,7 @@ impl Lane {
             rate,
             share: 1.0,
             tokens: rate.capacity,
+            under_way: 0,
             at: now,
             halved_at: None,
             queues: BTreeMap::new(),
@@ -186,12 +203,17 @@ impl Lane {
         (self.rate.capacity * self.share).max(1.0)
     }
 
+    /// What a full bucket has left once all calls under way have drawn from it.
+    fn room(&self) -> f64 {
+        (self.capacity() - f64::from(self.under_way)).max(0.0)
+    }
+
     /// What the time since the last look brought.
     fn settle(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.at).as_secs_f64();
         self.at = self.at.max(now);
         self.share = (self.share + passed * CREEP).min(1.0);
-        self.tokens = (self.tokens + passed * self.rate.refill * self.share).min(self.capacity());
+        self.tokens = (self.tokens + passed * self.rate.refill * self.share).min(self.room());
     }
 
     /// A moment at which there is a token if nobody draws until then.

@@ -29,6 +29,7 @@ use crate::render::user_data::Artifact;
 use cidr::Cidr;
 pub use document::Document;
 pub use farewell::whereabouts;
+pub(crate) use plans::selects;
 pub use plans::{default_plan, plan_account, shared_models};
 use settle::Asked;
 

@@ -180,4 +180,45 @@ mod tests {
         let gist = Gist::of(&agent(&status));
         assert_eq!(gist.bundle_of.as_deref(), Some("i-1"));
     }
+
+    #[test]
+    fn a_condition_is_told_in_the_words_of_the_api() {
+        for (word, state) in [
+            ("True", State::True),
+            ("False", State::False),
+            ("Unknown", State::Unknown),
+        ] {
+            let status = json!({ "observedGeneration": 1, "conditions": [condition("Ready", word, "Launching")] });
+            let gist = Gist::of(&agent(&status));
+            assert_eq!((gist.conditions[0].state, state.as_str()), (state, word));
+        }
+    }
+
+    #[test]
+    fn the_headline_is_that_of_ready_else_of_suspended() {
+        let headline = |conditions: serde_json::Value| {
+            Gist::of(&agent(&json!({ "observedGeneration": 1, "conditions": conditions }))).headline()
+        };
+        let stalled = || condition("Stalled", "False", "Settled");
+        let suspended = || condition("Suspended", "True", "Suspended");
+        let ready = || condition("Ready", "False", "Booting");
+        assert_eq!(headline(json!([stalled(), suspended(), ready()])), Reason::Booting);
+        assert_eq!(headline(json!([stalled(), suspended()])), Reason::Suspended);
+        assert_eq!(headline(json!([stalled()])), Reason::Pending);
+    }
+
+    #[test]
+    fn only_a_change_that_is_under_way_and_takes_the_agent_away_interrupts_it() {
+        let interrupted = |kind: &str, waiting_for: Option<&str>| {
+            let action =
+                json!({ "kind": kind, "reason": "r", "since": "2026-11-21T10:00:00Z", "waitingFor": waiting_for });
+            Gist::of(&agent(&json!({ "observedGeneration": 1, "plannedAction": action }))).interrupted
+        };
+        for kind in ["Restart", "StopStart", "Replace"] {
+            assert!(interrupted(kind, None), "{kind}");
+            assert!(!interrupted(kind, Some("consent")), "{kind} waits");
+        }
+        assert!(!interrupted("HotPush", None));
+        assert!(!interrupted("HotPush", Some("a place")));
+    }
 }

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use crate::api::{
     CloudStatus, IdentityMode, KoiPlan, KoiPlanStatus, PlanConditionType, Reason, ResolvedImage, builtin,
 };
-use crate::desired::{Desired, NamespaceFacts, Settings, default_plan};
+use crate::desired::{Desired, NamespaceFacts, Settings, default_plan, selects};
 use crate::gist::Gist;
 use crate::observed::Place;
 use crate::plan::Why;
@@ -145,8 +145,9 @@ fn conditions(plan: &KoiPlan, all_plans: &[KoiPlan], facts: &PlanFacts<'_>) -> V
 /// Whether an agent that asks for nothing gets what it needs: by the same rules as every agent, so that the plan and its agents say the
 /// same.
 fn usable(plan: &KoiPlan, settings: &Settings) -> Result<(), Why> {
+    selects(plan)?;
     let mut open = plan.clone();
-    // Whom the plan admits is no question of whether it makes sense.
+    // Whom the plan admits is no question of whether it makes sense, as long as it can be somebody.
     open.spec.allowed_namespaces = None;
     let modest = crate::api::KoiAgent::default();
     Desired::resolve(&modest, Some(&open), &NamespaceFacts::default(), settings).map(drop)

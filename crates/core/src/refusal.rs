@@ -48,6 +48,9 @@ pub const TOKEN_TERMINATED: &str = "IdempotentInstanceTerminated";
 /// After so many refusals in a row a thing that should have healed by itself is called by its name (about two minutes).
 pub const SOON_LIMIT: u32 = 30;
 
+/// Credentials come late where a node has just started, by seconds. After so many tries without any, people must give us some.
+const WITHOUT_CREDENTIALS: u32 = 8;
+
 /// So many launches in a row go from one offering to the next without a pause.
 const ELSEWHERE: u32 = 8;
 
@@ -81,6 +84,7 @@ impl Refusal {
     pub fn stalls(&self, count: u32) -> bool {
         match self.retry {
             Retry::Slow | Retry::Never => true,
+            Retry::Soon if self.reason == Reason::Unauthorized => count > WITHOUT_CREDENTIALS,
             Retry::Soon => count > SOON_LIMIT,
             Retry::BackOff => false,
         }

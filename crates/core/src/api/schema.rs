@@ -75,8 +75,11 @@ fields! {
         r"^[^\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}\x{202a}-\x{202e}\x{2066}-\x{2069}]+$",
         "must be one line of text, at most 128 characters, without control characters",
     )]);
-    /// An e-mail address.
-    email = text(254, &[form(r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", "must be an e-mail address: name@domain")]);
+    /// An e-mail address: nothing in it that people cannot see.
+    email = text(254, &[form(
+        r"^[^@\p{Cc}\p{Cf}\p{Z}]+@[^@\p{Cc}\p{Cf}\p{Z}]+$",
+        "must be an e-mail address: name@domain, without blanks and invisible characters",
+    )]);
     /// An IANA time zone.
     time_zone = text(64, &[form(
         r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$",
@@ -364,14 +367,41 @@ fn tag_map() -> Schema {
     })
 }
 
+/// What Kubernetes takes for a label's key, and for its value.
+const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$";
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$";
+
 fn selector_object() -> Schema {
-    let label_value = json!({ "type": "string", "maxLength": 63 });
+    let label_value = text(
+        63,
+        &[form(
+            LABEL_VALUE,
+            "must be a label value: at most 63 letters, digits and '-_.', and at both ends a letter or a digit",
+        )],
+    );
+    let label_key = "letters, digits and '-_.', at most 63 of them, after a domain and '/' where there is one";
+    let keys = json!({
+        "rule": format!("self.all(k, k.matches('{LABEL_KEY}'))"),
+        "message": "label keys must be such as namespaces can have",
+        "messageExpression": format!(
+            "'not a label key: \"' + self.filter(k, !k.matches('{LABEL_KEY}'))[0] + '\"; no namespace can have it. Allowed are {}'",
+            label_key.replace('\'', "\\'"),
+        ),
+        "reason": "FieldValueInvalid",
+    });
+    let key = {
+        let mut key = text(317, &[form(LABEL_KEY, &format!("must be a label key: {label_key}"))]);
+        key.insert("minLength".into(), 1.into());
+        key.insert("description".into(), "The label's key.".into());
+        key
+    };
     json_schema!({
         "type": "object", "x-kubernetes-map-type": "atomic",
         "properties": {
             "matchLabels": {
                 "type": "object", "maxProperties": 16, "additionalProperties": label_value,
                 "description": "Labels that the namespace must have, with these values.",
+                "x-kubernetes-validations": [keys],
             },
             "matchExpressions": {
                 "type": "array", "maxItems": 16, "x-kubernetes-list-type": "atomic",
@@ -379,7 +409,7 @@ fn selector_object() -> Schema {
                 "items": {
                     "type": "object", "required": ["key", "operator"],
                     "properties": {
-                        "key": { "type": "string", "minLength": 1, "maxLength": 317, "description": "The label's key." },
+                        "key": key,
                         "operator": {
                             "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
                             "description": "How the label is compared with the values.",

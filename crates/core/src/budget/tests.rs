@@ -18,11 +18,27 @@ fn asker(tenant: &str, urgency: Urgency) -> Asker {
     }
 }
 
+/// Whose turn it is; all of their calls arrive at once.
+fn grant(budget: &mut Budget, now: Duration) -> Vec<Ticket> {
+    let granted = budget.grant(now);
+    land(budget, &granted, now);
+    granted
+}
+
+/// Nothing is under way any more.
+fn land(budget: &mut Budget, granted: &[Ticket], now: Duration) {
+    for _ in granted {
+        for operation in OPERATIONS {
+            budget.landed(operation, now);
+        }
+    }
+}
+
 /// The order in which all who wait are served, and when.
 fn serve_all(budget: &mut Budget, mut now: Duration) -> Vec<(Ticket, Duration)> {
     let mut served = Vec::new();
     loop {
-        served.extend(budget.grant(now).into_iter().map(|ticket| (ticket, now)));
+        served.extend(grant(budget, now).into_iter().map(|ticket| (ticket, now)));
         let Some(next) = budget.next() else { return served };
         assert!(next > now, "time must pass: {next:?} after {now:?}");
         now = next;
@@ -109,7 +125,7 @@ fn a_storm_of_one_namespace_does_not_starve_another() {
     for _ in 0..1000 {
         budget.ask(RUN, &asker("storm", Urgency::Create), at(0.0));
     }
-    budget.grant(at(0.0));
+    grant(&mut budget, at(0.0));
     let late: Vec<Ticket> = (0..3)
         .map(|_| budget.ask(RUN, &asker("calm", Urgency::Create), at(1.0)))
         .collect();
@@ -141,7 +157,7 @@ fn a_refusal_halves_its_own_bucket_once_for_each_burst_and_it_creeps_up_again() 
     }
     assert!(share(&budget) >= FLOOR && share(&budget) < 0.1, "{}", share(&budget));
     budget.ask("StopInstances", &asker("a", Urgency::Create), at(60.0));
-    assert_eq!(budget.grant(at(60.0)).len(), 1, "other buckets are as they were");
+    assert_eq!(grant(&mut budget, at(60.0)).len(), 1, "other buckets are as they were");
     budget.ask(RUN, &asker("a", Urgency::Create), at(120.0));
     assert_eq!(share(&budget), 1.0, "after a minute without refusals");
 }
@@ -164,7 +180,7 @@ fn whoever_leaves_the_line_is_not_served() {
     let stays = budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
     budget.cancel(gone);
     budget.cancel(gone);
-    assert_eq!(budget.grant(at(0.0)), [stays]);
+    assert_eq!(grant(&mut budget, at(0.0)), [stays]);
 }
 
 #[derive(Clone, Debug)]
@@ -220,7 +236,7 @@ proptest! {
                 Move::Refund(_) => {}
                 Move::Wait(seconds) => now += seconds,
             }
-            for ticket in budget.grant(at(now)) {
+            for ticket in grant(&mut budget, at(now)) {
                 prop_assert!(!served.contains(&ticket) && !left.contains(&ticket));
                 served.push(ticket);
                 let (_, operation) = asked.iter().find(|(other, _)| *other == ticket).unwrap();
@@ -256,9 +272,9 @@ fn raised_quotas_scale_burst_and_rate() {
     for _ in 0..40 {
         budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
     }
-    assert_eq!(budget.grant(at(0.0)).len(), 10);
-    assert_eq!(budget.grant(at(1.001)).len(), 4);
-    assert_eq!(budget.grant(at(2.002)).len(), 4);
+    assert_eq!(grant(&mut budget, at(0.0)).len(), 10);
+    assert_eq!(grant(&mut budget, at(1.001)).len(), 4);
+    assert_eq!(grant(&mut budget, at(2.002)).len(), 4);
 }
 
 #[test]
@@ -269,7 +285,7 @@ fn an_idle_bucket_holds_its_burst_and_no_more() {
         for _ in 0..9 {
             budget.ask(RUN, &asker("a", Urgency::Create), now);
         }
-        assert_eq!(budget.grant(now).len(), 5);
+        assert_eq!(grant(&mut budget, now).len(), 5);
         // The rest is served at two in a second.
         assert_eq!(serve_all(&mut budget, now + at(0.001)).len(), 4);
     }
@@ -281,11 +297,122 @@ fn after_a_refusal_half_the_rate_is_used() {
     for _ in 0..40 {
         budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
     }
-    budget.grant(at(0.0));
+    grant(&mut budget, at(0.0));
     budget.throttled(RUN, at(0.0));
-    assert_eq!(budget.grant(at(0.9)).len(), 0);
+    assert_eq!(grant(&mut budget, at(0.9)).len(), 0);
     // A little more than one in a second: the share creeps up.
-    assert_eq!(budget.grant(at(1.001)).len(), 1);
+    assert_eq!(grant(&mut budget, at(1.001)).len(), 1);
     let share = budget.lanes().find(|(name, ..)| *name == RUN).unwrap().2;
     assert!((0.5..0.55).contains(&share), "{share}");
+}
+
+/// AWS's bucket for launches: it draws when a call arrives.
+struct Aws {
+    level: f64,
+    at: f64,
+    drawn: u32,
+    refused: u32,
+}
+
+impl Aws {
+    fn full() -> Self {
+        Self {
+            level: 5.0,
+            at: 0.0,
+            drawn: 0,
+            refused: 0,
+        }
+    }
+
+    fn arrive(&mut self, now: f64) {
+        self.level = (self.level + (now - self.at) * 2.0).min(5.0);
+        self.at = now;
+        // What is a rounding away from a whole token is one.
+        if self.level < 1.0 - 1e-9 {
+            self.refused += 1;
+        } else {
+            self.level -= 1.0;
+            self.drawn += 1;
+        }
+    }
+}
+
+/// The way of one call, in seconds: from its turn until it is sent, from there to AWS, and until its answer is here.
+type Way = (f64, f64, f64);
+
+/// What happens at a moment.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Arrives,
+    Lands,
+}
+
+/// As many launches as there are ways, all asked for at the beginning; what AWS made of them, and when the last one came there.
+fn launch(ways: &[Way]) -> (Aws, f64) {
+    let (mut budget, mut aws) = (Budget::new(1.0), Aws::full());
+    for _ in ways {
+        budget.ask(RUN, &asker("a", Urgency::Create), at(0.0));
+    }
+    let mut to_come = ways.iter();
+    let mut events: Vec<(f64, Event)> = Vec::new();
+    let (mut now, mut last) = (0.0_f64, 0.0);
+    loop {
+        for (wait, there, back) in budget.grant(at(now)).iter().filter_map(|_| to_come.next()) {
+            let arrives = now + wait + there;
+            events.push((arrives, Event::Arrives));
+            events.push((arrives + back, Event::Lands));
+        }
+        events.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let next = budget.next().map(|next| next.as_secs_f64());
+        match (events.last().copied(), next) {
+            (Some((moment, event)), next) if next.is_none_or(|next| moment <= next) => {
+                events.pop();
+                now = moment;
+                match event {
+                    Event::Arrives => {
+                        aws.arrive(now);
+                        last = now;
+                    }
+                    Event::Lands => budget.landed(RUN, at(now)),
+                }
+            }
+            (_, Some(next)) => now = next,
+            (_, None) => return (aws, last),
+        }
+    }
+}
+
+proptest! {
+    /// However long calls wait for a busy operator, and however differently long they are on their way: AWS has a token for each.
+    #[test]
+    fn aws_refuses_nothing_however_late_calls_come(ways in proptest::collection::vec((0.0..4.0_f64, 0.0..1.0_f64, 0.0..1.0_f64), 1..80)) {
+        let (aws, _) = launch(&ways);
+        prop_assert_eq!((aws.refused, aws.drawn as usize), (0, ways.len()));
+    }
+
+    /// The same where calls that had their turn one after another are all sent in the same moment, as after a pause of the whole process.
+    #[test]
+    fn aws_refuses_nothing_after_a_pause(pause in 0.1..10.0_f64, every in 3..30_u32, there in 0.0..0.3_f64) {
+        let ways: Vec<Way> = (0..80_u32)
+            .map(|number| (if number % every < 4 { pause } else { 0.0 }, there * f64::from(number % 3), 0.05))
+            .collect();
+        let (aws, _) = launch(&ways);
+        prop_assert_eq!((aws.refused, aws.drawn), (0, 80));
+    }
+}
+
+#[test]
+fn a_thousand_launches_use_the_bucket_and_none_is_refused() {
+    // Answers take 0.3 to 1.2 s, as RunInstances does; once in a while the operator is busy for two seconds.
+    let ways: Vec<Way> = (0..1000_u32)
+        .map(|number| {
+            let busy = if number % 120 < 3 { 2.0 } else { 0.02 };
+            let jitter = f64::from(number * 7919 % 100) / 100.0;
+            (busy, 0.05 + jitter * 0.1, 0.25 + jitter * 0.8)
+        })
+        .collect();
+    let (aws, last) = launch(&ways);
+    assert_eq!((aws.refused, aws.drawn), (0, 1000));
+    let possible = 5.0 + 2.0 * last;
+    assert!(1000.0 >= 0.95 * possible, "1000 of {possible}");
 }

@@ -85,6 +85,7 @@ pub(super) fn admit(agent: &KoiAgent, plan: Option<&KoiPlan>, namespace: &Namesp
             ))
         });
     };
+    selects(plan)?;
     let admitted = plan
         .spec
         .allowed_namespaces
@@ -98,6 +99,20 @@ pub(super) fn admit(agent: &KoiAgent, plan: Option<&KoiPlan>, namespace: &Namesp
         "KoiPlan {name:?} does not admit agents of namespace {space:?} (spec.allowedNamespaces). Label the namespace, or use another plan."
     );
     Err(why(Reason::PlanNotAllowed, message))
+}
+
+/// Whether a namespace can exist that the plan's selector admits.
+pub(crate) fn selects(plan: &KoiPlan) -> Result<(), Why> {
+    let selector = plan.spec.allowed_namespaces.as_ref();
+    selector.and_then(selector::fault).map_or(Ok(()), |fault| {
+        Err(why(
+            Reason::PlanInvalid,
+            format!(
+                "KoiPlan {:?}: spec.allowedNamespaces: {fault}, so that no namespace can have it. Write a label that namespaces have.",
+                plan.name_any()
+            ),
+        ))
+    })
 }
 
 /// The account and region that a plan names.

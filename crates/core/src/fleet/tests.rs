@@ -479,8 +479,22 @@ fn a_read_that_shows_what_we_put_right_a_moment_ago_is_late() {
     };
     assert_eq!(sweep(&mut index, 2, sighting(std::slice::from_ref(&bare))), [""; 0]);
     assert_eq!(named(&mut index), (true, "instance-profile/q".into()));
-    sweep(&mut index, 30, sighting(&[bare]));
+    sweep(&mut index, 20, sighting(std::slice::from_ref(&bare)));
+    assert!(named(&mut index).0, "late still");
+    sweep(&mut index, 21, sighting(&[bare]));
     assert!(!named(&mut index).0, "news after all");
+}
+
+#[test]
+fn what_reads_have_shown_is_known_by_its_id() {
+    let mut index = Index::new("c");
+    let mut seen = sighting(&[ours("i-1", Running)]);
+    seen.volumes = vec![volume("a", "vol-1", VolumeState::Available)];
+    sweep(&mut index, 1, seen);
+    index.view("a", &["i-1", "vol-1", "vol-2"]);
+    let shown = ["i-1".to_owned(), "vol-1".to_owned()].into();
+    assert_eq!(index.known(&["a".to_owned()]), shown);
+    assert_eq!(index.known(&["b".to_owned()]), BTreeSet::new());
 }
 
 #[test]
@@ -508,8 +522,12 @@ fn the_whole_fleet_is_told_with_its_owners_and_the_time_of_its_read() {
         orphan.tags.insert(crate::names::TAG_ORPHAN.into(), "x".into());
         orphan
     };
+    let mut first = instance("a", "i-1", Running);
+    // The word is in the value of another tag.
+    let note = format!("no {}", crate::names::TAG_ORPHAN);
+    first.tags.insert("note".into(), note);
     let instances = vec![
-        instance("a", "i-1", Running),
+        first,
         orphan("i-2", Stopped),
         orphan("i-3", Running),
         orphan("i-4", Terminated),

@@ -102,3 +102,23 @@ fn names_fit_into_what_aws_allows_and_stay_apart() {
     assert!(security_group(&cluster, &short_hash(&["rules"], 10)).len() <= 255);
     assert_ne!(short_hash(&["a", "b"], 20), short_hash(&["ab", ""], 20));
 }
+
+#[test]
+fn an_image_id_is_one_of_ec2s_two_forms() {
+    for id in ["ami-0123abcd", "ami-0123456789abcdef0"] {
+        assert!(is_image_id(id), "{id}");
+    }
+    for text in [
+        "",
+        "ami-",
+        "0123abcd",
+        "ami-0123abcg",
+        "ami-0123ABCD",
+        "ami-0123abc",
+        "ami-0123456789abcdef",
+        "ami-0123456789abcdefg",
+        "snap-0123abcd",
+    ] {
+        assert!(!is_image_id(text), "{text}");
+    }
+}

@@ -138,6 +138,11 @@ fn a_plan_that_contradicts_itself_is_not_ready_and_says_why() {
         ),
         (json!({"boot": {"deadline": "soon"}}), "PlanInvalid", "boot.deadline"),
         (
+            json!({"allowedNamespaces": {"matchLabels": {"a b": "gold"}}}),
+            "PlanInvalid",
+            "spec.allowedNamespaces: \"a b\" is no label key",
+        ),
+        (
             json!({"defaults": {"gateway": {"config": {"nonsense": 1}}}}),
             "ConfigRejected",
             "nonsense",

@@ -417,3 +417,25 @@ fn what_should_be_over_soon_stalls_only_when_it_lasts() {
     assert!(!stalls("RequestLimitExceeded", 1000));
     assert!(stalls("UnauthorizedOperation", 1));
 }
+
+#[test]
+fn who_is_not_known_is_not_told_of_an_action_that_he_lacks() {
+    let told = |code: &str| classify("DescribeInstances", code, "no").message;
+    assert!(
+        told("AccessDenied").contains("(ec2:DescribeInstances)"),
+        "{}",
+        told("AccessDenied")
+    );
+    for code in ["AuthFailure", "ExpiredToken", super::NO_CREDENTIALS] {
+        assert!(!told(code).contains("ec2:"), "{}", told(code));
+    }
+}
+
+#[test]
+fn credentials_may_come_late_and_are_missed_within_the_promised_time() {
+    let missing = classify("GetCallerIdentity", super::NO_CREDENTIALS, "");
+    let first = (1..).find(|count| missing.stalls(*count)).unwrap();
+    let waited: std::time::Duration = (1..first).filter_map(|count| missing.pause(count)).sum();
+    // The tries themselves take time as well: that of the chain of providers.
+    assert!((5..=15).contains(&waited.as_secs()), "{waited:?}");
+}

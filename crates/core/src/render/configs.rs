@@ -82,6 +82,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_makes_no_difference() {
+        let (known, wish) = (Configs::default(), ["amazon-bedrock/a".to_owned()]);
+        let wish = Wish {
+            model: "amazon-bedrock/m",
+            fallbacks: &wish,
+            time_zone: None,
+            tools: None,
+        };
+        known.of(&wish, &Map::new()).unwrap();
+        assert_eq!(known, Configs::default());
+    }
+
+    #[test]
     fn each_part_of_a_wish_makes_another_config_and_the_same_wish_the_same_one() {
         let configs = Configs::default();
         let (one, two) = (["amazon-bedrock/a".to_owned()], ["amazon-bedrock/b".to_owned()]);

@@ -355,6 +355,82 @@ fn a_boot_that_timed_out_names_the_hop_and_what_the_set_up_said_until_the_gatewa
 }
 
 #[test]
+fn a_boot_is_told_with_what_the_one_before_ended_with_and_nothing_else_is() {
+    let desired = planned(json!({"boot": {"deadline": "20s"}}));
+    let unasked = |status: &KoiAgentStatus, state| {
+        let mut observed = world(status, Err(Hop::Connect), state);
+        (observed.probe, observed.console) = (None, None);
+        observed
+    };
+    let ready = |status: &KoiAgentStatus| {
+        let (_, reason, message) = condition(status, "Ready").unwrap();
+        (reason.to_owned(), message.to_owned())
+    };
+    let mut status = KoiAgentStatus::default();
+    note_bundle(&mut status, "i-1", "b");
+    status = told(&status, &desired, &unasked(&status, InstanceState::Running), now());
+    let (reason, message) = ready(&status);
+    assert!(
+        reason == "Booting" && !message.contains("It follows"),
+        "{reason}: {message}"
+    );
+    let repair = RepairStatus {
+        instance_id: "i-1".into(),
+        cause: "BootTimeout".into(),
+        remedy: Remedy::Reboot,
+        at: super::time(later(21)),
+        count: 1,
+        replaced_at: None,
+        event_id: None,
+    };
+    let quiet = "The gateway has not answered yet in this boot.";
+    let said_after = |status: &KoiAgentStatus, repair: RepairStatus| {
+        let mut status = status.clone();
+        status.repair = Some(repair);
+        super::note_rebooted(&mut status, later(22));
+        let next = told(&status, &desired, &unasked(&status, InstanceState::Running), later(25));
+        condition(&next, "GatewayHealthy").unwrap().2.to_owned()
+    };
+    assert_eq!(said_after(&status, repair.clone()), quiet, "nothing was broken yet");
+    status = told(&status, &desired, &unasked(&status, InstanceState::Running), later(21));
+    let hop = "The gateway was not asked in this boot.";
+    assert_eq!(
+        condition(&status, "GatewayHealthy"),
+        Some(("False", "BootTimeout", hop))
+    );
+    for (instance_id, remedy, told) in [
+        ("i-1", Remedy::Reboot, true),
+        ("i-0", Remedy::Reboot, false),
+        ("i-0", Remedy::Replace, true),
+    ] {
+        let instance_id = instance_id.to_owned();
+        let repair = RepairStatus {
+            instance_id,
+            remedy,
+            ..repair.clone()
+        };
+        let expected = if told {
+            format!("{quiet} Before the remedy: {hop}")
+        } else {
+            quiet.to_owned()
+        };
+        assert_eq!(said_after(&status, repair), expected);
+    }
+    status.repair = Some(repair);
+    super::note_rebooted(&mut status, later(22));
+    let boots = told(&status, &desired, &unasked(&status, InstanceState::Running), later(25));
+    let (reason, message) = ready(&boots);
+    let found = format!(" It follows a boot that ended with: {hop}");
+    assert!(reason == "Booting" && message.ends_with(&found), "{reason}: {message}");
+    let starts = told(&status, &desired, &unasked(&status, InstanceState::Pending), later(25));
+    let (reason, message) = ready(&starts);
+    assert!(
+        reason != "Booting" && !message.contains("It follows"),
+        "{reason}: {message}"
+    );
+}
+
+#[test]
 fn an_instance_that_starts_again_is_not_called_launched() {
     let desired = wish(json!({}), json!({}));
     let mut status = well();
@@ -490,6 +566,21 @@ fn rest_has_no_ready_condition() {
         (Some(("False", "Settled")), Some(("False", "Settled")))
     );
     assert!(Recorded::from_status(&rest).suspended && !Recorded::from_status(&rest).was_healthy);
+}
+
+#[test]
+fn only_what_is_being_put_right_is_recorded_as_that() {
+    let repairing = |kind: &str, reason: &str| {
+        let condition = json!({
+            "type": kind, "status": "True", "reason": reason, "message": "", "lastTransitionTime": "2026-11-21T10:00:00Z",
+        });
+        let status: KoiAgentStatus =
+            serde_json::from_value(json!({"observedGeneration": 1, "conditions": [condition]})).unwrap();
+        Recorded::from_status(&status).repairing
+    };
+    assert!(repairing("Reconciling", "Repairing"));
+    assert!(!repairing("Reconciling", "Launching"));
+    assert!(!repairing("Ready", "Repairing"));
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn skip_sequence(rest: &mut std::str::Chars<'_>) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{end, last_word, readable};
+    use super::{TAIL, WORD, end, failing_word, last_word, readable};
 
     #[test]
     fn escapes_and_control_characters_are_gone_and_the_text_stays() {
@@ -134,6 +134,60 @@ mod tests {
         ];
         for (console, word) in cases {
             assert_eq!(last_word(&console).as_deref(), word, "{console}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_sequence_ends_where_it_ends() {
+        for text in [']', 'P', '_', '^', 'X'] {
+            let (bell, string) = (format!("a\u{1b}{text}t\u{7}b"), format!("a\u{1b}{text}t\u{1b}\\b"));
+            assert_eq!([readable(&bell), readable(&string)], ["ab", "ab"], "{text}");
+        }
+        for set in ['(', ')', '*', '+', '#', '%', ' '] {
+            assert_eq!(readable(&format!("a\u{1b}{set}Bb")), "ab", "{set}");
+        }
+        for last in ['@', 'm', '~'] {
+            assert_eq!(readable(&format!("a\u{1b}[1;2{last}b")), "ab", "{last}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_gave_up_says_why_only_in_its_own_words() {
+        let said = |lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(|line| format!("koi-bootstrap: {line}\n")).collect();
+            (last_word(&lines.concat()), failing_word(&lines.concat()))
+        };
+        let both = |word: &str| (Some(word.to_owned()), Some(word.to_owned()));
+        assert_eq!(
+            said(&["step=volume is looked for", "step=users failed, exit code 1"]),
+            both("step=users failed, exit code 1")
+        );
+        assert_eq!(
+            said(&["step=volume is looked for", "step=volume failed: gone"]),
+            both("step=volume failed: gone")
+        );
+        assert_eq!(
+            said(&["step=volume waiting: not attached"]),
+            both("step=volume waiting: not attached")
+        );
+        for well in ["step=done", "done"] {
+            assert_eq!(said(&["step=volume failed: gone", well]), (Some(well.to_owned()), None));
+        }
+        assert_eq!(
+            said(&["step=volume failed: gone", "step=doner"]),
+            both("step=volume failed: gone"),
+            "another word than the last one"
+        );
+        assert_eq!(said(&[]), (None, None));
+    }
+
+    #[test]
+    fn a_word_and_an_end_have_their_bounds() {
+        let long = "w".repeat(WORD + 1);
+        assert_eq!(last_word(&format!("koi-bootstrap: {long}")), Some("w".repeat(WORD)));
+        let whole = "e".repeat(TAIL);
+        for text in [whole.clone(), format!("b{whole}"), format!("a\nb{whole}")] {
+            assert_eq!(end(Some(&text)), format!("The console ends with: {whole}"));
         }
     }
 

@@ -325,6 +325,8 @@ fn a_boot_that_takes_long_is_looked_at_before_its_time_is_over() {
             " The machine's set-up says: step=binary failed, exit code 1.",
         ),
         (boots(140, Some((10, "koi-userdata: step=binary"))), vec![], ""),
+        // Read in the very second in which it was due.
+        (boots(140, Some((20, "koi-userdata: step=binary"))), vec![], ""),
         (
             boots(299, Some((170, failed))),
             vec![],
