@@ -62,6 +62,13 @@ STAGES = (
     Stage("scenarios", (*SIDE_BY_SIDE, "tests/e2e")),
     # These work more than they wait, and count calls, of which a crowded machine makes more.
     Stage("crashes", (*PYTEST, "--numprocesses=2", "tests/sweep"), more=("--every-index",)),
+    # A gigabyte of history; alone in its process, whose memory it looks at.
+    Stage(
+        "scale",
+        ("cargo", "test", "--workspace", "--bin", "koi-gateway", "--", "--ignored", "ten_thousand"),
+        long=True,
+        env=CLIPPY,
+    ),
     Stage("traces", ("cargo", "test", "-p", "koi-operator", "--features", "otlp", "--lib", "log::"), long=True),
     Stage("breaches", (sys.executable, "tools/breaches.py"), long=True),
     Stage("mutants", (sys.executable, "tools/mutation"), long=True),
