@@ -12,7 +12,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -78,6 +78,8 @@ pub(crate) struct Browser {
     running: Arc<Mutex<Option<Running>>>,
     idle: Duration,
     patience: Duration,
+    /// Stops what is being done, for an end that does not wait for a page.
+    doing: std::sync::Mutex<CancellationToken>,
 }
 
 impl Default for Browser {
@@ -92,7 +94,12 @@ impl Browser {
             running: Arc::default(),
             idle,
             patience: PATIENCE,
+            doing: std::sync::Mutex::default(),
         }
+    }
+
+    fn doing(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Performs what is asked for. Where files may not be written everywhere, the browser writes none: nothing holds it to a directory.
@@ -104,8 +111,9 @@ impl Browser {
         writes_files: bool,
         cancel: CancellationToken,
     ) -> Outcome {
-        let act = self.act(place, session, arguments, writes_files);
-        let done = cancel.run_until_cancelled(act).await;
+        let doing = self.doing().clone();
+        let act = doing.run_until_cancelled(self.act(place, session, arguments, writes_files));
+        let done = cancel.run_until_cancelled(act).await.flatten();
         done.unwrap_or_else(|| Err("Aborted.".to_owned()))
             .unwrap_or_else(Outcome::failed)
     }
@@ -167,8 +175,9 @@ impl Browser {
         slot.as_mut().ok_or_else(|| "the browser has ended".to_owned())
     }
 
-    /// Ends it.
+    /// Ends it, whatever is being done with it: a unit that stops has ten seconds, and a page may take longer.
     pub(crate) async fn close(&self) {
+        std::mem::take(&mut *self.doing()).cancel();
         if let Some(running) = self.running.lock().await.take() {
             running.chromium.end().await;
         }

@@ -379,6 +379,30 @@ async fn a_close_that_nobody_waits_for_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_end_waits_for_no_page() {
+    let (site, home) = (site().await, Home::new("end", IDLE));
+    let cookie = json!({"action": "open", "url": format!("{site}/cookie")});
+    home.ok(cookie.clone()).await;
+    let end = async {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while home.browser.running.try_lock().is_ok() {
+            assert!(Instant::now() < deadline, "nothing is being done");
+            tokio::task::yield_now().await;
+        }
+        let begin = Instant::now();
+        home.browser.close().await;
+        begin.elapsed()
+    };
+    let hang = home.act("main", json!({"action": "open", "url": format!("{site}/hang")}));
+    let (hung, took) = tokio::join!(hang, end);
+    assert!(hung.is_error && hung.text == "Aborted.", "{}", hung.text);
+    assert!(took < PATIENCE / 2, "{took:?}");
+    let again = home.ok(cookie).await;
+    assert!(again.contains("seen=yes"), "{again}");
+    home.browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_is_said() {
     let home = Home::new("refused", IDLE);
     for (arguments, expected) in [
