@@ -10,7 +10,7 @@ export PYTHONPATH := tests
 # compiles each crate once for both: the AWS SDK alone is minutes.
 BUILD  := cargo build --workspace --bins --example crds
 
-.PHONY: help build release demo test long bench world world-down generate setup clean
+.PHONY: help build release demo test long bench layout world world-down generate setup clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,9 +21,14 @@ setup: ## Install what is missing (Debian packages as root, Python packages, Kub
 build: ## Dev binaries: target/debug/{koi-operator,koi-gateway}
 	$(BUILD)
 
+# Functions that run lie side by side in them: tools/layout/cc.py says why.
+LAID_OUT = -C linker=tools/layout/cc.py -C link-arg=--layout=tools/layout/$(1).txt
+OPERATOR := cargo rustc -p koi-operator --profile slim --features jemalloc
+GATEWAY  := cargo rustc -p koi-gateway --profile slim
+
 release: ## Release binaries: target/release/{koi-operator,koi-gateway}
-	cargo build -p koi-operator --bins --profile slim --features jemalloc
-	cargo build -p koi-gateway --bins --profile slim
+	$(OPERATOR) --bin koi-operator -- $(call LAID_OUT,koi-operator)
+	$(GATEWAY) --bin koi-gateway -- $(call LAID_OUT,koi-gateway)
 	install -D --target-directory=target/release target/slim/koi-operator target/slim/koi-gateway
 	@$(PYTHON) tools/check_binary.py target/release/koi-gateway
 
@@ -45,9 +50,17 @@ long: ## The long tier: more seeds, every crash index, storms at full length, mu
 bench: ## Benchmarks: a table, and JSON under target/bench/
 	@$(PYTHON) tools/setup.py all
 	@$(MAKE) --no-print-directory release
-	cargo build -p koi-operator --example memory --profile slim --features jemalloc
-	cargo build -p koi-gateway --example load --profile slim
+	$(OPERATOR) --example memory -- $(call LAID_OUT,koi-operator)
+	$(GATEWAY) --example load
 	@$(VENV) -m bench
+
+layout: ## Record anew which functions of the release binaries run (tools/layout/*.txt)
+	@$(PYTHON) tools/setup.py all layout
+	$(OPERATOR) --bin koi-operator -- -C strip=none
+	$(GATEWAY) --bin koi-gateway -- -C strip=none
+	$(GATEWAY) --example load
+	install -D --target-directory=target/release target/slim/koi-operator target/slim/koi-gateway
+	@$(VENV) -m bench.layout
 
 world: ## Start the test world alone and keep it: eval "$$(make -s world)"
 	@$(PYTHON) tools/setup.py demo >&2

@@ -210,11 +210,10 @@ async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Act
     let result = async {
         let mut memory = memory.lock().await;
         let agent = memory.newest(agent, context.clock.now());
-        let home = Round::begin(context, Arc::clone(&agent), &mut memory).whereabouts();
-        let at_home = accounts.of(&home);
-        let mut round = Round::begin(&at_home, agent, &mut memory);
-        round.home = home;
-        let done = Box::pin(round.in_turn()).await;
+        let mut round = Round::begin(context, agent, &mut memory);
+        round.home = round.whereabouts();
+        let at_home = accounts.of(&round.home);
+        let done = Box::pin(round.at(&at_home).in_turn()).await;
         memory.shown(context.stores.agent_version(&namespace, &name).as_deref());
         done
     };
@@ -287,6 +286,11 @@ impl<'a, C: Cloud> Round<'a, C> {
             status,
             home: CloudWish::default(),
         }
+    }
+
+    /// The same in another account.
+    fn at(self, context: &'a Context<C>) -> Self {
+        Self { context, ..self }
     }
 
     /// The account that the agent lives in, or is to live in.

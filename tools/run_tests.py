@@ -54,6 +54,7 @@ STAGES = (
     Stage("unit", ("cargo", "test", "--workspace", "--quiet"), env=CLIPPY),
     Stage("build", ("cargo", "build", "--workspace", "--bins", "--example", "crds")),
     Stage("generated", (sys.executable, "tools/generate.py", "--check")),
+    Stage("tools", (*PYTEST, "tests/tools")),
     Stage("conformance", (*SIDE_BY_SIDE, "tests/conformance")),
     Stage("api", (*PYTEST, "tests/api")),
     Stage("chart", (*PYTEST, "tests/chart")),

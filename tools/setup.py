@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes ready what tests and the demo need: Debian packages, Python packages, Kubernetes programs, root file systems.
 
-    tools/setup.py [all | demo | rust | debs | browser | voice | venv | contract | kube | rootfs | mutation | check] ...
+    tools/setup.py [all | demo | rust | debs | browser | voice | venv | contract | kube | rootfs | mutation | layout | check] ...
 
 Idempotent, and quick when everything is there. Exit 2 and one line that says what to install when something is
 missing and cannot be had from here; exit 1 when a build failed, with the end of its log.
@@ -165,6 +165,12 @@ def voice() -> None:
     """A voice for the tests of the tool that speaks."""
     if not has("espeak-ng"):
         install(["espeak-ng"])
+
+
+def layout() -> None:
+    """What records which functions of a program run."""
+    if not has("valgrind"):
+        install(["valgrind"])
 
 
 def install(absent: list[str]) -> None:
@@ -435,6 +441,7 @@ PARTS: dict[str, tuple[Callable[[], None], ...]] = {
     "browser": (browser,),
     "voice": (voice,),
     "mutation": (venv, mutation),
+    "layout": (layout,),
     "rust": (rust,),
     "all": (check, builders, debs, browser, voice, venv, contract, rootfs, kube),
 }

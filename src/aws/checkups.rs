@@ -55,8 +55,9 @@ async fn filtered(ec2: &Client, filter: Option<types::Filter>, found: &mut BTree
         let call = call.max_results(PAGE).set_next_token(next);
         async move {
             let page = ask("DescribeInstanceStatus", || call.send()).await?;
-            let shown = page.instance_statuses().iter().filter_map(checkup).collect();
-            Ok((shown, page.next_token))
+            let shown = page.instance_statuses.unwrap_or_default().into_iter();
+            let checkups = shown.filter_map(|status| checkup(&status));
+            Ok((checkups.collect(), page.next_token))
         }
     });
     found.extend(shown.await?);

@@ -49,8 +49,11 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Insta
         let call = call.max_results(PAGE).set_next_token(next);
         async move {
             let page = ask(DESCRIBE, || call.send()).await?;
-            let instances = page.reservations().iter().flat_map(types::Reservation::instances);
-            Ok((instances.filter_map(convert::instance).collect(), page.next_token))
+            // Each is let go as soon as it is read: a page of them weighs many times what is kept of it.
+            let reservations = page.reservations.unwrap_or_default().into_iter();
+            let shown = reservations.flat_map(|reservation| reservation.instances.unwrap_or_default());
+            let instances = shown.filter_map(|found| convert::instance(&found));
+            Ok((instances.collect(), page.next_token))
         }
     })
     .await

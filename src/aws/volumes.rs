@@ -41,10 +41,9 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Volum
         let call = call.max_results(PAGE).set_next_token(next);
         async move {
             let page = ask("DescribeVolumes", || call.send()).await?;
-            Ok((
-                page.volumes().iter().filter_map(convert::volume).collect(),
-                page.next_token,
-            ))
+            let shown = page.volumes.unwrap_or_default().into_iter();
+            let volumes = shown.filter_map(|found| convert::volume(&found));
+            Ok((volumes.collect(), page.next_token))
         }
     })
     .await

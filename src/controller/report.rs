@@ -47,6 +47,16 @@ impl<C: Cloud> Round<'_, C> {
             self.status = status;
             return Ok(Effect::Done);
         }
+        // Most looks write nothing, and need no room for what a write takes.
+        Box::pin(self.send_status(&before, status, conditional)).await
+    }
+
+    async fn send_status(
+        &mut self,
+        before: &KoiAgentStatus,
+        status: KoiAgentStatus,
+        conditional: bool,
+    ) -> Result<Effect, RoundError> {
         let name = self.agent.name_any();
         let namespace = self.agent.namespace().unwrap_or_default();
         let mut metadata = json!({ "name": name, "namespace": namespace, "uid": self.agent.uid() });
@@ -63,7 +73,7 @@ impl<C: Cloud> Round<'_, C> {
                 self.context.metrics.count_write("KoiAgent/status");
                 self.status = status;
                 self.wrote(written);
-                if let Some(event) = event_for(&before, &self.status) {
+                if let Some(event) = event_for(before, &self.status) {
                     self.publish_verdict(&event).await;
                 }
                 Ok(Effect::Done)

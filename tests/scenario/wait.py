@@ -8,11 +8,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: What all deadlines are multiplied with, where programs run under an instrument that slows them down.
+patience = 1.0
+
 
 def until(
     what: str, look: Callable[[], T], seconds: float = 60.0, every: float = 0.1, seen: Callable[[], Any] | None = None
 ) -> T:
     """Looks until the look is truthy and returns it. An exception of the look counts as not yet."""
+    seconds *= patience
     deadline = time.monotonic() + seconds
     last: Any = None
     while True:
