@@ -44,9 +44,7 @@ pub trait Summed {
 /// A settled agent, as nearly all of them are: what others have in common with it costs them nothing.
 static TYPICAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let parsed = serde_json::from_str::<KoiAgent>(include_str!("packed/agent.json"));
-    parsed
-        .and_then(|agent| serde_json::to_vec(&agent))
-        .unwrap_or_default()
+    parsed.and_then(|agent| serde_json::to_vec(&agent)).unwrap_or_default()
 });
 
 impl Summed for KoiAgent {
