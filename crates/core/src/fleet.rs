@@ -5,6 +5,7 @@
 //! stands. An instance that we launched may be missing from reads for [`LAUNCH_HOLD`] (EC2: "up to minutes") before its absence counts.
 
 mod agent;
+mod folded;
 mod groups;
 mod held;
 mod notes;
@@ -15,11 +16,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::names;
-use crate::observed::{Instance, InstanceState, Known, SecurityGroup, Unseen, Volume};
+use crate::observed::{Instance, InstanceState, Known, SecurityGroup, Unseen, Volume, VolumeState};
+
+pub use folded::{Folded, Thing, fold};
 
 use agent::Agent;
 use groups::HeldGroup;
-use held::{Held, Thing};
+use held::Held;
 
 /// How long a read may lag behind the answer of our own call.
 const HOLD: Duration = Duration::from_secs(20);
@@ -43,9 +46,9 @@ pub struct Group {
 #[derive(Clone, Debug, Default)]
 pub struct Sighting {
     /// Instances; impairments are filled in.
-    pub instances: Vec<Instance>,
+    pub instances: Vec<Folded<Instance>>,
     /// Volumes.
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<Folded<Volume>>,
     /// Security groups.
     pub groups: Vec<Group>,
 }
@@ -106,7 +109,9 @@ impl Index {
             }
         }
         agent.unseen.retain(|id, _| recorded.contains(&id.as_str()));
-        agent.recorded = recorded.iter().map(|id| (*id).to_owned()).collect();
+        if !agent.recorded.iter().map(AsRef::as_ref).eq(recorded.iter().copied()) {
+            agent.recorded = recorded.iter().map(|id| Box::from(*id)).collect();
+        }
         View {
             instances: Known::Present(agent.instances.things().collect()),
             volumes: Known::Present(agent.volumes_with_mapped()),
@@ -121,7 +126,7 @@ impl Index {
     /// in vain for long is not looked for for ever.
     #[must_use]
     pub fn recorded(&self, now: Timestamp) -> BTreeSet<String> {
-        let looked_for = |agent: &Agent, id: &String| {
+        let looked_for = |agent: &Agent, id: &str| {
             let fresh = agent.instances.get(id).is_some_and(|held| !held.may_vanish(now));
             let given_up = agent
                 .unseen
@@ -132,21 +137,21 @@ impl Index {
         self.agents
             .values()
             .flat_map(|agent| agent.recorded.iter().filter(|id| looked_for(agent, id)))
-            .cloned()
+            .map(ToString::to_string)
             .collect()
     }
 
     /// The recorded ids of these agents that reads have shown.
     #[must_use]
     pub fn known(&self, agents: &[String]) -> BTreeSet<String> {
-        let shown = |agent: &Agent, id: &String| {
-            let instance = agent.instances.get(id).is_some_and(|held| held.note.is_none());
+        let shown = |agent: &Agent, id: &str| {
+            let instance = agent.instances.get(id).is_some_and(|held| held.note().is_none());
             instance || agent.volumes.contains(id)
         };
         let agents = agents.iter().filter_map(|uid| self.agents.get(uid));
         agents
             .flat_map(|agent| agent.recorded.iter().filter(|id| shown(agent, id)))
-            .cloned()
+            .map(ToString::to_string)
             .collect()
     }
 
@@ -181,35 +186,51 @@ impl Index {
     #[must_use]
     pub fn used(&self) -> BTreeSet<String> {
         let name = |arn: &String| arn.rsplit('/').next().map(ToOwned::to_owned);
-        let of = |instance: &Instance| {
+        let of = |instance: Instance| {
             let profile = instance.profile_arn.as_ref().and_then(name);
-            instance
-                .security_group_ids
-                .iter()
-                .cloned()
-                .chain(profile)
-                .collect::<Vec<_>>()
+            instance.security_group_ids.into_iter().chain(profile)
         };
-        self.living().map(|held| &held.thing).flat_map(of).collect()
+        self.living().map(|held| held.thing.unfold()).flat_map(of).collect()
     }
 
     /// How many living instances are marked as not the recorded one of their agent.
     #[must_use]
     pub fn marked_orphans(&self) -> usize {
-        self.living().filter(|held| held.has_tag(names::TAG_ORPHAN)).count()
+        self.living().filter(|held| held.thing.is_orphaned()).count()
     }
 
-    /// Everything of all agents: instances, and the volumes that reads show.
+    /// Everything of those agents of whom something may have no owner: who is not `living`, who has a marked instance or a free volume, and
+    /// who has one of these instances. Of the others there is nothing to be judged.
     #[must_use]
-    pub fn everything(&self) -> (Vec<Instance>, Vec<Volume>) {
-        let instances = self.agents.values().flat_map(|agent| agent.instances.things());
-        let volumes = self.agents.values().flat_map(|agent| agent.volumes.things());
-        (instances.collect(), volumes.collect())
+    pub fn suspects(
+        &self,
+        living: impl Fn(&str) -> bool,
+        instances: &BTreeSet<String>,
+    ) -> (Vec<Instance>, Vec<Volume>) {
+        let is_asked_for = |held: &Held<Instance>| held.thing.is_orphaned() || instances.contains(held.thing.id());
+        let is_free = |held: &Held<Volume>| held.thing.state() == VolumeState::Available;
+        let suspected = |(uid, agent): &(&String, &Agent)| {
+            !living(uid) || agent.instances.held().any(is_asked_for) || agent.volumes.held().any(is_free)
+        };
+        let suspects = || self.agents.iter().filter(suspected).map(|(_, agent)| agent);
+        let instances = suspects().flat_map(|agent| agent.instances.things());
+        (
+            instances.collect(),
+            suspects().flat_map(|agent| agent.volumes.things()).collect(),
+        )
     }
 
     fn living(&self) -> impl Iterator<Item = &Held<Instance>> {
         let all = self.agents.values().flat_map(|agent| agent.instances.held());
-        all.filter(|held| held.thing.state != InstanceState::Terminated)
+        all.filter(|held| held.thing.state() != InstanceState::Terminated)
+    }
+
+    /// Forgets what was known for the sake of agents that are `there` no longer. What the cloud shows of them stays until it is gone.
+    pub fn forget_gone(&mut self, there: impl Fn(&str) -> bool) {
+        for (_, agent) in self.agents.iter_mut().filter(|(uid, _)| !there(uid)) {
+            agent.forget();
+        }
+        self.agents.retain(|_, agent| !agent.is_empty());
     }
 
     /// When the last whole sweep began.
@@ -222,25 +243,24 @@ impl Index {
     pub fn take_sweep(&mut self, began: Timestamp, now: Timestamp, seen: Sighting) -> BTreeSet<String> {
         let mut instances = self.by_agent(seen.instances);
         let mut volumes = self.by_agent(seen.volumes);
-        let uids: BTreeSet<String> = self
-            .agents
-            .keys()
-            .chain(instances.keys())
-            .chain(volumes.keys())
-            .cloned()
-            .collect();
-        let first = self.last_sweep.is_none();
-        let mut changed = BTreeSet::new();
-        for uid in uids {
-            let agent = self.agents.entry(uid.clone()).or_default();
-            let before = agent.clone();
-            agent.take_instances(instances.remove(&uid).unwrap_or_default(), began, now);
-            agent.take_volumes(volumes.remove(&uid).unwrap_or_default(), began, now);
-            if first || agent.differs(&before) {
-                changed.insert(uid);
+        for uid in instances.keys().chain(volumes.keys()) {
+            if !self.agents.contains_key(uid) {
+                self.agents.insert(uid.clone(), Agent::default());
             }
         }
-        self.agents.retain(|_, agent| !agent.is_empty());
+        let first = self.last_sweep.is_none();
+        let mut changed = BTreeSet::new();
+        for (uid, agent) in &mut self.agents {
+            let instances = agent.take_instances(instances.remove(uid).unwrap_or_default(), began, now);
+            let volumes = agent.take_volumes(volumes.remove(uid).unwrap_or_default(), began, now);
+            if first || instances || volumes {
+                changed.insert(uid.clone());
+            }
+        }
+        self.agents.retain(|_, agent| {
+            agent.drop_unasked();
+            !agent.is_empty()
+        });
         let groups = self.take_groups(began, seen.groups);
         changed.extend(self.wearers(&groups));
         self.last_sweep = Some(began);
@@ -250,12 +270,12 @@ impl Index {
     /// Agents of whom a list of everything shows each instance that is held, and one of them in another state. What else a sweep reads
     /// takes seconds in a large fleet, and an instance that somebody stopped need not wait for it.
     #[must_use]
-    pub fn turned(&self, listed: &[Instance]) -> Vec<String> {
-        let states: BTreeMap<&str, InstanceState> = listed.iter().map(|seen| (seen.id.as_str(), seen.state)).collect();
+    pub fn turned(&self, listed: &[Folded<Instance>]) -> Vec<String> {
+        let states: BTreeMap<&str, InstanceState> = listed.iter().map(|seen| (seen.id(), seen.state())).collect();
         let turned = |agent: &Agent| {
-            let held = || agent.instances.bare();
-            held().all(|thing| states.contains_key(thing.id.as_str()))
-                && held().any(|thing| states.get(thing.id.as_str()) != Some(&thing.state))
+            let held = || agent.instances.held().map(|held| &held.thing);
+            held().all(|thing| states.contains_key(thing.id()))
+                && held().any(|thing| states.get(thing.id()) != Some(&thing.state()))
         };
         let agents = self.agents.iter().filter(|(_, agent)| turned(agent));
         agents.map(|(uid, _)| uid.clone()).collect()
@@ -267,22 +287,17 @@ impl Index {
         agents: &[String],
         began: Timestamp,
         now: Timestamp,
-        seen: Vec<Instance>,
+        seen: Vec<Folded<Instance>>,
     ) -> BTreeSet<String> {
         let mut seen = self.by_agent(seen);
         self.take_some(agents, |agent, uid| {
             let mut seen = seen.remove(uid).unwrap_or_default();
-            // This read does not tell how they are: that stays as the last sweep told it, while they run.
-            for instance in seen
-                .iter_mut()
-                .filter(|instance| instance.state == InstanceState::Running)
-            {
-                if let Some(held) = agent.instances.get(&instance.id) {
-                    instance.impaired.clone_from(&held.thing.impaired);
-                    instance.events.clone_from(&held.thing.events);
+            for read in &mut seen {
+                if let Some(held) = agent.instances.get(read.id()) {
+                    keep_checkup(read, &held.thing);
                 }
             }
-            agent.take_instances(seen, began, now);
+            agent.take_instances(seen, began, now)
         })
     }
 
@@ -292,21 +307,19 @@ impl Index {
         agents: &[String],
         began: Timestamp,
         now: Timestamp,
-        seen: Vec<Volume>,
+        seen: Vec<Folded<Volume>>,
     ) -> BTreeSet<String> {
         let mut seen = self.by_agent(seen);
         self.take_some(agents, |agent, uid| {
-            agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now);
+            agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now)
         })
     }
 
-    fn take_some(&mut self, agents: &[String], mut take: impl FnMut(&mut Agent, &str)) -> BTreeSet<String> {
+    fn take_some(&mut self, agents: &[String], mut take: impl FnMut(&mut Agent, &str) -> bool) -> BTreeSet<String> {
         let mut changed = BTreeSet::new();
         for uid in agents {
             let agent = self.agents.entry(uid.clone()).or_default();
-            let before = agent.clone();
-            take(agent, uid);
-            if agent.differs(&before) {
+            if take(agent, uid) {
                 changed.insert(uid.clone());
             }
         }
@@ -332,19 +345,18 @@ impl Index {
     }
 
     /// Whose each thing is: the agent's whose status names it and whose it surely is, else the one's whom its tag names.
-    fn by_agent<T: Thing>(&self, seen: Vec<T>) -> BTreeMap<String, Vec<T>> {
-        let recorded: BTreeMap<&str, (&String, &[String])> = self
+    fn by_agent<T: Thing>(&self, seen: Vec<Folded<T>>) -> BTreeMap<String, Vec<Folded<T>>> {
+        let recorded: BTreeMap<&str, (&String, &[Box<str>])> = self
             .agents
             .iter()
             .flat_map(|(uid, agent)| {
-                agent
-                    .recorded
-                    .iter()
-                    .map(move |id| (id.as_str(), (uid, agent.recorded.as_slice())))
+                let ids = agent.recorded.iter();
+                ids.map(move |id| (id.as_ref(), (uid, agent.recorded.as_ref())))
             })
             .collect();
-        let mut agents: BTreeMap<String, Vec<T>> = BTreeMap::new();
-        for thing in seen {
+        let mut agents: BTreeMap<String, Vec<Folded<T>>> = BTreeMap::new();
+        for folded in seen {
+            let thing = folded.unfold();
             let tagged = thing.tags().get(names::TAG_AGENT_UID);
             let recorder = recorded
                 .get(thing.id())
@@ -353,7 +365,7 @@ impl Index {
             // What is asked for by its id may be anybody's.
             let claimed = thing.tags().get(names::TAG_CLUSTER) == Some(&self.cluster_id);
             if let Some(uid) = recorder.or(tagged.filter(|_| claimed)) {
-                agents.entry(uid.clone()).or_default().push(thing);
+                agents.entry(uid.clone()).or_default().push(folded);
             }
         }
         agents
@@ -369,6 +381,17 @@ impl Index {
     #[must_use]
     pub fn cluster_id(&self) -> &str {
         &self.cluster_id
+    }
+}
+
+/// A read that does not tell how an instance is: that stays as the last sweep told it, while it runs.
+fn keep_checkup(read: &mut Folded<Instance>, held: &Folded<Instance>) {
+    if read.state() != InstanceState::Running {
+        return;
+    }
+    let Instance { impaired, events, .. } = held.unfold();
+    if impaired.is_some() || !events.is_empty() {
+        *read = read.changed(|instance| (instance.impaired, instance.events) = (impaired, events));
     }
 }
 

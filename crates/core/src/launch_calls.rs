@@ -1,5 +1,7 @@
 //! What the launch calls of this process may have left behind: the planner concludes absence from it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use crate::api::LaunchStatus;
 use crate::observed::LaunchTrace;
 use jiff::Timestamp;
@@ -7,24 +9,24 @@ use jiff::Timestamp;
 /// The count that is kept of the calls of one recorded launch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LaunchCalls {
-    /// The token of the record, and what its calls may have left.
-    kept: Option<(String, LaunchTrace)>,
+    /// A digest of the record's token, and what its calls may have left.
+    kept: Option<(u64, LaunchTrace)>,
 }
 
 impl LaunchCalls {
     /// A record that was there when this process first looked: calls of an earlier process ended before now.
     pub fn found(&mut self, launch: Option<&LaunchStatus>, now: Timestamp) {
-        self.kept = launch.map(|launch| (launch.client_token.clone(), LaunchTrace::Since(now)));
+        self.kept = launch.map(|launch| (digest(launch), LaunchTrace::Since(now)));
     }
 
     /// This process wrote the record, conditionally on the object as it was: nobody has called with it.
     pub fn recorded(&mut self, launch: &LaunchStatus) {
-        self.kept = Some((launch.client_token.clone(), LaunchTrace::Clean));
+        self.kept = Some((digest(launch), LaunchTrace::Clean));
     }
 
     /// A call begins: until its answer says otherwise it may have had an effect.
     pub fn calling(&mut self, launch: &LaunchStatus, now: Timestamp) {
-        self.kept = Some((launch.client_token.clone(), LaunchTrace::Since(now)));
+        self.kept = Some((digest(launch), LaunchTrace::Since(now)));
     }
 
     /// The call was surely refused: it left nothing, and `before` it stands as it was.
@@ -34,12 +36,18 @@ impl LaunchCalls {
 
     /// What the calls of this record may have left.
     pub fn of(&self, launch: Option<&LaunchStatus>) -> LaunchTrace {
-        let kept = self.kept.as_ref();
         launch
-            .zip(kept)
-            .filter(|(launch, (token, _))| launch.client_token == *token)
-            .map_or(LaunchTrace::Unknown, |(_, (_, trace))| *trace)
+            .zip(self.kept)
+            .filter(|(launch, (kept, _))| digest(launch) == *kept)
+            .map_or(LaunchTrace::Unknown, |(_, (_, trace))| trace)
     }
+}
+
+/// What tells the record from others of its agent: every agent has one, for as long as it lives.
+fn digest(launch: &LaunchStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    launch.client_token.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

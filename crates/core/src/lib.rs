@@ -19,3 +19,4 @@ pub mod refusal;
 pub mod render;
 pub mod rotation;
 pub mod status;
+pub mod uid;

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::api::{AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy};
+use crate::plan::Why;
 use crate::refusal::Refusal;
 
 /// The result of asking for one thing.
@@ -320,8 +322,9 @@ pub struct SecretFacts {
     pub not_after: Timestamp,
     /// SHA-256 of the bundle text that this Secret and the current wish make for the recorded instance and volume, if both are known.
     pub bundle_sha256: Option<String>,
-    /// Why they make no bundle, with a volume id of the usual length where there is no volume yet: it would be too large.
-    pub bundle_problem: Option<String>,
+    /// Why they make no bundle: it would be too large (with a volume id of the usual length where there is no volume yet), or what goes into it
+    /// cannot be read now.
+    pub bundle_problem: Option<Why>,
     /// It exists and is not this agent's.
     pub foreign: bool,
     /// When the certificate is to be renewed, where it says how long it lasts.
@@ -433,7 +436,7 @@ pub enum Source {
 }
 
 /// The states of an EC2 instance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum InstanceState {
     /// Starting.
     Pending,
@@ -461,7 +464,7 @@ impl InstanceState {
 }
 
 /// An instance with our claim.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
     /// `i-...`.
     pub id: String,
@@ -502,7 +505,7 @@ pub struct Instance {
 }
 
 /// Status checks that fail.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Impairment {
     /// EC2's side: host, power, network.
     pub system: bool,
@@ -525,7 +528,7 @@ impl Impairment {
 }
 
 /// Something that AWS will do to an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduledEvent {
     /// AWS's id of it.
     pub id: String,
@@ -545,7 +548,7 @@ pub struct Checkup {
 }
 
 /// The states of an EBS volume.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum VolumeState {
     /// Being made.
     Creating,
@@ -563,7 +566,7 @@ pub enum VolumeState {
 }
 
 /// A data volume with our claim.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Volume {
     /// `vol-...`.
     pub id: String,
@@ -615,7 +618,7 @@ pub struct Probe {
 }
 
 /// A gateway that shook hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GatewayHealth {
     /// `health.ok`.
     pub ok: bool,

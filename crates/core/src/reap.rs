@@ -61,7 +61,7 @@ pub struct Sight {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Living {
     /// The instances that its status names.
-    pub instances: BTreeSet<String>,
+    pub instances: Vec<String>,
     /// The data volume that its status names.
     pub volume: Option<String>,
     /// It is being deleted: that takes care of everything.
@@ -206,7 +206,9 @@ fn of_parameter(uid: &str, instance_id: &str, sight: &Sight, living: &BTreeMap<S
         None => "its agent is not in the cluster",
         Some(agent) => {
             let there = |instance: &Instance| instance.id == instance_id && instance.state != InstanceState::Terminated;
-            let needed = agent.leaving || agent.instances.contains(instance_id) || sight.instances.iter().any(there);
+            let needed = agent.leaving
+                || agent.instances.iter().any(|id| id == instance_id)
+                || sight.instances.iter().any(there);
             if needed {
                 return None;
             }

@@ -24,13 +24,16 @@ impl Account {
     /// DescribeInstances by the installation's claim (and these agents'; all when empty), all pages.
     #[must_use]
     pub fn instances(&self, cluster_id: &str, agents: &[String], sight: &Sight) -> Vec<Instance> {
+        self.each_instance(cluster_id, agents, sight).cloned().collect()
+    }
+
+    /// The same, one after the other.
+    pub fn each_instance(&self, cluster_id: &str, agents: &[String], sight: &Sight) -> impl Iterator<Item = &Instance> {
         let shown = self.machines.values().filter(|machine| machine.visible_at <= self.now);
         shown
             .map(|machine| self.look(machine, sight))
             .filter(|instance| claimed(&instance.tags, cluster_id) && of_agents(&instance.tags, agents))
             .filter(|instance| !sight.hides.contains(&instance.id))
-            .cloned()
-            .collect()
     }
 
     fn look<'a>(&self, machine: &'a Machine, sight: &Sight) -> &'a Instance {
@@ -81,12 +84,15 @@ impl Account {
     /// DescribeVolumes by the installation's claim (and these agents'; all when empty), all pages.
     #[must_use]
     pub fn volumes(&self, cluster_id: &str, agents: &[String], sight: &Sight) -> Vec<Volume> {
+        self.each_volume(cluster_id, agents, sight).cloned().collect()
+    }
+
+    /// The same, one after the other.
+    pub fn each_volume(&self, cluster_id: &str, agents: &[String], sight: &Sight) -> impl Iterator<Item = &Volume> {
         let volumes = self.disks.values().map(|disk| &disk.volume);
         volumes
             .filter(|volume| claimed(&volume.tags, cluster_id) && of_agents(&volume.tags, agents))
             .filter(|volume| !sight.hides.contains(&volume.id))
-            .cloned()
-            .collect()
     }
 
     /// DescribeSnapshots by an agent's claim.

@@ -1,20 +1,20 @@
 //! A string that never shows itself in logs.
 
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A secret string: serialised as it is, printed as `[redacted]`.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct Redacted(String);
+/// A secret string: serialised as it is, printed as `[redacted]`. Copies share it: there are thousands, and some are held in several places.
+#[derive(Clone, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(inline, transparent)]
+pub struct Redacted(Arc<str>);
 
 impl Redacted {
     /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
+        Self(secret.into().into())
     }
 
     /// The secret itself. The name is long so that a reader sees where secrets leave their wrapper.
@@ -30,14 +30,26 @@ impl fmt::Debug for Redacted {
     }
 }
 
+impl Serialize for Redacted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Redacted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
 impl From<String> for Redacted {
     fn from(secret: String) -> Self {
-        Self(secret)
+        Self(secret.into())
     }
 }
 
 impl From<&str> for Redacted {
     fn from(secret: &str) -> Self {
-        Self(secret.to_owned())
+        Self(secret.into())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::folded::Folded;
 use super::held::{Held, Shelf};
 use crate::names;
 use crate::observed::{Instance, Unseen, Volume, VolumeState};
@@ -18,20 +19,38 @@ pub(super) struct Agent {
     pub(super) changed_at: Option<Timestamp>,
     pub(super) wants_fresh: bool,
     /// What its status names: ours by our own word, whatever became of the tags.
-    pub(super) recorded: Vec<String>,
+    pub(super) recorded: Box<[Box<str>]>,
     pub(super) bundle_gone: bool,
     pub(super) bundle_written: Option<Timestamp>,
 }
 
 impl Agent {
-    pub(super) fn take_instances(&mut self, seen: Vec<Instance>, began: Timestamp, now: Timestamp) {
-        self.instances.take(&mut self.unseen, seen, began, now);
-        self.instances_at = self.instances_at.max(Some(began));
+    /// Takes a whole read of its instances in; says whether that is news.
+    pub(super) fn take_instances(&mut self, seen: Vec<Folded<Instance>>, began: Timestamp, now: Timestamp) -> bool {
+        self.taking(|agent| {
+            agent.instances_at = agent.instances_at.max(Some(began));
+            agent.instances.take(&mut agent.unseen, seen, began, now)
+        })
     }
 
-    pub(super) fn take_volumes(&mut self, seen: Vec<Volume>, began: Timestamp, now: Timestamp) {
-        self.volumes.take(&mut self.unseen, seen, began, now);
-        self.volumes_at = self.volumes_at.max(Some(began));
+    /// Takes a whole read of its volumes in; says whether that is news.
+    pub(super) fn take_volumes(&mut self, seen: Vec<Folded<Volume>>, began: Timestamp, now: Timestamp) -> bool {
+        self.taking(|agent| {
+            agent.volumes_at = agent.volumes_at.max(Some(began));
+            agent.volumes.take(&mut agent.unseen, seen, began, now)
+        })
+    }
+
+    /// It is news when something looks otherwise, when something is missed, and when whoever waits for a fresh view has one.
+    fn taking(&mut self, take: impl FnOnce(&mut Self) -> bool) -> bool {
+        let (unseen, fresh) = (self.unseen.clone(), self.is_fresh());
+        let turned = take(self);
+        turned || self.unseen != unseen || self.is_fresh() != fresh
+    }
+
+    /// Somebody waited for a view that is newer than our last change, and it is there.
+    fn is_fresh(&self) -> bool {
+        self.wants_fresh && self.seen_at() > self.changed_at
     }
 
     /// When the older of the two reads began.
@@ -44,15 +63,20 @@ impl Agent {
     }
 
     pub(super) fn volumes_move(&self) -> bool {
+        let dying = self.instances.held().any(|held| held.thing.state().is_dying());
         let moves = |held: &Held<Volume>| {
-            let holder = held.thing.attached_to.as_ref().and_then(|id| self.instances.get(id));
-            let freed_soon =
-                held.thing.state == VolumeState::InUse && holder.is_some_and(|held| held.thing.state.is_dying());
-            held.note.is_some()
-                || freed_soon
-                || matches!(held.thing.state, VolumeState::Creating | VolumeState::Deleting)
+            held.note().is_some()
+                || matches!(held.thing.state(), VolumeState::Creating | VolumeState::Deleting)
+                || dying && self.is_freed_soon(held)
         };
         self.volumes.held().any(moves) || self.is_stale(self.volumes_at)
+    }
+
+    /// The instance that has it is on its way out.
+    fn is_freed_soon(&self, held: &Held<Volume>) -> bool {
+        let holder = held.thing.unfold().attached_to;
+        let holder = holder.and_then(|id| self.instances.get(&id));
+        held.thing.state() == VolumeState::InUse && holder.is_some_and(|held| held.thing.state().is_dying())
     }
 
     /// Somebody waits for a read that is newer than our last change.
@@ -60,11 +84,18 @@ impl Agent {
         self.wants_fresh && read <= self.changed_at
     }
 
-    pub(super) fn differs(&self, other: &Self) -> bool {
-        let same_instances = self.instances.looks_like(&other.instances);
-        let same_volumes = self.volumes.looks_like(&other.volumes);
-        let fresh = |agent: &Self| agent.wants_fresh && agent.seen_at() > agent.changed_at;
-        !(same_instances && same_volumes && self.unseen == other.unseen && fresh(self) == fresh(other))
+    /// Nobody decides about it any more.
+    pub(super) fn forget(&mut self) {
+        (self.recorded, self.changed_at, self.bundle_written) = (Box::default(), None, None);
+        (self.wants_fresh, self.bundle_gone) = (false, false);
+        self.unseen.clear();
+    }
+
+    /// Only what is recorded is missed.
+    pub(super) fn drop_unasked(&mut self) {
+        let recorded = &self.recorded;
+        self.unseen
+            .retain(|id, _| recorded.iter().any(|recorded| **recorded == **id));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,9 +107,9 @@ impl Agent {
         let mapped = self
             .instances
             .held()
-            .filter(|held| !held.thing.state.is_dying())
+            .filter(|held| !held.thing.state().is_dying())
             .filter_map(|held| {
-                let instance = held.whole();
+                let instance = held.thing.unfold();
                 let id = instance
                     .block_devices
                     .get(names::DATA_DEVICE)

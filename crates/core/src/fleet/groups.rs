@@ -94,9 +94,15 @@ impl Index {
 
     /// Agents with an instance that wears one of these groups.
     pub(super) fn wearers(&self, group_ids: &BTreeSet<String>) -> BTreeSet<String> {
+        if group_ids.is_empty() {
+            return BTreeSet::new();
+        }
         let wears = |agent: &super::agent::Agent| {
-            let mut worn = agent.instances.bare().flat_map(|instance| &instance.security_group_ids);
-            worn.any(|id| group_ids.contains(id))
+            let mut worn = agent
+                .instances
+                .things()
+                .flat_map(|instance| instance.security_group_ids);
+            worn.any(|id| group_ids.contains(&id))
         };
         let wearers = self.agents.iter().filter(|(_, agent)| wears(agent));
         wearers.map(|(uid, _)| uid.clone()).collect()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::folded::Folded;
 use super::held::Note;
 use super::{HOLD, Index, after};
 use crate::names;
@@ -23,7 +24,7 @@ impl Index {
     }
 
     /// A launch was answered with this instance.
-    pub fn note_launched(&mut self, agent_uid: &str, instance: Instance, now: Timestamp) {
+    pub fn note_launched(&mut self, agent_uid: &str, instance: &Instance, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         let note = Note {
             before: None,
@@ -31,18 +32,14 @@ impl Index {
         };
         agent.unseen.remove(&instance.id);
         // A repeated call answers with the instance as it was at launch: what is known already is newer.
-        agent.instances.add(instance, Some(note));
+        agent.instances.add(Folded::of(instance), Some(note));
     }
 
     /// A power switch was answered: the instance is on its way to `state`.
     pub fn note_state(&mut self, agent_uid: &str, id: &str, state: InstanceState, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.instances.get_mut(id) {
-            held.note = Some(Note {
-                before: Some(held.thing.state),
-                until: after(now, HOLD),
-            });
-            held.thing.state = state;
+            held.turn(after(now, HOLD), |instance| instance.state = state);
         }
     }
 
@@ -50,12 +47,10 @@ impl Index {
     pub fn note_attached(&mut self, agent_uid: &str, volume_id: &str, instance_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.volumes.get_mut(volume_id) {
-            held.note = Some(Note {
-                before: Some(held.thing.state),
-                until: after(now, HOLD),
+            held.turn(after(now, HOLD), |volume| {
+                volume.state = VolumeState::InUse;
+                volume.attached_to = Some(instance_id.to_owned());
             });
-            held.thing.state = VolumeState::InUse;
-            held.thing.attached_to = Some(instance_id.to_owned());
         }
         if let Some(held) = agent.instances.get_mut(instance_id) {
             held.change(|instance| {
@@ -70,11 +65,7 @@ impl Index {
     pub fn note_deleted_volume(&mut self, agent_uid: &str, volume_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.volumes.get_mut(volume_id) {
-            held.note = Some(Note {
-                before: Some(held.thing.state),
-                until: after(now, HOLD),
-            });
-            held.thing.state = VolumeState::Deleting;
+            held.turn(after(now, HOLD), |volume| volume.state = VolumeState::Deleting);
         }
     }
 
@@ -91,7 +82,7 @@ impl Index {
     pub fn note_type(&mut self, agent_uid: &str, instance_id: &str, instance_type: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
         if let Some(held) = agent.instances.get_mut(instance_id) {
-            instance_type.clone_into(&mut held.thing.instance_type);
+            held.change(|instance| instance_type.clone_into(&mut instance.instance_type));
         }
     }
 

@@ -1,5 +1,5 @@
 use crate::names::{TAG_AGENT_UID, TAG_CLUSTER};
-use crate::observed::{Impairment, Rule, SecurityGroup, VolumeState};
+use crate::observed::{Impairment, Rule, ScheduledEvent, SecurityGroup, VolumeState};
 
 use super::*;
 
@@ -75,7 +75,7 @@ fn group(id: &str) -> Group {
 
 fn sighting(instances: &[Instance]) -> Sighting {
     Sighting {
-        instances: instances.to_vec(),
+        instances: fold(instances.to_vec()),
         ..Sighting::default()
     }
 }
@@ -135,7 +135,7 @@ fn only_agents_whose_view_changed_are_woken() {
 fn a_fresh_launch_may_be_missing_from_reads_for_minutes() {
     let mut index = Index::new("c");
     sweep(&mut index, 0, Sighting::default());
-    index.note_launched("a", instance("a", "i-1", Pending), at(10));
+    index.note_launched("a", &instance("a", "i-1", Pending), at(10));
     sweep(&mut index, 30, Sighting::default());
     assert_eq!(
         (states(&mut index, "a"), index.view("a", &["i-1"]).unseen),
@@ -161,7 +161,7 @@ fn a_fresh_launch_may_be_missing_from_reads_for_minutes() {
 fn a_repeated_launch_does_not_turn_back_what_is_known() {
     let mut index = Index::new("c");
     sweep(&mut index, 0, sighting(&[instance("a", "i-1", Running)]));
-    index.note_launched("a", instance("a", "i-1", Pending), at(1));
+    index.note_launched("a", &instance("a", "i-1", Pending), at(1));
     assert_eq!(states(&mut index, "a"), [Running]);
 }
 
@@ -234,7 +234,7 @@ fn a_targeted_read_is_about_its_agents_alone() {
     impaired.impaired = Some(sick());
     sweep(&mut index, 0, sighting(&[impaired, instance("b", "i-2", Running)]));
     let asked = ["a".to_owned()];
-    let changed = index.take_instances(&asked, at(5), at(5), vec![instance("a", "i-1", Running)]);
+    let changed = index.take_instances(&asked, at(5), at(5), fold(vec![instance("a", "i-1", Running)]));
     assert_eq!(changed, ["a".to_owned()].into());
     assert_eq!(
         (states(&mut index, "a"), states(&mut index, "b")),
@@ -246,7 +246,7 @@ fn a_targeted_read_is_about_its_agents_alone() {
         &asked,
         at(6),
         at(6),
-        vec![instance("a", "i-1", InstanceState::Stopping)],
+        fold(vec![instance("a", "i-1", InstanceState::Stopping)]),
     );
     let kept = index.view("a", &[]).instances.present().unwrap()[0].impaired.clone();
     assert_eq!(kept, None, "a check is about a machine that runs");
@@ -263,19 +263,19 @@ fn whoever_turned_is_known_from_the_list_of_instances_alone() {
         running("c", "i-4"),
     ];
     sweep(&mut index, 0, sighting(&all));
-    assert_eq!(index.turned(&all), [""; 0], "nobody");
-    let listed = [
+    assert_eq!(index.turned(&fold(all.to_vec())), [""; 0], "nobody");
+    let listed = fold(vec![
         instance("a", "i-1", Stopped),
         running("b", "i-2"),
         instance("c", "i-3", Stopped),
-    ];
+    ]);
     assert_eq!(
         index.turned(&listed),
         ["a"],
         "of c an instance is missing: only a whole sweep may say so"
     );
     let turned = index.turned(&listed);
-    let changed = index.take_instances(&turned, at(10), at(10), listed.to_vec());
+    let changed = index.take_instances(&turned, at(10), at(10), listed.clone());
     assert_eq!(changed.into_iter().collect::<Vec<_>>(), ["a"]);
     assert_eq!(
         (states(&mut index, "a"), states(&mut index, "c")),
@@ -290,13 +290,13 @@ fn what_moves_is_followed_and_what_rests_is_not() {
     let mut freed = volume("d", "vol-1", VolumeState::InUse);
     freed.attached_to = Some("i-4".into());
     let seen = Sighting {
-        instances: vec![
+        instances: fold(vec![
             instance("a", "i-1", Pending),
             instance("b", "i-2", Running),
             instance("c", "i-3", Terminated),
             instance("d", "i-4", ShuttingDown),
-        ],
-        volumes: vec![freed, volume("b", "vol-2", VolumeState::InUse)],
+        ]),
+        volumes: fold(vec![freed, volume("b", "vol-2", VolumeState::InUse)]),
         groups: Vec::new(),
     };
     sweep(&mut index, 0, seen);
@@ -315,7 +315,7 @@ fn whoever_wants_a_fresh_view_gets_reads_and_is_woken_by_them() {
     assert_eq!(index.in_transit(), (all.clone(), all.clone()));
     let asked = ["a".to_owned()];
     assert_eq!(
-        index.take_instances(&asked, at(11), at(11), vec![instance("a", "i-1", Terminated)]),
+        index.take_instances(&asked, at(11), at(11), fold(vec![instance("a", "i-1", Terminated)])),
         BTreeSet::new()
     );
     assert_eq!(index.take_volumes(&asked, at(12), at(12), Vec::new()), all);
@@ -444,8 +444,8 @@ fn what_status_names_and_we_did_not_launch_is_not_ours() {
     let mut claimed = volume("b", "vol-1", VolumeState::Available);
     claimed.attached_to = Some("i-7".into());
     let seen = Sighting {
-        instances: vec![stranger],
-        volumes: vec![claimed],
+        instances: fold(vec![stranger]),
+        volumes: fold(vec![claimed]),
         ..Sighting::default()
     };
     sweep(&mut index, 1, seen);
@@ -454,10 +454,29 @@ fn what_status_names_and_we_did_not_launch_is_not_ours() {
 }
 
 #[test]
+fn a_volume_without_a_claim_is_ours_while_our_instance_has_it_and_nobodys_by_a_word_in_a_status() {
+    let mut index = Index::new("c");
+    let mut bare = volume("a", "vol-1", VolumeState::Available);
+    bare.tags.clear();
+    let mut seen = |volume: &Volume| {
+        let seen = Sighting {
+            volumes: fold(vec![volume.clone()]),
+            ..sighting(&[instance("a", "i-1", Running)])
+        };
+        sweep(&mut index, 1, seen);
+        index.view("a", &["i-1", "vol-1"]).volumes
+    };
+    assert_eq!(seen(&bare), Known::Present(vec![]));
+    assert_eq!(seen(&bare), Known::Present(vec![]), "recorded by now");
+    (bare.state, bare.attached_to) = (VolumeState::InUse, Some("i-1".into()));
+    assert_eq!(seen(&bare), Known::Present(vec![bare.clone()]));
+}
+
+#[test]
 fn a_recorded_thing_is_looked_for_by_its_id_for_a_while_and_not_while_it_may_be_late() {
     let mut index = Index::new("c");
     sweep(&mut index, 0, sighting(&[]));
-    index.note_launched("a", ours("i-1", InstanceState::Pending), at(1));
+    index.note_launched("a", &ours("i-1", InstanceState::Pending), at(1));
     index.view("a", &["i-1"]);
     assert_eq!(index.recorded(at(2)), BTreeSet::new(), "a fresh one");
     sweep(&mut index, 400, sighting(&[]));
@@ -489,7 +508,7 @@ fn a_read_that_shows_what_we_put_right_a_moment_ago_is_late() {
 fn what_reads_have_shown_is_known_by_its_id() {
     let mut index = Index::new("c");
     let mut seen = sighting(&[ours("i-1", Running)]);
-    seen.volumes = vec![volume("a", "vol-1", VolumeState::Available)];
+    seen.volumes = fold(vec![volume("a", "vol-1", VolumeState::Available)]);
     sweep(&mut index, 1, seen);
     index.view("a", &["i-1", "vol-1", "vol-2"]);
     let shown = ["i-1".to_owned(), "vol-1".to_owned()].into();
@@ -516,7 +535,9 @@ fn a_bundle_that_ssm_does_not_list_is_gone_unless_it_was_just_written() {
 fn the_whole_fleet_is_told_with_its_owners_and_the_time_of_its_read() {
     let mut index = Index::new("c");
     assert_eq!((index.cluster_id(), index.swept_at()), ("c", None));
-    assert_eq!((index.agents(), index.everything()), (vec![], (vec![], vec![])));
+    assert_eq!(index.agents(), [""; 0]);
+    let everything = |index: &Index| index.suspects(|_| false, &BTreeSet::new());
+    assert_eq!(everything(&index), (vec![], vec![]));
     let orphan = |id: &str, state| {
         let mut orphan = instance("a", id, state);
         orphan.tags.insert(crate::names::TAG_ORPHAN.into(), "x".into());
@@ -534,14 +555,131 @@ fn the_whole_fleet_is_told_with_its_owners_and_the_time_of_its_read() {
     ];
     let volumes = vec![volume("b", "vol-1", VolumeState::Available)];
     let seen = Sighting {
-        instances: instances.clone(),
-        volumes: volumes.clone(),
+        instances: fold(instances.clone()),
+        volumes: fold(volumes.clone()),
         ..Sighting::default()
     };
     sweep(&mut index, 7, seen);
     index.want_fresh("nobody");
     assert_eq!(index.swept_at(), Some(at(7)));
     assert_eq!(index.agents(), ["a", "b"], "an instance or a volume is enough");
-    assert_eq!(index.everything(), (instances, volumes));
+    assert_eq!(everything(&index), (instances, volumes));
     assert_eq!(index.marked_orphans(), 2, "what is gone does not count");
+}
+
+#[test]
+fn whose_things_may_have_no_owner_is_looked_at_whole_and_nobody_else() {
+    let mut index = Index::new("c");
+    let mut marked = instance("b", "i-2", Running);
+    marked.tags.insert(names::TAG_ORPHAN.into(), "true".into());
+    let seen = Sighting {
+        instances: fold(vec![
+            instance("a", "i-1", Running),
+            marked,
+            instance("c", "i-3", Running),
+            instance("d", "i-4", Running),
+            instance("e", "i-5", Running),
+        ]),
+        volumes: fold(vec![
+            volume("a", "vol-1", VolumeState::InUse),
+            volume("c", "vol-3", VolumeState::Available),
+        ]),
+        groups: Vec::new(),
+    };
+    sweep(&mut index, 0, seen);
+    let (instances, volumes) = index.suspects(|uid| uid != "d", &["i-5".to_owned()].into());
+    let ids: Vec<String> = instances.into_iter().map(|instance| instance.id).collect();
+    assert_eq!(ids, ["i-2", "i-3", "i-4", "i-5"]);
+    let ids: Vec<String> = volumes.into_iter().map(|volume| volume.id).collect();
+    assert_eq!(ids, ["vol-3"]);
+}
+
+#[test]
+fn an_agent_that_is_gone_is_forgotten_with_all_that_it_recorded() {
+    let mut index = Index::new("c");
+    sweep(
+        &mut index,
+        0,
+        sighting(&[instance("a", "i-1", Running), instance("b", "i-2", Running)]),
+    );
+    index.view("a", &["i-1", "vol-9"]);
+    index.note_state("a", "i-1", ShuttingDown, at(1));
+    assert_eq!(index.recorded(at(1)).len(), 2);
+    index.forget_gone(|uid| uid == "b");
+    assert_eq!(
+        index.recorded(at(1)),
+        BTreeSet::new(),
+        "nothing of it is asked for any more"
+    );
+    assert_eq!(
+        index.agents(),
+        ["a", "b"],
+        "what the cloud shows is there until it is gone"
+    );
+    sweep(&mut index, 100, sighting(&[instance("b", "i-2", Running)]));
+    assert_eq!(index.agents(), ["b"]);
+    assert_eq!(index.agents.len(), 1, "no trace of it is left");
+}
+
+#[test]
+fn whoever_waits_for_a_view_is_told_by_the_first_read_that_began_after_the_change() {
+    let mut index = Index::new("c");
+    let seen = || sighting(&[instance("a", "i-1", Running)]);
+    sweep(&mut index, 0, seen());
+    index.note_attached("a", "vol-9", "i-9", at(5));
+    index.want_fresh("a");
+    assert_eq!(sweep(&mut index, 5, seen()), [""; 0], "it may have looked before");
+    assert_eq!(sweep(&mut index, 6, seen()), ["a"]);
+    assert_eq!(sweep(&mut index, 7, seen()), [""; 0], "told once");
+}
+
+#[test]
+fn a_volume_moves_while_it_is_made_or_its_own_instance_goes() {
+    let mut index = Index::new("c");
+    let held_by = |uid, id, state, holder: &str| Volume {
+        attached_to: Some(holder.into()),
+        ..volume(uid, id, state)
+    };
+    let seen = Sighting {
+        instances: fold(vec![
+            instance("b", "i-2", ShuttingDown),
+            instance("b", "i-3", Running),
+            instance("c", "i-4", ShuttingDown),
+        ]),
+        volumes: fold(vec![
+            volume("a", "vol-1", VolumeState::Creating),
+            held_by("b", "vol-3", VolumeState::InUse, "i-3"),
+            held_by("c", "vol-4", VolumeState::InUse, "i-4"),
+        ]),
+        ..Sighting::default()
+    };
+    sweep(&mut index, 0, seen);
+    assert_eq!(index.in_transit().1, ["a".to_owned(), "c".to_owned()].into());
+}
+
+#[test]
+fn one_that_goes_and_one_that_turns_are_news_together() {
+    let mut index = Index::new("c");
+    sweep(
+        &mut index,
+        0,
+        sighting(&[instance("a", "i-1", Running), instance("a", "i-2", Running)]),
+    );
+    assert_eq!(sweep(&mut index, 30, sighting(&[instance("a", "i-2", Stopped)])), ["a"]);
+}
+
+#[test]
+fn what_aws_announced_outlasts_a_read_that_says_nothing_of_it() {
+    let mut index = Index::new("c");
+    let mut told = instance("a", "i-1", Running);
+    told.events = vec![ScheduledEvent {
+        id: "e-1".into(),
+        code: "instance-retirement".into(),
+        not_before: None,
+    }];
+    sweep(&mut index, 0, sighting(&[told.clone()]));
+    let asked = ["a".to_owned()];
+    let changed = index.take_instances(&asked, at(1), at(1), fold(vec![instance("a", "i-1", Running)]));
+    assert_eq!(changed, BTreeSet::new());
+    assert_eq!(index.view("a", &[]).instances, Known::Present(vec![told]));
 }

@@ -195,7 +195,11 @@ impl<'a> Round<'a> {
         match volume.state {
             VolumeState::Available | VolumeState::Unrecognized => {}
             VolumeState::Deleting => return Ok(format!("volume {id} is being deleted")),
-            _ => return Ok(format!("volume {id} is not free yet")),
+            _ => {
+                let holder = volume.attached_to.as_ref();
+                let holder = holder.map_or_else(String::new, |holder| format!(": instance {holder} has it"));
+                return Ok(format!("volume {id} is not free yet{holder}"));
+            }
         }
         let snapshot_id = match self.farewell.deletion_policy {
             DeletionPolicy::Snapshot => match self.snapshot(id)? {

@@ -185,10 +185,14 @@ impl<'a> Round<'a> {
     }
 
     /// A machine that could not get its bundle is not launched.
-    fn bundle_fits(&self) -> Result<(), Halt> {
+    pub(super) fn bundle_fits(&self) -> Result<(), Halt> {
         let secret = self.observed.secret.present();
         match secret.and_then(|facts| facts.bundle_problem.as_ref()) {
-            Some(problem) => Err(Halt::blocked(Reason::BundleTooLarge, format!("{problem}."))),
+            // Somebody is about to tell.
+            Some(why) if why.reason == Reason::Pending => {
+                Err(Halt::converging(why.reason, why.message.clone(), SHORTLY))
+            }
+            Some(why) => Err(Halt::blocked(why.reason, why.message.clone())),
             None => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Plan, Step, Verdict, plan};
+use super::{Plan, Step, Verdict, Why, plan};
 
 use crate::api::{KoiAgent, KoiPlan, LaunchStatus, Reason, Remedy};
 use crate::desired::{Desired, NamespaceFacts, Settings};
@@ -942,6 +942,13 @@ fn a_gateway_that_does_not_answer_is_booting_late_or_broken() {
     );
 }
 
+fn too_large() -> Why {
+    Why {
+        reason: Reason::BundleTooLarge,
+        message: "the bundle is 5620 bytes.".into(),
+    }
+}
+
 /// A Secret with this amiss.
 fn secret_with(observed: Observed, amiss: impl Fn(&mut SecretFacts)) -> Observed {
     change(observed, |observed| {
@@ -953,9 +960,7 @@ fn secret_with(observed: Observed, amiss: impl Fn(&mut SecretFacts)) -> Observed
 
 #[test]
 fn a_bundle_that_does_not_fit_is_refused_before_anything_is_made() {
-    let large = secret_with(bare(), |facts| {
-        facts.bundle_problem = Some("the bundle is 5620 bytes".into())
-    });
+    let large = secret_with(bare(), |facts| facts.bundle_problem = Some(too_large()));
     assert_eq!(
         decided(&wish(json!({})), &large),
         (vec![], Some(Reason::BundleTooLarge), true)
@@ -963,11 +968,41 @@ fn a_bundle_that_does_not_fit_is_refused_before_anything_is_made() {
     // An edit of an agent that runs: it goes on as it is, and says that the edit does not reach it.
     let edited = secret_with(ready(), |facts| {
         facts.bundle_sha256 = None;
-        facts.bundle_problem = Some("the bundle is 5620 bytes".into());
+        facts.bundle_problem = Some(too_large());
     });
     assert_eq!(
         decided(&wish(json!({})), &edited),
         (vec![], Some(Reason::BundleTooLarge), true)
+    );
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_told_and_keeps_nobody_from_mending_what_runs() {
+    let unread = |reason| {
+        move |facts: &mut SecretFacts| {
+            facts.bundle_sha256 = None;
+            facts.bundle_problem = Some(Why {
+                reason,
+                message: "no access".into(),
+            });
+        }
+    };
+    let denied = secret_with(ready(), unread(Reason::Unauthorized));
+    assert_eq!(
+        decided(&wish(json!({})), &denied),
+        (vec![], Some(Reason::Unauthorized), true)
+    );
+    let away = secret_with(ready(), unread(Reason::Pending));
+    assert_eq!(decided(&wish(json!({})), &away), (vec![], Some(Reason::Pending), false));
+    let stopped = change(denied, |observed| {
+        if let Known::Present(instances) = &mut observed.instances {
+            instances[0].state = InstanceState::Stopped;
+        }
+    });
+    let (steps, reason, _) = decided(&wish(json!({})), &stopped);
+    assert_eq!(
+        (steps.as_slice(), reason),
+        (["StartInstance"].as_slice(), Some(Reason::Repairing))
     );
 }
 

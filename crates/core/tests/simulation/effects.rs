@@ -154,7 +154,7 @@ impl Round<'_> {
             Ok(instance) => {
                 status::note_instance(&mut self.status, &instance, self.now);
                 let uid = self.object.uid();
-                self.operator.index.note_launched(&uid, instance, self.now);
+                self.operator.index.note_launched(&uid, &instance, self.now);
                 Ok(true)
             }
             Err(refused) => {

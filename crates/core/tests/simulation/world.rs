@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use koi_core::api::KoiAgentStatus;
-use koi_core::fleet::{Group, Sighting};
+use koi_core::fleet::{Group, Sighting, fold};
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState, Place};
 use koi_core::plan::{SharedGroup, SharedIdentity, Step, Verdict, count_unused, plan_shared};
@@ -159,13 +159,13 @@ impl World {
                 let mut seen = account.instances(CLUSTER, &instances, &sight);
                 let known = operator.index.known(&instances);
                 seen.extend(account.instances_by_id(&hidden(&known, seen.iter().map(|instance| &instance.id))));
-                woken.extend(operator.index.take_instances(&instances, now, now, seen));
+                woken.extend(operator.index.take_instances(&instances, now, now, fold(seen)));
             }
             if !volumes.is_empty() {
                 let mut seen = account.volumes(CLUSTER, &volumes, &sight);
                 let known = operator.index.known(&volumes);
                 seen.extend(account.volumes_by_id(&hidden(&known, seen.iter().map(|volume| &volume.id))));
-                woken.extend(operator.index.take_volumes(&volumes, now, now, seen));
+                woken.extend(operator.index.take_volumes(&volumes, now, now, fold(seen)));
             }
         }
         for index in 0..self.objects.len() {
@@ -539,8 +539,8 @@ fn sighting(account: &Account, sight: &Sight, recorded: &BTreeSet<String>) -> Si
         tags: group.tags.clone(),
     });
     Sighting {
-        instances,
-        volumes,
+        instances: fold(instances),
+        volumes: fold(volumes),
         groups: groups.collect(),
     }
 }

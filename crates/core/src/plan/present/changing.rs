@@ -90,6 +90,8 @@ impl Round<'_> {
             Err(Halt::converging(Reason::Changing, message, SHORTLY * 2))
         };
         if !self.bundle_is_current(instance) {
+            // Who cannot make one says why, and not that it is about to be.
+            self.bundle_fits()?;
             return told("is written into the bundle first");
         }
         let wished = &self.agent.config_sha256;
