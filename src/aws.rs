@@ -27,6 +27,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use koi_core::desired::CloudWish;
+use koi_core::fleet::Folded;
 use koi_core::observed::{Checkup, Instance, Place, Rule, Snapshot, Subnet, Volume};
 
 use crate::cloud::{Answer, Bundle, Cloud, CloudError, Group, Launch, ProfileFacts, Role, SubnetChoice};
@@ -148,15 +149,15 @@ impl Cloud for Aws {
         iam::profile(&self.iam, name).await
     }
 
-    async fn instances(&self, cluster_id: &str) -> Answer<Vec<Instance>> {
+    async fn instances(&self, cluster_id: &str) -> Answer<Vec<Folded<Instance>>> {
         instances::of_cluster(&self.ec2, cluster_id).await
     }
 
-    async fn instances_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Instance>> {
+    async fn instances_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Folded<Instance>>> {
         instances::of_agents(&self.ec2, cluster_id, agent_uids).await
     }
 
-    async fn instances_by_id(&self, ids: &[String]) -> Answer<Vec<Instance>> {
+    async fn instances_by_id(&self, ids: &[String]) -> Answer<Vec<Folded<Instance>>> {
         instances::by_id(&self.ec2, ids).await
     }
 
@@ -164,7 +165,7 @@ impl Cloud for Aws {
         checkups::all(&self.ec2, &self.crowded).await
     }
 
-    async fn volumes_by_id(&self, ids: &[String]) -> Answer<Vec<Volume>> {
+    async fn volumes_by_id(&self, ids: &[String]) -> Answer<Vec<Folded<Volume>>> {
         volumes::by_id(&self.ec2, ids).await
     }
 
@@ -172,11 +173,11 @@ impl Cloud for Aws {
         ssm::names(&self.ssm, cluster_id).await
     }
 
-    async fn volumes(&self, cluster_id: &str) -> Answer<Vec<Volume>> {
+    async fn volumes(&self, cluster_id: &str) -> Answer<Vec<Folded<Volume>>> {
         volumes::of_cluster(&self.ec2, cluster_id).await
     }
 
-    async fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Volume>> {
+    async fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Folded<Volume>>> {
         volumes::of_agents(&self.ec2, cluster_id, agent_uids).await
     }
 

@@ -8,6 +8,7 @@ use std::future::Future;
 
 use koi_core::api::LaunchStatus;
 use koi_core::desired::CloudWish;
+use koi_core::fleet::Folded;
 pub use koi_core::fleet::Group;
 use koi_core::observed::{Checkup, Instance, Place, Rule, Snapshot, Subnet, Volume};
 
@@ -177,23 +178,27 @@ pub trait Cloud: Send + Sync + 'static {
     fn profile(&self, name: &str) -> impl Future<Output = Answer<ProfileFacts>> + Send;
 
     /// Every instance with the claim of the installation, all pages.
-    fn instances(&self, cluster_id: &str) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
+    fn instances(&self, cluster_id: &str) -> impl Future<Output = Answer<Vec<Folded<Instance>>>> + Send;
     /// Every instance with the claims of these agents.
     fn instances_of(
         &self,
         cluster_id: &str,
         agent_uids: &[String],
-    ) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
+    ) -> impl Future<Output = Answer<Vec<Folded<Instance>>>> + Send;
     /// Those of these instances that there are, whatever tags they carry.
-    fn instances_by_id(&self, ids: &[String]) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
+    fn instances_by_id(&self, ids: &[String]) -> impl Future<Output = Answer<Vec<Folded<Instance>>>> + Send;
     /// Running instances that EC2 does not call well, or has plans for. Others of the account may be among them.
     fn checkups(&self) -> impl Future<Output = Answer<BTreeMap<String, Checkup>>> + Send;
     /// Every volume with the claim of the installation, all pages.
-    fn volumes(&self, cluster_id: &str) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
+    fn volumes(&self, cluster_id: &str) -> impl Future<Output = Answer<Vec<Folded<Volume>>>> + Send;
     /// Every volume with the claims of these agents.
-    fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
+    fn volumes_of(
+        &self,
+        cluster_id: &str,
+        agent_uids: &[String],
+    ) -> impl Future<Output = Answer<Vec<Folded<Volume>>>> + Send;
     /// Those of these volumes that there are, whatever tags they carry.
-    fn volumes_by_id(&self, ids: &[String]) -> impl Future<Output = Answer<Vec<Volume>>> + Send;
+    fn volumes_by_id(&self, ids: &[String]) -> impl Future<Output = Answer<Vec<Folded<Volume>>>> + Send;
     /// The names of all parameters of the installation, all pages.
     fn parameters(&self, cluster_id: &str) -> impl Future<Output = Answer<BTreeSet<String>>> + Send;
     /// Every snapshot with the claim of this agent.

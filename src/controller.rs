@@ -22,6 +22,7 @@ mod push;
 mod report;
 mod rotate;
 mod secret;
+mod secrets;
 mod streams;
 mod troubles;
 mod validate;
@@ -59,6 +60,8 @@ pub use makers::Makers;
 pub use memory::Memories;
 pub(crate) use observe::shared_identity;
 pub use places::Places;
+#[doc(hidden)]
+pub use secrets::Secrets;
 pub use streams::{Stores, Wiring, run};
 pub use troubles::Troubles;
 pub use validate::Catalogue;
@@ -349,7 +352,11 @@ impl<'a, C: Cloud> Round<'a, C> {
             }
             self.report(&decision).await?;
             let now = self.context.clock.now();
-            let dues = [self.memory.handover.remaining(now), self.memory.secret_lag(now)];
+            let dues = [
+                self.memory.handover.remaining(now),
+                self.memory.secret_lag(now),
+                self.memory.secret_due(),
+            ];
             let check_again = dues
                 .into_iter()
                 .flatten()
@@ -380,9 +387,10 @@ impl<'a, C: Cloud> Round<'a, C> {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
             Err(why) => blocked(why.clone()),
         };
-        if plan.is_at_rest() && self.memory.refused.last().is_some() {
+        let refused = &mut self.memory.work().refused;
+        if plan.is_at_rest() && refused.last().is_some() {
             // What was refused is no longer asked for: somebody else did it, or the wish turned.
-            self.memory.refused.clear();
+            refused.clear();
             (observed.refusal, observed.refused_before) = (None, Vec::new());
         }
         tracing::debug!(steps = ?plan.steps.iter().map(koi_core::plan::Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use koi_core::fleet::{Index, Sighting, View};
-use koi_core::observed::{Instance, InstanceState, Rule, Volume};
+use koi_core::fleet::{Folded, Index, Sighting, View};
+use koi_core::observed::{Checkup, Instance, InstanceState, Rule, Volume};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
@@ -112,10 +112,19 @@ impl Fleet {
         self.index().marked_orphans()
     }
 
-    /// Everything of all agents: instances and volumes.
+    /// Everything of those agents of whom something may have no owner: see [`Index::suspects`].
     #[must_use]
-    pub fn everything(&self) -> (Vec<Instance>, Vec<Volume>) {
-        self.index().everything()
+    pub fn suspects(
+        &self,
+        living: impl Fn(&str) -> bool,
+        instances: &BTreeSet<String>,
+    ) -> (Vec<Instance>, Vec<Volume>) {
+        self.index().suspects(living, instances)
+    }
+
+    /// Forgets what was known for the sake of agents that are not `there` any more: see [`Index::forget_gone`].
+    pub fn forget_gone(&self, there: impl Fn(&str) -> bool) {
+        self.index().forget_gone(there);
     }
 
     /// When the last whole sweep began.
@@ -131,7 +140,7 @@ impl Fleet {
     }
 
     /// A launch was answered with this instance.
-    pub fn note_launched(&self, agent_uid: &str, instance: Instance) {
+    pub fn note_launched(&self, agent_uid: &str, instance: &Instance) {
         self.note(agent_uid, |index, now| index.note_launched(agent_uid, instance, now));
     }
 
@@ -246,10 +255,13 @@ impl Fleet {
     }
 
     /// Takes from a list of all instances what is urgent: whose state turned.
-    fn take_turned(&self, began: Timestamp, listed: &[Instance]) {
+    fn take_turned(&self, began: Timestamp, listed: &[Folded<Instance>]) {
         let changed = {
             let mut index = self.index();
             let turned = index.turned(listed);
+            if turned.is_empty() {
+                return;
+            }
             index.take_instances(&turned, began, self.inner.clock.now(), listed.to_vec())
         };
         if !changed.is_empty() {
@@ -291,7 +303,7 @@ pub async fn sweep_once<C: Cloud>(
     cloud: &C,
     cluster_id: &str,
     recorded: &BTreeSet<String>,
-    listed: impl FnOnce(&[Instance]) + Send,
+    listed: impl FnOnce(&[Folded<Instance>]) + Send,
 ) -> Result<Sighting, CloudError> {
     // One after the other: together they would only meet in the same token bucket.
     let mut instances = cloud.instances(cluster_id).await?;
@@ -300,17 +312,19 @@ pub async fn sweep_once<C: Cloud>(
     let mut volumes = cloud.volumes(cluster_id).await?;
     let groups = cloud.groups(cluster_id).await?;
     // What lost its claim is in none of these lists: it is asked for by its id before it counts as gone.
-    let hidden = hidden(recorded, "i-", instances.iter().map(|instance| &instance.id));
+    let hidden = hidden(recorded, "i-", instances.iter().map(Folded::id));
     if !hidden.is_empty() {
         instances.extend(cloud.instances_by_id(&hidden).await?);
     }
-    let hidden = self::hidden(recorded, "vol-", volumes.iter().map(|volume| &volume.id));
+    let hidden = self::hidden(recorded, "vol-", volumes.iter().map(Folded::id));
     if !hidden.is_empty() {
         volumes.extend(cloud.volumes_by_id(&hidden).await?);
     }
+    // Only who is not well is told of.
     for instance in &mut instances {
-        let checkup = checkups.remove(&instance.id).unwrap_or_default();
-        (instance.impaired, instance.events) = (checkup.impaired, checkup.events);
+        if let Some(Checkup { impaired, events }) = checkups.remove(instance.id()) {
+            *instance = instance.changed(|instance| (instance.impaired, instance.events) = (impaired, events));
+        }
     }
     Ok(Sighting {
         instances,
@@ -320,8 +334,8 @@ pub async fn sweep_once<C: Cloud>(
 }
 
 /// Recorded ids of a kind that a list does not show.
-fn hidden<'a>(recorded: &BTreeSet<String>, prefix: &str, shown: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let shown: BTreeSet<&String> = shown.collect();
+fn hidden<'a>(recorded: &BTreeSet<String>, prefix: &str, shown: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let shown: BTreeSet<&str> = shown.collect();
     let kind = recorded.iter().filter(|id| id.starts_with(prefix));
-    kind.filter(|id| !shown.contains(id)).cloned().collect()
+    kind.filter(|id| !shown.contains(id.as_str())).cloned().collect()
 }

@@ -59,6 +59,7 @@ fn tell_usage<C: Cloud>(context: &Context<C>) {
 /// Agents that the cluster no longer has.
 fn forget_the_gone<C: Cloud>(context: &Context<C>) {
     let there = context.stores.agent_uids();
+    context.fleet.forget_gone(|uid| there.contains(uid));
     for (uid, namespace, name) in context.memories.all() {
         if there.contains(&uid) {
             continue;

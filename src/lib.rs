@@ -1,6 +1,7 @@
 //! The operator's rooms. `main` puts them together; everything else is here so that tests can too.
 
 pub mod accounts;
+pub mod apiserver;
 pub mod args;
 pub mod aws;
 pub mod budget;

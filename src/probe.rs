@@ -3,6 +3,7 @@
 //! TCP to 443, TLS with the agent's own certificate, WebSocket upgrade through nginx, challenge, token and device key, hello-ok,
 //! `health`, close. One connection for each probe, none is kept.
 
+mod answers;
 pub mod config;
 pub mod dial;
 pub mod pin;
@@ -35,7 +36,7 @@ pub struct Target {
     /// When EC2 started it: what a probe says counts for this boot alone.
     pub launch_time: Option<Timestamp>,
     /// Where it may be reached, in the order in which to try.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// The port; [`HTTPS`] but in tests.
     pub port: u16,
     /// The certificate that must answer.

@@ -93,7 +93,17 @@ impl Reaper {
             }
         }
         if self.reaping.mode == Reap::Delete && !due.is_empty() {
-            remove(context, &sight, &due).await;
+            let removed = remove(context, &sight, &due).await;
+            self.note_removed(&removed);
+        }
+    }
+
+    /// What was removed is in no list any more, although that is asked for only now and then.
+    fn note_removed(&mut self, removed: &BTreeSet<String>) {
+        if let Some((_, slow)) = &mut self.slow {
+            slow.parameters
+                .retain(|(uid, instance)| !removed.contains(&format!("{uid}/{instance}")));
+            slow.roles.retain(|role| !removed.contains(role));
         }
     }
 
@@ -111,14 +121,29 @@ impl Reaper {
                 }
             }
         }
-        let slow = self.slow.as_ref().map(|(_, slow)| slow.clone()).unwrap_or_default();
-        let (instances, volumes) = context.fleet.everything();
+        let nothing = Slow::default();
+        let slow = self.slow.as_ref().map_or(&nothing, |(_, slow)| slow);
+        let identities = identities(context, &slow.roles).await;
+        let used_profiles = match identities.as_slice() {
+            [] => BTreeSet::new(),
+            [_, ..] => context.fleet.used(),
+        };
+        // Only what may be an orphan is looked at as a whole. Who came meanwhile is cleared of it by the list that decides; who went
+        // meanwhile is found after the next sweep.
+        let living = living(context);
+        let strays = slow.parameters.iter().filter(|(uid, id)| {
+            let agent = living.get(uid);
+            !agent.is_some_and(|agent| agent.leaving || agent.instances.contains(id))
+        });
+        let parameters: BTreeSet<(String, String)> = strays.cloned().collect();
+        let named = parameters.iter().map(|(_, id)| id.clone()).collect();
+        let (instances, volumes) = context.fleet.suspects(|uid| living.contains_key(uid), &named);
         Sight {
-            identities: identities(context, &slow.roles).await,
-            parameters: slow.parameters,
-            used_profiles: context.fleet.used(),
             instances,
             volumes,
+            parameters,
+            identities,
+            used_profiles,
         }
     }
 }
@@ -149,6 +174,9 @@ async fn identities<C: Cloud>(
     context: &Context<C>,
     names: &BTreeSet<String>,
 ) -> Vec<(String, String, koi_core::observed::Identity)> {
+    if names.is_empty() {
+        return Vec::new();
+    }
     let cluster_id = context.catalogue.settings(&context.stores).cluster_id.clone();
     let there = context.stores.agent_uids();
     let wanted: BTreeSet<String> = there.iter().map(|uid| names::agent_role(&cluster_id, uid)).collect();
@@ -226,39 +254,53 @@ async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap) {
     }
 }
 
-/// Removes what is due: only under our own owner record, read anew, and only what no agent of a fresh list has.
-async fn remove<C: Cloud>(context: &Context<C>, sight: &Sight, due: &[&Orphan]) {
+/// Removes what is due: only under our own owner record, read anew, and only what no agent of a fresh list has. Answers with the ids of what
+/// is gone.
+async fn remove<C: Cloud>(context: &Context<C>, sight: &Sight, due: &[&Orphan]) -> BTreeSet<String> {
+    let mut removed = BTreeSet::new();
     if !context.gate.is_open() {
-        return;
+        return removed;
     }
     context.lookups.forget_owner();
     if context.lookups.owner().await != Ok(OwnerRecord::Ours) {
         tracing::warn!(
             "orphans stay: the owner record of the cluster id does not name this cluster, or cannot be read"
         );
-        return;
+        return removed;
     }
     let there = match listed(context).await {
         Ok(there) => there,
-        Err(error) => return tracing::warn!(%error, "orphans stay: the cluster cannot be asked for its agents"),
+        Err(error) => {
+            tracing::warn!(%error, "orphans stay: the cluster cannot be asked for its agents");
+            return removed;
+        }
     };
     let shown = context.stores.agent_uids();
     let certain = |orphan: &&&Orphan| shown.contains(&orphan.agent_uid) || !there.contains(&orphan.agent_uid);
     for orphan in due.iter().filter(certain).take(AT_ONCE) {
-        for step in steps(context, sight, orphan).await {
-            if !context.gate.is_open() {
-                return;
-            }
-            let detail = (orphan.kind.as_str(), orphan.id.as_str(), step.name());
-            match shared_effect(context, Some(&orphan.agent_uid), &step).await {
-                Ok(()) => tracing::warn!(?detail, uid = orphan.agent_uid, "reaped"),
-                Err(error) => {
-                    tracing::warn!(?detail, %error, "could not be reaped; tried again after the next sweep");
-                    break;
-                }
+        if carry_out(context, orphan, steps(context, sight, orphan).await).await {
+            removed.insert(orphan.id.clone());
+        }
+    }
+    removed
+}
+
+/// Takes the steps against one orphan; says whether there were any, and all of them were taken.
+async fn carry_out<C: Cloud>(context: &Context<C>, orphan: &Orphan, steps: Vec<Step>) -> bool {
+    for step in &steps {
+        if !context.gate.is_open() {
+            return false;
+        }
+        let detail = (orphan.kind.as_str(), orphan.id.as_str(), step.name());
+        match shared_effect(context, Some(&orphan.agent_uid), step).await {
+            Ok(()) => tracing::warn!(?detail, uid = orphan.agent_uid, "reaped"),
+            Err(error) => {
+                tracing::warn!(?detail, %error, "could not be reaped; tried again after the next sweep");
+                return false;
             }
         }
     }
+    !steps.is_empty()
 }
 
 async fn steps<C: Cloud>(context: &Context<C>, sight: &Sight, orphan: &Orphan) -> Vec<Step> {
@@ -295,5 +337,31 @@ async fn listed<C: Cloud>(context: &Context<C>) -> kube::Result<BTreeSet<String>
             Some(token) => params = params.continue_token(&token),
             None => return Ok(uids),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_not_removed_again_from_a_list_that_is_old() {
+        let mut reaper = Reaper::new(Reaping {
+            mode: Reap::Delete,
+            grace: std::time::Duration::ZERO,
+            watched: None,
+        });
+        let pair = |uid: &str, instance: &str| (uid.to_owned(), instance.to_owned());
+        let listed = Slow {
+            parameters: [pair("a", "i-1"), pair("b", "i-2")].into(),
+            roles: ["koi-a".to_owned(), "koi-b".to_owned()].into(),
+        };
+        reaper.slow = Some((Timestamp::UNIX_EPOCH, listed));
+        reaper.note_removed(&["a/i-1".to_owned(), "koi-b".to_owned(), "vol-1".to_owned()].into());
+        let (_, left) = reaper.slow.unwrap();
+        assert_eq!(
+            (left.parameters, left.roles),
+            ([pair("b", "i-2")].into(), ["koi-a".to_owned()].into())
+        );
     }
 }

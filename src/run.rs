@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::{Accounts, Manners, OWN};
+use crate::apiserver;
 use crate::args::RunArgs;
 use crate::aws::Aws;
 use crate::budget::Budget;
@@ -112,7 +113,7 @@ pub async fn run_on<C: Cloud>(
         )
     })?;
     let serving = tokio::spawn(serve::serve(listener, pages, stop.clone().cancelled_owned()));
-    let client = Client::try_default().await.map_err(|error| no_cluster(&error))?;
+    let client = apiserver::infer().await.map_err(|error| no_cluster(&error))?;
     let namespace = args.namespace().map(ToOwned::to_owned).or(surroundings.pod_namespace);
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let cloud = cloud(Arc::clone(&metrics)).await;

@@ -6,6 +6,7 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use koi_core::fleet::Folded;
 use koi_core::observed::Instance;
 
 use super::error::{ask, met};
@@ -21,12 +22,12 @@ const DESCRIBE: &str = "DescribeInstances";
 const CONSOLE_MAX: usize = 4096;
 
 /// Every instance with the installation's claim.
-pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Instance>> {
+pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Folded<Instance>>> {
     filtered(ec2, vec![request::claimed_by(cluster_id)]).await
 }
 
 /// Every instance with the claims of these agents. By tag, not by id: one id that EC2 does not show (yet) would fail the call for all.
-pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Instance>> {
+pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Folded<Instance>>> {
     let mut found = Vec::new();
     for some in agent_uids.chunks(FILTER_VALUES) {
         found.extend(filtered(ec2, request::claimed_by_agents(cluster_id, some)).await?);
@@ -35,7 +36,7 @@ pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[Stri
 }
 
 /// Those of these instances that there are. By filter: an id that EC2 does not show would fail a call that names it.
-pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Instance>> {
+pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Folded<Instance>>> {
     let mut found = Vec::new();
     for some in ids.chunks(FILTER_VALUES) {
         found.extend(filtered(ec2, vec![request::filter("instance-id", some.iter().cloned())]).await?);
@@ -43,7 +44,7 @@ pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Instance>>
     Ok(found)
 }
 
-async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Instance>> {
+async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Folded<Instance>>> {
     pages::all(|next| {
         let call = ec2.describe_instances().set_filters(Some(filters.clone()));
         let call = call.max_results(PAGE).set_next_token(next);
@@ -52,7 +53,7 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Insta
             // Each is let go as soon as it is read: a page of them weighs many times what is kept of it.
             let reservations = page.reservations.unwrap_or_default().into_iter();
             let shown = reservations.flat_map(|reservation| reservation.instances.unwrap_or_default());
-            let instances = shown.filter_map(|found| convert::instance(&found));
+            let instances = shown.filter_map(|found| convert::instance(&found).as_ref().map(Folded::of));
             Ok((instances.collect(), page.next_token))
         }
     })

@@ -113,8 +113,8 @@ fn page(ids: &[&str], next: &str) -> (u16, String) {
     (200, text)
 }
 
-fn ids(found: &[Instance]) -> Vec<&str> {
-    found.iter().map(|instance| instance.id.as_str()).collect()
+fn ids(found: &[Folded<Instance>]) -> Vec<&str> {
+    found.iter().map(Folded::id).collect()
 }
 
 /// What EC2 says against a call.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{self, ResourceType};
+use koi_core::fleet::Folded;
 use koi_core::names;
 use koi_core::observed::{Snapshot, Volume};
 
@@ -13,12 +14,12 @@ use super::{convert, pages, request};
 use crate::cloud::{Answer, CloudError};
 
 /// Every volume with the installation's claim.
-pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Volume>> {
+pub(super) async fn of_cluster(ec2: &Client, cluster_id: &str) -> Answer<Vec<Folded<Volume>>> {
     filtered(ec2, vec![request::claimed_by(cluster_id)]).await
 }
 
 /// Every volume with the claims of these agents.
-pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Volume>> {
+pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Folded<Volume>>> {
     let mut found = Vec::new();
     for some in agent_uids.chunks(FILTER_VALUES) {
         found.extend(filtered(ec2, request::claimed_by_agents(cluster_id, some)).await?);
@@ -27,7 +28,7 @@ pub(super) async fn of_agents(ec2: &Client, cluster_id: &str, agent_uids: &[Stri
 }
 
 /// Those of these volumes that there are, whatever tags they carry.
-pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Volume>> {
+pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Folded<Volume>>> {
     let mut found = Vec::new();
     for some in ids.chunks(FILTER_VALUES) {
         found.extend(filtered(ec2, vec![request::filter("volume-id", some.iter().cloned())]).await?);
@@ -35,14 +36,14 @@ pub(super) async fn by_id(ec2: &Client, ids: &[String]) -> Answer<Vec<Volume>> {
     Ok(found)
 }
 
-async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Volume>> {
+async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Folded<Volume>>> {
     pages::all(|next| {
         let call = ec2.describe_volumes().set_filters(Some(filters.clone()));
         let call = call.max_results(PAGE).set_next_token(next);
         async move {
             let page = ask("DescribeVolumes", || call.send()).await?;
             let shown = page.volumes.unwrap_or_default().into_iter();
-            let volumes = shown.filter_map(|found| convert::volume(&found));
+            let volumes = shown.filter_map(|found| convert::volume(&found).as_ref().map(Folded::of));
             Ok((volumes.collect(), page.next_token))
         }
     })

@@ -104,7 +104,7 @@ impl<C: Cloud> Round<'_, C> {
         }
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
-        self.memory.refused.succeed(step.name());
+        self.memory.work().refused.succeed(step.name());
         if let Some(event) = event_for_step(step, observed) {
             if observed.recorded.instance_id.is_some() {
                 self.context.metrics.count_repair(step.name());
@@ -140,8 +140,9 @@ impl<C: Cloud> Round<'_, C> {
         };
         let mut exhausted = self.context.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
         exhausted.note(&offering, code, now);
-        if exhausted.leaves_any(&self.memory.offerings, now) {
-            self.memory.refused.try_elsewhere(now);
+        let work = self.memory.work();
+        if exhausted.leaves_any(&work.offerings, now) {
+            work.refused.try_elsewhere(now);
         }
     }
 
@@ -155,7 +156,7 @@ impl<C: Cloud> Round<'_, C> {
             _ => None,
         };
         let now = self.context.clock.now();
-        self.memory.refused.refuse(step.name(), launch, refusal, now);
+        self.memory.work().refused.refuse(step.name(), launch, refusal, now);
         Progress::GoOn
     }
 

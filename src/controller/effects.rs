@@ -14,10 +14,12 @@ use koi_core::render::user_data::{self, Home};
 use koi_core::status;
 use koi_wire::seed::SeedParams;
 use kube::ResourceExt as _;
-use kube::api::{Api, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
 
 use super::apply::{Effect, rejection};
-use super::troubles::denied;
+use super::observe::no_room;
+use super::secrets::no_access;
 use super::{Decision, Round, RoundError, at, finalizer, secret};
 use crate::cloud::{Bundle, Cloud, Launch};
 
@@ -96,7 +98,8 @@ impl<C: Cloud> Round<'_, C> {
                 created
             }
             Err(kube::Error::Api(refused)) if refused.is_already_exists() => {
-                api.get(&made.name_any()).await.map_err(at("read of the Secret"))?
+                let found = api.get(&made.name_any()).await.map_err(at("read of the Secret"))?;
+                self.label_secret(&api, found, &made).await?
             }
             // The namespace is going: the agent will be, too.
             Err(kube::Error::Api(refused))
@@ -105,27 +108,43 @@ impl<C: Cloud> Round<'_, C> {
                 return Ok(Effect::Conflict);
             }
             Err(kube::Error::Api(refused)) if refused.is_forbidden() => {
-                let message = format!(
-                    "Kubernetes denies the operator the agent's Secret: {}.",
-                    denied(&refused.message)
-                );
-                let reason = Reason::Unauthorized;
-                return Ok(rejection(Why { reason, message }, Retry::Slow));
+                return Ok(rejection(no_access(&refused.message), Retry::Slow));
             }
             Err(error) => return Err(at("creation of the Secret")(error)),
         };
-        let now = self.context.clock.now();
-        let owned = secret::is_owned(&found, &self.agent);
-        self.memory.foreign_secret = !owned;
-        let read = owned.then(|| secret::read(&found, &self.agent.uid().unwrap_or_default(), now));
-        // One that was deleted is made anew: the gateway has the old one until it takes the new bundle.
-        if let Some(read) = &read {
-            let told = self.status.gateway.as_ref();
-            let told = told.and_then(|gateway| gateway.tls_sha256.as_deref());
-            self.memory.handover.meet(read, told, now);
-        }
-        self.memory.keep_secret(read, now);
+        self.take_made(&found);
         Ok(Effect::Done)
+    }
+
+    /// Our own Secret without our label is shown by no watch: it gets it back.
+    async fn label_secret(&self, api: &Api<Secret>, found: Secret, made: &Secret) -> Result<Secret, RoundError> {
+        let labels = made.labels();
+        let labelled = labels
+            .iter()
+            .all(|(name, value)| found.labels().get(name) == Some(value));
+        if labelled || !secret::is_owned(&found, &self.agent) {
+            return Ok(found);
+        }
+        let patch = json!({ "metadata": { "resourceVersion": found.resource_version(), "labels": labels } });
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patched = api.patch(&found.name_any(), &params, &Patch::Merge(patch)).await;
+        let patched = patched.map_err(at("patch of the Secret's labels"))?;
+        self.context.metrics.count_write("Secret");
+        Ok(patched)
+    }
+
+    /// What we made, or met where we would have made it.
+    fn take_made(&mut self, found: &Secret) {
+        let owned = secret::is_owned(found, &self.agent);
+        self.memory.work().foreign_secret = !owned;
+        if owned {
+            self.adopt_secret(found);
+        } else {
+            self.memory.keep_secret(None, self.context.clock.now());
+        }
     }
 
     /// The intent, in one conditional write with this round's report.
@@ -219,7 +238,7 @@ impl<C: Cloud> Round<'_, C> {
                     "launched"
                 );
                 status::note_instance(&mut self.status, &instance, self.context.clock.now());
-                self.context.fleet.note_launched(&claim.agent_uid, instance);
+                self.context.fleet.note_launched(&claim.agent_uid, &instance);
                 Effect::Done
             }
             Err(error) => {
@@ -252,20 +271,14 @@ impl<C: Cloud> Round<'_, C> {
         let Some(secret) = self.secret() else {
             return Effect::Conflict;
         };
-        let Some(material) = self.material(&secret) else {
-            return Effect::Conflict;
+        let material = match self.material(&secret).await {
+            Ok(Some(material)) => material,
+            Ok(None) => return Effect::Conflict,
+            Err(why) => return rejection(why, Retry::BackOff),
         };
         let (text, sha256) = match bundle::encoded(&bundle::bundle(agent, volume_id, &material)) {
             Ok(encoded) => encoded,
-            Err(error) => {
-                return rejection(
-                    Why {
-                        reason: Reason::BundleTooLarge,
-                        message: error.to_string(),
-                    },
-                    Retry::Never,
-                );
-            }
+            Err(error) => return rejection(no_room(&error), Retry::Never),
         };
         let name = names::bundle_parameter(&agent.claim.cluster_id, &agent.claim.agent_uid, instance_id);
         let mut tags = agent.claim.tags(&agent.tags);
@@ -327,7 +340,7 @@ impl<C: Cloud> Round<'_, C> {
                     state: SnapshotState::Pending,
                     last: true,
                 };
-                self.memory.begun_snapshots.push((self.context.clock.now(), begun));
+                self.memory.note_snapshot(begun, self.context.clock.now());
                 Effect::Done
             }
             Err(error) => Effect::Refused(error),

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use koi_wire::Redacted;
 
 use super::secret::GatewaySecret;
+use super::validate::digest;
 use crate::clock::after;
-use crate::probe::pin::Pin;
+use crate::probe::pin::{Pin, Sha256};
 
 /// For so long after the last change the gateway may not have taken it: it is told, fetches, and reloads, in seconds where all is well.
 const LASTS: Duration = Duration::from_secs(120);
@@ -19,55 +19,60 @@ const LASTS: Duration = Duration::from_secs(120);
 /// What the gateway may still have.
 #[derive(Default)]
 pub(super) struct Handover {
-    until: Option<Timestamp>,
-    /// SHA-256 of the certificates that it may still present.
-    certificates: BTreeSet<String>,
-    /// Certificate and token as they were last.
-    last: Option<(String, Redacted)>,
+    under_way: Option<Box<UnderWay>>,
+    /// Certificate, and a digest of the token, as they were last.
+    last: Option<(Sha256, u64)>,
+}
+
+/// A change that the gateway may not have heard of.
+#[derive(Default)]
+struct UnderWay {
+    until: Timestamp,
+    /// The certificates that it may still present.
+    certificates: BTreeSet<Sha256>,
 }
 
 impl Handover {
     /// The Secret as it is now. `told`: the certificate that status names, which an earlier operator knew.
     pub(super) fn meet(&mut self, secret: &GatewaySecret, told: Option<&str>, now: Timestamp) {
         let Some(content) = &secret.content else { return };
-        let (certificate, token) = (content.pin.sha256(), &content.token);
-        let before = self.last.as_ref().map(|(certificate, _)| certificate.as_str()).or(told);
+        let (certificate, token) = (content.pin.sha256(), digest(&content.token.expose()));
+        let told = told.and_then(|told| Sha256::try_from(told).ok());
+        let before = self.last.map(|(certificate, _)| certificate).or(told);
         if let Some(before) = before.filter(|before| *before != certificate) {
-            self.certificates.insert(before.to_owned());
+            self.begin(now).certificates.insert(before);
+        }
+        if self.last.is_some_and(|(_, before)| before != token) {
             self.begin(now);
         }
-        if self.last.as_ref().is_some_and(|(_, before)| before != token) {
-            self.begin(now);
-        }
-        self.last = Some((certificate.to_owned(), token.clone()));
+        self.last = Some((certificate, token));
     }
 
     /// The new ones are on their way to the gateway.
-    fn begin(&mut self, now: Timestamp) {
-        self.until = Some(after(now, LASTS));
+    fn begin(&mut self, now: Timestamp) -> &mut UnderWay {
+        let under_way = self.under_way.get_or_insert_default();
+        under_way.until = after(now, LASTS);
+        under_way
     }
 
     /// The gateway has them.
     pub(super) fn finish(&mut self) {
-        self.until = None;
-        self.certificates.clear();
+        self.under_way = None;
     }
 
     /// Whether it lasts, and how much longer.
     pub(super) fn remaining(&mut self, now: Timestamp) -> Option<Duration> {
-        let left = self.until.filter(|until| now < *until);
-        if left.is_none() {
-            self.finish();
-        }
-        Duration::try_from(left?.duration_since(now)).ok()
+        self.under_way.take_if(|under_way| under_way.until <= now);
+        let until = self.under_way.as_ref()?.until;
+        Duration::try_from(until.duration_since(now)).ok()
     }
 
     /// The certificate to insist on, with those that may still answer.
     pub(super) fn pin(&self, pin: &Pin) -> Pin {
-        if self.until.is_none() {
+        let Some(under_way) = &self.under_way else {
             return pin.clone();
-        }
-        let also = pin.others().union(&self.certificates).cloned().collect();
+        };
+        let also = pin.others().union(&under_way.certificates).copied().collect();
         pin.accepting(also)
     }
 }
@@ -86,14 +91,14 @@ mod tests {
     fn fresh() -> GatewaySecret {
         let mut agent = KoiAgent::new("a", KoiAgentSpec::default());
         agent.metadata.uid = Some("u-1".into());
-        secret::read(&secret::make(&agent, at(0)).unwrap(), "u-1", at(0))
+        secret::read(&secret::make(&agent, at(0)).unwrap(), "u-1", at(0)).0
     }
 
-    fn digest(secret: &GatewaySecret) -> &str {
+    fn certificate(secret: &GatewaySecret) -> Sha256 {
         secret.content.as_ref().unwrap().pin.sha256()
     }
 
-    fn accepted(handover: &Handover, secret: &GatewaySecret) -> BTreeSet<String> {
+    fn accepted(handover: &Handover, secret: &GatewaySecret) -> BTreeSet<Sha256> {
         handover.pin(&secret.content.as_ref().unwrap().pin).others().clone()
     }
 
@@ -109,7 +114,7 @@ mod tests {
         );
         handover.meet(&second, None, at(10));
         assert_eq!(handover.remaining(at(10)), Some(LASTS));
-        assert_eq!(accepted(&handover, &second), [digest(&first).to_owned()].into());
+        assert_eq!(accepted(&handover, &second), [certificate(&first)].into());
         assert_eq!(
             (handover.remaining(at(130)), accepted(&handover, &second)),
             (None, BTreeSet::new())
@@ -123,7 +128,7 @@ mod tests {
         handover.meet(&first, None, at(0));
         handover.meet(&second, None, at(10));
         handover.finish();
-        handover.meet(&second, Some(digest(&second)), at(11));
+        handover.meet(&second, Some(&certificate(&second).to_string()), at(11));
         assert_eq!(
             (handover.remaining(at(11)), accepted(&handover, &second)),
             (None, BTreeSet::new())
@@ -132,12 +137,15 @@ mod tests {
 
     #[test]
     fn what_an_earlier_operator_knew_counts() {
-        let secret = fresh();
+        let (secret, another) = (fresh(), certificate(&fresh()));
         let mut handover = Handover::default();
-        handover.meet(&secret, Some(digest(&secret)), at(0));
+        handover.meet(&secret, Some(&certificate(&secret).to_string()), at(0));
         assert_eq!(handover.remaining(at(0)), None, "it is the same");
         let mut handover = Handover::default();
-        handover.meet(&secret, Some("another"), at(0));
-        assert_eq!(accepted(&handover, &secret), ["another".to_owned()].into());
+        handover.meet(&secret, Some(&another.to_string()), at(0));
+        assert_eq!(accepted(&handover, &secret), [another].into());
+        let mut handover = Handover::default();
+        handover.meet(&secret, Some("no digest"), at(0));
+        assert_eq!(handover.remaining(at(0)), None, "no certificate has it");
     }
 }

@@ -1,6 +1,6 @@
 //! What this process remembers of each agent: all of it may be lost at any time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +10,15 @@ use koi_core::launch_calls::LaunchCalls;
 use koi_core::observed::{Pushed, SetUpWord, Snapshot, SnapshotState};
 use koi_core::offering::Offering;
 use koi_core::refusal::Standing;
+use koi_core::render::bundle::SecretMaterial;
 use koi_core::status;
+use koi_core::uid::Uid;
+use kube::core::ObjectMeta;
 
 use super::events::Series;
 use super::handover::Handover;
 use super::policy;
-use super::secret::GatewaySecret;
+use super::secret::{self, GatewaySecret};
 use super::validate::Validated;
 use crate::clock::since;
 use tokio::time::Instant;
@@ -27,34 +30,71 @@ const CONSOLE: Duration = Duration::from_secs(300);
 const LIST_LAG: Duration = Duration::from_secs(300);
 /// A snapshot that is under way is asked after no more often than this.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(15);
+/// A Secret that we cannot have is looked for no more often than this.
+const SECRET_PAUSE: Duration = Duration::from_secs(10);
 /// For so long the watch may be behind our own creation.
 const WATCH_LAG: Duration = Duration::from_secs(5);
 
 /// All agents.
 #[derive(Default)]
-pub struct Memories(Mutex<HashMap<String, Entry>>);
+pub struct Memories(Mutex<Book>);
+
+#[derive(Default)]
+struct Book {
+    entries: BTreeMap<Uid, Entry>,
+    /// What agents use: the same for nearly all of them.
+    uses: HashSet<Arc<BTreeSet<String>>>,
+}
+
+impl Book {
+    fn entry(&mut self, uid: &str, namespace: &str, name: &str) -> &mut Entry {
+        let fresh = || Entry::new(namespace, name);
+        self.entries.entry(uid.into()).or_insert_with(fresh)
+    }
+
+    /// Whose rest is over; told once.
+    fn rested(&mut self, now: Instant) -> Vec<String> {
+        let over = self
+            .entries
+            .iter_mut()
+            .filter_map(|(uid, entry)| entry.again_at.take_if(|moment| *moment <= now).map(|_| uid.to_string()));
+        over.collect()
+    }
+}
 
 struct Entry {
-    namespace: String,
-    name: String,
+    /// Namespace and name, with a slash between them: neither has one.
+    place: Box<str>,
     memory: Arc<tokio::sync::Mutex<Memory>>,
-    uses: Option<Box<[Box<str>]>>,
+    uses: Option<Arc<BTreeSet<String>>>,
     /// When it is to be looked at without a reason.
     again_at: Option<Instant>,
+    /// A digest of what the watch showed last, as far as that is worth a look.
+    sight: Option<u64>,
+}
+
+impl Entry {
+    fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            place: format!("{namespace}/{name}").into(),
+            memory: Arc::default(),
+            uses: None,
+            again_at: None,
+            sight: None,
+        }
+    }
+
+    fn whereabouts(&self) -> (String, String) {
+        let (namespace, name) = self.place.split_once('/').unwrap_or(("", &self.place));
+        (namespace.to_owned(), name.to_owned())
+    }
 }
 
 impl Memories {
     /// That of one agent; made when there is none.
     pub(super) fn of(&self, uid: &str, namespace: &str, name: &str) -> Arc<tokio::sync::Mutex<Memory>> {
-        let mut entries = self.entries();
-        let fresh = || Entry {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            memory: Arc::default(),
-            uses: None,
-            again_at: None,
-        };
-        let entry = entries.entry(uid.to_owned()).or_insert_with(fresh);
+        let mut book = self.book();
+        let entry = book.entry(uid, namespace, name);
         entry.again_at = None;
         Arc::clone(&entry.memory)
     }
@@ -62,54 +102,66 @@ impl Memories {
     /// Namespace and name of an agent that was seen.
     #[must_use]
     pub fn whereabouts(&self, uid: &str) -> Option<(String, String)> {
-        self.entries()
-            .get(uid)
-            .map(|entry| (entry.namespace.clone(), entry.name.clone()))
+        self.book().entries.get(&uid.into()).map(Entry::whereabouts)
     }
 
     /// The agent is gone.
     pub fn forget(&self, uid: &str) {
-        self.entries().remove(uid);
+        self.book().entries.remove(&uid.into());
     }
 
     /// What an agent shares with others, by id or name.
     pub(super) fn note_uses(&self, uid: &str, uses: BTreeSet<String>) {
-        if let Some(entry) = self.entries().get_mut(uid) {
-            entry.uses = Some(uses.into_iter().map(String::into_boxed_str).collect());
+        let mut book = self.book();
+        let uses = book.uses.get(&uses).map_or_else(|| Arc::new(uses), Arc::clone);
+        if let Some(entry) = book.entries.get_mut(&uid.into()) {
+            entry.uses = Some(Arc::clone(&uses));
+            book.uses.insert(uses);
         }
     }
 
     /// The agent is at rest: it is looked at again then, unless something makes it sooner. A timer of its own, in a queue with all its names
     /// twice, would be a tenth of all that is kept of it.
     pub(super) fn rests_until(&self, uid: &str, moment: Instant) {
-        if let Some(entry) = self.entries().get_mut(uid) {
+        if let Some(entry) = self.book().entries.get_mut(&uid.into()) {
             entry.again_at = Some(moment);
         }
     }
 
     /// Whose rest is over; told once.
     pub(super) fn rested(&self, now: Instant) -> Vec<String> {
-        let mut entries = self.entries();
-        let over = entries
-            .iter_mut()
-            .filter_map(|(uid, entry)| entry.again_at.take_if(|moment| *moment <= now).map(|_| uid.clone()));
-        over.collect()
+        self.book().rested(now)
     }
 
     /// What all these agents share; `None` while one of them was not looked at.
     #[must_use]
     pub fn users(&self, agents: &BTreeSet<String>) -> Option<BTreeSet<String>> {
-        let entries = self.entries();
+        let mut book = self.book();
+        book.uses.retain(|uses| Arc::strong_count(uses) > 1);
         let mut users = BTreeSet::new();
         for uid in agents {
-            users.extend(entries.get(uid)?.uses.as_ref()?.iter().map(ToString::to_string));
+            let uses = book.entries.get(&uid.as_str().into())?.uses.as_ref()?;
+            users.extend(uses.iter().cloned());
         }
         Some(users)
     }
 
+    /// The watch shows an agent. Says whether that is worth a look: at first sight, and when the digest of what counts is another one.
+    pub(super) fn is_news(&self, metadata: &ObjectMeta, sight: u64) -> bool {
+        let Some(uid) = &metadata.uid else { return true };
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let before = self.book().entry(uid, namespace, name).sight.replace(sight);
+        before != Some(sight)
+    }
+
     /// The watch shows this version of an agent. While somebody works on it, that is looked after at the end of the work.
     pub(super) fn shown(&self, uid: &str, version: Option<&str>) {
-        let memory = self.entries().get(uid).map(|entry| Arc::clone(&entry.memory));
+        let memory = self
+            .book()
+            .entries
+            .get(&uid.into())
+            .map(|entry| Arc::clone(&entry.memory));
         if let Some(memory) = memory
             && let Ok(mut memory) = memory.try_lock()
         {
@@ -120,48 +172,55 @@ impl Memories {
     /// All that are remembered: UID, namespace, name.
     #[must_use]
     pub fn all(&self) -> Vec<(String, String, String)> {
-        self.entries()
-            .iter()
-            .map(|(uid, entry)| (uid.clone(), entry.namespace.clone(), entry.name.clone()))
-            .collect()
+        let told = |(uid, entry): (&Uid, &Entry)| {
+            let (namespace, name) = entry.whereabouts();
+            (uid.to_string(), namespace, name)
+        };
+        self.book().entries.iter().map(told).collect()
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    /// Remembers an agent as after a round that found it at rest: for the test that weighs it.
+    #[doc(hidden)]
+    pub fn remember_settled(&self, agent: &KoiAgent, uses: BTreeSet<String>, now: Timestamp) {
+        let metadata = &agent.metadata;
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        self.is_news(metadata, 0);
+        let memory = self
+            .book()
+            .entries
+            .get(&uid.into())
+            .map(|entry| Arc::clone(&entry.memory));
+        if let Some(mut memory) = memory.as_ref().and_then(|memory| memory.try_lock().ok()) {
+            memory.newest(Arc::new(agent.clone()), now);
+            memory.keep_secret(
+                secret::make(agent, now).ok().map(|made| secret::read(&made, uid, now)),
+                now,
+            );
+            memory.secret_shown();
+            memory.rest(now);
+        }
+        self.note_uses(uid, uses);
+        self.rests_until(uid, Instant::now());
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One agent.
+/// One agent. There are thousands, nearly all of them at rest: what only work needs is kept apart.
 #[derive(Default)]
 pub(super) struct Memory {
     /// The object as our own last write left it, until the watch shows it.
     written: Option<Arc<KoiAgent>>,
-    /// What the cloud last refused.
-    pub(super) refused: Standing,
-    /// What a launch could ask for, in order.
-    pub(super) offerings: Vec<Offering>,
+    /// What is known of it while it is worked on.
+    work: Option<Box<Work>>,
     /// What the calls of the recorded launch may have left.
     pub(super) launches: LaunchCalls,
-    /// How many rounds in a row a read failed.
-    pub(super) failed_reads: u32,
-    /// The config that was last handed to the gateway.
-    pub(super) pushed: Option<Pushed>,
-    /// The console, of which instance, and when it was fetched.
-    console: Option<(String, Timestamp, String)>,
     /// The Secret, read.
     pub(super) secret: Option<Arc<GatewaySecret>>,
     /// What the gateway may still have of an earlier one.
     pub(super) handover: Handover,
-    /// When we wrote it, until the watch has shown that: for a moment it may not.
-    secret_made_at: Option<Timestamp>,
-    /// A Secret of the name exists and is not ours.
-    pub(super) foreign_secret: bool,
-    /// Snapshots that were begun, and when, and that no list has shown yet.
-    pub(super) begun_snapshots: Vec<(Timestamp, Snapshot)>,
-    /// When snapshots were listed last, and those that there were.
-    pub(super) listed_snapshots: Option<(Timestamp, Vec<Snapshot>)>,
-    /// The wish, settled; put away while the agent is at rest, for it weighs as much as all the rest, and is settled again in no time.
-    pub(super) validated: Option<Validated>,
     /// Whether the role has the wished policy.
     pub(super) policy: policy::Verdict,
     /// The bundle that the wish and the Secret make.
@@ -171,7 +230,64 @@ pub(super) struct Memory {
     generation: Option<i64>,
 }
 
+/// What is known of an agent that is worked on.
+#[derive(Default)]
+pub(super) struct Work {
+    /// What the cloud last refused.
+    pub(super) refused: Standing,
+    /// What a launch could ask for, in order.
+    pub(super) offerings: Vec<Offering>,
+    /// How many rounds in a row a read failed.
+    pub(super) failed_reads: u32,
+    /// The config that was last handed to the gateway.
+    pub(super) pushed: Option<Pushed>,
+    /// The console, of which instance, and when it was fetched.
+    console: Option<(String, Timestamp, String)>,
+    /// When we wrote the Secret, until the watch has shown that: for a moment it may not.
+    secret_made_at: Option<Timestamp>,
+    /// What of the Secret goes into the bundle.
+    pub(super) material: Option<SecretMaterial>,
+    /// A Secret of the name exists and is not ours.
+    pub(super) foreign_secret: bool,
+    /// What is in the Secret could not be read when it was needed.
+    pub(super) unread: bool,
+    /// Snapshots that were begun, and when, and that no list has shown yet.
+    begun_snapshots: Vec<(Timestamp, Snapshot)>,
+    /// When snapshots were listed last, and those that there were.
+    pub(super) listed_snapshots: Option<(Timestamp, Vec<Snapshot>)>,
+    /// The wish, settled: it weighs as much as all the rest, and is settled again in no time.
+    pub(super) validated: Option<Validated>,
+}
+
+impl Work {
+    /// Whether anything is known that the next work needs. The wish and the offerings are found out again, and an old console says nothing
+    /// of a boot that is to come.
+    fn counts(&self, now: Timestamp) -> bool {
+        let stands = self.refused.last().is_some() || self.failed_reads > 0 || self.foreign_secret || self.unread;
+        let fresh_console = self
+            .console
+            .as_ref()
+            .is_some_and(|(_, at, _)| since(*at, now) < CONSOLE);
+        stands
+            || fresh_console
+            || self.pushed.is_some()
+            || self.secret_is_fresh(now)
+            || self.listed_snapshots.is_some()
+            || self.begun_snapshots.iter().any(|(at, _)| since(*at, now) < LIST_LAG)
+    }
+
+    /// The watch may not show yet what we made.
+    fn secret_is_fresh(&self, now: Timestamp) -> bool {
+        self.secret_made_at.is_some_and(|made| since(made, now) < WATCH_LAG)
+    }
+}
+
 impl Memory {
+    /// What is known for the work that is to be done.
+    pub(super) fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+
     /// The newest that is known: what the watch shows, or what our last write answered while the watch is behind it.
     pub(super) fn newest(&mut self, watched: Arc<KoiAgent>, now: Timestamp) -> Arc<KoiAgent> {
         self.shown(watched.metadata.resource_version.as_deref());
@@ -199,9 +315,9 @@ impl Memory {
                 self.launches.found(launch, now);
                 let status = agent.status.as_ref();
                 let told = status.and_then(|status| status::restored_refusal(status, generation, now));
-                self.refused = Standing::restored(told);
+                self.work().refused = Standing::restored(told);
             }
-            Some(before) if before != generation => self.refused.try_now(now),
+            Some(before) if before != generation => self.work().refused.try_now(now),
             Some(_) => {}
         }
         self.generation = Some(generation);
@@ -209,20 +325,34 @@ impl Memory {
 
     /// Nothing is to be done: what is only of use for doing something goes.
     pub(super) fn rest(&mut self, now: Timestamp) {
-        self.validated = None;
-        self.offerings = Vec::new();
+        if let Some(work) = self.work.as_mut().filter(|work| work.counts(now)) {
+            work.validated = None;
+            work.material = None;
+            work.offerings = Vec::new();
+        } else {
+            self.work = None;
+        }
         self.told.forget_old(now);
     }
 
     /// We made the Secret, or found it ours.
-    pub(super) fn keep_secret(&mut self, secret: Option<GatewaySecret>, now: Timestamp) {
+    pub(super) fn keep_secret(&mut self, read: Option<(GatewaySecret, Option<SecretMaterial>)>, now: Timestamp) {
+        let (secret, material) = read.unzip();
         self.secret = secret.map(Arc::new);
-        self.secret_made_at = Some(now);
+        let work = self.work();
+        work.material = material.flatten();
+        work.secret_made_at = Some(now);
+    }
+
+    /// There is none.
+    pub(super) fn forget_secret(&mut self) {
+        self.secret = None;
+        self.work().material = None;
     }
 
     /// The watch shows it as we know it, or newer: from now on it tells when it goes.
     pub(super) fn secret_shown(&mut self) {
-        self.secret_made_at = None;
+        self.work().secret_made_at = None;
     }
 
     /// How long the watch may still be behind our own write of the Secret: then it is looked at again.
@@ -230,44 +360,60 @@ impl Memory {
         self.secret_is_fresh(now).then_some(WATCH_LAG)
     }
 
+    /// No watch tells when a stranger's Secret goes, nor when we may read our own again: that is looked at now and then.
+    pub(super) fn secret_due(&self) -> Option<Duration> {
+        let work = self.work.as_ref()?;
+        (work.foreign_secret || work.unread).then_some(SECRET_PAUSE)
+    }
+
     /// The watch may not show yet what we made.
     pub(super) fn secret_is_fresh(&self, now: Timestamp) -> bool {
-        self.secret_made_at.is_some_and(|made| since(made, now) < WATCH_LAG)
+        self.work.as_ref().is_some_and(|work| work.secret_is_fresh(now))
+    }
+
+    fn read_console(&self, instance_id: &str) -> Option<(Timestamp, &str)> {
+        let (id, at, text) = self.work.as_ref()?.console.as_ref()?;
+        (id == instance_id).then_some((*at, text))
     }
 
     /// The console of an instance, while it is fresh.
     pub(super) fn console(&self, instance_id: &str, now: Timestamp) -> Option<String> {
-        let (_, _, text) = self
-            .console
-            .as_ref()
-            .filter(|(id, at, _)| id == instance_id && since(*at, now) < CONSOLE)?;
-        Some(text.clone())
+        let (_, text) = self
+            .read_console(instance_id)
+            .filter(|(at, _)| since(*at, now) < CONSOLE)?;
+        Some(text.to_owned())
     }
 
     /// What an instance's set-up said on its console when that was last read.
     pub(super) fn set_up(&self, instance_id: &str) -> Option<SetUpWord> {
-        let (_, at, text) = self.console.as_ref().filter(|(id, _, _)| id == instance_id)?;
-        Some(SetUpWord::of(text, *at))
+        let (at, text) = self.read_console(instance_id)?;
+        Some(SetUpWord::of(text, at))
     }
 
     /// What was listed a moment ago, while a snapshot is under way: it takes minutes, and its end may be seen a little late.
     pub(super) fn snapshots_still_known(&self, now: Timestamp) -> Option<Vec<Snapshot>> {
-        let (at, listed) = self.listed_snapshots.as_ref()?;
+        let work = self.work.as_ref()?;
+        let (at, listed) = work.listed_snapshots.as_ref()?;
         let waits =
-            !self.begun_snapshots.is_empty() || listed.iter().any(|found| found.state == SnapshotState::Pending);
+            !work.begun_snapshots.is_empty() || listed.iter().any(|found| found.state == SnapshotState::Pending);
         (waits && since(*at, now) < SNAPSHOT_PAUSE).then(|| listed.clone())
     }
 
     /// Adds what was begun and is not listed yet.
     pub(super) fn complete(&mut self, listed: &mut Vec<Snapshot>, now: Timestamp) {
-        self.begun_snapshots
-            .retain(|(at, begun)| since(*at, now) < LIST_LAG && listed.iter().all(|listed| listed.id != begun.id));
-        listed.extend(self.begun_snapshots.iter().map(|(_, begun)| begun.clone()));
+        let begun = &mut self.work().begun_snapshots;
+        begun.retain(|(at, begun)| since(*at, now) < LIST_LAG && listed.iter().all(|listed| listed.id != begun.id));
+        listed.extend(begun.iter().map(|(_, begun)| begun.clone()));
+    }
+
+    /// A snapshot was begun.
+    pub(super) fn note_snapshot(&mut self, begun: Snapshot, now: Timestamp) {
+        self.work().begun_snapshots.push((now, begun));
     }
 
     /// A console was fetched.
     pub(super) fn keep_console(&mut self, instance_id: &str, text: String, now: Timestamp) {
-        self.console = Some((instance_id.to_owned(), now, text));
+        self.work().console = Some((instance_id.to_owned(), now, text));
     }
 }
 
@@ -281,155 +427,4 @@ fn is_newer(written: &KoiAgent, shown: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_snapshot_under_way_is_asked_after_now_and_then() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let snapshot = |state| Snapshot {
-            id: "snap-1".to_owned(),
-            volume_id: "vol-1".to_owned(),
-            state,
-            last: true,
-        };
-        let mut memory = Memory::default();
-        assert_eq!(memory.snapshots_still_known(now), None, "never asked");
-        memory.listed_snapshots = Some((now, Vec::new()));
-        assert_eq!(memory.snapshots_still_known(now), None, "nothing is waited for");
-        memory.begun_snapshots.push((now, snapshot(SnapshotState::Pending)));
-        assert_eq!(memory.snapshots_still_known(now), Some(Vec::new()));
-        assert_eq!(memory.snapshots_still_known(now + SNAPSHOT_PAUSE), None, "time to ask");
-        memory.begun_snapshots.clear();
-        memory.listed_snapshots = Some((now, vec![snapshot(SnapshotState::Pending)]));
-        assert!(memory.snapshots_still_known(now).is_some());
-        memory.listed_snapshots = Some((now, vec![snapshot(SnapshotState::Completed)]));
-        assert_eq!(memory.snapshots_still_known(now), None, "done");
-    }
-
-    use koi_core::refusal::classify;
-
-    use super::*;
-
-    fn agent(version: &str, generation: i64) -> KoiAgent {
-        let mut agent = KoiAgent::new("a", koi_core::api::KoiAgentSpec::default());
-        agent.metadata.resource_version = Some(version.into());
-        agent.metadata.generation = Some(generation);
-        agent
-    }
-
-    #[test]
-    fn a_record_that_is_found_at_the_start_may_have_been_called_with_until_then() {
-        let mut memory = Memory::default();
-        let mut found = agent("1", 1);
-        let launch = koi_core::api::LaunchStatus {
-            client_token: "t-1".into(),
-            ..koi_core::api::LaunchStatus::default()
-        };
-        found.status = Some(koi_core::api::KoiAgentStatus {
-            launch: Some(launch.clone()),
-            ..koi_core::api::KoiAgentStatus::default()
-        });
-        memory.newest(Arc::new(found.clone()), at(5));
-        memory.newest(Arc::new(found), at(6));
-        assert_eq!(
-            memory.launches.of(Some(&launch)),
-            koi_core::observed::LaunchTrace::Since(at(5))
-        );
-    }
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
-    }
-
-    #[test]
-    fn our_own_write_stands_until_the_watch_has_caught_up() {
-        let mut memory = Memory::default();
-        memory.newest(Arc::new(agent("9", 1)), at(0));
-        memory.wrote(Arc::new(agent("10", 1)));
-        let seen = |memory: &mut Memory, version| {
-            memory
-                .newest(Arc::new(agent(version, 1)), at(0))
-                .metadata
-                .resource_version
-                .clone()
-                .unwrap()
-        };
-        assert_eq!(
-            [seen(&mut memory, "9"), seen(&mut memory, "10"), seen(&mut memory, "9")],
-            ["10", "10", "9"]
-        );
-    }
-
-    #[test]
-    fn a_new_wish_is_tried_at_once() {
-        let mut memory = Memory::default();
-        memory.newest(Arc::new(agent("1", 1)), at(0));
-        let refusal = classify("RunInstances", "VcpuLimitExceeded", "no");
-        memory.refused.refuse("RunInstances", Some((1, 1)), refusal, at(0));
-        let told = |memory: &Memory| memory.refused.last().map(|refused| (refused.count, refused.retry_at));
-        memory.newest(Arc::new(agent("2", 1)), at(50));
-        assert_eq!(told(&memory), Some((1, Some(at(60)))));
-        memory.newest(Arc::new(agent("3", 2)), at(55));
-        assert_eq!(told(&memory), Some((1, Some(at(55)))));
-    }
-
-    #[test]
-    fn who_rests_is_looked_at_when_its_time_has_come_and_once() {
-        let (memories, now) = (Memories::default(), Instant::now());
-        let later = |seconds| now + Duration::from_secs(seconds);
-        for uid in ["a", "b", "c"] {
-            memories.of(uid, "ns", uid);
-        }
-        memories.rests_until("a", later(600));
-        memories.rests_until("b", later(900));
-        memories.rests_until("c", later(600));
-        // Something happened to it meanwhile, and that round says when to look again.
-        memories.of("c", "ns", "c");
-        let none: [&str; 0] = [];
-        assert_eq!(memories.rested(later(599)), none);
-        assert_eq!(memories.rested(later(600)), ["a"]);
-        assert_eq!(memories.rested(later(600)), none);
-        assert_eq!(memories.rested(later(900)), ["b"]);
-    }
-
-    #[test]
-    fn at_rest_nothing_is_kept_that_only_work_needs() {
-        let mut memory = Memory {
-            validated: Some(Validated::of(7)),
-            offerings: vec![Offering {
-                instance_type: "t3.medium".to_owned(),
-                subnet_id: "subnet-1".to_owned(),
-            }],
-            ..Memory::default()
-        };
-        let facts = status::EventFacts {
-            type_: status::EventType::Normal,
-            reason: koi_core::api::Reason::Ready,
-            action: "Report",
-            note: String::new(),
-        };
-        memory.told.next(&facts, at(0));
-        memory.rest(at(10));
-        assert!(memory.validated.is_none(), "the wish weighs as much as all the rest");
-        assert_eq!(memory.offerings.capacity(), 0);
-        assert!(!memory.told.is_empty(), "it may be told again in a moment");
-        memory.rest(at(400));
-        assert!(memory.told.is_empty());
-    }
-
-    #[test]
-    fn a_console_is_of_one_instance_and_grows_old() {
-        let mut memory = Memory::default();
-        memory.keep_console("i-1", "text".into(), at(0));
-        assert_eq!(memory.console("i-1", at(10)).as_deref(), Some("text"));
-        assert_eq!(
-            (memory.console("i-2", at(10)), memory.console("i-1", at(300))),
-            (None, None)
-        );
-        memory.keep_console("i-1", "koi-bootstrap: step=volume failed: gone".into(), at(20));
-        let word = SetUpWord {
-            at: at(20),
-            failing: Some("step=volume failed: gone".into()),
-        };
-        assert_eq!((memory.set_up("i-1"), memory.set_up("i-2")), (Some(word), None));
-    }
-}
+mod tests;

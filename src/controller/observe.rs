@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
+use hex::FromHex as _;
 use jiff::Timestamp;
-use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress};
+use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress, Reason};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
@@ -14,13 +15,14 @@ use koi_core::observed::{
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::refusal::{NO_CREDENTIALS, classify};
-use koi_core::render::bundle::{self, SecretMaterial};
+use koi_core::render::bundle;
 use koi_core::render::network;
 use koi_wire::bundle::TooLarge;
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
 
 use super::policy::Wished;
-use super::secret::{self, GatewaySecret};
+use super::secret::GatewaySecret;
+use super::validate::digest;
 use super::{FIRST_WORD, Round};
 use crate::cloud::{Answer, Cloud, CloudError};
 use crate::janitor;
@@ -32,11 +34,20 @@ const A_VOLUME: &str = "vol-0f9c2d71b8e3a5604";
 
 /// The bundle that a wish and a Secret make, remembered by what it was made of.
 pub(super) struct BundleDigest {
-    /// The digest of what the wish was settled from.
-    wish: u64,
-    secret: Option<String>,
-    volume_id: String,
-    sha256: Result<String, TooLarge>,
+    /// A digest of what it was made of.
+    from: u64,
+    sha256: Result<[u8; 32], TooLarge>,
+}
+
+impl BundleDigest {
+    /// What was made of that; its SHA-256 as hex.
+    fn of(from: u64, sha256: &Result<String, TooLarge>) -> Option<Self> {
+        let sha256 = match sha256 {
+            Ok(sha256) => Ok(<[u8; 32]>::from_hex(sha256).ok()?),
+            Err(too_large) => Err(*too_large),
+        };
+        Some(Self { from, sha256 })
+    }
 }
 
 impl<C: Cloud> Round<'_, C> {
@@ -54,7 +65,8 @@ impl<C: Cloud> Round<'_, C> {
         } else {
             self.look_up(desired, &mut observed).await;
         }
-        self.secret_and_bundle(desired, &mut observed);
+        let unread = self.read_secret().await.err();
+        self.secret_and_bundle(desired, &mut observed, unread).await;
         self.aim(desired, &observed);
         self.note_uses(desired, &observed);
         observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
@@ -64,8 +76,9 @@ impl<C: Cloud> Round<'_, C> {
                 .as_ref()
                 .is_some_and(|probe| pushed.is_confirmed_by(probe))
         };
-        self.memory.pushed.take_if(confirmed);
-        observed.pushed.clone_from(&self.memory.pushed);
+        let work = self.memory.work();
+        work.pushed.take_if(confirmed);
+        observed.pushed.clone_from(&work.pushed);
         observed.may_disrupt = self.may_disrupt(desired, &observed);
         let unreachable = |probe: &Probe| probe.outcome.as_ref().is_err_and(|failure| failure.hop == Hop::Connect);
         observed.outage = observed.probe.as_ref().is_some_and(unreachable) && self.context.rounds.outage();
@@ -95,8 +108,8 @@ impl<C: Cloud> Round<'_, C> {
             unseen: view.unseen,
             bundle_gone: view.bundle_gone,
             launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
-            refusal: self.memory.refused.last().cloned(),
-            refused_before: self.memory.refused.before().to_vec(),
+            refusal: self.memory.work().refused.last().cloned(),
+            refused_before: self.memory.work().refused.before().to_vec(),
             recorded,
             ..Observed::default()
         };
@@ -109,9 +122,13 @@ impl<C: Cloud> Round<'_, C> {
         if observed.instances == Known::Unknown
             && let Some(problem) = &self.context.fleet.health().borrow().problem
         {
-            observed.refusal = observed
-                .refusal
-                .or_else(|| Some(failed_read(problem, self.memory.failed_reads.saturating_add(1), now)));
+            observed.refusal = observed.refusal.or_else(|| {
+                Some(failed_read(
+                    problem,
+                    self.memory.work().failed_reads.saturating_add(1),
+                    now,
+                ))
+            });
         }
         observed
     }
@@ -124,13 +141,14 @@ impl<C: Cloud> Round<'_, C> {
             Desired::Absent(farewell) => self.look_up_absent(farewell, observed, &mut failed).await,
             Desired::Present(agent) => self.look_up_present(agent, observed, &mut failed).await,
         }
-        self.memory.failed_reads = if failed.is_some() {
-            self.memory.failed_reads.saturating_add(1)
+        let failed_reads = &mut self.memory.work().failed_reads;
+        *failed_reads = if failed.is_some() {
+            failed_reads.saturating_add(1)
         } else {
             0
         };
         if let Some(error) = failed {
-            let told = failed_read(&error, self.memory.failed_reads, self.context.clock.now());
+            let told = failed_read(&error, *failed_reads, self.context.clock.now());
             observed.refusal.get_or_insert(told);
         }
     }
@@ -182,9 +200,10 @@ impl<C: Cloud> Round<'_, C> {
                 .iter()
                 .position(|subnet| instance.subnet_id.as_ref() == Some(&subnet.id)),
             None => {
-                self.memory.offerings = offering::all(types, &subnets);
+                let offerings = &mut self.memory.work().offerings;
+                *offerings = offering::all(types, &subnets);
                 let exhausted = self.context.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-                let chosen = offering::choose(&self.memory.offerings, &exhausted, now);
+                let chosen = offering::choose(offerings, &exhausted, now);
                 observed.offered_type = chosen.map(|offering| offering.instance_type.clone());
                 chosen.and_then(|chosen| subnets.iter().position(|subnet| subnet.id == chosen.subnet_id))
             }
@@ -218,7 +237,7 @@ impl<C: Cloud> Round<'_, C> {
                 let Some(listed) = known(asked, failed) else {
                     return Known::Unknown;
                 };
-                self.memory.listed_snapshots = Some((now, listed.clone()));
+                self.memory.work().listed_snapshots = Some((now, listed.clone()));
                 listed
             }
         };
@@ -257,110 +276,62 @@ impl<C: Cloud> Round<'_, C> {
         }
     }
 
-    /// The Secret and the bundle that it makes with the wish.
-    fn secret_and_bundle(&mut self, desired: &Arc<Desired>, observed: &mut Observed) {
+    /// The Secret and the bundle that it makes with the wish; or why it cannot be told.
+    async fn secret_and_bundle(&mut self, desired: &Arc<Desired>, observed: &mut Observed, unread: Option<Why>) {
         let Desired::Present(agent) = desired.as_ref() else {
             return;
         };
+        self.memory.work().unread = unread.is_some();
         let Some(secret) = self.secret() else {
-            observed.secret = if self.memory.foreign_secret {
-                Known::Present(foreign_secret())
-            } else {
-                Known::Absent
+            observed.secret = match unread {
+                _ if self.memory.work().foreign_secret => Known::Present(foreign_secret()),
+                Some(_) => Known::Unknown,
+                None => Known::Absent,
             };
             return;
         };
         let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
-        let mut facts = secret.facts.clone();
+        let mut facts = secret.facts();
         let to_be = volume_id.is_none();
         let volume_id = volume_id.unwrap_or_else(|| A_VOLUME.to_owned());
-        match self.bundle_digest(agent, &secret, volume_id) {
-            Some(Ok(sha256)) => facts.bundle_sha256 = Some(sha256).filter(|_| !to_be),
-            Some(Err(too_large)) => facts.bundle_problem = Some(too_large.to_string()),
-            None => {}
+        let digest = match unread {
+            Some(why) => Err(why),
+            None => self.bundle_digest(agent, &secret, volume_id).await,
+        };
+        match digest {
+            Ok(Some(Ok(sha256))) => facts.bundle_sha256 = Some(sha256).filter(|_| !to_be),
+            Ok(Some(Err(too_large))) => facts.bundle_problem = Some(no_room(&too_large)),
+            Ok(None) => {}
+            Err(why) => {
+                self.memory.work().unread = true;
+                facts.bundle_problem = Some(why);
+            }
         }
         observed.secret = Known::Present(facts);
     }
 
-    /// The Secret as the watch shows it, read once for each change.
-    pub(super) fn secret(&mut self) -> Option<Arc<GatewaySecret>> {
-        let namespace = self.agent.namespace().unwrap_or_default();
-        let found = self
-            .context
-            .stores
-            .secret(&namespace, &names::token_secret(&self.agent.name_any()));
-        let Some(found) = found.filter(|secret| secret::is_owned(secret.as_ref(), &self.agent)) else {
-            self.memory.secret = self
-                .memory
-                .secret
-                .take()
-                .filter(|_| self.memory.secret_is_fresh(self.context.clock.now()));
-            return self.memory.secret.clone();
-        };
-        self.memory.foreign_secret = false;
-        let now = self.context.clock.now();
-        if let Some(known) = &self.memory.secret {
-            let ahead = self.memory.secret_is_fresh(now) && known.is_newer_than(found.meta().resource_version.as_ref());
-            let same = known.version == found.meta().resource_version && known.material.is_none();
-            if ahead || same {
-                return Some(Arc::clone(known));
-            }
-        }
-        self.memory.secret_shown();
-        let unpacked = found.unpack().ok()?;
-        let read = GatewaySecret {
-            material: None,
-            ..secret::read(&unpacked, &self.agent.uid().unwrap_or_default(), now)
-        };
-        let read = Arc::new(read);
-        let told = self
-            .status
-            .gateway
-            .as_ref()
-            .and_then(|gateway| gateway.tls_sha256.as_deref());
-        self.memory.handover.meet(&read, told, now);
-        self.memory.secret = Some(Arc::clone(&read));
-        Some(read)
-    }
-
-    /// What goes into the bundle: remembered while the watch does not show the Secret, else read from what it shows.
-    pub(super) fn material(&self, secret: &GatewaySecret) -> Option<SecretMaterial> {
-        if let Some(material) = &secret.material {
-            return Some(material.clone());
-        }
-        let namespace = self.agent.namespace().unwrap_or_default();
-        let name = names::token_secret(&self.agent.name_any());
-        let found = self.context.stores.secret(&namespace, &name)?;
-        if found.meta().resource_version != secret.version {
-            return None;
-        }
-        secret::material(&found.unpack().ok()?).ok()
-    }
-
-    fn bundle_digest(
+    async fn bundle_digest(
         &mut self,
         agent: &DesiredAgent,
         secret: &GatewaySecret,
         volume_id: String,
-    ) -> Option<Result<String, TooLarge>> {
-        let wish = self.memory.validated.as_ref()?.from;
-        let known = self.memory.bundle.as_ref();
-        let known =
-            known.filter(|known| known.wish == wish && known.secret == secret.version && known.volume_id == volume_id);
-        if let Some(known) = known {
-            return Some(known.sha256.clone());
-        }
-        secret.content.as_ref()?;
-        let material = self.material(secret)?;
-        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &material)).map(|(_, sha256)| sha256);
-        let digest = BundleDigest {
-            wish,
-            secret: secret.version.clone(),
-            volume_id,
-            sha256,
+    ) -> Result<Option<Result<String, TooLarge>>, Why> {
+        let Some(wish) = self.memory.work().validated.as_ref().map(|validated| validated.from) else {
+            return Ok(None);
         };
-        self.memory.bundle = Some(digest);
-        Some(self.memory.bundle.as_ref()?.sha256.clone())
+        let from = digest(&(wish, &secret.version, &volume_id));
+        if let Some(known) = self.memory.bundle.as_ref().filter(|known| known.from == from) {
+            return Ok(Some(known.sha256.map(hex::encode)));
+        }
+        if secret.content.is_none() {
+            return Ok(None);
+        }
+        let Some(material) = self.material(secret).await? else {
+            return Ok(None);
+        };
+        let sha256 = bundle::encoded(&bundle::bundle(agent, &volume_id, &material)).map(|(_, sha256)| sha256);
+        self.memory.bundle = BundleDigest::of(from, &sha256);
+        Ok(Some(sha256))
     }
 
     /// Tells the janitor what this agent shares with others.
@@ -431,6 +402,14 @@ fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
     }
 }
 
+/// A bundle that SSM would not take.
+pub(super) fn no_room(too_large: &TooLarge) -> Why {
+    Why {
+        reason: Reason::BundleTooLarge,
+        message: format!("{too_large}."),
+    }
+}
+
 fn foreign_secret() -> SecretFacts {
     SecretFacts {
         problem: Some("exists and does not belong to this agent".to_owned()),
@@ -489,7 +468,7 @@ fn is_next_to_go(observed: &Observed) -> bool {
 }
 
 /// Where a gateway may be reached, in the order in which to try.
-fn addresses(wanted: ProbeAddress, instance: &Instance) -> Vec<IpAddr> {
+fn addresses(wanted: ProbeAddress, instance: &Instance) -> Box<[IpAddr]> {
     let parse = |address: &Option<String>| address.as_ref().and_then(|address| address.parse().ok());
     let (private, public) = (parse(&instance.private_ip), parse(&instance.public_ip));
     match wanted {

@@ -15,11 +15,12 @@ use k8s_openapi::api::core::v1::Secret;
 use koi_core::api::KoiAgent;
 use koi_core::gist::Gist;
 use kube::Resource;
+use kube::core::ObjectMeta;
 use kube::core::error_boundary::InvalidObject;
-use kube::core::{DeserializeGuard, ObjectMeta};
 use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use super::streams::trim;
 
@@ -167,20 +168,33 @@ fn unpacked<K: Summed + DeserializeOwned>(body: &[u8]) -> Result<K, String> {
 
 impl<'de, K: Resource + Summed + Serialize + DeserializeOwned> Deserialize<'de> for Packed<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let DeserializeGuard(parsed) = DeserializeGuard::<K>::deserialize(deserializer)?;
-        Ok(match parsed {
-            Ok(object) => Self::new(object),
-            Err(invalid) => {
-                let mut metadata = invalid.metadata;
-                K::prune(&mut metadata);
-                Self {
-                    metadata,
-                    kept: Err(invalid.error.into_boxed_str()),
-                    kind: PhantomData,
-                }
-            }
+        // Kube's guard makes a tree of every object before it parses it, which costs more than all the rest.
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let error = match serde_json::from_str(text.get()) {
+            Ok(object) => return Ok(Self::new(object)),
+            Err(error) => error,
+        };
+        let Bare { mut metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        K::prune(&mut metadata);
+        Ok(Self {
+            metadata,
+            kept: Err(told(&error).into()),
+            kind: PhantomData,
         })
     }
+}
+
+/// What is left of an object that is none of its kind.
+#[derive(Deserialize)]
+struct Bare {
+    metadata: ObjectMeta,
+}
+
+/// What is wrong, without the place: it is one in the API server's answer, which nobody sees.
+fn told(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    told.strip_suffix(&place).map(ToOwned::to_owned).unwrap_or(told)
 }
 
 impl<K: Resource + Summed> Resource for Packed<K> {
@@ -262,6 +276,26 @@ mod tests {
         let told = kept.unpack().unwrap_err();
         assert_eq!(told.metadata.name.as_deref(), Some("a"));
         assert!(told.error.contains("Sideways"), "{}", told.error);
+        assert!(!told.error.contains("column"), "{}", told.error);
+    }
+
+    #[test]
+    fn an_event_of_a_watch_and_a_list_bring_packed_objects() {
+        use kube::core::{ObjectList, WatchEvent};
+        let object = r#"{"apiVersion":"skykoi.io/v1alpha1","kind":"KoiAgent","metadata":{"name":"a"},"spec":{}}"#;
+        let event = serde_json::from_str(&format!(r#"{{"type":"ADDED","object":{object}}}"#)).unwrap();
+        let WatchEvent::Added(added) = event else {
+            panic!("another event")
+        };
+        let added: Packed<KoiAgent> = added;
+        assert_eq!(added.unpack().unwrap().metadata.name.as_deref(), Some("a"));
+        let list = format!(
+            r#"{{"apiVersion":"skykoi.io/v1alpha1","kind":"KoiAgentList","metadata":{{}},"items":[{object}]}}"#
+        );
+        let list: ObjectList<Packed<KoiAgent>> = serde_json::from_str(&list).unwrap();
+        assert_eq!(list.items.len(), 1);
+        let nameless = serde_json::from_str::<Packed<KoiAgent>>(r#"{"spec":{}}"#);
+        assert!(nameless.is_err(), "nothing to find it by");
     }
 
     /// A settled agent with names, addresses, digests and times of its own.

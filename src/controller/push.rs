@@ -58,7 +58,7 @@ impl<C: Cloud> Round<'_, C> {
             }
             Configured::Restarts => rounds.configured(uid, &pushed, &agent.config_restart_sha256, Some(RESTART)),
         }
-        self.memory.pushed = Some(pushed);
+        self.memory.work().pushed = Some(pushed);
     }
 }
 

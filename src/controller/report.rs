@@ -42,21 +42,17 @@ impl<C: Cloud> Round<'_, C> {
         conditional: bool,
     ) -> Result<Effect, RoundError> {
         self.count(&status);
-        let before = self.agent.status.clone().unwrap_or_default();
-        if before == status || !self.context.gate.is_open() {
+        let nothing = KoiAgentStatus::default();
+        if *self.agent.status.as_ref().unwrap_or(&nothing) == status || !self.context.gate.is_open() {
             self.status = status;
             return Ok(Effect::Done);
         }
         // Most looks write nothing, and need no room for what a write takes.
-        Box::pin(self.send_status(&before, status, conditional)).await
+        Box::pin(self.send_status(status, conditional)).await
     }
 
-    async fn send_status(
-        &mut self,
-        before: &KoiAgentStatus,
-        status: KoiAgentStatus,
-        conditional: bool,
-    ) -> Result<Effect, RoundError> {
+    async fn send_status(&mut self, status: KoiAgentStatus, conditional: bool) -> Result<Effect, RoundError> {
+        let before = self.agent.status.clone().unwrap_or_default();
         let name = self.agent.name_any();
         let namespace = self.agent.namespace().unwrap_or_default();
         let mut metadata = json!({ "name": name, "namespace": namespace, "uid": self.agent.uid() });
@@ -73,7 +69,7 @@ impl<C: Cloud> Round<'_, C> {
                 self.context.metrics.count_write("KoiAgent/status");
                 self.status = status;
                 self.wrote(written);
-                if let Some(event) = event_for(before, &self.status) {
+                if let Some(event) = event_for(&before, &self.status) {
                     self.publish_verdict(&event).await;
                 }
                 Ok(Effect::Done)

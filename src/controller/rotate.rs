@@ -111,7 +111,7 @@ impl<C: Cloud> Round<'_, C> {
             Ok(written) => {
                 self.context.metrics.count_write("Secret");
                 let read = secret::read(&written, &uid, now);
-                self.memory.handover.meet(&read, None, now);
+                self.memory.handover.meet(&read.0, None, now);
                 self.memory.keep_secret(Some(read), now);
                 Ok(Effect::Done)
             }

@@ -32,19 +32,42 @@ const VALID_DAYS: i64 = 365;
 pub(super) struct GatewaySecret {
     /// Which state of the Secret this is.
     pub(super) version: Option<String>,
-    /// What the planner may know.
-    pub(super) facts: SecretFacts,
     /// What probes need; `None` where something is wrong.
     pub(super) content: Option<Content>,
-    /// What goes into the bundle, while no watch shows the Secret: then it is read there when it is needed.
-    pub(super) material: Option<SecretMaterial>,
+    /// What is wrong.
+    problem: Option<Box<str>>,
+    /// End of the certificate's validity.
+    not_after: Timestamp,
+    /// When it is to be renewed.
+    renew_at: Option<Timestamp>,
+    /// What asked for the present token, or the staged one.
+    rotation: Option<Box<str>>,
+    /// When a rotation replaced what is still good beside the new.
+    rotated_at: Option<Timestamp>,
 }
 
 impl GatewaySecret {
+    /// What the planner may know.
+    pub(super) fn facts(&self) -> SecretFacts {
+        let content = self.content.as_ref();
+        SecretFacts {
+            problem: self.problem.as_deref().map(ToOwned::to_owned),
+            tls_sha256: content
+                .map(|content| content.pin.sha256().to_string())
+                .unwrap_or_default(),
+            not_after: self.not_after,
+            renew_at: self.renew_at,
+            rotation: self.rotation.as_deref().map(ToOwned::to_owned),
+            staged: content.is_some_and(|content| content.next.is_some()),
+            rotated_at: self.rotated_at,
+            ..SecretFacts::default()
+        }
+    }
+
     /// Whether this is a later state than that one: versions of one kind are numbers that grow.
-    pub(super) fn is_newer_than(&self, other: Option<&String>) -> bool {
-        let number = |version: Option<&String>| version.and_then(|version| version.parse::<u64>().ok());
-        match (number(self.version.as_ref()), number(other)) {
+    pub(super) fn is_newer_than(&self, other: &str) -> bool {
+        let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+        match (number(self.version.as_deref()), number(Some(other))) {
             (Some(ours), Some(theirs)) => ours > theirs,
             _ => false,
         }
@@ -149,41 +172,29 @@ pub(super) fn is_owned(secret: &impl kube::Resource, agent: &KoiAgent) -> bool {
         .any(|owner| Some(&owner.uid) == uid.as_ref())
 }
 
-/// Reads a Secret.
-pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> GatewaySecret {
-    let version = secret.resource_version();
+/// Reads a Secret: what is worth remembering of it, and what goes into the bundle.
+pub(super) fn read(secret: &Secret, agent_uid: &str, now: Timestamp) -> (GatewaySecret, Option<SecretMaterial>) {
     let note = |name: &str| secret.annotations().get(name);
-    let facts = SecretFacts {
-        rotation: note(names::ANNOTATION_ROTATION).map(|value| rotation::word(value)),
-        rotated_at: note(names::ANNOTATION_ROTATED_AT).and_then(|text| text.parse().ok()),
+    let mut read = GatewaySecret {
+        version: secret.resource_version(),
+        content: None,
+        problem: None,
         not_after: Timestamp::MAX,
-        ..SecretFacts::default()
+        renew_at: None,
+        rotation: note(names::ANNOTATION_ROTATION).map(|value| rotation::word(value).into()),
+        rotated_at: note(names::ANNOTATION_ROTATED_AT).and_then(|text| text.parse().ok()),
     };
     match content(secret, agent_uid, now) {
         Ok((content, material, (from, until))) => {
-            let facts = SecretFacts {
-                tls_sha256: content.pin.sha256().to_owned(),
-                not_after: until,
-                renew_at: Some(rotation::renew_at(from, until)),
-                staged: content.next.is_some(),
-                ..facts
-            };
-            GatewaySecret {
-                version,
-                facts,
-                content: Some(content),
-                material: Some(material),
-            }
+            read.not_after = until;
+            read.renew_at = Some(rotation::renew_at(from, until));
+            read.content = Some(content);
+            (read, Some(material))
         }
-        Err(problem) => GatewaySecret {
-            version,
-            facts: SecretFacts {
-                problem: Some(problem),
-                ..facts
-            },
-            content: None,
-            material: None,
-        },
+        Err(problem) => {
+            read.problem = Some(problem.into());
+            (read, None)
+        }
     }
 }
 
@@ -360,19 +371,20 @@ mod tests {
     fn problem(change: impl FnOnce(&mut std::collections::BTreeMap<String, ByteString>)) -> Option<String> {
         let mut secret = make(&agent(), now()).unwrap();
         change(secret.data.as_mut().unwrap());
-        read(&secret, &agent().uid().unwrap(), now()).facts.problem
+        read(&secret, &agent().uid().unwrap(), now()).0.facts().problem
     }
 
     #[test]
     fn a_fresh_secret_reads_back_without_a_problem_and_lasts_a_year() {
         let secret = make(&agent(), now()).unwrap();
         assert!(is_owned(&secret, &agent()));
-        let read = read(&secret, &agent().uid().unwrap(), now());
+        let (read, material) = read(&secret, &agent().uid().unwrap(), now());
+        let facts = read.facts();
         let content = read.content.unwrap();
-        assert_eq!(read.facts.problem, None);
-        assert_eq!(read.facts.not_after, "2027-11-21T00:00:00Z".parse().unwrap());
-        assert_eq!(read.material.unwrap().token.expose().len(), 43);
-        assert_eq!(read.facts.tls_sha256, content.pin.sha256());
+        assert_eq!(facts.problem, None);
+        assert_eq!(facts.not_after, "2027-11-21T00:00:00Z".parse().unwrap());
+        assert_eq!(material.unwrap().token.expose().len(), 43);
+        assert_eq!(facts.tls_sha256, content.pin.sha256().to_string());
     }
 
     #[test]
@@ -412,7 +424,7 @@ mod tests {
     fn a_certificate_that_ran_out_is_no_problem_of_the_secret() {
         let secret = make(&agent(), now()).unwrap();
         let later = "2030-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(read(&secret, &agent().uid().unwrap(), later).facts.problem, None);
+        assert_eq!(read(&secret, &agent().uid().unwrap(), later).0.facts().problem, None);
     }
 
     /// What the API server makes of a merge patch.
@@ -439,18 +451,21 @@ mod tests {
         serde_json::from_value(whole).unwrap()
     }
 
-    fn step(secret: &Secret, rotation: &Rotation) -> (Secret, GatewaySecret) {
+    /// A Secret, read whole.
+    type Seen = (GatewaySecret, Option<SecretMaterial>);
+
+    fn step(secret: &Secret, rotation: &Rotation) -> (Secret, Seen) {
         let uid = agent().uid().unwrap();
         let patch = rotate(secret, rotation, &uid, now()).unwrap().unwrap();
         let secret = patched(secret, &patch);
         let seen = read(&secret, &uid, now());
-        assert_eq!(seen.facts.problem, None);
+        assert_eq!(seen.0.facts().problem, None);
         (secret, seen)
     }
 
-    fn tokens(seen: &GatewaySecret) -> (String, std::collections::BTreeSet<String>) {
+    fn tokens((seen, material): &Seen) -> (String, std::collections::BTreeSet<String>) {
         let content = seen.content.as_ref().unwrap();
-        let material = seen.material.as_ref().unwrap();
+        let material = material.as_ref().unwrap();
         let taken = std::iter::once(&material.token).chain(&material.previous_token);
         (
             content.token.expose().to_owned(),
@@ -464,18 +479,18 @@ mod tests {
         let (old, _) = tokens(&read(&made, &agent().uid().unwrap(), now()));
         let (staged, seen) = step(&made, &Rotation::Stage { asked: "2".into() });
         let (shown, both) = tokens(&seen);
-        assert_eq!((shown, both.len(), seen.facts.staged), (old.clone(), 2, true));
-        assert_eq!(seen.facts.rotation.as_deref(), Some("2"));
+        assert_eq!((shown, both.len(), seen.0.facts().staged), (old.clone(), 2, true));
+        assert_eq!(seen.0.facts().rotation.as_deref(), Some("2"));
         let (promoted, seen) = step(&staged, &Rotation::Promote);
         let (shown, still) = tokens(&seen);
         assert!(shown != old && both.contains(&shown));
         assert_eq!(
-            (still, seen.facts.staged, seen.facts.rotated_at),
+            (still, seen.0.facts().staged, seen.0.facts().rotated_at),
             (both, false, Some(now()))
         );
         let (_, seen) = step(&promoted, &Rotation::Retire);
         assert_eq!(tokens(&seen), (shown.clone(), [shown].into()));
-        assert_eq!(seen.facts.rotated_at, None);
+        assert_eq!(seen.0.facts().rotated_at, None);
         assert_eq!(
             rotate(&made, &Rotation::Promote, "u", now()).unwrap(),
             None,
@@ -489,7 +504,7 @@ mod tests {
         let pem = |secret: &Secret| field(secret, CERTIFICATE).unwrap().unwrap();
         let (renewed, seen) = step(&made, &Rotation::Renew);
         assert!(pem(&renewed).ends_with(&pem(&made)) && pem(&renewed).len() > pem(&made).len());
-        let presented = &seen.material.as_ref().unwrap().certificate;
+        let presented = &seen.1.as_ref().unwrap().certificate;
         assert_eq!(format!("{presented}{}", pem(&made)), pem(&renewed));
         let (retired, _) = step(&renewed, &Rotation::Retire);
         assert_eq!(pem(&retired), *presented);

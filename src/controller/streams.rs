@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::secrets::Secrets;
 use super::{Context, Guarded, Memories, Packed, RoundError, Troubles, reconcile};
 use crate::accounts::Accounts;
 use crate::cloud::Cloud;
@@ -49,7 +50,8 @@ pub struct Stores {
     pub agents: Store<Guarded>,
     /// All plans.
     pub plans: Store<KoiPlan>,
-    secrets: Store<Packed<Secret>>,
+    /// The Secrets of the agents.
+    pub(super) secrets: Secrets,
     namespaces: Store<Meta<Namespace>>,
     /// What the API server refuses us.
     pub troubles: Troubles,
@@ -68,12 +70,6 @@ impl Stores {
     #[must_use]
     pub fn plan(&self, name: &str) -> Option<Arc<KoiPlan>> {
         self.plans.get(&ObjectRef::new(name))
-    }
-
-    /// One of our Secrets.
-    #[must_use]
-    pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Packed<Secret>>> {
-        self.secrets.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// A namespace's metadata.
@@ -96,7 +92,7 @@ impl Stores {
 pub struct Wiring {
     agents: Writer<Guarded>,
     plans: Writer<KoiPlan>,
-    secrets: Writer<Packed<Secret>>,
+    secrets: Secrets,
     namespaces: Writer<Meta<Namespace>>,
     seen: Seen,
     watched: Option<String>,
@@ -113,7 +109,7 @@ impl Wiring {
     /// Empty stores, and what will fill them. `watched`: one namespace, or all.
     #[must_use]
     pub fn new(watched: Option<&str>) -> (Self, Stores) {
-        let (agents, secrets) = (Writer::default(), Writer::default());
+        let (agents, secrets) = (Writer::default(), Secrets::default());
         let (plans, namespaces) = (Writer::default(), Writer::default());
         let listed = Arc::new(watch::Sender::new(BTreeSet::new()));
         let troubles = Troubles::default();
@@ -122,7 +118,7 @@ impl Wiring {
             troubles: troubles.clone(),
             agents: agents.as_reader(),
             plans: plans.as_reader(),
-            secrets: secrets.as_reader(),
+            secrets: secrets.clone(),
             namespaces: namespaces.as_reader(),
             watched: watched.map(ToOwned::to_owned),
         };
@@ -236,21 +232,37 @@ fn triggers<C: Cloud>(
     let mut all = SelectAll::new();
     let seen = wiring.seen.clone();
     all.push(from_agents(agents, wiring.agents, &seen, Arc::clone(&context.memories)));
-    all.push(from_secrets(watched(watcher(secrets, owned), wiring.secrets, &seen)));
+    all.push(from_secrets(watched(
+        watcher(secrets, owned),
+        wiring.secrets.keeper(),
+        &seen,
+    )));
     let plans: Api<DeserializeGuard<KoiPlan>> = Api::all(client.clone());
-    let plans = watched(valid(watcher(plans, every()), &seen.troubles), wiring.plans, &seen);
+    let plans = watched(
+        valid(watcher(plans, every()), &seen.troubles),
+        kept_in(wiring.plans),
+        &seen,
+    );
     all.push(from_plans(plans, context));
     let namespaces: Api<Meta<Namespace>> = Api::all(client.clone());
-    let namespaces = watched(watcher(namespaces, every()), wiring.namespaces, &seen);
+    let namespaces = watched(watcher(namespaces, every()), kept_in(wiring.namespaces), &seen);
     all.push(from_namespaces(namespaces, context));
     all.push(from_fleet(woken, context));
     all
 }
 
-/// A watch that never ends, kept in a store without what nobody reads.
+/// What keeps a kind as it is.
+fn kept_in<K>(mut writer: Writer<K>) -> impl FnMut(&watcher::Event<K>) + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    move |event| writer.apply_watcher_event(event)
+}
+
+/// A watch that never ends, kept without what nobody reads.
 fn watched<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
-    writer: Writer<K>,
+    mut keep: impl FnMut(&watcher::Event<K>) + Send + 'static,
     seen: &Seen,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
 where
@@ -265,8 +277,8 @@ where
             broken.watch_broke(&K::kind(&()), error);
         })
         .modify(|object| trim(object.meta_mut()))
-        .reflect(writer)
         .inspect_ok(move |event| {
+            keep(event);
             troubles.watch_works(&K::kind(&()));
             if matches!(event, watcher::Event::InitDone) {
                 listed.send_if_modified(|listed| listed.insert(K::kind(&()).into_owned()));
@@ -335,22 +347,22 @@ fn every() -> watcher::Config {
 }
 
 fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen, memories: Arc<Memories>) -> Trigger {
-    let shown = move |agent: &Guarded| {
+    let is_news = move |agent: &Guarded| {
         let metadata = agent.meta();
         memories.shown(
             metadata.uid.as_deref().unwrap_or_default(),
             metadata.resource_version.as_deref(),
         );
+        memories.is_news(metadata, what_counts(agent))
     };
-    watched(watcher(api, every()), writer, seen)
-        .inspect_ok(shown)
-        .predicate_filter(what_counts, PredicateConfig::default())
+    watched(watcher(api, every()), kept_in(writer), seen)
+        .try_filter(move |agent| futures::future::ready(is_news(agent)))
         .map_ok(|agent| ObjectRef::from_obj(&agent).into())
         .boxed()
 }
 
-/// What of an agent's change is worth a look: everything but the status that we write ourselves.
-fn what_counts(agent: &Guarded) -> Option<u64> {
+/// What of an agent's change is worth a look: everything but the status that we write ourselves, unless somebody wiped that.
+fn what_counts(agent: &Guarded) -> u64 {
     let mut hasher = DefaultHasher::new();
     let metadata = agent.meta();
     metadata.generation.hash(&mut hasher);
@@ -362,7 +374,11 @@ fn what_counts(agent: &Guarded) -> Option<u64> {
         .map(|time| time.0)
         .hash(&mut hasher);
     metadata.uid.hash(&mut hasher);
-    Some(hasher.finish())
+    agent
+        .gist()
+        .is_some_and(|gist| gist.conditions.is_empty())
+        .hash(&mut hasher);
+    hasher.finish()
 }
 
 fn from_secrets(secrets: impl Stream<Item = Result<Packed<Secret>, watcher::Error>> + Send + 'static) -> Trigger {

@@ -123,6 +123,7 @@ impl<C: Cloud> Round<'_, C> {
         let leaving = self.agent.metadata.deletion_timestamp.is_some();
         if let Some(known) = self
             .memory
+            .work()
             .validated
             .as_ref()
             .filter(|known| !leaving && known.from == from)
@@ -133,7 +134,7 @@ impl<C: Cloud> Round<'_, C> {
             Some(why) if !leaving => Err(why),
             _ => resolve(&self.agent, plan.as_deref(), labels, &settled.settings).map(Arc::new),
         };
-        self.memory.validated = Some(Validated {
+        self.memory.work().validated = Some(Validated {
             from,
             wish: wish.clone(),
         });

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use koi_core::fleet::Folded;
 use tokio::time::Instant;
 
 use super::Fleet;
@@ -86,7 +87,7 @@ async fn read_instances<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, ag
     let known = fleet.index().known(agents);
     let read = async {
         let mut seen = cloud.instances_of(cluster_id, agents).await?;
-        let hidden = super::hidden(&known, "i-", seen.iter().map(|instance| &instance.id));
+        let hidden = super::hidden(&known, "i-", seen.iter().map(Folded::id));
         if !hidden.is_empty() {
             seen.extend(cloud.instances_by_id(&hidden).await?);
         }
@@ -111,7 +112,7 @@ async fn read_volumes<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, agen
     let known = fleet.index().known(agents);
     let read = async {
         let mut seen = cloud.volumes_of(cluster_id, agents).await?;
-        let hidden = super::hidden(&known, "vol-", seen.iter().map(|volume| &volume.id));
+        let hidden = super::hidden(&known, "vol-", seen.iter().map(Folded::id));
         if !hidden.is_empty() {
             seen.extend(cloud.volumes_by_id(&hidden).await?);
         }

@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _, protocol::WebSocketConfig};
 
-use super::pin::{Pin, sha256_of};
+use super::pin::{Pin, Sha256};
 use super::{Patience, Target, broken};
 
 /// The longest answer that is read: a config is at most a quarter of that, and whoever answers may be anybody who took the machine.
@@ -34,7 +34,7 @@ pub async fn reach(target: &Target, patience: Patience) -> Result<Socket, ProbeF
 pub fn presents(socket: &Socket, pin: &Pin) -> bool {
     let (_, tls) = socket.get_ref().get_ref();
     let first = tls.peer_certificates().and_then(<[_]>::first);
-    first.is_some_and(|certificate| sha256_of(certificate) == pin.sha256())
+    first.is_some_and(|certificate| Sha256::of(certificate) == pin.sha256())
 }
 
 async fn connect_any(target: &Target, patience: Patience) -> Result<TcpStream, ProbeFailure> {

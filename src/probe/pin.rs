@@ -4,15 +4,17 @@
 //! up anew for each connection, which costs microseconds; ten thousand set-ups that wait for their minute would cost tens of megabytes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use hex::FromHex as _;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
-use sha2::{Digest as _, Sha256};
+use sha2::Digest as _;
 
 /// One for all connections.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
@@ -26,8 +28,39 @@ pub struct Pin {
 #[derive(Debug, PartialEq, Eq)]
 struct Facts {
     name: ServerName<'static>,
-    sha256: String,
-    also: BTreeSet<String>,
+    sha256: Sha256,
+    also: BTreeSet<Sha256>,
+}
+
+/// The SHA-256 of a certificate; shown in hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sha256([u8; 32]);
+
+impl Sha256 {
+    /// Of this certificate.
+    pub(super) fn of(certificate: &[u8]) -> Self {
+        Self(sha2::Sha256::digest(certificate).into())
+    }
+}
+
+impl TryFrom<&str> for Sha256 {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        <[u8; 32]>::from_hex(text).map(Self)
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Why a certificate cannot be pinned.
@@ -54,21 +87,21 @@ impl Pin {
         trusting(&certificate).map_err(|error| unusable(&error))?;
         let facts = Facts {
             name: ServerName::try_from(name.to_owned()).map_err(|error| unusable(&error))?,
-            sha256: sha256_of(&certificate),
-            also: certificates.map(|other| sha256_of(&other)).collect(),
+            sha256: Sha256::of(&certificate),
+            also: certificates.map(|other| Sha256::of(&other)).collect(),
         };
         Ok((Self { facts: Arc::new(facts) }, certificate))
     }
 
     /// The same, with exactly these others accepted too, by their SHA-256: certificates that ours took the place of. None: ours alone.
     #[must_use]
-    pub fn accepting(&self, also: BTreeSet<String>) -> Self {
+    pub fn accepting(&self, also: BTreeSet<Sha256>) -> Self {
         if self.facts.also == also {
             return self.clone();
         }
         let facts = Facts {
             name: self.facts.name.clone(),
-            sha256: self.facts.sha256.clone(),
+            sha256: self.facts.sha256,
             also,
         };
         Self { facts: Arc::new(facts) }
@@ -76,7 +109,7 @@ impl Pin {
 
     /// The others that are accepted.
     #[must_use]
-    pub fn others(&self) -> &BTreeSet<String> {
+    pub fn others(&self) -> &BTreeSet<Sha256> {
         &self.facts.also
     }
 
@@ -90,10 +123,10 @@ impl Pin {
             .map(drop)
     }
 
-    /// SHA-256 of the certificate, hex.
+    /// SHA-256 of the certificate.
     #[must_use]
-    pub fn sha256(&self) -> &str {
-        &self.facts.sha256
+    pub fn sha256(&self) -> Sha256 {
+        self.facts.sha256
     }
 
     /// The name that the certificate is for.
@@ -118,8 +151,9 @@ impl Pin {
         Ok(Arc::new(config))
     }
 
-    fn accepts(&self, sha256: &str) -> bool {
-        self.facts.sha256 == sha256 || self.facts.also.contains(sha256)
+    fn accepts(&self, certificate: &[u8]) -> bool {
+        let sha256 = Sha256::of(certificate);
+        self.facts.sha256 == sha256 || self.facts.also.contains(&sha256)
     }
 }
 
@@ -138,10 +172,6 @@ struct PinnedVerifier {
     pin: Pin,
 }
 
-pub(super) fn sha256_of(certificate: &[u8]) -> String {
-    hex::encode(Sha256::digest(certificate))
-}
-
 impl ServerCertVerifier for PinnedVerifier {
     fn verify_server_cert(
         &self,
@@ -151,7 +181,7 @@ impl ServerCertVerifier for PinnedVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !self.pin.accepts(&sha256_of(end_entity)) {
+        if !self.pin.accepts(end_entity) {
             return Err(Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             ));

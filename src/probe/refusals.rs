@@ -15,19 +15,19 @@ pub(super) const SOON: Duration = Duration::from_secs(5);
 /// When one gateway last refused our token, the latest at the end.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    times: Vec<Instant>,
+    times: Box<[Instant]>,
 }
 
 impl Refusals {
     /// The token was refused.
     pub(super) fn note(&mut self, now: Instant) {
-        self.times.retain(|at| now.saturating_duration_since(*at) < WINDOW);
-        self.times.push(now);
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
+        self.times = self.times.iter().copied().filter(recent).chain([now]).collect();
     }
 
     /// It was taken.
     pub(super) fn forget(&mut self) {
-        self.times = Vec::new();
+        self.times = Box::default();
     }
 
     /// When the token may be shown again; `None`: whenever one likes.

@@ -1,17 +1,20 @@
 //! Who is asked when: settled gateways evenly over the interval, broken and booting ones often, all of them a few at a time.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use koi_core::observed::{Probe, Pushed};
+use koi_core::uid::Uid;
 use koi_wire::Redacted;
 use koi_wire::health::Usage;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::answers::{Answer, Answers};
+use super::pin::Sha256;
 use super::refusals::{Refusals, SOON};
 use super::{Look, Patience, Target, look, talk};
 use crate::clock::Clock;
@@ -56,25 +59,42 @@ struct Inner {
 /// Whom we ask, and in which order.
 #[derive(Default)]
 struct Book {
-    entries: HashMap<String, Entry>,
+    entries: BTreeMap<Uid, Box<Entry>>,
     /// Everybody by the time of the next question. What an entry no longer says is passed over when its time comes: nobody looks through
     /// ten thousand agents to find the one whose turn it is.
-    due: BinaryHeap<Reverse<(Instant, String)>>,
+    due: BinaryHeap<Reverse<(Instant, Uid)>>,
+    answers: Answers,
 }
 
 impl Book {
     /// The entry says so now.
-    fn plan(&mut self, agent_uid: &str) {
-        if let Some(entry) = self.entries.get(agent_uid) {
-            self.due.push(Reverse((entry.schedule.due, agent_uid.to_owned())));
+    fn plan(&mut self, agent: Uid) {
+        if let Some(entry) = self.entries.get(&agent) {
+            self.due.push(Reverse((entry.schedule.due, agent)));
+        }
+    }
+
+    /// The agent is asked no more.
+    fn forget(&mut self, agent: &Uid) {
+        if let Some(last) = self.entries.remove(agent).and_then(|entry| entry.last) {
+            self.answers.let_go(last);
+        }
+    }
+
+    /// The agent's gateway answered.
+    fn told(&mut self, agent: &Uid, probe: Probe) {
+        let answer = self.answers.keep(probe);
+        let past = self.entries.get_mut(agent).and_then(|entry| entry.last.replace(answer));
+        if let Some(past) = past {
+            self.answers.let_go(past);
         }
     }
 
     /// The next one whose time has come; else when it comes.
-    fn next(&mut self, now: Instant) -> Result<String, Option<Instant>> {
+    fn next(&mut self, now: Instant) -> Result<Uid, Option<Instant>> {
         while let Some(Reverse((due, uid))) = self.due.peek() {
-            let meant = |entry: &&Entry| !entry.asking && entry.schedule.due == *due;
-            if self.entries.get(uid).filter(meant).is_some() {
+            let entry = self.entries.get(uid);
+            if entry.is_some_and(|entry| !entry.asking && entry.schedule.due == *due) {
                 if *due > now {
                     return Err(Some(*due));
                 }
@@ -88,7 +108,7 @@ impl Book {
 
 struct Entry {
     target: Target,
-    last: Option<Probe>,
+    last: Option<Answer>,
     schedule: Schedule,
     asking: bool,
     /// It answered to this process at least once.
@@ -115,14 +135,19 @@ impl Entry {
     fn keep_cause(&self, probe: &mut Probe) {
         let cause = self.last.as_ref().and_then(|last| {
             let failure = last.outcome.as_ref().err()?;
-            let same = last.instance_id == probe.instance_id && last.launch_time == probe.launch_time;
-            (same && talk::is_refused(failure)).then_some(failure)
+            (last.launch_time == probe.launch_time && talk::is_refused(failure)).then_some(failure)
         });
         if let (Err(told), Some(cause)) = (&mut probe.outcome, cause)
             && talk::is_lockout(told)
         {
-            *told = cause.clone();
+            told.clone_from(cause);
         }
+    }
+
+    /// The last answer, as the planner knows answers.
+    fn probe(&self) -> Option<Probe> {
+        let last = self.last.as_ref()?;
+        Some(last.of(&self.target.instance_id))
     }
 }
 
@@ -190,18 +215,18 @@ impl Rounds {
     /// This is the gateway of the agent now; `None`: it has none that could answer. A changed one is asked at once; one that was well
     /// when the operator started waits for its turn.
     pub fn aim(&self, agent_uid: &str, target: Option<Target>, was_healthy: bool) {
-        let mut book = self.book();
+        let (mut book, agent) = (self.book(), Uid::from(agent_uid));
         let Some(target) = target else {
-            book.entries.remove(agent_uid);
+            book.forget(&agent);
             return;
         };
-        let now = Instant::now();
-        match book.entries.get_mut(agent_uid) {
+        let (now, mut past) = (Instant::now(), None);
+        match book.entries.get_mut(&agent) {
             Some(entry) if entry.target.same(&target) => return,
             Some(entry) => {
-                entry.last.take_if(|last| last.instance_id != target.instance_id);
-                let another_boot =
-                    entry.target.instance_id != target.instance_id || entry.target.launch_time != target.launch_time;
+                let another = entry.target.instance_id != target.instance_id;
+                past = entry.last.take_if(|_| another);
+                let another_boot = another || entry.target.launch_time != target.launch_time;
                 if another_boot {
                     entry.refusals.forget();
                 }
@@ -233,25 +258,28 @@ impl Rounds {
                     refusals: Refusals::default(),
                     has_taken: false,
                 };
-                book.entries.insert(agent_uid.to_owned(), entry);
+                book.entries.insert(agent.clone(), Box::new(entry));
             }
         }
-        book.plan(agent_uid);
+        if let Some(past) = past {
+            book.answers.let_go(past);
+        }
+        book.plan(agent);
         drop(book);
         self.inner.changed.notify_one();
     }
 
     /// Ask this one now: something about it was changed.
     pub fn hurry(&self, agent_uid: &str) {
-        let mut book = self.book();
-        if let Some(entry) = book.entries.get_mut(agent_uid) {
+        let (mut book, agent) = (self.book(), Uid::from(agent_uid));
+        if let Some(entry) = book.entries.get_mut(&agent) {
             let now = Instant::now();
             entry.schedule = Schedule {
                 due: entry.soonest(now),
                 broken_since: entry.schedule.broken_since.or(Some(now)),
             };
         }
-        book.plan(agent_uid);
+        book.plan(agent);
         drop(book);
         self.inner.changed.notify_one();
     }
@@ -259,43 +287,44 @@ impl Rounds {
     /// The gateway of this instance said that it has this config, and starts anew after `pause` with it: its next answer is not asked for
     /// before that. Without a pause it is asked at once, for its own word on its health.
     pub fn configured(&self, agent_uid: &str, pushed: &Pushed, restart_sha256: &str, pause: Option<Duration>) {
-        let mut book = self.book();
-        if let Some(entry) = book.entries.get_mut(agent_uid) {
-            let last = entry
-                .last
-                .as_mut()
-                .filter(|last| last.instance_id == pushed.instance_id);
-            if let Some(Ok(health)) = last.map(|last| &mut last.outcome) {
-                health.config_sha256 = Some(pushed.sha256.clone());
-                health.config_restart_sha256 = Some(restart_sha256.to_owned());
-            }
+        let (mut book, agent) = (self.book(), Uid::from(agent_uid));
+        let mut told = None;
+        if let Some(entry) = book.entries.get_mut(&agent) {
             entry.schedule.due = Instant::now() + pause.unwrap_or_default();
+            told = entry.probe().filter(|last| last.instance_id == pushed.instance_id);
         }
-        book.plan(agent_uid);
+        if let Some(mut probe) = told
+            && let Ok(health) = &mut probe.outcome
+        {
+            health.config_sha256 = Some(pushed.sha256.clone());
+            health.config_restart_sha256 = Some(restart_sha256.to_owned());
+            book.told(&agent, probe);
+        }
+        book.plan(agent);
         drop(book);
         self.inner.changed.notify_one();
     }
 
     /// Whether the gateway was seen to have what a handover is to bring it: this token, and the certificate with this digest.
     #[must_use]
-    pub fn has_taken(&self, agent_uid: &str, token: &Redacted, sha256: &str) -> bool {
+    pub fn has_taken(&self, agent_uid: &str, token: &Redacted, certificate: Sha256) -> bool {
         let book = self.book();
-        let entry = book.entries.get(agent_uid);
+        let entry = book.entries.get(&agent_uid.into());
         let entry = entry.filter(|entry| entry.has_taken);
-        entry.is_some_and(|entry| entry.target.token == *token && entry.target.pin.sha256() == sha256)
+        entry.is_some_and(|entry| entry.target.token == *token && entry.target.pin.sha256() == certificate)
     }
 
     /// Whether the agent's gateway may be shown a token beside the rounds.
     #[must_use]
     pub fn may_show(&self, agent_uid: &str) -> bool {
         let book = self.book();
-        let entry = book.entries.get(agent_uid);
+        let entry = book.entries.get(&agent_uid.into());
         entry.is_none_or(|entry| entry.refusals.allow(true, Instant::now()))
     }
 
     /// It was, and refused it.
     pub fn refused(&self, agent_uid: &str) {
-        if let Some(entry) = self.book().entries.get_mut(agent_uid) {
+        if let Some(entry) = self.book().entries.get_mut(&agent_uid.into()) {
             entry.refusals.note(Instant::now());
         }
     }
@@ -303,7 +332,7 @@ impl Rounds {
     /// The last answer.
     #[must_use]
     pub fn last(&self, agent_uid: &str) -> Option<Probe> {
-        self.book().entries.get(agent_uid)?.last.clone()
+        self.book().entries.get(&agent_uid.into())?.probe()
     }
 
     /// Whether so many gateways that were well fell silent that the fault is more likely on our side: our network, our proxy, our node.
@@ -326,7 +355,7 @@ impl Rounds {
 
     /// The agent is gone.
     pub fn forget(&self, agent_uid: &str) {
-        self.book().entries.remove(agent_uid);
+        self.book().forget(&agent_uid.into());
     }
 
     /// What the models of each agent cost so far, as far as their gateways say.
@@ -336,14 +365,14 @@ impl Rounds {
         let told = book
             .entries
             .iter()
-            .filter_map(|(uid, entry)| Some((uid.clone(), entry.usage?)));
+            .filter_map(|(uid, entry)| Some((uid.to_string(), entry.usage?)));
         told.collect()
     }
 
     /// The agents that are asked.
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
-        self.book().entries.keys().cloned().collect()
+        self.book().entries.keys().map(ToString::to_string).collect()
     }
 
     /// Asks for ever.
@@ -376,6 +405,7 @@ impl Rounds {
             };
             let show = entry.refusals.allow(true, now);
             let (rounds, target) = (self.clone(), entry.target.clone());
+            let uid = uid.to_string();
             tokio::spawn(async move {
                 rounds.visit(&uid, &target, patience, show).await;
                 drop(permit);
@@ -414,8 +444,8 @@ impl Rounds {
     fn take(&self, uid: &str, asked: &Target, mut probe: Probe, usage: Option<Usage>, found: Found) -> bool {
         let now = Instant::now();
         let ok = probe.outcome.as_ref().is_ok_and(|health| health.ok);
-        let mut book = self.book();
-        let Some(entry) = book.entries.get_mut(uid) else {
+        let (mut book, agent) = (self.book(), Uid::from(uid));
+        let Some(entry) = book.entries.get_mut(&agent) else {
             return false;
         };
         entry.asking = false;
@@ -427,7 +457,7 @@ impl Rounds {
         }
         if !entry.target.same(asked) {
             // The question changed meanwhile: this answers another one, and the new one is due.
-            book.plan(uid);
+            book.plan(agent);
             return false;
         }
         entry.schedule = entry.schedule.after(ok, now, self.inner.interval, share(uid));
@@ -440,13 +470,10 @@ impl Rounds {
         entry.keep_cause(&mut probe);
         let taken = entry.target.in_handover && found.has_taken && !entry.has_taken;
         entry.has_taken = found.has_taken;
-        let news = entry
-            .last
-            .as_ref()
-            .is_none_or(|last| last.outcome != probe.outcome || last.instance_id != probe.instance_id);
-        entry.last = Some(probe);
+        let news = entry.last.as_ref().is_none_or(|last| last.differs(&probe.outcome));
         entry.was_well |= ok;
-        book.plan(uid);
+        book.told(&agent, probe);
+        book.plan(agent);
         news || taken
     }
 

@@ -62,7 +62,7 @@ fn target(pem: &str, address: SocketAddr) -> Target {
         in_handover: false,
         instance_id: "i-1".into(),
         launch_time: None,
-        addresses: vec![address.ip()],
+        addresses: [address.ip()].into(),
         port: address.port(),
         pin: Pin::new(pem, NAME).unwrap().0,
         token: TOKEN.into(),
@@ -367,7 +367,7 @@ async fn nobody_listens() {
     assert_eq!(failure.hop, Hop::Connect);
     assert!(failure.message.contains("nothing listens"), "{failure:?}");
     let nowhere = Target {
-        addresses: Vec::new(),
+        addresses: [].into(),
         ..target(&identity().pem, address)
     };
     assert_eq!(

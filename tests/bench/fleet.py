@@ -10,8 +10,11 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+import statistics
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
@@ -89,6 +92,26 @@ def cpu_and_rss(operator: Operator) -> tuple[float, float]:
     """CPU seconds and resident MiB of the operator."""
     fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), resident(operator, "VmRSS")
+
+
+@contextmanager
+def sampled(operator: Operator) -> Iterator[list[tuple[float, float]]]:
+    """MiB that are resident, and how much of that is no file's, looked at four times a second until the end."""
+    over, samples = threading.Event(), []
+
+    def look() -> None:
+        while True:
+            samples.append((resident(operator, "VmRSS"), resident(operator, "RssAnon")))
+            if over.wait(0.25):
+                return
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        looker.join()
 
 
 def resident(operator: Operator, what: str) -> float:
@@ -202,10 +225,15 @@ class Fleet:
         since, before, rounds = self.mark(), writes(self.stage), self.rounds()
         begin, cpu = time.monotonic(), cpu_and_rss(self.operator)[0]
         shaken = self.gateways.handshakes
-        self.await_sweeps(sweeps)
+        with sampled(self.operator) as samples:
+            self.await_sweeps(sweeps)
         minutes = (time.monotonic() - begin) / 60
-        after, self.figures[f"{title}: RSS MiB"] = cpu_and_rss(self.operator)
-        self.figures[f"{title}: RSS without the program's own pages MiB"] = resident(self.operator, "RssAnon")
+        after = cpu_and_rss(self.operator)[0]
+        # A sweep's answer is in memory for a moment: most of the time it is not.
+        of_all, of_own = zip(*samples, strict=True)
+        self.figures[f"{title}: RSS MiB"] = statistics.median(of_all)
+        self.figures[f"{title}: RSS at most, while a sweep is read MiB"] = max(of_all)
+        self.figures[f"{title}: RSS without the program's own pages MiB"] = statistics.median(of_own)
         self.figures[f"{title}: RSS at its highest so far MiB"] = resident(self.operator, "VmHWM")
         calls = self.calls(since)
         self.figures[f"{title}: AWS calls a minute"] = len(calls) / minutes

@@ -167,7 +167,7 @@ async fn an_expired_watch_a_lost_right_and_a_kind_that_was_gone_are_survived() {
     .await;
     let (wiring, stores) = Wiring::new(None);
     let events = watcher(Api::<KoiPlan>::all(client), watcher::Config::default().any_semantic());
-    let mut plans = Box::pin(watched(events, wiring.plans, &wiring.seen));
+    let mut plans = Box::pin(watched(events, kept_in(wiring.plans), &wiring.seen));
     let (mut told, mut reports) = (Vec::new(), BTreeSet::new());
     let all = async {
         while told.last().is_none_or(|name| name != "d") {

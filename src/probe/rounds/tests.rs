@@ -82,7 +82,7 @@ fn target(instance_id: &str) -> Target {
     Target {
         instance_id: instance_id.into(),
         launch_time: None,
-        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST)].into(),
         port: 1,
         pin: Pin::new(&pem, NAME).unwrap().0,
         token: Redacted::from("t"),
@@ -97,7 +97,7 @@ fn order(rounds: &Rounds) -> Vec<(String, Duration)> {
     while let Ok(uid) = book.next(start + Duration::from_secs(3600)) {
         let entry = book.entries.get_mut(&uid).unwrap();
         entry.asking = true;
-        told.push((uid, entry.schedule.due.saturating_duration_since(start)));
+        told.push((uid.to_string(), entry.schedule.due.saturating_duration_since(start)));
     }
     told
 }
@@ -248,5 +248,46 @@ fn a_handover_is_looked_at_often_and_ends_when_the_gateway_has_token_and_certifi
         "the controller is told"
     );
     assert_eq!((told("t"), told("another")), (true, false));
-    assert!(!rounds.has_taken("u", &Redacted::from("t"), "another"));
+    let another = super::super::pin::Sha256::of(b"another");
+    assert!(!rounds.has_taken("u", &Redacted::from("t"), another));
+}
+
+#[test]
+fn what_gateways_say_alike_is_kept_once_and_let_go_with_the_last_of_them() {
+    let rounds = rounds(Duration::from_secs(60));
+    let target = target("i-1");
+    let kept = |rounds: &Rounds| rounds.book().answers.len();
+    let runs_with = |config: &str| {
+        let mut probe = answer(&target, None);
+        if let Ok(health) = &mut probe.outcome {
+            health.config_sha256 = Some(config.to_owned());
+        }
+        probe
+    };
+    let say = |uid: &str, config: &str| rounds.take(uid, &target, runs_with(config), None, TAKEN);
+    for uid in ["a", "b", "c"] {
+        rounds.aim(uid, Some(target.clone()), true);
+        assert!(say(uid, "1") && !say(uid, "1"), "news once");
+    }
+    assert_eq!((kept(&rounds), rounds.last("b")), (1, Some(runs_with("1"))));
+    assert!(say("a", "2"));
+    let pushed = Pushed {
+        at: Timestamp::UNIX_EPOCH,
+        instance_id: "i-1".into(),
+        sha256: "3".into(),
+    };
+    rounds.configured("b", &pushed, "r", None);
+    let told = rounds.last("b").unwrap().outcome.unwrap();
+    assert_eq!(
+        (told.config_sha256.as_deref(), told.config_restart_sha256.as_deref()),
+        (Some("3"), Some("r"))
+    );
+    assert_eq!(kept(&rounds), 3);
+    rounds.take("b", &target, answer(&target, Some("no")), None, REFUSED);
+    assert_eq!(kept(&rounds), 2, "nobody says so any more");
+    rounds.aim("a", Some(self::target("i-2")), true);
+    assert_eq!((kept(&rounds), rounds.last("a")), (1, None));
+    rounds.aim("c", None, true);
+    rounds.forget("b");
+    assert_eq!(kept(&rounds), 0);
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use koi_core::fleet::{Folded, fold};
 use koi_core::observed::{Checkup, Instance, Place, Rule, Snapshot, Subnet, Volume};
 use koi_operator::cloud::{
     Answer, Bundle, Cloud, CloudError, ErrorKind, Group, Launch, ProfileFacts, Role, SubnetChoice, Tagged,
@@ -170,20 +171,28 @@ impl Cloud for Memory {
         Ok(self.list("GetInstanceProfile", |_| 1, look))
     }
 
-    async fn instances(&self, cluster_id: &str) -> Answer<Vec<Instance>> {
+    async fn instances(&self, cluster_id: &str) -> Answer<Vec<Folded<Instance>>> {
         let _ = std::fs::write(self.bundles.with_extension("live"), crate::HEAP.allocated().to_string());
-        let look = |account: &Account| account.instances(cluster_id, &[], &Sight::default());
+        let sight = Sight::default();
+        let look =
+            |account: &Account| -> Vec<_> { account.each_instance(cluster_id, &[], &sight).map(Folded::of).collect() };
         Ok(self.list("DescribeInstances", by_page, look))
     }
 
-    async fn instances_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Instance>> {
-        let look = |account: &Account| account.instances(cluster_id, agent_uids, &Sight::default());
+    async fn instances_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Folded<Instance>>> {
+        let sight = Sight::default();
+        let look = |account: &Account| -> Vec<_> {
+            account
+                .each_instance(cluster_id, agent_uids, &sight)
+                .map(Folded::of)
+                .collect()
+        };
         Ok(self.list("DescribeInstances", by_values(agent_uids), look))
     }
 
-    async fn instances_by_id(&self, ids: &[String]) -> Answer<Vec<Instance>> {
+    async fn instances_by_id(&self, ids: &[String]) -> Answer<Vec<Folded<Instance>>> {
         Ok(self.list("DescribeInstances", by_values(ids), |account| {
-            account.instances_by_id(ids)
+            fold(account.instances_by_id(ids))
         }))
     }
 
@@ -192,18 +201,28 @@ impl Cloud for Memory {
         Ok(self.list("DescribeInstanceStatus", |_| 3, Account::checkups))
     }
 
-    async fn volumes(&self, cluster_id: &str) -> Answer<Vec<Volume>> {
-        let look = |account: &Account| account.volumes(cluster_id, &[], &Sight::default());
+    async fn volumes(&self, cluster_id: &str) -> Answer<Vec<Folded<Volume>>> {
+        let sight = Sight::default();
+        let look =
+            |account: &Account| -> Vec<_> { account.each_volume(cluster_id, &[], &sight).map(Folded::of).collect() };
         Ok(self.list("DescribeVolumes", by_page, look))
     }
 
-    async fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Volume>> {
-        let look = |account: &Account| account.volumes(cluster_id, agent_uids, &Sight::default());
+    async fn volumes_of(&self, cluster_id: &str, agent_uids: &[String]) -> Answer<Vec<Folded<Volume>>> {
+        let sight = Sight::default();
+        let look = |account: &Account| -> Vec<_> {
+            account
+                .each_volume(cluster_id, agent_uids, &sight)
+                .map(Folded::of)
+                .collect()
+        };
         Ok(self.list("DescribeVolumes", by_values(agent_uids), look))
     }
 
-    async fn volumes_by_id(&self, ids: &[String]) -> Answer<Vec<Volume>> {
-        Ok(self.list("DescribeVolumes", by_values(ids), |account| account.volumes_by_id(ids)))
+    async fn volumes_by_id(&self, ids: &[String]) -> Answer<Vec<Folded<Volume>>> {
+        Ok(self.list("DescribeVolumes", by_values(ids), |account| {
+            fold(account.volumes_by_id(ids))
+        }))
     }
 
     async fn parameters(&self, _cluster_id: &str) -> Answer<BTreeSet<String>> {
