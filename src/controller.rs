@@ -54,7 +54,7 @@ use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::probe::rounds::Rounds;
 
-pub(crate) use cloud_effects::shared as shared_effect;
+pub(crate) use cloud_effects::{in_turn, shared as shared_effect};
 pub(crate) use events::{Telling, publish};
 pub use makers::Makers;
 pub use memory::Memories;

@@ -10,7 +10,7 @@ use koi_core::plan::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 use tokio::sync::watch;
 
 use crate::cloud::{Cloud, ProfileFacts};
-use crate::controller::{Context, shared_effect, shared_identity};
+use crate::controller::{Context, in_turn, shared_identity};
 use crate::reaper::{Reaper, Reaping};
 
 /// How many sweeps in a row a shared thing had no user.
@@ -77,6 +77,7 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
     let Some(groups) = context.fleet.groups() else {
         return before.clone();
     };
+    let seen = context.makers.now();
     // An agent that was not looked at yet may use any of them.
     let Some(mut users) = context.memories.users(&context.stores.agent_uids()) else {
         return Unused::new();
@@ -108,9 +109,13 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
             if !context.gate.is_open() {
                 break;
             }
-            match shared_effect(context, None, &step).await {
-                Ok(()) => tracing::info!(step = step.name(), detail = ?step, "removed what nobody uses"),
-                Err(error) => tracing::info!(step = step.name(), %error, "what nobody uses could not be removed yet"),
+            match in_turn(context, &step, seen).await {
+                Some(Ok(())) => tracing::info!(step = step.name(), detail = ?step, "removed what nobody uses"),
+                Some(Err(error)) => {
+                    tracing::info!(step = step.name(), %error, "what nobody uses could not be removed yet");
+                }
+                // Somebody came for it: who uses what is counted again after the next sweep.
+                None => break,
             }
         }
     }

@@ -195,6 +195,23 @@ impl<C: Cloud> Lookups<C> {
         }
     }
 
+    /// Asks IAM anew what there is of a profile, and says whether that is something else than what was remembered. What cannot be asked
+    /// is not.
+    pub async fn turns_out_different(&self, name: &str) -> bool {
+        let shape = |profile: Profile| {
+            let ProfileFacts {
+                profile,
+                role,
+                role_in_profile,
+                ..
+            } = profile.facts;
+            (profile.is_some(), role.is_some(), role_in_profile)
+        };
+        let before = self.profiles.peek(name).map(shape);
+        self.forget_profile(name);
+        self.profile(name).await.is_ok_and(|now| Some(shape(now)) != before)
+    }
+
     /// A launch was refused for its profile: IAM is asked at once and not in its own time, however many are refused together.
     pub fn doubt_profile(&self, name: &str) {
         let now = self.clock.now();

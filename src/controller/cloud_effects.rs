@@ -8,6 +8,7 @@ use koi_core::observed::{InstanceState, SecurityGroup};
 use koi_core::plan::Step;
 
 use super::Context;
+use super::makers::{Moment, Turn};
 use crate::cloud::{Answer, Cloud, CloudError, Group, ProfileFacts, Role, Tagged};
 
 /// A step that needs nothing of the cluster: one call, and its note in the fleet view or the look-ups.
@@ -66,6 +67,25 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
             "this step belongs to an agent's round",
         )),
     }
+}
+
+/// Whoever removes what no agent uses.
+const NOBODY: &str = "";
+
+/// The same for whoever is no agent, in turn with the agents that share the thing; `None` when one of them is at it, or has changed it
+/// since `seen`: then it has a user.
+pub(crate) async fn in_turn<C: Cloud>(context: &Context<C>, step: &Step, seen: Moment) -> Option<Answer<()>> {
+    let making = match context.makers.turn(NOBODY, step, seen) {
+        Turn::Free => None,
+        Turn::Mine(mut making) => {
+            making.begin();
+            Some(making)
+        }
+        Turn::Busy | Turn::Stale => return None,
+    };
+    let done = shared(context, None, step).await;
+    drop(making);
+    Some(done)
 }
 
 async fn bind<C: Cloud>(context: &Context<C>) -> Answer<()> {
@@ -224,7 +244,7 @@ async fn mend<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answer<
 
 async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
     let (cloud, lookups) = (&context.cloud, &context.lookups);
-    let (name, done) = match step {
+    let (name, mut done) = match step {
         Step::CreateRole {
             role,
             trust,
@@ -248,10 +268,16 @@ async fn identity<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
         Step::DeleteRole { role } => (role, cloud.delete_role(role).await),
         _ => return Ok(()),
     };
-    match &done {
+    match &mut done {
         Ok(()) => lookups.note_profile(name, |facts| note_identity(facts, step)),
         // Not there: IAM is late with what we made just now. Anything else says that what is remembered is wrong.
         Err(error) if error.code.starts_with("NoSuchEntity") => lookups.forget_older_profile(name),
+        // Permissions hang on tags: to name what has gone is denied.
+        Err(error) if error.code.starts_with("AccessDenied") => {
+            if lookups.turns_out_different(name).await {
+                error.code = "NoSuchEntity".to_owned();
+            }
+        }
         Err(_) => lookups.forget_profile(name),
     }
     done

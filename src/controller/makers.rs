@@ -1,7 +1,8 @@
 //! Things that agents share (the role, a security group, the owner record) are made by one of them while the others wait.
 //!
 //! Agents that are created in the same moment all see that the shared role is missing. Whoever comes first makes it; the others look
-//! again when that is done, and then see it in what we remember. So no call is refused because a neighbour was quicker.
+//! again when that is done, and then see it in what we remember. So no call is refused because a neighbour was quicker. Whoever removes
+//! what nobody uses takes its turn, too: IAM answers who names what has just gone with a denial, since permissions hang on its tags.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +31,7 @@ struct Entry {
 
 /// A moment of that clock: what was decided is as old as what it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(u64);
+pub(crate) struct Moment(u64);
 
 /// Whether somebody may make something now.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ pub(super) enum Turn {
 
 impl Makers {
     /// Now: to be taken before one looks at what there is.
-    pub(super) fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Moment {
         Moment(self.lock().clock)
     }
 
@@ -114,12 +115,18 @@ impl Drop for Making {
 fn shared_name(step: &Step) -> Option<String> {
     let name = match step {
         Step::BindCluster => "owner".to_owned(),
-        Step::CreateRole { role, .. } | Step::PutRolePolicy { role, .. } => format!("identity {role}"),
+        Step::CreateRole { role, .. }
+        | Step::PutRolePolicy { role, .. }
+        | Step::DeleteRolePolicy { role }
+        | Step::DeleteRole { role } => format!("identity {role}"),
         Step::CreateInstanceProfile { profile, .. }
         | Step::AddRoleToInstanceProfile { profile, .. }
-        | Step::RemoveRoleFromInstanceProfile { profile, .. } => format!("identity {profile}"),
+        | Step::RemoveRoleFromInstanceProfile { profile, .. }
+        | Step::DeleteInstanceProfile { profile } => format!("identity {profile}"),
         Step::CreateSecurityGroup { name, vpc_id, .. } => format!("group {name} {vpc_id}"),
-        Step::AuthorizeIngress { group_id, .. } | Step::RevokeIngress { group_id, .. } => format!("rules {group_id}"),
+        Step::AuthorizeIngress { group_id, .. }
+        | Step::RevokeIngress { group_id, .. }
+        | Step::DeleteSecurityGroup { group_id } => format!("rules {group_id}"),
         _ => return None,
     };
     Some(name)
@@ -178,6 +185,41 @@ mod tests {
         let seen = makers.now();
         drop(makers.turn("ada", &profile("p"), seen));
         make(&makers, "bob", &profile("p"), seen);
+    }
+
+    #[test]
+    fn what_is_removed_is_not_added_to_meanwhile_nor_after_a_look_from_before() {
+        let makers = Makers::default();
+        let delete = Step::DeleteInstanceProfile { profile: "p".into() };
+        let add = Step::AddRoleToInstanceProfile {
+            profile: "p".into(),
+            role: "p".into(),
+        };
+        let seen = makers.now();
+        let Turn::Mine(mut making) = makers.turn("janitor", &delete, seen) else {
+            panic!("nobody is at it")
+        };
+        making.begin();
+        assert!(matches!(makers.turn("ada", &add, seen), Turn::Busy));
+        drop(making);
+        assert!(matches!(makers.turn("ada", &add, seen), Turn::Stale));
+        make(&makers, "ada", &add, makers.now());
+        let role = Step::DeleteRole { role: "p".into() };
+        assert!(
+            matches!(makers.turn("janitor", &role, seen), Turn::Stale),
+            "ada uses it"
+        );
+
+        let rules = Step::AuthorizeIngress {
+            group_id: "sg-1".into(),
+            rules: Vec::new(),
+        };
+        let seen = makers.now();
+        let group = Step::DeleteSecurityGroup {
+            group_id: "sg-1".into(),
+        };
+        let _removes = makers.turn("janitor", &group, seen);
+        assert!(matches!(makers.turn("ada", &rules, seen), Turn::Busy));
     }
 
     #[test]

@@ -151,3 +151,30 @@ def test_deletion_needs_neither_plan_nor_secret_nor_the_operator_that_made_it(gr
     assert leftovers(ground, agent["metadata"]["uid"]) == []
     roles = ground.stage.cloud.boto("iam").list_roles()["Roles"]
     assert agent["status"]["instanceProfile"] not in [role["RoleName"] for role in roles]
+
+
+def test_a_role_that_somebody_deleted_is_made_anew_and_not_told_as_a_lost_permission(ground: Ground) -> None:
+    """What may be done to a role hangs on its tags: IAM denies a change of one that has gone."""
+    apply_plan(ground.stage, "alone", identity={"mode": "PerAgent"})
+    name = ground.agent(planRef={"name": "alone"})
+    role = ground.stage.wait_ready(name, 60)["status"]["instanceProfile"]
+    iam, cloud = ground.stage.cloud.boto("iam"), ground.stage.cloud
+    iam.remove_role_from_instance_profile(InstanceProfileName=role, RoleName=role)
+    for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        iam.delete_role_policy(RoleName=role, PolicyName=policy)
+    iam.delete_role(RoleName=role)
+    since = cloud.next_call()
+    ground.stage.kube.patch_agent(name, {"spec": {"model": {"id": "amazon-bedrock/us.anthropic.claude-haiku-4-5"}}})
+
+    def whole() -> bool:
+        (held,) = iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]["Roles"]
+        (policy,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+        document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        return held["RoleName"] == role and "claude-haiku-4-5" in str(document)
+
+    until("the role is there with the new policy", whole, 40)
+    (first, *_) = cloud.calls(since, principal="operator", action="PutRolePolicy")
+    assert first.code == "AccessDenied", "what this is about"
+    ground.stage.wait_ready(name, 60)
+    told = {event["reason"] for event in ground.stage.kube.events(name)}
+    assert "Unauthorized" not in told and "Ready" in told, told
