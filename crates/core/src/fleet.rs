@@ -112,9 +112,10 @@ impl Index {
         if !agent.recorded.iter().map(AsRef::as_ref).eq(recorded.iter().copied()) {
             agent.recorded = recorded.iter().map(|id| Box::from(*id)).collect();
         }
+        let instances: Vec<Instance> = agent.instances.things().collect();
         View {
-            instances: Known::Present(agent.instances.things().collect()),
-            volumes: Known::Present(agent.volumes_with_mapped()),
+            volumes: Known::Present(agent.volumes_with_mapped(&instances)),
+            instances: Known::Present(instances),
             seen_at: Some(agent.seen_at().map_or(last, |seen| seen.max(last))),
             changed_at: agent.changed_at,
             unseen: agent.unseen.clone(),

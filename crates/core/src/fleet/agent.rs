@@ -102,14 +102,12 @@ impl Agent {
         self.instances.is_empty() && self.volumes.is_empty() && self.unseen.is_empty() && self.changed_at.is_none()
     }
 
-    /// The volumes that reads show, and those that a block device mapping names before DescribeVolumes does.
-    pub(super) fn volumes_with_mapped(&self) -> Vec<Volume> {
-        let mapped = self
-            .instances
-            .held()
-            .filter(|held| !held.thing.state().is_dying())
-            .filter_map(|held| {
-                let instance = held.thing.unfold();
+    /// The volumes that reads show, and those that a block device mapping of an instance names before DescribeVolumes does.
+    pub(super) fn volumes_with_mapped(&self, instances: &[Instance]) -> Vec<Volume> {
+        let mapped = instances
+            .iter()
+            .filter(|instance| !instance.state.is_dying())
+            .filter_map(|instance| {
                 let id = instance
                     .block_devices
                     .get(names::DATA_DEVICE)
@@ -118,10 +116,10 @@ impl Agent {
                     id: id.clone(),
                     state: VolumeState::InUse,
                     size_gib: 0,
-                    zone: instance.zone,
+                    zone: instance.zone.clone(),
                     growing_to: None,
-                    attached_to: Some(instance.id),
-                    tags: instance.tags,
+                    attached_to: Some(instance.id.clone()),
+                    tags: instance.tags.clone(),
                 })
             });
         self.volumes.things().chain(mapped).collect()

@@ -658,14 +658,11 @@ fn a_volume_moves_while_it_is_made_or_its_own_instance_goes() {
 }
 
 #[test]
-fn one_that_goes_and_one_that_turns_are_news_together() {
+fn two_that_turn_are_news_as_one_is() {
     let mut index = Index::new("c");
-    sweep(
-        &mut index,
-        0,
-        sighting(&[instance("a", "i-1", Running), instance("a", "i-2", Running)]),
-    );
-    assert_eq!(sweep(&mut index, 30, sighting(&[instance("a", "i-2", Stopped)])), ["a"]);
+    let both = |state| sighting(&[instance("a", "i-1", state), instance("a", "i-2", state)]);
+    sweep(&mut index, 0, both(Running));
+    assert_eq!(sweep(&mut index, 30, both(Stopped)), ["a"]);
 }
 
 #[test]

@@ -20,14 +20,16 @@ impl<'a> Round<'a> {
             Known::Absent => return Err(no_subnet(self.agent)),
         };
         let rules = network::rules(&self.agent.ingress, subnet);
-        let rule_set = network::rule_set(&rules);
-        let name = names::security_group(&self.agent.claim.cluster_id, &rule_set);
+        // A hash each: nobody needs them while the group is as it should be.
+        let rule_set = || network::rule_set(&rules);
+        let name = || names::security_group(&self.agent.claim.cluster_id, &rule_set());
         let group = match &self.observed.security_group {
             Known::Present(group) => group,
             Known::Unknown => return Err(unknown(self.observed, "The security group")),
             Known::Absent => {
                 let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
-                tags.insert(names::TAG_RULE_SET.into(), rule_set.clone());
+                let name = name();
+                tags.insert(names::TAG_RULE_SET.into(), rule_set());
                 tags.insert("Name".into(), name.clone());
                 self.steps.push(Step::CreateSecurityGroup {
                     name: name.clone(),
@@ -43,7 +45,7 @@ impl<'a> Round<'a> {
         };
         if !group.ours && group.unclaimed && self.observed.recorded.security_group_id.as_ref() == Some(&group.id) {
             let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
-            tags.insert(names::TAG_RULE_SET.into(), rule_set);
+            tags.insert(names::TAG_RULE_SET.into(), rule_set());
             self.restore(&group.id, &tags, &BTreeMap::new());
             self.mend_rules(group, &rules);
             self.wear(herd, group);
@@ -51,7 +53,8 @@ impl<'a> Round<'a> {
         }
         if !group.ours {
             let message = format!(
-                "A security group {name:?} exists in {} and does not carry our claim; it is not touched. Delete or rename it.",
+                "A security group {:?} exists in {} and does not carry our claim; it is not touched. Delete or rename it.",
+                name(),
                 subnet.vpc_id
             );
             return Err(Halt::blocked(Reason::NameConflict, message));

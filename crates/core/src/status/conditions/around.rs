@@ -100,7 +100,7 @@ pub(super) fn network(report: &Report<'_>) -> Option<Said> {
         Known::Present(subnet) => subnet,
     };
     let rules = network::rules(&agent.ingress, subnet);
-    let name = names::security_group(&agent.claim.cluster_id, &network::rule_set(&rules));
+    let name = || names::security_group(&agent.claim.cluster_id, &network::rule_set(&rules));
     Some(match &report.observed.security_group {
         Known::Unknown => {
             return find(report.previous, kind)
@@ -111,13 +111,13 @@ pub(super) fn network(report: &Report<'_>) -> Option<Said> {
             kind,
             false,
             Reason::Launching,
-            format!("Security group {name} is not there yet."),
+            format!("Security group {} is not there yet.", name()),
         ),
         Known::Present(group) if !group.ours => said(
             kind,
             false,
             Reason::NameConflict,
-            format!("Security group {name} ({}) is not ours.", group.id),
+            format!("Security group {} ({}) is not ours.", name(), group.id),
         ),
         Known::Present(group) if group.ingress != rules => rules_said(kind, &group.id, report.instance().is_some()),
         Known::Present(group) if !wears(report.instance(), &group.id) => said(
