@@ -22,6 +22,8 @@ pub(super) struct Handover {
     under_way: Option<Box<UnderWay>>,
     /// Certificate, and a digest of the token, as they were last.
     last: Option<(Sha256, u64)>,
+    /// What an earlier operator left was looked at.
+    compared: bool,
 }
 
 /// A change that the gateway may not have heard of.
@@ -46,6 +48,15 @@ impl Handover {
             self.begin(now);
         }
         self.last = Some((certificate, token));
+    }
+
+    /// The bundle that the instance was left with, and the one that is due: where they differ the first time, the Secret may have been edited
+    /// while no operator was there, and the gateway may have the token from before.
+    pub(super) fn meet_bundle(&mut self, left: Option<&str>, due: &str, now: Timestamp) {
+        let first = !std::mem::replace(&mut self.compared, true);
+        if first && left.is_some_and(|left| left != due) {
+            self.begin(now);
+        }
     }
 
     /// The new ones are on their way to the gateway.
@@ -133,6 +144,21 @@ mod tests {
             (handover.remaining(at(11)), accepted(&handover, &second)),
             (None, BTreeSet::new())
         );
+    }
+
+    #[test]
+    fn a_bundle_that_an_earlier_operator_left_and_that_is_not_due_is_handed_over_once() {
+        let mut handover = Handover::default();
+        handover.meet_bundle(Some("a"), "b", at(0));
+        assert_eq!(handover.remaining(at(0)), Some(LASTS));
+        handover.meet_bundle(Some("a"), "b", at(100));
+        assert_eq!(handover.remaining(at(120)), None, "it does not last for ever");
+        for left in [None, Some("b")] {
+            let mut handover = Handover::default();
+            handover.meet_bundle(left, "b", at(0));
+            handover.meet_bundle(Some("a"), "b", at(1));
+            assert_eq!(handover.remaining(at(1)), None, "this process wrote it");
+        }
     }
 
     #[test]

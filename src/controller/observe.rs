@@ -307,6 +307,13 @@ impl<C: Cloud> Round<'_, C> {
                 facts.bundle_problem = Some(why);
             }
         }
+        if let Some(due) = &facts.bundle_sha256 {
+            let recorded = &observed.recorded;
+            let left = recorded.bundle.as_ref();
+            let left = left.filter(|left| recorded.instance_id.as_ref() == Some(&left.instance_id));
+            let left = left.map(|left| left.sha256.as_str());
+            self.memory.handover.meet_bundle(left, due, self.context.clock.now());
+        }
         observed.secret = Known::Present(facts);
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from scenario.kube import condition, is_true
 from scenario.stage import Operator, Stage
 from scenario.wait import until
@@ -79,3 +81,22 @@ def test_a_status_that_was_wiped_is_told_anew(stage: Stage, operator: Operator, 
     assert again["status"]["instance"]["id"] == agent["status"]["instance"]["id"]
     changes = [call.action for call in stage.cloud.calls(since, principal="operator", mutating=True)]
     assert "RunInstances" not in changes and "TerminateInstances" not in changes
+
+
+def test_a_token_edited_while_no_operator_was_there_is_handed_over(stage: Stage, operator: Operator, new_agent) -> None:
+    name = new_agent()
+    agent = stage.wait_ready(name)
+    operator.stop()
+    token = base64.b64encode(b"edited-while-nobody-looked").decode()
+    stage.kube.request("PATCH", f"{SECRETS}/{name}-gateway", {"data": {"token": token}}, MERGE)
+    stage.start_operator()
+
+    def taken() -> bool:
+        return stage.machine(name).sh("cat /run/skykoi/token").strip() == "edited-while-nobody-looked"
+
+    until("the gateway has it", taken, 60)
+    with stage.gateway(name) as gateway:
+        assert gateway.call("health")["ok"]
+    after = stage.wait_ready(name)
+    assert after["status"]["bundle"] != agent["status"]["bundle"]
+    assert condition(after, "Ready") == condition(agent, "Ready"), "Ready never turned"
