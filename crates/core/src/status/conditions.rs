@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::Report;
 use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
-use crate::observed::{Instance, InstanceState, Repair};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Repair};
 use crate::plan::{Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
@@ -334,7 +334,10 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
             kind,
             true,
             Reason::AsWanted,
-            "The gateway shook hands and is well.",
+            format!(
+                "The gateway shook hands and is well.{}",
+                another_version(report, health)
+            ),
         )),
         Some(Ok(health)) => {
             let detail = health.detail.as_deref().unwrap_or("it does not say why");
@@ -365,6 +368,18 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
         )),
         None => Some(booting(report)),
     }
+}
+
+/// The artifact is taken by its digest; what it is called is only believed.
+fn another_version(report: &Report<'_>, health: &GatewayHealth) -> String {
+    let asked = report.agent().and_then(|agent| agent.gateway_version.as_deref());
+    let Some(asked) = asked.filter(|asked| *asked != health.version) else {
+        return String::new();
+    };
+    let is = &health.version;
+    format!(
+        " It is version {is}, and gateway.version asks for {asked}: give the plan the artifact of {asked}, or the version {is}."
+    )
 }
 
 fn booting(report: &Report<'_>) -> Said {

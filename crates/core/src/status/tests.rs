@@ -216,6 +216,31 @@ fn a_gateway_that_is_well_is_ready_and_settled_means_silent() {
 }
 
 #[test]
+fn a_gateway_of_another_version_than_the_one_asked_for_says_so_and_is_well() {
+    let message = |asked: &str| {
+        let desired = wish(json!({"gateway": {"version": asked}}), json!({}));
+        let before = well();
+        let after = told(
+            &before,
+            &desired,
+            &world(&before, Ok(()), InstanceState::Running),
+            now(),
+        );
+        assert_eq!(words(&after, "Ready"), Some(("True", "Ready")));
+        let (status, _, text) = condition(&after, "GatewayHealthy").unwrap();
+        assert_eq!(status, "True");
+        text.to_owned()
+    };
+    let runs = well().gateway.unwrap().version.unwrap();
+    assert_eq!(message(&runs), "The gateway shook hands and is well.");
+    let text = message("9.9.9");
+    assert!(
+        text.contains(&format!("is version {runs}, and gateway.version asks for 9.9.9")),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_volume_that_is_not_of_the_wished_size_says_what_becomes_of_it() {
     let sized = |size_gib| {
         let before = well();
