@@ -87,10 +87,14 @@ impl Reaper {
         let grace = SignedDuration::try_from(self.reaping.grace).unwrap_or(SignedDuration::MAX);
         let due = reap::due(&orphans, &self.ages, grace, now);
         self.told.retain(|key| self.ages.contains_key(key));
-        for orphan in &due {
-            if self.told.insert((orphan.kind, orphan.id.clone())) {
-                tell(context, orphan, self.reaping.mode).await;
-            }
+        let fresh: Vec<&Orphan> = due
+            .iter()
+            .copied()
+            .filter(|orphan| self.told.insert((orphan.kind, orphan.id.clone())))
+            .collect();
+        let removes = self.reaping.mode == Reap::Delete && !fresh.is_empty() && is_owner(context).await;
+        for orphan in fresh {
+            tell(context, orphan, self.reaping.mode, removes).await;
         }
         if self.reaping.mode == Reap::Delete && !due.is_empty() {
             let removed = remove(context, &sight, &due).await;
@@ -219,10 +223,20 @@ fn facts(gist: &Gist, leaving: bool) -> Living {
     }
 }
 
-/// One Event for each orphan, on the agent that it names: it may be found by that name although it is gone.
-async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap) {
+/// Whether the owner record names this cluster, asked anew.
+async fn is_owner<C: Cloud>(context: &Context<C>) -> bool {
+    context.lookups.forget_owner();
+    context.lookups.owner().await == Ok(OwnerRecord::Ours)
+}
+
+/// One Event for each orphan, on the agent that it names: it may be found by that name although it is gone. `removes`: what is orphaned may
+/// be removed now.
+async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap, removes: bool) {
     let fate = match (&orphan.fate, mode) {
         (Fate::Keep(why), _) => format!("it stays: {why}"),
+        (_, Reap::Delete) if !removes => {
+            "it stays: the owner record of the cluster id does not name this cluster, or cannot be read".to_owned()
+        }
         (Fate::Delete(_), Reap::Delete) => "it is being removed".to_owned(),
         (Fate::Snapshot, Reap::Delete) => "a snapshot is taken, then it is removed".to_owned(),
         _ => "it stays: --reap=delete would remove it".to_owned(),
@@ -261,8 +275,7 @@ async fn remove<C: Cloud>(context: &Context<C>, sight: &Sight, due: &[&Orphan]) 
     if !context.gate.is_open() {
         return removed;
     }
-    context.lookups.forget_owner();
-    if context.lookups.owner().await != Ok(OwnerRecord::Ours) {
+    if !is_owner(context).await {
         tracing::warn!(
             "orphans stay: the owner record of the cluster id does not name this cluster, or cannot be read"
         );

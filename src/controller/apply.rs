@@ -78,6 +78,9 @@ impl<C: Cloud> Round<'_, C> {
             if let Some(making) = &mut making {
                 making.begin();
             }
+            if let Step::PutBundle { instance_id, .. } = step {
+                self.memory.work().bundles_deleted.remove(instance_id);
+            }
             let effect = Box::pin(self.perform(step, desired, decision)).await;
             drop(making);
             budget::end_turn();
@@ -105,6 +108,9 @@ impl<C: Cloud> Round<'_, C> {
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
         self.memory.work().refused.succeed(step.name());
+        if let Step::DeleteBundle { instance_id } = step {
+            self.memory.work().bundles_deleted.insert(instance_id.clone());
+        }
         if let Some(event) = event_for_step(step, observed) {
             if observed.recorded.instance_id.is_some() {
                 self.context.metrics.count_repair(step.name());

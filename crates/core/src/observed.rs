@@ -73,6 +73,8 @@ pub struct Observed {
     pub unseen: BTreeMap<String, Unseen>,
     /// SSM, listed whole since it was written, does not show the recorded bundle.
     pub bundle_gone: bool,
+    /// The instances whose bundle this process has deleted, and not written again.
+    pub bundles_deleted: BTreeSet<String>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
     pub probe: Option<Probe>,
     /// The config that was last handed to the running gateway, as far as this process remembers.
@@ -361,6 +363,8 @@ pub struct Identity {
     pub role_exists: bool,
     /// The role's inline policy is, semantically, the one that we render.
     pub policy_current: bool,
+    /// The role has that inline policy, whatever it says.
+    pub has_policy: bool,
     /// The profile holds the role.
     pub role_in_profile: bool,
     /// The profile is ours and holds this role of another name instead.
@@ -378,6 +382,7 @@ impl Identity {
             ours: true,
             role_exists: false,
             policy_current: false,
+            has_policy: false,
             role_in_profile: false,
             other_role: None,
             changed_at: None,

@@ -35,6 +35,12 @@ fn deleting(message: impl Into<String>) -> Halt {
     Halt::converging(Reason::Deleting, message, SHORTLY * 2)
 }
 
+fn looked_for(id: &str) -> Halt {
+    deleting(format!(
+        "EC2 does not show instance {id}; looked for until that is certain."
+    ))
+}
+
 impl<'a> Round<'a> {
     fn walk(&mut self) -> Result<(), Halt> {
         if !self.observed.has_finalizer {
@@ -105,8 +111,14 @@ impl<'a> Round<'a> {
     /// What was recorded and is not shown may still be there.
     fn unseen(&self, instances: &[Instance]) -> Result<(), Halt> {
         let recorded = &self.observed.recorded;
+        let shown = |id: &&String| instances.iter().any(|instance| instance.id == **id);
+        let hidden = recorded.instance_id.as_ref().filter(|id| !shown(id));
         let Some(launch) = &recorded.launch else {
-            return Ok(());
+            // Of a launch that nobody recorded, or whose record was lost.
+            return match hidden {
+                Some(id) if !launch::is_lost(self.observed, id, self.now) => Err(looked_for(id)),
+                _ => Ok(()),
+            };
         };
         let seen = instances.iter().any(|instance| {
             let predecessor = instance.launch.is_some_and(|(epoch, _)| epoch < launch.epoch);
@@ -118,8 +130,7 @@ impl<'a> Round<'a> {
         if seen {
             return Ok(());
         }
-        let shown = |id: &&String| instances.iter().any(|instance| instance.id == **id);
-        if let Some(id) = recorded.instance_id.as_ref().filter(|id| !shown(id)) {
+        if let Some(id) = hidden {
             let age = launch
                 .recorded_at
                 .as_ref()
@@ -128,9 +139,7 @@ impl<'a> Round<'a> {
             if reads >= 2 && age >= VISIBILITY {
                 return Ok(());
             }
-            return Err(deleting(format!(
-                "EC2 does not show instance {id}; looked for until that is certain."
-            )));
+            return Err(looked_for(id));
         }
         launch::certain_of_absence(self.observed, launch, self.now)
     }
@@ -242,7 +251,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The bundles that we may have written; "not there" is success for each.
+    /// The bundles that we may have written; "not there" is success for each. What was deleted is not deleted again while the next one waits
+    /// for its turn.
     fn bundles(&mut self) {
         let recorded = &self.observed.recorded;
         // Predecessors too: an operator that no longer led may have written one for an instance that was replaced meanwhile.
@@ -250,7 +260,10 @@ impl<'a> Round<'a> {
         let launched = instances.map(|instance| &instance.id);
         let written = recorded.bundle.as_ref().map(|bundle| &bundle.instance_id);
         let ids: BTreeSet<&String> = launched.chain(written).chain(&recorded.instance_id).collect();
-        self.steps.extend(ids.into_iter().map(|id| Step::DeleteBundle {
+        let left = ids
+            .into_iter()
+            .filter(|id| !self.observed.bundles_deleted.contains(*id));
+        self.steps.extend(left.map(|id| Step::DeleteBundle {
             instance_id: id.clone(),
         }));
     }
@@ -264,7 +277,10 @@ impl<'a> Round<'a> {
             Known::Absent => Ok(()),
             Known::Present(identity) => {
                 if identity.ours {
-                    self.steps.extend(shared::teardown(role, identity));
+                    // A policy that is gone is not deleted again while the role waits for its turn.
+                    let gone = |step: &Step| matches!(step, Step::DeleteRolePolicy { .. }) && !identity.has_policy;
+                    let steps = shared::teardown(role, identity).into_iter();
+                    self.steps.extend(steps.filter(|step| !gone(step)));
                 }
                 Ok(())
             }

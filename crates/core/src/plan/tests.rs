@@ -166,6 +166,7 @@ fn bare() -> Observed {
             ours: true,
             role_exists: true,
             policy_current: true,
+            has_policy: true,
             role_in_profile: true,
             other_role: None,
             changed_at: None,
@@ -651,6 +652,62 @@ fn nothing_is_launched_on_one_empty_read() {
 }
 
 #[test]
+fn a_volume_that_nobody_recorded_is_used_or_waited_for() {
+    let world = |volumes: Vec<Volume>| change(bare(), |o| o.volumes = Known::Present(volumes));
+    let second = |volume: Volume| Volume {
+        id: "vol-2".into(),
+        ..volume
+    };
+    let free = || volume(VolumeState::Available, None);
+    let kept = |observed: &Observed| {
+        let plan = plan(&wish(json!({})), observed, now());
+        match plan.steps.as_slice() {
+            [Step::RecordLaunch { launch, .. }] => Ok(launch.kept_volume_id.clone()),
+            _ => Err(reason(&plan)),
+        }
+    };
+    let id = Some("vol-1".to_owned());
+    assert_eq!(kept(&bare()), Ok(None), "a newcomer");
+    assert_eq!(kept(&world(vec![free()])), Ok(id.clone()));
+    for state in [VolumeState::InUse, VolumeState::Creating] {
+        let held = world(vec![volume(state, Some("i-9"))]);
+        assert_eq!(kept(&held), Err(Some(Reason::Repairing)), "an instance that is hidden");
+    }
+    let several = world(vec![free(), second(free())]);
+    assert_eq!(
+        decided(&wish(json!({})), &several),
+        (vec![], Some(Reason::VolumeNotFound), true)
+    );
+    for going in [VolumeState::Deleting, VolumeState::Deleted] {
+        let beside = world(vec![free(), second(volume(going, None))]);
+        assert_eq!(kept(&beside), Ok(id.clone()));
+    }
+    let copied = change(
+        world(vec![free(), second(volume(VolumeState::InUse, Some("i-2")))]),
+        |o| {
+            // A twin with copied tags and no token of ours.
+            let twin = Instance {
+                client_token: Some("its own".into()),
+                ..instance("i-2", InstanceState::Stopped)
+            };
+            let orphaned = [(names::TAG_ORPHAN.to_owned(), "true".to_owned())];
+            o.instances = Known::Present(vec![Instance {
+                tags: twin.tags.clone().into_iter().chain(orphaned).collect(),
+                ..twin
+            }]);
+        },
+    );
+    assert_eq!(kept(&copied), Ok(id));
+    let strangers = world(vec![Volume {
+        tags: BTreeMap::new(),
+        ..free()
+    }]);
+    assert_eq!(kept(&strangers), Ok(None));
+    let unknown = change(bare(), |o| o.volumes = Known::Unknown);
+    assert!(kept(&unknown).is_err());
+}
+
+#[test]
 fn an_instance_that_nobody_recorded_is_adopted() {
     let found = change(ready(), |o| {
         o.recorded = Recorded {
@@ -1095,8 +1152,24 @@ fn the_way_out_one_thing_after_the_other() {
     use crate::observed::SnapshotState::{Completed, Pending};
     let empty = || change(terminated(), |o| o.volumes = Known::Present(Vec::new()));
     let never = || change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
-    let cases: [(Desired, Observed, Vec<&str>); 13] = [
+    // Recorded, not shown, and the record of its launch is lost.
+    let hidden = |reads, since| {
+        change(bare(), |o| {
+            o.recorded.instance_id = Some("i-1".into());
+            o.recorded.launch = None;
+            o.unseen = unseen("i-1", reads, since);
+        })
+    };
+    let cases: [(Desired, Observed, Vec<&str>); 16] = [
+        (delete(), hidden(1, 20), vec![]),
+        (delete(), hidden(2, 400), vec!["DeleteBundle", "RemoveFinalizer"]),
         (delete(), ready(), vec!["TerminateInstance"]),
+        (
+            delete(),
+            // Deleted already, while something behind it waits for its turn.
+            change(empty(), |o| o.bundles_deleted = ["i-1".to_owned()].into()),
+            vec!["RemoveFinalizer"],
+        ),
         (
             delete(),
             change(ready(), |o| {
@@ -1144,6 +1217,18 @@ fn an_own_identity_goes_last_and_in_the_order_that_iam_takes() {
         "RemoveFinalizer",
     ];
     assert_eq!(decided(&desired, &bare()).0, steps);
+    let bereft = change(bare(), |o| {
+        let Known::Present(identity) = &mut o.identity else {
+            panic!()
+        };
+        identity.has_policy = false;
+    });
+    let rest: Vec<&str> = steps.into_iter().filter(|step| *step != "DeleteRolePolicy").collect();
+    assert_eq!(
+        decided(&desired, &bereft).0,
+        rest,
+        "what is gone is not deleted again while the next one waits for its turn"
+    );
     assert_eq!(
         decided(&desired, &change(bare(), |o| o.identity = Known::Unknown)).0,
         Vec::<&str>::new()

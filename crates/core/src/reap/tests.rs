@@ -166,6 +166,7 @@ fn a_role_goes_when_no_instance_has_it_and_only_with_our_claim() {
         ours,
         role_exists: true,
         policy_current: true,
+        has_policy: true,
         role_in_profile: true,
         other_role: None,
         changed_at: None,

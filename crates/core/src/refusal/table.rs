@@ -350,6 +350,18 @@ pub(super) const TABLE: &[Row] = &[
         "tried again when the running snapshots are done",
     ),
     row(
+        &["VolumeModificationRateExceeded"],
+        Reason::Throttled,
+        Retry::Slow,
+        "EC2 takes one change of a volume in about six hours; it is asked again until then, and the volume is used as it is",
+    ),
+    row(
+        &["IncorrectModificationState"],
+        Reason::Throttled,
+        Retry::BackOff,
+        "the change before it is not done yet",
+    ),
+    row(
         &["OperationNotPermitted"],
         Reason::TerminationProtected,
         Retry::Slow,
@@ -433,6 +445,13 @@ pub(super) const TABLE: &[Row] = &[
         Reason::Unauthorized,
         Retry::Slow,
         "switch STS on for this region in the account, or name another region in the plan's aws.region",
+    ),
+    when(
+        &["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"],
+        "explicit deny in an identity-based policy",
+        Reason::Unauthorized,
+        Retry::Slow,
+        "a policy of the operator's own role forbids it; take that denial out",
     ),
     when(
         &["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"],

@@ -132,6 +132,20 @@ fn codes_mean_what_the_table_says() {
             true,
         ),
         (
+            "VolumeModificationRateExceeded",
+            "",
+            Reason::Throttled,
+            Retry::Slow,
+            true,
+        ),
+        (
+            "IncorrectModificationState",
+            "",
+            Reason::Throttled,
+            Retry::BackOff,
+            true,
+        ),
+        (
             "OperationNotPermitted",
             "",
             Reason::TerminationProtected,
@@ -289,6 +303,10 @@ fn a_denial_names_action_resource_and_reason_and_shows_no_encoded_text() {
         "{told_scp}"
     );
     assert!(told_scp.contains("a policy above the operator's own"), "{told_scp}");
+    let own = "User: x is not authorized to perform: iam:CreateRole on resource: arn:aws:iam::1:role/r with an explicit deny in an \
+               identity-based policy";
+    let told_own = classify("CreateRole", "AccessDenied", own).message;
+    assert!(told_own.contains("a policy of the operator's own role"), "{told_own}");
     let bare = "You are not authorized to perform this operation. Encoded authorization failure message: SECRET";
     let named = told("StopInstances", bare);
     assert!(

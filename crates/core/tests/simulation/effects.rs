@@ -49,10 +49,18 @@ impl Round<'_> {
                 Ok(self.write_status(status, true))
             }
             Step::RunInstances { .. } => self.launch(step),
-            Step::PutBundle { .. } => self.put_bundle(step, desired),
+            Step::PutBundle { instance_id, .. } => {
+                self.operator.memory(self.index).bundles_deleted.remove(instance_id);
+                self.put_bundle(step, desired)
+            }
             Step::DeleteBundle { instance_id } => {
                 let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
-                gone_is_done(self.account.delete_parameter(&name))
+                let deleted = gone_is_done(self.account.delete_parameter(&name));
+                if deleted.is_ok() {
+                    let memory = self.operator.memory(self.index);
+                    memory.bundles_deleted.insert(instance_id.clone());
+                }
+                deleted
             }
             Step::Abandon { .. } => Ok(true),
             Step::TellGateway { .. } => {
@@ -398,12 +406,12 @@ fn absent_is_done(done: Result<(), Refused>) -> Result<(), Refused> {
 fn note_identity(identity: &mut Identity, step: &Step) {
     match step {
         Step::CreateRole { .. } => identity.role_exists = true,
-        Step::PutRolePolicy { .. } => identity.policy_current = true,
+        Step::PutRolePolicy { .. } => (identity.policy_current, identity.has_policy) = (true, true),
         Step::CreateInstanceProfile { .. } => identity.profile_arn = Some("made just now".into()),
         Step::AddRoleToInstanceProfile { .. } => identity.role_in_profile = true,
         Step::RemoveRoleFromInstanceProfile { .. } => (identity.role_in_profile, identity.other_role) = (false, None),
         Step::DeleteInstanceProfile { .. } => identity.profile_arn = None,
-        Step::DeleteRolePolicy { .. } => identity.policy_current = false,
+        Step::DeleteRolePolicy { .. } => (identity.policy_current, identity.has_policy) = (false, false),
         Step::DeleteRole { .. } => identity.role_exists = false,
         _ => {}
     }

@@ -40,6 +40,7 @@ pub(crate) struct Memory {
     pub(crate) probe: Option<Probe>,
     pub(crate) console: Option<(String, String, Timestamp)>,
     pub(crate) pushed: Option<Pushed>,
+    pub(crate) bundles_deleted: BTreeSet<String>,
     pub(crate) next_at: Timestamp,
     pub(crate) last: Option<Plan>,
     /// What it shares with others; `None`: not looked at yet.
@@ -125,6 +126,7 @@ impl Default for Memory {
             probe: None,
             console: None,
             pushed: None,
+            bundles_deleted: BTreeSet::new(),
             next_at: Timestamp::MIN,
             last: None,
             uses: None,

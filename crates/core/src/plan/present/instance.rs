@@ -52,6 +52,15 @@ impl<'a> Round<'a> {
         written.is_some_and(|bundle| bundle.instance_id == instance.id && wanted == Some(&bundle.sha256))
     }
 
+    /// The bundle of a predecessor, once.
+    pub(super) fn delete_bundle(&mut self, instance_id: &String) {
+        if !self.observed.bundles_deleted.contains(instance_id) {
+            self.steps.push(Step::DeleteBundle {
+                instance_id: instance_id.clone(),
+            });
+        }
+    }
+
     pub(super) fn bundle(&mut self, instance: &Instance) {
         let Some(volume_id) = data_volume_id(self.observed, instance) else {
             return;
@@ -74,9 +83,7 @@ impl<'a> Round<'a> {
             return;
         }
         if let Some(old) = written.filter(|bundle| bundle.instance_id != instance.id) {
-            self.steps.push(Step::DeleteBundle {
-                instance_id: old.instance_id.clone(),
-            });
+            self.delete_bundle(&old.instance_id);
         }
         self.steps.push(Step::PutBundle {
             instance_id: instance.id.clone(),

@@ -8,7 +8,8 @@ use super::Round;
 use super::herd::Herd;
 use crate::api::Reason;
 use crate::desired::span;
-use crate::observed::{Instance, InstanceState, Known, Observed, Place, Subnet, Volume};
+use crate::names;
+use crate::observed::{Instance, InstanceState, Known, Observed, Place, Subnet, Volume, VolumeState};
 use crate::plan::launch::{self, Parts, VISIBILITY, is_lost};
 use crate::plan::{AT_ONCE, Halt, SHORTLY, Step, Verdict, Why, gate, unknown};
 
@@ -37,6 +38,8 @@ impl<'a> Round<'a> {
         }
         let kept = if replacing || recorded.volume_id.is_some() {
             launch::kept_volume(self.observed, self.now)?
+        } else if recorded.launch.is_none() {
+            self.unrecorded_volume()?
         } else {
             self.left_volume()
         };
@@ -65,9 +68,9 @@ impl<'a> Round<'a> {
                     .current
                     .map(|instance| &instance.id)
                     .or(recorded.instance_id.as_ref());
-                self.steps.extend(predecessor.map(|id| Step::DeleteBundle {
-                    instance_id: id.clone(),
-                }));
+                if let Some(id) = predecessor {
+                    self.delete_bundle(id);
+                }
                 Step::RecordLaunch {
                     launch,
                     place: place.clone(),
@@ -197,6 +200,48 @@ impl<'a> Round<'a> {
             return self.observed.volumes.present()?.iter().find(|volume| volume.id == *id);
         }
         None
+    }
+
+    /// Nothing is recorded, and yet there is a volume with the whole claim: status was lost, not the data. An instance that holds it is there,
+    /// whatever EC2 shows; one that nobody holds is the agent's.
+    fn unrecorded_volume(&self) -> Result<Option<&'a Volume>, Halt> {
+        let volumes: &[Volume] = match &self.observed.volumes {
+            Known::Present(volumes) => volumes,
+            Known::Absent => &[],
+            Known::Unknown => return Err(unknown(self.observed, "Which data volume there is")),
+        };
+        // What others that are shown hold is theirs: tags can be copied.
+        let shown = self.observed.instances.present().into_iter().flatten();
+        let others: Vec<Option<&String>> = shown.map(|instance| Some(&instance.id)).collect();
+        let claimed: Vec<&Volume> = volumes
+            .iter()
+            .filter(|volume| !matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted))
+            .filter(|volume| self.agent.claim.matches(&volume.tags))
+            .filter(|volume| !others.contains(&volume.attached_to.as_ref()))
+            .collect();
+        if let Some(held) = claimed.iter().find(|volume| volume.state != VolumeState::Available) {
+            let holder = held.attached_to.as_deref().unwrap_or("an instance");
+            let message = format!(
+                "The data volume {} has the agent's claim and is not free: {holder} holds it and is not shown as the agent's. Nothing is \
+                 launched beside it; looked for again.",
+                held.id
+            );
+            return Err(Halt::converging(Reason::Repairing, message, SHORTLY * 5));
+        }
+        match claimed.as_slice() {
+            [] => Ok(None),
+            [volume] => Ok(Some(volume)),
+            several => {
+                let ids: Vec<&str> = several.iter().map(|volume| volume.id.as_str()).collect();
+                let message = format!(
+                    "The volumes {} all have the agent's claim, and status does not say which one it used. Delete the others, or take the tag \
+                     {} from them.",
+                    ids.join(", "),
+                    names::TAG_AGENT_UID
+                );
+                Err(Halt::blocked(Reason::VolumeNotFound, message))
+            }
+        }
     }
 
     pub(super) fn image(&self) -> Result<&'a str, Halt> {

@@ -186,6 +186,7 @@ fn an_identity_is_ready_when_all_of_it_is_there() {
             ours: true,
             role_exists: true,
             policy_current: true,
+            has_policy: true,
             role_in_profile: true,
             ..Identity::absent()
         };
