@@ -49,19 +49,8 @@ impl Round<'_> {
                 Ok(self.write_status(status, true))
             }
             Step::RunInstances { .. } => self.launch(step),
-            Step::PutBundle { instance_id, .. } => {
-                self.operator.memory(self.index).bundles_deleted.remove(instance_id);
-                self.put_bundle(step, desired)
-            }
-            Step::DeleteBundle { instance_id } => {
-                let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
-                let deleted = gone_is_done(self.account.delete_parameter(&name));
-                if deleted.is_ok() {
-                    let memory = self.operator.memory(self.index);
-                    memory.bundles_deleted.insert(instance_id.clone());
-                }
-                deleted
-            }
+            Step::PutBundle { .. } => self.put_bundle(step, desired),
+            Step::DeleteBundle { instance_id } => self.delete_bundle(instance_id),
             Step::Abandon { .. } => Ok(true),
             Step::TellGateway { .. } => {
                 status::note_grown(&mut self.status, &decision.observed);
@@ -178,6 +167,16 @@ impl Round<'_> {
         }
     }
 
+    fn delete_bundle(&mut self, instance_id: &str) -> Effect {
+        let name = names::bundle_parameter(CLUSTER, &self.object.uid(), instance_id);
+        let deleted = gone_is_done(self.account.delete_parameter(&name));
+        if deleted.is_ok() {
+            let memory = self.operator.memory(self.index);
+            memory.bundles_deleted.insert(instance_id.to_owned());
+        }
+        deleted
+    }
+
     fn put_bundle(&mut self, step: &Step, desired: &Desired) -> Effect {
         let Step::PutBundle {
             instance_id,
@@ -187,6 +186,7 @@ impl Round<'_> {
         else {
             return Ok(true);
         };
+        self.operator.memory(self.index).bundles_deleted.remove(instance_id);
         let (Desired::Present(agent), Some(secret)) = (desired, &self.object.secret) else {
             return Ok(false);
         };
