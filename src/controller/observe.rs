@@ -181,7 +181,8 @@ impl<C: Cloud> Round<'_, C> {
             ImageWish::Id(id) => Known::Present(id.clone()),
             ImageWish::Parameter(name) => known(lookups.image(name).await, failed).unwrap_or_default(),
         };
-        let zone = self.status.volume.as_ref().and_then(|volume| volume.zone.clone());
+        let recorded = self.status.volume.as_ref().and_then(|volume| volume.zone.clone());
+        let zone = recorded.or_else(|| zone_of_left_volume(agent, observed));
         if let Some(subnets) = known(lookups.subnets(&agent.subnet_ids, zone.as_deref()).await, failed) {
             self.choose_offering(agent, subnets, observed);
         }
@@ -386,6 +387,16 @@ impl<C: Cloud> Round<'_, C> {
             in_handover,
         })
     }
+}
+
+/// Where the data volume waits that a launch without any record of it takes over.
+fn zone_of_left_volume(agent: &DesiredAgent, observed: &Observed) -> Option<String> {
+    let launch = observed.recorded.launch.as_ref();
+    let takes = |id: &String| launch.is_none_or(|launch| launch.kept_volume_id.as_ref() == Some(id));
+    let left = observed.volumes.present()?.iter().find(|volume| {
+        volume.state == VolumeState::Available && agent.claim.matches(&volume.tags) && takes(&volume.id)
+    });
+    left.map(|volume| volume.zone.clone())
 }
 
 /// A value, or nothing and the first error remembered.
