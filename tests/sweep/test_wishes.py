@@ -178,3 +178,34 @@ def test_a_role_that_somebody_deleted_is_made_anew_and_not_told_as_a_lost_permis
     ground.stage.wait_ready(name, 60)
     told = {event["reason"] for event in ground.stage.kube.events(name)}
     assert "Unauthorized" not in told and "Ready" in told, told
+
+
+def lose_status(ground: Ground, name: str) -> None:
+    path = f"{GROUP}/namespaces/default/koiagents/{name}/status"
+    ground.stage.kube.request("PATCH", path, {"status": None}, "application/merge-patch+json")
+
+
+def test_what_status_does_not_say_any_more_is_found_by_its_claim(ground: Ground) -> None:
+    """An instance that the first list leaves out, and then a data volume that no instance holds: nothing new beside them."""
+    name, cloud = ground.agent(), ground.stage.cloud
+    before = ground.stage.wait_ready(name, 60)["status"]
+    ground.operator().kill()
+    lose_status(ground, name)
+    cloud.inject("DescribeInstances", principal="operator", hide=1.0, times=1)
+    since = cloud.next_call()
+    ground.operator()
+    after = ground.stage.wait_ready(name, 60)["status"]
+    assert cloud.faults()[-1]["hits"], "what this is about"
+    cloud.clear_faults()
+    assert (after["instance"]["id"], after["volume"]["id"]) == (before["instance"]["id"], before["volume"]["id"])
+    assert cloud.calls(since, action="RunInstances") == []
+
+    ground.operator().kill()
+    instance = before["instance"]["id"]
+    cloud.boto("ec2").terminate_instances(InstanceIds=[instance])
+    until("it is gone", lambda: cloud.instance(instance).state == "terminated", 30)
+    cloud.forget(instance)
+    lose_status(ground, name)
+    ground.operator()
+    again = ground.stage.wait_ready(name, 90)["status"]
+    assert again["instance"]["id"] != instance and again["volume"]["id"] == before["volume"]["id"]
