@@ -127,6 +127,13 @@ def test_a_lost_tag(live: Live) -> None:
     assert live.stage.agent(live.name)["status"]["instance"]["id"] == live.instance
 
 
+def test_a_lost_claim_of_the_group(live: Live) -> None:
+    """What agents share has no agent's tag; status names it, and what is left of its tags says that it was ours."""
+    wanted = live.tags(live.group)
+    live.ec2.delete_tags(Resources=[live.group], Tags=[{"Key": "skykoi:cluster"}])
+    until("the claim is back", lambda: live.tags(live.group) == wanted, 30)
+
+
 def test_a_profile_that_was_detached_or_exchanged(live: Live) -> None:
     filters = [{"Name": "instance-id", "Values": [live.instance]}]
 
