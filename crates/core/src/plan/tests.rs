@@ -682,6 +682,14 @@ fn a_volume_that_nobody_recorded_is_used_or_waited_for() {
         let beside = world(vec![free(), second(volume(going, None))]);
         assert_eq!(kept(&beside), Ok(id.clone()));
     }
+    let going = change(world(vec![volume(VolumeState::InUse, Some("i-1"))]), |o| {
+        o.instances = Known::Present(vec![instance("i-1", InstanceState::ShuttingDown)]);
+    });
+    assert_eq!(
+        kept(&going),
+        Err(Some(Reason::Repairing)),
+        "it is free when its instance is gone"
+    );
     let copied = change(
         world(vec![free(), second(volume(VolumeState::InUse, Some("i-2")))]),
         |o| {

@@ -28,21 +28,10 @@ impl<'a> Round<'a> {
         let Observed { recorded, .. } = self.observed;
         self.unseen_instance()?;
         launch::propagated(self.agent, self.observed, self.now)?;
-        let used = recorded
-            .launch
-            .as_ref()
-            .is_some_and(|launch| launch::token_was_used(self.observed, launch));
-        let replacing = herd.epoch > 0 || recorded.instance_id.is_some() || used;
         if let Some(dying) = herd.current {
             self.buried(dying)?;
         }
-        let kept = if replacing || recorded.volume_id.is_some() {
-            launch::kept_volume(self.observed, self.now)?
-        } else if recorded.launch.is_none() {
-            self.unrecorded_volume()?
-        } else {
-            self.left_volume()
-        };
+        let kept = self.taken_over(herd)?;
         same_zone(kept, subnet)?;
         let parts = Parts {
             place,
@@ -192,6 +181,23 @@ impl<'a> Round<'a> {
         })
     }
 
+    /// The data volume that the launch takes over, if there is one.
+    fn taken_over(&self, herd: &Herd<'_>) -> Result<Option<&'a Volume>, Halt> {
+        let Observed { recorded, .. } = self.observed;
+        if recorded.launch.is_none() && recorded.volume_id.is_none() {
+            return self.unrecorded_volume();
+        }
+        let used = recorded
+            .launch
+            .as_ref()
+            .is_some_and(|launch| launch::token_was_used(self.observed, launch));
+        if herd.epoch > 0 || recorded.instance_id.is_some() || recorded.volume_id.is_some() || used {
+            launch::kept_volume(self.observed, self.now)
+        } else {
+            Ok(self.left_volume())
+        }
+    }
+
     /// A first launch that failed after all may have left a volume; it is used instead of a second one.
     pub(super) fn left_volume(&self) -> Option<&'a Volume> {
         let recorded = &self.observed.recorded;
@@ -210,9 +216,10 @@ impl<'a> Round<'a> {
             Known::Absent => &[],
             Known::Unknown => return Err(unknown(self.observed, "Which data volume there is")),
         };
-        // What others that are shown hold is theirs: tags can be copied.
+        // What others that live hold is theirs: tags can be copied. One that goes lets go of it.
         let shown = self.observed.instances.present().into_iter().flatten();
-        let others: Vec<Option<&String>> = shown.map(|instance| Some(&instance.id)).collect();
+        let live = shown.filter(|instance| !instance.state.is_dying());
+        let others: Vec<Option<&String>> = live.map(|instance| Some(&instance.id)).collect();
         let claimed: Vec<&Volume> = volumes
             .iter()
             .filter(|volume| !matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted))
