@@ -11,6 +11,7 @@ use koi_core::desired::CloudWish;
 use koi_core::fleet::Folded;
 pub use koi_core::fleet::Group;
 use koi_core::observed::{Checkup, Instance, Place, Rule, Snapshot, Subnet, Volume};
+use koi_core::refusal::{Refusal, classify};
 
 /// The answer to one question.
 pub type Answer<T> = Result<T, CloudError>;
@@ -70,6 +71,12 @@ impl CloudError {
     #[must_use]
     pub fn is(&self, code: &str) -> bool {
         self.code == code
+    }
+
+    /// What it means, in our terms and for people.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        classify(self.operation, &self.code, &self.message)
     }
 
     fn told(&self) -> String {

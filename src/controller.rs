@@ -314,8 +314,13 @@ impl<'a, C: Cloud> Round<'a, C> {
         Box::pin(budget.on_behalf_of(asker, work)).await
     }
 
+    /// Somebody deleted the object.
+    fn is_leaving(&self) -> bool {
+        self.agent.metadata.deletion_timestamp.is_some()
+    }
+
     fn asker(&self) -> Asker {
-        let urgency = if self.agent.metadata.deletion_timestamp.is_some() {
+        let urgency = if self.is_leaving() {
             Urgency::Delete
         } else if self.status.instance.is_some() {
             Urgency::Repair
@@ -342,6 +347,10 @@ impl<'a, C: Cloud> Round<'a, C> {
             let wish = self.with_sources(wish).await;
             let seen = self.context.makers.now();
             let observed = self.observe(&wish).await;
+            if self.is_to_be_looked_for(&observed) {
+                self.context.fleet.want_sweep();
+                return Ok(Done::after(Duration::from_secs(1)));
+            }
             let decision = self.plan(wish, observed, seen);
             match self.apply(&decision).await? {
                 Progress::Done => {}
@@ -376,7 +385,7 @@ impl<'a, C: Cloud> Round<'a, C> {
 
     /// Before the first whole sweep nothing is known of the instances, and an agent that was well would be called unknown for a second.
     fn is_too_early(&self) -> bool {
-        let known = self.status.observed_generation >= 0 && self.agent.metadata.deletion_timestamp.is_none();
+        let known = self.status.observed_generation >= 0 && !self.is_leaving();
         let health = self.context.fleet.health();
         let waiting = health.borrow().done == 0 && health.borrow().problem.is_none();
         known && waiting

@@ -44,6 +44,8 @@ pub struct SweepHealth {
     pub done: u64,
     /// Why the last one failed; `None` when it did not.
     pub problem: Option<CloudError>,
+    /// How many failed in a row.
+    pub failed: u32,
 }
 
 impl Fleet {
@@ -282,10 +284,11 @@ impl Fleet {
             Ok(()) => {
                 *health = SweepHealth {
                     done: health.done + 1,
-                    problem: None,
+                    ..SweepHealth::default()
                 }
             }
             Err(error) => {
+                health.failed = health.failed.saturating_add(1);
                 let before = health.problem.replace(error.clone());
                 fresh = before.is_none_or(|before| before.to_string() != error.to_string());
             }

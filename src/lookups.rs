@@ -10,7 +10,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::names;
 use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
-use koi_core::refusal::classify;
 
 use crate::clock::{Clock, after, since};
 use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts, SubnetChoice};
@@ -379,7 +378,7 @@ impl<V: Clone> Slot<V> {
                 tracing::warn!(%error, "a look-up failed{}", if kept.value.is_some() { "; the last answer stands" } else { "" });
                 // A thousand agents do not repeat it in one breath, and a denial is not repeated all day.
                 kept.failures = kept.failures.saturating_add(1);
-                let pause = classify(error.operation, &error.code, &error.message).pause(kept.failures);
+                let pause = error.refusal().pause(kept.failures);
                 kept.error = Some(error);
                 kept.fresh_until = after(now, pause.unwrap_or(FAILED));
             }

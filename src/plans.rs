@@ -10,7 +10,6 @@ use koi_core::names::MANAGER;
 use koi_core::observed::{Known, Place};
 use koi_core::plan::Why;
 use koi_core::plan_status::{PlanFacts, PlanUse, plan_status, plan_uses};
-use koi_core::refusal::classify;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -80,7 +79,7 @@ fn uses<C: Cloud>(context: &Context<C>, plans: &[KoiPlan]) -> BTreeMap<String, P
 async fn place<C: Cloud>(context: &Context<C>) -> Result<Place, Option<Why>> {
     context.lookups.place().await.map_err(|error| {
         tracing::debug!(%error, "where a plan's agents live is not known now");
-        let refusal = classify(error.operation, &error.code, &error.message);
+        let refusal = error.refusal();
         refusal.stalls(1).then_some(Why {
             reason: refusal.reason,
             message: refusal.message,

@@ -386,7 +386,7 @@ impl<C: Cloud> House<C> {
             match (&seen.problem, seen.done) {
                 (Some(error), _) => self
                     .readiness
-                    .hold(SWEEP, format!("the cloud cannot be asked: {error}")),
+                    .hold(SWEEP, format!("the cloud cannot be asked: {}", error.refusal().message)),
                 (None, 0) => {}
                 (None, _) => self.readiness.settle(SWEEP),
             }

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
-use koi_core::refusal::classify;
 use tokio::time::Instant;
 
 use super::error::ask;
@@ -108,7 +107,7 @@ impl Role {
     fn keep(&self, error: CloudError) {
         let mut refused = self.lock();
         let count = refused.as_ref().map_or(0, |refused| refused.count).saturating_add(1);
-        let pause = classify(error.operation, &error.code, &error.message).pause(count);
+        let pause = error.refusal().pause(count);
         *refused = Some(Refused {
             error,
             count,

@@ -121,7 +121,7 @@ impl<C: Cloud> Round<'_, C> {
 
     fn refused(&mut self, step: &Step, error: &CloudError) -> Progress {
         tracing::warn!(step = step.name(), code = error.code, request_id = error.request_id, %error, "refused");
-        let refusal = koi_core::refusal::classify(error.operation, &error.code, &error.message);
+        let refusal = error.refusal();
         if !refusal.definite {
             // What it did is unknown: the cloud is asked before anything is concluded.
             self.context.fleet.want_fresh(&self.agent.uid().unwrap_or_default());

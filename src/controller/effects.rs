@@ -8,7 +8,7 @@ use koi_core::desired::{Desired, DesiredAgent};
 use koi_core::names::{self, MANAGER};
 use koi_core::observed::{Observed, Place, Snapshot, SnapshotState};
 use koi_core::plan::{Step, Why, current_instance};
-use koi_core::refusal::{Retry, classify};
+use koi_core::refusal::Retry;
 use koi_core::render::bundle;
 use koi_core::render::user_data::{self, Home};
 use koi_core::status;
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::apply::{Effect, rejection};
 use super::observe::no_room;
-use super::secrets::no_access;
+use super::secrets::{no_access, unreadable};
 use super::{Decision, Round, RoundError, at, finalizer, secret};
 use crate::cloud::{Bundle, Cloud, Launch};
 
@@ -63,6 +63,15 @@ impl<C: Cloud> Round<'_, C> {
                 // A policy's word against the patch looks the same, and is for somebody to read.
                 tracing::info!(reason = refused.message, "the finalizers were not patched; looks again");
                 Ok(Effect::Conflict)
+            }
+            Err(kube::Error::Api(refused)) if refused.is_forbidden() => {
+                let told = no_access("the agent's finalizers", &refused.message);
+                let refused = kube::Error::Api(refused);
+                self.context
+                    .stores
+                    .troubles
+                    .call_failed("patch of the finalizers", &refused);
+                Ok(rejection(told, Retry::Slow))
             }
             Err(error) => Err(at("patch of the finalizers")(error)),
         }
@@ -108,7 +117,10 @@ impl<C: Cloud> Round<'_, C> {
                 return Ok(Effect::Conflict);
             }
             Err(kube::Error::Api(refused)) if refused.is_forbidden() => {
-                return Ok(rejection(no_access(&refused.message), Retry::Slow));
+                return Ok(rejection(
+                    no_access("the agent's Secret", &refused.message),
+                    Retry::Slow,
+                ));
             }
             Err(error) => return Err(at("creation of the Secret")(error)),
         };
@@ -242,7 +254,7 @@ impl<C: Cloud> Round<'_, C> {
                 Effect::Done
             }
             Err(error) => {
-                let refusal = classify(error.operation, &error.code, &error.message);
+                let refusal = error.refusal();
                 if refusal.definite {
                     self.memory.launches.refused(before);
                 }
@@ -428,18 +440,19 @@ impl<C: Cloud> Round<'_, C> {
     async fn config_map_files(&self, name: &str) -> Result<std::collections::BTreeMap<String, String>, Why> {
         let namespace = self.agent.namespace().unwrap_or_default();
         let api: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), &namespace);
-        match api.get_opt(name).await {
-            Ok(Some(found)) => Ok(found.data.unwrap_or_default()),
-            Ok(None) => Err(Why {
-                reason: Reason::ConfigMapNotFound,
-                message: format!(
-                    "spec.workspace.configMapRef: there is no ConfigMap {name:?} in namespace {namespace:?}. Create it."
-                ),
-            }),
-            Err(error) => Err(Why {
-                reason: Reason::ConfigMapNotFound,
-                message: format!("ConfigMap {name:?} cannot be read: {error}."),
-            }),
-        }
+        let error = match api.get_opt(name).await {
+            Ok(Some(found)) => return Ok(found.data.unwrap_or_default()),
+            Ok(None) => {
+                return Err(Why {
+                    reason: Reason::ConfigMapNotFound,
+                    message: format!(
+                        "spec.workspace.configMapRef: there is no ConfigMap {name:?} in namespace {namespace:?}. Create it."
+                    ),
+                });
+            }
+            Err(error) => error,
+        };
+        self.context.stores.troubles.call_failed("read of a ConfigMap", &error);
+        Err(unreadable(&format!("the ConfigMap {name:?} of spec.workspace"), error))
     }
 }

@@ -14,7 +14,7 @@ use koi_core::observed::{
 };
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
-use koi_core::refusal::{NO_CREDENTIALS, classify};
+use koi_core::refusal::NO_CREDENTIALS;
 use koi_core::render::bundle;
 use koi_core::render::network;
 use koi_wire::bundle::TooLarge;
@@ -120,18 +120,23 @@ impl<C: Cloud> Round<'_, C> {
             observed.console = self.memory.console(&instance, now);
             observed.set_up = self.memory.set_up(&instance);
         }
-        if observed.instances == Known::Unknown
-            && let Some(problem) = &self.context.fleet.health().borrow().problem
-        {
-            observed.refusal = observed.refusal.or_else(|| {
-                Some(failed_read(
-                    problem,
-                    self.memory.work().failed_reads.saturating_add(1),
-                    now,
-                ))
-            });
+        let health = self.context.fleet.health();
+        let health = health.borrow();
+        if let Some(problem) = &health.problem {
+            observed.blind = Some(failed_read(problem, health.failed, now));
+            if observed.instances == Known::Unknown && observed.refusal.is_none() {
+                let count = self.memory.work().failed_reads.saturating_add(1);
+                observed.refusal = Some(failed_read(problem, count, now));
+            }
         }
         observed
+    }
+
+    /// A recorded instance that nobody has looked for by its id yet: the first list after a start knows no ids, and may be short of one.
+    pub(super) fn is_to_be_looked_for(&self, observed: &Observed) -> bool {
+        let unseen = observed.recorded.instance_id.as_ref();
+        let unseen = unseen.and_then(|id| observed.unseen.get(id));
+        unseen.is_some_and(|unseen| unseen.reads == 0) && observed.blind.is_none() && !self.is_leaving()
     }
 
     /// What changes rarely, from the look-ups. What cannot be asked stays unknown; the first failure explains why.
@@ -411,7 +416,7 @@ fn lacks_credentials(failed: Option<&CloudError>) -> bool {
 
 /// A failed read as the planner knows refusals.
 fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
-    let refusal = classify(error.operation, &error.code, &error.message);
+    let refusal = error.refusal();
     Refused {
         refusal,
         step: error.operation,

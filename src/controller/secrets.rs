@@ -188,13 +188,7 @@ impl<C: Cloud> Round<'_, C> {
             Err(error) => error,
         };
         self.context.stores.troubles.call_failed("read of the Secret", &error);
-        Err(match error {
-            kube::Error::Api(refused) if refused.is_forbidden() => no_access(&refused.message),
-            error => Why {
-                reason: Reason::Pending,
-                message: format!("The agent's Secret cannot be read: {error}."),
-            },
-        })
+        Err(unreadable("the agent's Secret", error))
     }
 
     fn place_of_secret(&self) -> (String, String) {
@@ -203,11 +197,22 @@ impl<C: Cloud> Round<'_, C> {
     }
 }
 
-/// Kubernetes refuses the operator a Secret.
-pub(super) fn no_access(told: &str) -> Why {
+/// Kubernetes does not give the operator what an agent needs: for lack of a right, or for the moment.
+pub(super) fn unreadable(what: &str, error: kube::Error) -> Why {
+    match error {
+        kube::Error::Api(refused) if refused.is_forbidden() => no_access(what, &refused.message),
+        error => Why {
+            reason: Reason::Pending,
+            message: format!("Kubernetes does not answer for {what}: {error}."),
+        },
+    }
+}
+
+/// Kubernetes refuses the operator something of an agent's.
+pub(super) fn no_access(what: &str, told: &str) -> Why {
     Why {
         reason: Reason::Unauthorized,
-        message: format!("Kubernetes denies the operator the agent's Secret: {}.", denied(told)),
+        message: format!("Kubernetes denies the operator {what}: {}.", denied(told)),
     }
 }
 

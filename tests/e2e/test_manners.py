@@ -5,30 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 from scenario.kube import KubeError, condition, is_true
-from scenario.stage import NAMESPACE, Operator, Stage
+from scenario.stage import NAMESPACE, Operator, Stage, readyz
 from scenario.wait import until
 from world.cloud.accounts import OTHER_ACCOUNT
 
 LEASE = f"apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/koi-operator"
 KINDS = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ROLES = "apis/rbac.authorization.k8s.io/v1/clusterroles"
-
-
-def readyz(port: int = 8080) -> str:
-    """What the operator says is missing; `ok` when nothing is."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return answer.read().decode().strip()
-    except urllib.error.HTTPError as error:
-        return error.read().decode().strip()
-    except OSError as error:
-        return f"no answer: {error}"
 
 
 def claimed(stage: Stage, uid: str, principal: str = "admin") -> list[str]:

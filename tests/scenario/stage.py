@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -36,6 +38,18 @@ def world_name(purpose: str) -> str:
     """
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
     return "-".join(filter(None, (purpose, checkout, os.environ.get("PYTEST_XDIST_WORKER"))))
+
+
+def readyz(port: int = METRICS_PORT) -> str:
+    """What the operator says is missing; `ok` when nothing is."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        return error.read().decode().strip()
+    except OSError as error:
+        return f"no answer: {error}"
 
 
 class Operator:

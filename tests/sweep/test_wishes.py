@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import Ground
 from scenario.kube import GROUP, condition
-from scenario.stage import Stage
+from scenario.stage import Stage, readyz
 from scenario.wait import until
 from test_costs import Bill, settled, sweeps
 from test_crashes import leftovers
@@ -209,3 +209,55 @@ def test_what_status_does_not_say_any_more_is_found_by_its_claim(ground: Ground)
     ground.operator()
     again = ground.stage.wait_ready(name, 90)["status"]
     assert again["instance"]["id"] != instance and again["volume"]["id"] == before["volume"]["id"]
+
+
+class Readiness:
+    """Every word of an agent's Ready condition, as a watch shows them."""
+
+    def __init__(self, ground: Ground, name: str) -> None:
+        self.words: set[str] = set()
+        self._stage, self._name = ground.stage, name
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        for change in self._stage.kube.watch_agents(timeout=60):
+            agent = change["object"]
+            if agent["metadata"]["name"] == self._name:
+                self.words.add((condition(agent, "Ready") or {}).get("status", ""))
+
+
+def test_a_list_that_is_short_right_after_a_start_is_not_believed(ground: Ground) -> None:
+    name, cloud = ground.agent(), ground.stage.cloud
+    before = settled(ground, name)
+    ground.operator().kill()
+    cloud.inject("DescribeInstances", principal="operator", hide=1.0, times=1)
+    readiness = Readiness(ground, name)
+    until("the watch shows it", lambda: readiness.words == {"True"}, 20)
+    ground.operator()
+    until("a list was short", lambda: cloud.faults()[-1]["hits"], 30)
+    sweeps(ground, 3)
+    assert readiness.words == {"True"}
+    after = ground.stage.agent(name)["status"]
+    assert after["instance"]["id"] == before["status"]["instance"]["id"]
+
+
+def test_what_the_operator_may_not_see_is_told_to_who_waits_for_it(ground: Ground) -> None:
+    settled_one = ground.agent()
+    settled(ground, settled_one)
+    cloud = ground.stage.cloud
+    told = "is not authorized to perform: ec2:DescribeInstances because no identity-based policy allows it. Encoded authorization failure message: c2VjcmV0"
+    denial = f"You are not authorized to perform this operation. User: arn:aws:sts::1:x {told}"
+    cloud.inject("DescribeInstances", code="UnauthorizedOperation", status=403, message=denial, times=0)
+    # The sweep that is under way may still have its answer.
+    until("a sweep is refused", lambda: cloud.faults()[-1]["hits"] >= 2, 20)
+    since = cloud.next_call()
+    name = ground.agent()
+    agent = ground.stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
+    message = condition(agent, "Stalled")["message"]
+    assert "ec2:DescribeInstances" in message and "c2VjcmV0" not in message
+    page = readyz()
+    assert "ec2:DescribeInstances" in page and "c2VjcmV0" not in page, page
+    assert cloud.calls(since, principal="operator", action="RunInstances") == []
+    assert (condition(ground.stage.agent(settled_one), "Ready") or {})["status"] == "True"
+    cloud.clear_faults()
+    ground.stage.wait_ready(name, 60)

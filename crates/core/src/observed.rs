@@ -93,6 +93,8 @@ pub struct Observed {
     pub refusal: Option<Refused>,
     /// Refusals before it, of other steps, that still stand.
     pub refused_before: Vec<Refused>,
+    /// Why the last sweep came to nothing, if it did: what `instances` and `volumes` show is then older than it seems.
+    pub blind: Option<Refused>,
 }
 
 /// What our own programs on the machine said on its console.

@@ -426,6 +426,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     };
     gate::owner(&mut plan, desired, observed);
     gate::refusal(&mut plan, desired, observed, now);
+    gate::blind(&mut plan, desired, observed);
     if desired.paused() {
         gate::pause(&mut plan, desired);
     }
@@ -435,12 +436,17 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
 /// The plan of an agent whose wish cannot be settled: nothing is changed, what runs goes on running.
 #[must_use]
 pub fn blocked(why: Why) -> Plan {
-    // Nothing tells us that a ConfigMap appears: we may get them, not watch them.
-    let unwatched = why.reason == Reason::ConfigMapNotFound;
+    let (verdict, check_again) = match why.reason {
+        // A cluster that does not answer needs nobody to act on this agent.
+        Reason::Pending => (Verdict::Converging(why), SHORTLY * 5),
+        // Nothing tells us that a ConfigMap appears, or that we may get it: we may get them, not watch them.
+        Reason::ConfigMapNotFound | Reason::Unauthorized => (Verdict::Blocked(why), UNWATCHED),
+        _ => (Verdict::Blocked(why), AT_REST),
+    };
     Plan {
         steps: Vec::new(),
-        verdict: Verdict::Blocked(why),
-        check_again: if unwatched { UNWATCHED } else { AT_REST },
+        verdict,
+        check_again,
         planned: None,
     }
 }

@@ -75,15 +75,29 @@ pub fn next(agent: &DesiredAgent, secret: &SecretFacts, now: Timestamp) -> Optio
     if let Some(since) = secret.rotated_at {
         return (retire_at(since) <= now).then_some(Rotation::Retire);
     }
-    let asked = agent
-        .rotate_token
-        .as_ref()
-        .filter(|asked| secret.rotation.as_ref() != Some(asked));
-    if let Some(asked) = asked {
+    if let Some(asked) = asked(agent, secret) {
         return Some(Rotation::Stage { asked: asked.clone() });
     }
     let due = secret.renew_at.is_some_and(|renew_at| renew_at <= now);
     due.then_some(Rotation::Renew)
+}
+
+/// The token that somebody asks for and that was not made yet.
+fn asked<'a>(agent: &'a DesiredAgent, secret: &SecretFacts) -> Option<&'a String> {
+    let asked = agent.rotate_token.as_ref();
+    asked.filter(|asked| secret.rotation.as_ref() != Some(asked))
+}
+
+/// What is said of a token that is asked for while what the last rotation replaced is still good; `None` when nobody waits.
+#[must_use]
+pub fn queued(agent: &DesiredAgent, secret: &SecretFacts) -> Option<String> {
+    let since = secret.rotated_at?;
+    asked(agent, secret).map(|_| {
+        format!(
+            "A new gateway token is asked for; it is made when what the last rotation replaced is dropped, at {:.0}.",
+            retire_at(since)
+        )
+    })
 }
 
 /// When to look again because of the Secret alone.
@@ -157,6 +171,24 @@ mod tests {
             steps(Some("3"), &secret, at(120)),
             Some(Rotation::Stage { asked: "3".into() })
         );
+    }
+
+    #[test]
+    fn a_second_token_waits_in_line_and_says_so() {
+        let secret = SecretFacts {
+            rotation: Some("2".into()),
+            rotated_at: Some(at(0)),
+            ..SecretFacts::default()
+        };
+        assert_eq!(queued(&agent(Some("2")), &secret), None);
+        assert_eq!(queued(&agent(None), &secret), None);
+        let told = queued(&agent(Some("3")), &secret).unwrap();
+        assert!(told.ends_with(&format!("is dropped, at {:.0}.", at(120))), "{told}");
+        let over = SecretFacts {
+            rotated_at: None,
+            ..secret
+        };
+        assert_eq!(queued(&agent(Some("3")), &over), None, "it is made now");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{AT_REST, Halt, Plan, SHORTLY, Step, Verdict, Why, present, unknown};
 use crate::api::{Reason, annotations};
 use crate::desired::Desired;
-use crate::observed::{Observed, OwnerRecord, Refused};
+use crate::observed::{InstanceState, Observed, OwnerRecord, Refused};
 use crate::refusal::Retry;
 
 /// Steps that nothing else of a live agent hangs on: while one of them waits, a stopped instance is started all the same. A volume's
@@ -81,6 +81,27 @@ pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, n
     for refused in asked {
         hold(plan, refused, lives(desired, observed), now);
     }
+}
+
+/// Nobody may be told to wait for what the cloud refuses to show: what is not there is not launched, and whoever waits is told what it waits
+/// for. A running instance goes on as it is, and its gateway speaks for itself.
+pub(super) fn blind(plan: &mut Plan, desired: &Desired, observed: &Observed) {
+    let stands = |refused: &&Refused| refused.refusal.stalls(refused.count);
+    let Some(refused) = observed.blind.as_ref().filter(stands) else {
+        return;
+    };
+    let runs = present::current_instance(observed).is_some_and(|instance| instance.state == InstanceState::Running);
+    let present = matches!(desired, Desired::Present(_));
+    if (present && runs) || !matches!(plan.verdict, Verdict::Converging(_)) {
+        return;
+    }
+    let launches = |step: &Step| matches!(step, Step::RecordLaunch { .. } | Step::RunInstances { .. });
+    if let Some(first) = plan.steps.iter().position(launches) {
+        plan.steps.truncate(first);
+    }
+    plan.verdict = verdict_of(refused);
+    // The sweep asks, not the agent: to look again costs nothing.
+    plan.check_again = plan.check_again.max(SHORTLY * 5);
 }
 
 fn position(plan: &Plan, refused: &Refused) -> Option<usize> {

@@ -731,6 +731,105 @@ fn an_instance_that_nobody_recorded_is_adopted() {
 }
 
 #[test]
+fn what_the_cloud_refuses_to_show_is_told_to_who_waits_for_it_and_nothing_is_launched_on_it() {
+    let blind = |base: Observed, code| change(base, |o| o.blind = Some(refused("DescribeInstances", code, 0)));
+    let denied = |base| blind(base, "UnauthorizedOperation");
+    let launched = change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
+    let told = |steps: &[&'static str]| (steps.to_vec(), Some(Reason::Unauthorized), true);
+    let unfinished = change(bare(), |o| o.has_finalizer = false);
+    for (base, steps) in [
+        (bare(), vec![]),
+        (launched.clone(), vec![]),
+        (unfinished, vec!["AddFinalizer"]),
+    ] {
+        assert_eq!(decided(&wish(json!({})), &denied(base)), told(&steps));
+    }
+    let busy = blind(launched, "RequestLimitExceeded");
+    let goes_on = (vec!["RunInstances"], Some(Reason::Launching), false);
+    assert_eq!(
+        decided(&wish(json!({})), &busy),
+        goes_on,
+        "what heals by itself holds nobody"
+    );
+    let stopped = change(ready(), |o| {
+        o.instances = Known::Present(vec![instance("i-1", InstanceState::Stopped)])
+    });
+    assert_eq!(decided(&wish(json!({})), &denied(stopped)), told(&["StartInstance"]));
+    assert_eq!(
+        decided(&gone(json!({})), &denied(ready())),
+        told(&["TerminateInstance"]),
+        "who leaves goes on leaving"
+    );
+    assert_eq!(decided(&wish(json!({})), &denied(ready())), (vec![], None, false));
+    let boots = change(ready(), |o| {
+        (o.recorded.was_healthy, o.probe) = (false, Some(probe(Err(Hop::Connect))));
+    });
+    let plan = plan(&wish(json!({})), &denied(boots.clone()), now());
+    assert_eq!(
+        reason(&plan),
+        decided(&wish(json!({})), &boots).1,
+        "a gateway speaks for itself"
+    );
+    let waits = super::plan(&wish(json!({})), &denied(bare()), now()).check_again;
+    assert_eq!(waits, Duration::from_secs(5), "soon, for the sweep asks anyway");
+}
+
+#[test]
+fn a_second_instance_that_was_put_aside_does_not_take_the_place_of_the_recorded_one() {
+    let aside = |marked: bool| {
+        let mut second = instance("i-2", InstanceState::Stopped);
+        (second.launch, second.client_token) = (Some((1, 2)), Some(names::client_token("uid-1", 1, 2)));
+        second.block_devices = BTreeMap::from([(names::DATA_DEVICE.to_owned(), "vol-2".to_owned())]);
+        if marked {
+            second.tags.insert(names::TAG_ORPHAN.into(), "true".into());
+        }
+        let dead = instance("i-1", InstanceState::Terminated);
+        change(ready(), |o| {
+            o.instances = Known::Present(vec![dead, second]);
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+            o.probe = None;
+        })
+    };
+    let replaced = decided(&wish(json!({})), &aside(true));
+    assert_eq!(
+        replaced,
+        (vec!["DeleteBundle", "RecordLaunch"], Some(Reason::Replacing), false)
+    );
+    let launch = |plan: Plan| match plan.steps.last() {
+        Some(Step::RecordLaunch { launch, .. }) => Some((launch.epoch, launch.kept_volume_id.clone())),
+        _ => None,
+    };
+    let kept = launch(plan(&wish(json!({})), &aside(true), now()));
+    assert_eq!(kept, Some((2, Some("vol-1".into()))));
+    assert_eq!(
+        super::current_instance(&aside(false)).map(|it| it.id.as_str()),
+        Some("i-2")
+    );
+    let lost = change(aside(true), |o| o.recorded = Recorded::default());
+    assert_eq!(
+        super::current_instance(&lost).map(|it| it.id.as_str()),
+        Some("i-2"),
+        "better than none where status does not know"
+    );
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_no_fault_of_the_wish() {
+    let told = |reason| {
+        let why = Why {
+            reason,
+            message: String::new(),
+        };
+        let plan = super::blocked(why);
+        (matches!(plan.verdict, Verdict::Blocked(_)), plan.check_again.as_secs())
+    };
+    assert_eq!(told(Reason::Pending), (false, 5));
+    assert_eq!(told(Reason::ConfigMapNotFound), (true, 10));
+    assert_eq!(told(Reason::Unauthorized), (true, 10));
+    assert_eq!(told(Reason::PlanNotFound), (true, 600));
+}
+
+#[test]
 fn an_account_that_cannot_be_had_stalls_with_its_reason_and_holds_nobody() {
     let lost = |observed: &mut Observed| {
         *observed = Observed {

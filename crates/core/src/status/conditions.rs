@@ -39,21 +39,32 @@ fn unsure(kind: ConditionType, message: impl Into<String>) -> Said {
     }
 }
 
+/// What an agent is made of, in the order in which it is told.
+pub(super) const PARTS: [ConditionType; 6] = [
+    ConditionType::IdentityReady,
+    ConditionType::NetworkReady,
+    ConditionType::StorageReady,
+    ConditionType::InstanceReady,
+    ConditionType::ConfigSynced,
+    ConditionType::GatewayHealthy,
+];
+
 /// Conditions fit into the API server's bounds.
 const MESSAGE_MAX: usize = 4000;
 
 pub(super) fn all(report: &Report<'_>, status: &KoiAgentStatus) -> Vec<Condition> {
     let at_rest = is_at_rest(report);
+    let [identity, network, storage, instance, config, gateway] = parts(report, status);
     let said: Vec<Option<Said>> = vec![
         (!at_rest).then(|| ready(report)),
         Some(reconciling(report)),
         Some(stalled(report)),
-        around::identity(report),
-        around::network(report),
-        around::storage(report, status),
-        Some(instance(report)),
-        config(report),
-        gateway(report),
+        identity,
+        network,
+        storage,
+        instance,
+        config,
+        gateway,
         suspended(report, at_rest),
     ];
     ConditionType::ALL
@@ -69,6 +80,29 @@ pub(super) fn all(report: &Report<'_>, status: &KoiAgentStatus) -> Vec<Condition
             }),
         })
         .collect()
+}
+
+/// What the parts of the agent are like. From another account nothing can be said of them, not even that they are not there.
+fn parts(report: &Report<'_>, status: &KoiAgentStatus) -> [Option<Said>; 6] {
+    if verdict_why(report).is_some_and(|why| why.reason == Reason::AccountChanged) {
+        return PARTS.map(|kind| {
+            Some(Said {
+                reason: Reason::AccountChanged,
+                ..unsure(
+                    kind,
+                    "The agent lives in another account or region, which is not looked into.",
+                )
+            })
+        });
+    }
+    [
+        around::identity(report),
+        around::network(report),
+        around::storage(report, status),
+        Some(instance(report)),
+        config(report),
+        gateway(report),
+    ]
 }
 
 fn dated(report: &Report<'_>, said: &Said) -> Condition {
@@ -448,6 +482,17 @@ fn verdict_why<'a>(report: &Report<'a>) -> Option<&'a Why> {
     }
 }
 
+/// What an agent at rest has left.
+fn rest(report: &Report<'_>) -> &'static str {
+    match report.instance() {
+        Some(instance) if instance.state.is_dying() => {
+            "The instance is gone, the data volume is kept; a new instance takes it over when the agent is to run."
+        }
+        Some(_) => "The instance is stopped, the data volume is kept.",
+        None => "Nothing runs, as the spec asks.",
+    }
+}
+
 fn suspended(report: &Report<'_>, at_rest: bool) -> Option<Said> {
     let kind = ConditionType::Suspended;
     if matches!(report.desired, Ok(Desired::Absent(_))) {
@@ -455,13 +500,7 @@ fn suspended(report: &Report<'_>, at_rest: bool) -> Option<Said> {
     }
     let agent = report.agent()?;
     Some(match (agent.power, at_rest) {
-        (Power::Suspended, true) if report.instance().is_some() => said(
-            kind,
-            true,
-            Reason::Suspended,
-            "The instance is stopped, the data volume is kept.",
-        ),
-        (Power::Suspended, true) => said(kind, true, Reason::Suspended, "Nothing runs, as the spec asks."),
+        (Power::Suspended, true) => said(kind, true, Reason::Suspended, rest(report)),
         (Power::Suspended, false) => said(kind, false, Reason::Suspending, "The agent is on its way to rest."),
         (Power::Running, _) => said(kind, false, Reason::AsWanted, "The agent is to run."),
     })

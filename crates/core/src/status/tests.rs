@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::conditions::PARTS;
 use super::{EventType, Report, event_for, note_bundle, report, restored_refusal};
 use crate::api::{KoiAgent, KoiAgentStatus, KoiPlan, Reason, Remedy, RepairStatus};
 use crate::desired::{Desired, NamespaceFacts, Settings};
@@ -591,6 +592,71 @@ fn rest_has_no_ready_condition() {
         (Some(("False", "Settled")), Some(("False", "Settled")))
     );
     assert!(Recorded::from_status(&rest).suspended && !Recorded::from_status(&rest).was_healthy);
+}
+
+#[test]
+fn rest_says_what_is_left() {
+    let before = well();
+    let desired = wish(json!({"power": "Suspended"}), json!({}));
+    let left = |change: &dyn Fn(&mut Observed)| {
+        let mut observed = world(&before, Ok(()), InstanceState::Stopped);
+        change(&mut observed);
+        let status = told(&before, &desired, &observed, later(5));
+        let (state, _, message) = condition(&status, "Suspended").unwrap();
+        assert_eq!(state, "True");
+        message.to_owned()
+    };
+    assert!(left(&|_| {}).starts_with("The instance is stopped,"));
+    let gone = left(&|o| o.instances = Known::Present(vec![instance(InstanceState::Terminated)]));
+    assert!(gone.starts_with("The instance is gone,"), "{gone}");
+    let never = left(&|o| {
+        o.instances = Known::Present(Vec::new());
+        (o.recorded.instance_id, o.recorded.launch) = (None, None);
+    });
+    assert!(never.starts_with("Nothing runs,"), "{never}");
+}
+
+#[test]
+fn of_what_is_in_another_account_nothing_is_said() {
+    let before = well();
+    let mut elsewhere = world(&before, Ok(()), InstanceState::Running);
+    elsewhere.place = Known::Present(Place {
+        account: "2".into(),
+        region: "us-east-1".into(),
+    });
+    (elsewhere.instances, elsewhere.volumes) = (Known::Present(Vec::new()), Known::Present(Vec::new()));
+    let status = told(&before, &wish(json!({}), json!({})), &elsewhere, later(5));
+    assert_eq!(words(&status, "Stalled"), Some(("True", "AccountChanged")));
+    assert_eq!(words(&status, "Ready"), Some(("False", "AccountChanged")));
+    for part in PARTS {
+        assert_eq!(
+            words(&status, part.as_str()),
+            Some(("Unknown", "AccountChanged")),
+            "{part}"
+        );
+    }
+    assert_eq!(status.instance, before.instance, "and nothing is forgotten");
+    let back = told(
+        &status,
+        &wish(json!({}), json!({})),
+        &world(&status, Ok(()), InstanceState::Running),
+        later(9),
+    );
+    assert_eq!(words(&back, "InstanceReady"), Some(("True", "AsWanted")));
+}
+
+#[test]
+fn a_second_rotation_that_waits_is_under_way_and_the_agent_is_ready() {
+    let before = well();
+    let annotations = json!({"skykoi.io/rotate-token": "3"});
+    let mut observed = world(&before, Ok(()), InstanceState::Running);
+    if let Known::Present(secret) = &mut observed.secret {
+        (secret.rotation, secret.rotated_at) = (Some("2".into()), Some(now()));
+        secret.bundle_sha256 = Some("b".into());
+    }
+    let status = told(&before, &wish(json!({}), annotations), &observed, later(5));
+    assert_eq!(words(&status, "Reconciling"), Some(("True", "Rotating")));
+    assert_eq!(words(&status, "Ready"), Some(("True", "Ready")));
 }
 
 #[test]

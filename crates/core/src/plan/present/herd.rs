@@ -51,6 +51,9 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
     });
     // Tags can be copied, the token of the creating call cannot: what only carries tags like ours is nobody's successor.
     let proven = |instance: &&Instance| is_proven(instance, observed);
+    // What was put aside as a second one stays aside while status knows better: its volume is another one.
+    let succeeds =
+        |instance: &Instance| recorded.instance_id.is_none() || !instance.tags.contains_key(names::TAG_ORPHAN);
     let by_id = recorded
         .instance_id
         .as_ref()
@@ -67,7 +70,7 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
             if unshown && !live.is_empty() && !lost_recorded(observed) {
                 None
             } else {
-                live.iter().copied().find(proven)
+                live.iter().copied().filter(proven).find(|instance| succeeds(instance))
             }
         })
         .or(by_id)

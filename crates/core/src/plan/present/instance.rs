@@ -5,7 +5,7 @@ use super::remedy::restarts;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::observed::{Instance, InstanceState, Known, Observed};
-use crate::plan::{Halt, SHORTLY, Step};
+use crate::plan::{AT_REST, Halt, SHORTLY, Step};
 use crate::rotation;
 
 impl<'a> Round<'a> {
@@ -30,8 +30,12 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         let Some(rotation) = rotation::next(self.agent, secret, self.now) else {
-            self.look_at = self.look_at.into_iter().chain(rotation::due_at(secret)).min();
-            return Ok(());
+            let due_at = rotation::due_at(secret);
+            self.look_at = self.look_at.into_iter().chain(due_at).min();
+            return match rotation::queued(self.agent, secret) {
+                Some(told) => Err(Halt::converging(Reason::Rotating, told, AT_REST)),
+                None => Ok(()),
+            };
         };
         let told = rotation.told();
         self.steps.push(Step::Rotate {
