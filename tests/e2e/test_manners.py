@@ -71,23 +71,35 @@ def test_an_api_server_that_comes_back_finds_the_operator_at_work(stage: Stage, 
     assert operator.process.poll() is None
 
 
-def test_a_lost_verb_is_named_and_given_back_works_again(stage: Stage, operator: Operator, new_agent) -> None:
+@pytest.mark.parametrize(
+    ("verb", "resource", "spec"),
+    [
+        ("create", "secrets", {}),
+        ("patch", "koiagents", {}),
+        ("get", "configmaps", {"workspace": {"configMapRef": {"name": "its-files"}}}),
+    ],
+)
+def test_a_lost_verb_is_named_and_given_back_works_again(
+    stage: Stage, operator: Operator, new_agent, verb: str, resource: str, spec: dict
+) -> None:
+    files = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "its-files", "namespace": "default"}}
+    stage.apply({**files, "data": {"AGENTS.md": "# Ada"}})
     found = stage.kube.request("GET", ROLES, labelSelector="app.kubernetes.io/name=koi-operator")["items"]
     role = next(role for role in found if any("secrets" in rule.get("resources", []) for rule in role["rules"]))
     path, whole = f"{ROLES}/{role['metadata']['name']}", role["rules"]
     without = [
-        {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "create"]}
-        if "secrets" in rule["resources"]
-        else rule
+        {**rule, "verbs": [kept for kept in rule["verbs"] if kept != verb]} if resource in rule["resources"] else rule
         for rule in whole
     ]
+    without = [rule for rule in without if rule["verbs"]]
     assert without != whole
     patch = "application/merge-patch+json"
     stage.kube.request("PATCH", path, {"rules": without}, patch)
     try:
-        name = new_agent()
+        name = new_agent(**spec)
         agent = stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
-        assert 'cannot create resource "secrets"' in condition(agent, "Stalled")["message"]
+        assert f'cannot {verb} resource "{resource}"' in condition(agent, "Stalled")["message"]
+        assert agent["status"].get("instance") is None
     finally:
         stage.kube.request("PATCH", path, {"rules": whole}, patch)
     stage.kube.patch_agent(name, {"spec": {"owner": {"displayName": "Ada"}}})
