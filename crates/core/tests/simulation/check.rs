@@ -100,7 +100,12 @@ impl World {
                 .as_ref()
                 .is_some_and(|gateway| gateway.healthy_since.is_some());
             if let (true, Some(volume)) = (healthy, status.volume) {
-                self.treasures.insert(object.uid(), volume.id);
+                let before = self.treasures.insert(object.uid(), volume.id.clone());
+                assert!(
+                    before.is_none_or(|before| before == volume.id),
+                    "{} is well with another volume than before",
+                    object.uid()
+                );
             }
         }
         let going = self.objects.iter().filter(|object| object.going() || !object.exists);

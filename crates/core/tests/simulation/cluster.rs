@@ -139,6 +139,12 @@ impl Object {
         self.agent.status.clone().unwrap_or_default()
     }
 
+    /// As a backup restores an object: without its status.
+    pub(crate) fn lose_status(&mut self) {
+        self.agent.status = None;
+        self.bump();
+    }
+
     /// What the operator settles from a copy of the object; a plan that is gone is met only by those who go.
     pub(crate) fn settle(&self, agent: &KoiAgent) -> Result<Desired, Why> {
         let mode = if self.start.own_identity { "PerAgent" } else { "Shared" };

@@ -100,6 +100,7 @@ pub(crate) enum Deed {
     EditSecret,
     EditConfig,
     AgeCertificate,
+    LoseStatus,
 }
 
 /// What people change in the spec.
@@ -238,9 +239,9 @@ fn what(agents: u64, phase: u8, random: &mut Random) -> What {
             nth,
             fault: fault(random),
         },
-        // A copy of what is gone already is an orphan, which is the reaper's.
+        // A copy of what is gone already is an orphan, which is the reaper's; so is what a list leaves out when nothing else tells of it.
         12..=16 => match deed(random) {
-            Deed::Copy if phase == 1 => What::Crash,
+            Deed::Copy | Deed::LoseStatus if phase == 1 => What::Crash,
             deed => What::Outside { agent, deed },
         },
         _ if phase == 1 => What::Crash,
@@ -287,6 +288,7 @@ const DEEDS: &[Deed] = &[
     Deed::EditSecret,
     Deed::EditConfig,
     Deed::AgeCertificate,
+    Deed::LoseStatus,
 ];
 
 fn deed(random: &mut Random) -> Deed {

@@ -8,7 +8,7 @@ use koi_core::fleet::{Group, Sighting, fold};
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState, Place};
 use koi_core::plan::{SharedGroup, SharedIdentity, Step, Verdict, count_unused, plan_shared};
-use koi_sim::{Account, Call, Sight, Wanted};
+use koi_sim::{Account, Call, Machine, Sight, Wanted};
 
 use super::check::{claimed_by, strangers};
 use super::cluster::{CLUSTER, Object, Secret};
@@ -413,6 +413,14 @@ impl World {
             Deed::EditSecret => {
                 object.edit_secret();
                 self.changed(agent);
+            }
+            Deed::LoseStatus => {
+                // Without status and claim nothing leads from an agent to its instance, and without status nothing to its account.
+                let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
+                if self.away == 0 && self.home.machine_of(&id).is_none_or(claimed) {
+                    object.lose_status();
+                    self.changed(agent);
+                }
             }
             Deed::EditConfig => object.config_edited = Some("edited".to_owned()),
             Deed::AgeCertificate => {
