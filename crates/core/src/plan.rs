@@ -23,7 +23,7 @@ use crate::observed::{Instance, Observed, Place, Refused, Rule};
 use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
-pub(crate) use present::{describe_failure, failing_word, hop_reason, last_word, restarts, valid_probe};
+pub(crate) use present::{describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe};
 pub use shared::teardown as identity_teardown;
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};

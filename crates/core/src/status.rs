@@ -19,7 +19,7 @@ use crate::names;
 use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Volume, VolumeState,
 };
-use crate::plan::{Plan, Verdict, Why, current_instance, data_volume_id, valid_probe};
+use crate::plan::{Plan, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
 use crate::refusal::classify;
 use crate::render::network;
 
@@ -277,13 +277,21 @@ fn ingress(agent: &DesiredAgent, subnet: Option<&Subnet>) -> Option<Vec<String>>
 
 fn instance(report: &Report<'_>) -> Option<InstanceStatus> {
     let before = report.previous.instance.as_ref();
-    let Some(instance) = report.instance() else {
+    let Some(instance) = report.instance().or_else(|| going_unrecorded(report)) else {
         return before.cloned();
     };
     Some(InstanceStatus {
         booting_since: booting_since(report, instance),
         ..instance_status(instance)
     })
+}
+
+/// An agent that leaves, and of which status says nothing any more, is not gone before the last of its instances is.
+fn going_unrecorded<'a>(report: &Report<'a>) -> Option<&'a Instance> {
+    let unrecorded = report.previous.instance.is_none() && matches!(report.desired, Ok(Desired::Absent(_)));
+    let instances = report.observed.instances.present().into_iter().flatten();
+    let ours = instances.filter(|instance| unrecorded && is_proven(instance, report.observed));
+    ours.max_by_key(|instance| instance.launch)
 }
 
 fn instance_status(instance: &Instance) -> InstanceStatus {

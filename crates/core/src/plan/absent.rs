@@ -162,6 +162,7 @@ impl<'a> Round<'a> {
 
     fn volumes(&mut self) -> Result<(), Halt> {
         if self.farewell.deletion_policy == DeletionPolicy::Retain {
+            self.holder()?;
             self.retain();
             return Ok(());
         }
@@ -179,6 +180,20 @@ impl<'a> Round<'a> {
         } else {
             Err(deleting(format!("Still there: {}.", waiting.join(", "))))
         }
+    }
+
+    /// Where status tells of no instance a volume may: whoever holds what has the agent's claim, and is not shown, is its instance.
+    fn holder(&self) -> Result<(), Halt> {
+        let recorded = &self.observed.recorded;
+        if recorded.launch.is_some() || recorded.instance_id.is_some() {
+            return Ok(());
+        }
+        let instances = self.observed.instances.present().into_iter().flatten();
+        let shown: BTreeSet<&String> = instances.map(|instance| &instance.id).collect();
+        let volumes = self.observed.volumes.present().into_iter().flatten();
+        let mut claimed = volumes.filter(|volume| self.farewell.claim.matches(&volume.tags));
+        let hidden = claimed.find_map(|volume| volume.attached_to.as_ref().filter(|id| !shown.contains(id)));
+        hidden.map_or(Ok(()), |id| Err(looked_for(id)))
     }
 
     /// The word on the volume is the last one: nobody may take it for a left-over.

@@ -25,7 +25,7 @@ use herd::Herd;
 pub(crate) use console::{failing_word, last_word};
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};
-pub(super) use herd::is_proven;
+pub(crate) use herd::is_proven;
 pub use herd::{current_instance, forget_past_boot};
 pub(crate) use remedy::restarts;
 pub use volume::data_volume_id;

@@ -1267,7 +1267,28 @@ fn the_way_out_one_thing_after_the_other() {
             o.unseen = unseen("i-1", reads, since);
         })
     };
-    let cases: [(Desired, Observed, Vec<&str>); 16] = [
+    // Status was lost, and what the agent's instance holds is all that is shown of it.
+    let held = |by: &str, tags| {
+        change(bare(), |o| {
+            let held = volume(VolumeState::InUse, Some(by));
+            o.volumes = Known::Present(vec![Volume { tags, ..held }]);
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+        })
+    };
+    let kept = || vec!["CreateTags", "DeleteBundle", "RemoveFinalizer"];
+    let cases: [(Desired, Observed, Vec<&str>); 20] = [
+        (retain(), held("i-2", tags(None)), vec![]),
+        (retain(), held("i-1", tags(None)), kept()),
+        (
+            retain(),
+            held("i-2", BTreeMap::new()),
+            vec!["DeleteBundle", "RemoveFinalizer"],
+        ),
+        (
+            retain(),
+            change(held("i-2", tags(None)), |o| o.recorded.instance_id = Some("i-1".into())),
+            kept(),
+        ),
         (delete(), hidden(1, 20), vec![]),
         (delete(), hidden(2, 400), vec!["DeleteBundle", "RemoveFinalizer"]),
         (delete(), ready(), vec!["TerminateInstance"]),

@@ -32,6 +32,16 @@ fn later(seconds: i64) -> Timestamp {
 fn wish(spec: Value, annotations: Value) -> Desired {
     let metadata =
         json!({"name": "ada", "namespace": "team", "uid": "uid-1", "generation": 3, "annotations": annotations});
+    resolved(metadata, spec)
+}
+
+fn gone() -> Desired {
+    let metadata = json!({"name": "ada", "namespace": "team", "uid": "uid-1", "generation": 3, "finalizers": [names::FINALIZER],
+        "deletionTimestamp": "2023-11-14T00:00:00Z"});
+    resolved(metadata, json!({}))
+}
+
+fn resolved(metadata: Value, spec: Value) -> Desired {
     let agent: KoiAgent = serde_json::from_value(
         json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": metadata, "spec": spec}),
     )

@@ -100,7 +100,10 @@ pub(crate) enum Deed {
     EditSecret,
     EditConfig,
     AgeCertificate,
-    LoseStatus,
+    /// Status is gone; `hidden`: a fresh operator's first list leaves the agent's things out, too.
+    LoseStatus {
+        hidden: bool,
+    },
 }
 
 /// What people change in the spec.
@@ -241,7 +244,7 @@ fn what(agents: u64, phase: u8, random: &mut Random) -> What {
         },
         // A copy of what is gone already is an orphan, which is the reaper's; so is what a list leaves out when nothing else tells of it.
         12..=16 => match deed(random) {
-            Deed::Copy | Deed::LoseStatus if phase == 1 => What::Crash,
+            Deed::Copy | Deed::LoseStatus { .. } if phase == 1 => What::Crash,
             deed => What::Outside { agent, deed },
         },
         _ if phase == 1 => What::Crash,
@@ -288,7 +291,8 @@ const DEEDS: &[Deed] = &[
     Deed::EditSecret,
     Deed::EditConfig,
     Deed::AgeCertificate,
-    Deed::LoseStatus,
+    Deed::LoseStatus { hidden: false },
+    Deed::LoseStatus { hidden: true },
 ];
 
 fn deed(random: &mut Random) -> Deed {

@@ -414,11 +414,15 @@ impl World {
                 object.edit_secret();
                 self.changed(agent);
             }
-            Deed::LoseStatus => {
+            Deed::LoseStatus { hidden } => {
                 // Without status and claim nothing leads from an agent to its instance, and without status nothing to its account.
                 let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
                 if self.away == 0 && self.home.machine_of(&id).is_none_or(claimed) {
                     object.lose_status();
+                    if hidden {
+                        self.hidden.insert(agent);
+                        self.restart();
+                    }
                     self.changed(agent);
                 }
             }

@@ -279,3 +279,31 @@ fn the_answer_of_a_launch_is_a_new_instance_and_not_a_new_boot() {
         ("i-2", Some(crate::status::time(later(60))))
     );
 }
+
+#[test]
+fn who_leaves_without_a_status_is_told_by_its_last_instance() {
+    let told_of = |states: &[(i64, InstanceState)], deleted: bool, token: bool| {
+        let mut observed = world(&KoiAgentStatus::default(), Ok(()), InstanceState::Running);
+        (observed.recorded, observed.probe) = (Recorded::default(), None);
+        let one = |(epoch, state): &(i64, InstanceState)| Instance {
+            id: format!("i-{epoch}"),
+            launch: Some((*epoch, 1)),
+            client_token: Some(if token {
+                names::client_token("uid-1", *epoch, 1)
+            } else {
+                "somebody's".into()
+            }),
+            ..instance(*state)
+        };
+        observed.instances = Known::Present(states.iter().map(one).collect());
+        let desired = if deleted { gone() } else { bare() };
+        told(&KoiAgentStatus::default(), &desired, &observed, now())
+            .instance
+            .map(|instance| instance.id)
+    };
+    use InstanceState::{ShuttingDown, Terminated};
+    let dying = [(2, ShuttingDown), (1, Terminated)];
+    assert_eq!(told_of(&dying, true, true).as_deref(), Some("i-2"));
+    assert_eq!(told_of(&dying, true, false), None, "tags can be copied");
+    assert_eq!(told_of(&dying, false, true), None, "who stays has a new one");
+}
