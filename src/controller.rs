@@ -348,7 +348,10 @@ impl<'a, C: Cloud> Round<'a, C> {
             let seen = self.context.makers.now();
             let observed = self.observe(&wish).await;
             if self.is_to_be_looked_for(&observed) {
-                self.context.fleet.want_sweep();
+                // One that failed has a pace of its own.
+                if observed.blind.is_none() {
+                    self.context.fleet.want_sweep();
+                }
                 return Ok(Done::after(Duration::from_secs(1)));
             }
             let decision = self.plan(wish, observed, seen);

@@ -136,7 +136,10 @@ impl<C: Cloud> Round<'_, C> {
     pub(super) fn is_to_be_looked_for(&self, observed: &Observed) -> bool {
         let unseen = observed.recorded.instance_id.as_ref();
         let unseen = unseen.and_then(|id| observed.unseen.get(id));
-        unseen.is_some_and(|unseen| unseen.reads == 0) && observed.blind.is_none() && !self.is_leaving()
+        // Where the next list will be refused, too, that is to be told.
+        let refused = observed.blind.as_ref();
+        let refused = refused.is_some_and(|refused| refused.refusal.stalls(refused.count));
+        unseen.is_some_and(|unseen| unseen.reads == 0) && !refused && !self.is_leaving()
     }
 
     /// What changes rarely, from the look-ups. What cannot be asked stays unknown; the first failure explains why.
