@@ -107,6 +107,7 @@ impl<C: Cloud> Round<'_, C> {
             changed_at: view.changed_at,
             unseen: view.unseen,
             bundle_gone: view.bundle_gone,
+            stray_bundles: view.stray_bundles,
             bundles_deleted: self.memory.work().bundles_deleted.clone(),
             launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
             refusal: self.memory.work().refused.last().cloned(),

@@ -68,6 +68,8 @@ pub struct View {
     pub unseen: BTreeMap<String, Unseen>,
     /// SSM does not list the bundle of the recorded instance.
     pub bundle_gone: bool,
+    /// Instances that status does not name and that SSM lists a bundle of.
+    pub stray_bundles: Vec<String>,
 }
 
 /// The fleet.
@@ -120,6 +122,7 @@ impl Index {
             changed_at: agent.changed_at,
             unseen: agent.unseen.clone(),
             bundle_gone: agent.bundle_gone,
+            stray_bundles: agent.stray_bundles.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -163,8 +166,13 @@ impl Index {
             if agent.bundle_written.is_some_and(|written| began < after(written, HOLD)) {
                 continue;
             }
-            let mut instances = agent.recorded.iter().filter(|id| id.starts_with(Instance::PREFIX));
-            let gone = instances.any(|id| !names.contains(&names::bundle_parameter(&self.cluster_id, uid, id)));
+            let folder = names::bundle_parameter(&self.cluster_id, uid, "");
+            let in_folder = names.range(folder.clone()..);
+            let listed: BTreeSet<&str> = in_folder.map_while(|name| name.strip_prefix(&folder)).collect();
+            let recorded: BTreeSet<&str> = agent.recorded.iter().map(AsRef::as_ref).collect();
+            let mut instances = recorded.iter().filter(|id| id.starts_with(Instance::PREFIX));
+            let gone = instances.any(|id| !listed.contains(id));
+            agent.stray_bundles = listed.difference(&recorded).map(|id| Box::from(*id)).collect();
             if gone != agent.bundle_gone {
                 agent.bundle_gone = gone;
                 changed.insert(uid.clone());

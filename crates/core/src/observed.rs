@@ -73,6 +73,8 @@ pub struct Observed {
     pub unseen: BTreeMap<String, Unseen>,
     /// SSM, listed whole since it was written, does not show the recorded bundle.
     pub bundle_gone: bool,
+    /// Instances that status does not name and that SSM lists a bundle of: an operator that no longer led may have written one.
+    pub stray_bundles: Vec<String>,
     /// The instances whose bundle this process has deleted, and not written again.
     pub bundles_deleted: BTreeSet<String>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.

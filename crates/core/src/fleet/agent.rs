@@ -21,6 +21,7 @@ pub(super) struct Agent {
     /// What its status names: ours by our own word, whatever became of the tags.
     pub(super) recorded: Box<[Box<str>]>,
     pub(super) bundle_gone: bool,
+    pub(super) stray_bundles: Box<[Box<str>]>,
     pub(super) bundle_written: Option<Timestamp>,
 }
 
@@ -87,7 +88,7 @@ impl Agent {
     /// Nobody decides about it any more.
     pub(super) fn forget(&mut self) {
         (self.recorded, self.changed_at, self.bundle_written) = (Box::default(), None, None);
-        (self.wants_fresh, self.bundle_gone) = (false, false);
+        (self.wants_fresh, self.bundle_gone, self.stray_bundles) = (false, false, Box::default());
         self.unseen.clear();
     }
 

@@ -532,6 +532,26 @@ fn a_bundle_that_ssm_does_not_list_is_gone_unless_it_was_just_written() {
 }
 
 #[test]
+fn bundles_of_instances_that_status_does_not_name_are_told() {
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, sighting(&[ours("i-1", Running)]));
+    index.view("a", &["i-1", "vol-1"]);
+    let listed = ["/koi/c/a/i-0", "/koi/c/a/i-1", "/koi/c/ab/i-2", "/koi/c/owner"];
+    let strays = |index: &mut Index, seconds| {
+        index.take_parameters(at(seconds), &listed.map(ToOwned::to_owned).into());
+        index.view("a", &["i-1", "vol-1"]).stray_bundles
+    };
+    assert_eq!(strays(&mut index, 1), ["i-0"]);
+    index.take_parameters(at(2), &BTreeSet::new());
+    assert_eq!(index.view("a", &["i-1", "vol-1"]).stray_bundles, [""; 0]);
+    index.note_bundle("a", at(3));
+    assert_eq!(strays(&mut index, 4), [""; 0], "a list from before the write");
+    assert_eq!(strays(&mut index, 60), ["i-0"]);
+    index.forget_gone(|_| false);
+    assert_eq!(index.view("a", &["i-1", "vol-1"]).stray_bundles, [""; 0]);
+}
+
+#[test]
 fn the_whole_fleet_is_told_with_its_owners_and_the_time_of_its_read() {
     let mut index = Index::new("c");
     assert_eq!((index.cluster_id(), index.swept_at()), ("c", None));

@@ -272,7 +272,9 @@ impl<'a> Round<'a> {
         let recorded = &self.observed.recorded;
         // Predecessors too: an operator that no longer led may have written one for an instance that was replaced meanwhile.
         let instances = self.observed.instances.present().into_iter().flatten();
-        let launched = instances.map(|instance| &instance.id);
+        let launched = instances
+            .map(|instance| &instance.id)
+            .chain(&self.observed.stray_bundles);
         let written = recorded.bundle.as_ref().map(|bundle| &bundle.instance_id);
         let ids: BTreeSet<&String> = launched.chain(written).chain(&recorded.instance_id).collect();
         let left = ids

@@ -1276,7 +1276,12 @@ fn the_way_out_one_thing_after_the_other() {
         })
     };
     let kept = || vec!["CreateTags", "DeleteBundle", "RemoveFinalizer"];
-    let cases: [(Desired, Observed, Vec<&str>); 20] = [
+    let cases: [(Desired, Observed, Vec<&str>); 21] = [
+        (
+            delete(),
+            change(empty(), |o| o.stray_bundles = vec!["i-0".into(), "i-1".into()]),
+            vec!["DeleteBundle", "DeleteBundle", "RemoveFinalizer"],
+        ),
         (retain(), held("i-2", tags(None)), vec![]),
         (retain(), held("i-1", tags(None)), kept()),
         (

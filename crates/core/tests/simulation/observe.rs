@@ -90,6 +90,7 @@ impl Round<'_> {
             changed_at: view.changed_at,
             unseen: view.unseen,
             bundle_gone: view.bundle_gone,
+            stray_bundles: view.stray_bundles,
             bundles_deleted: memory.bundles_deleted.clone(),
             launch_trace: memory.launches.of(recorded.launch.as_ref()),
             refusal: memory.refused.last().cloned(),

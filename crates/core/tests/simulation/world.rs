@@ -417,7 +417,9 @@ impl World {
             Deed::LoseStatus { hidden } => {
                 // Without status and claim nothing leads from an agent to its instance, and without status nothing to its account.
                 let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
-                if self.away == 0 && self.home.machine_of(&id).is_none_or(claimed) {
+                // Who leaves with neither leaves to the reaper what a list hides.
+                let reaped = hidden && object.going();
+                if self.away == 0 && !reaped && self.home.machine_of(&id).is_none_or(claimed) {
                     object.lose_status();
                     if hidden {
                         self.hidden.insert(agent);
