@@ -30,6 +30,7 @@ mod validate;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koi_core::api::KoiAgent;
 use koi_core::budget::{Asker, Urgency};
 use koi_core::desired::{CloudWish, Desired, Settings};
@@ -336,8 +337,8 @@ impl<'a, C: Cloud> Round<'a, C> {
 
     /// The sentence of the house: validate, observe, plan, apply, report.
     async fn run(mut self) -> Result<Done, RoundError> {
-        if self.is_too_early() {
-            return Ok(Done::after(Duration::from_secs(1)));
+        if let Some(pause) = self.too_early() {
+            return Ok(Done::after(pause));
         }
         for _ in 0..ROUNDS {
             if self.whereabouts() != self.home {
@@ -386,12 +387,28 @@ impl<'a, C: Cloud> Round<'a, C> {
         Ok(Done::after(AT_ONCE))
     }
 
-    /// Before the first whole sweep nothing is known of the instances, and an agent that was well would be called unknown for a second.
-    fn is_too_early(&self) -> bool {
-        let known = self.status.observed_generation >= 0 && !self.is_leaving();
+    /// How long to wait for the first whole sweep: before it nothing is known of the instances, and an agent that was well would be called
+    /// unknown for a second, or for as long as the cloud cannot be asked.
+    fn too_early(&self) -> Option<Duration> {
         let health = self.context.fleet.health();
-        let waiting = health.borrow().done == 0 && health.borrow().problem.is_none();
-        known && waiting
+        let health = health.borrow();
+        let known = self.status.observed_generation >= 0 && !self.is_leaving();
+        if health.done > 0 || !known {
+            return None;
+        }
+        match health.problem {
+            None => Some(Duration::from_secs(1)),
+            Some(_) => self.is_told_whole().then_some(Duration::from_secs(5)),
+        }
+    }
+
+    /// Status tells the agent as it was last wished, at rest or at work, so that a cloud that cannot be asked has nothing to add.
+    fn is_told_whole(&self) -> bool {
+        let whole = |condition: &Condition| {
+            condition.status == "True" && matches!(condition.type_.as_str(), "Ready" | "Suspended")
+        };
+        Some(self.status.observed_generation) == self.agent.metadata.generation
+            && self.status.conditions.iter().any(whole)
     }
 
     fn plan(&mut self, wish: Result<Arc<Desired>, Why>, mut observed: Observed, seen: Moment) -> Decision {

@@ -77,6 +77,14 @@ fn uses<C: Cloud>(context: &Context<C>, plans: &[KoiPlan]) -> BTreeMap<String, P
 
 /// Where the plan's agents live; else why nobody may act there, if that will not pass by itself.
 async fn place<C: Cloud>(context: &Context<C>) -> Result<Place, Option<Why>> {
+    // An answer is remembered for a while; the sweep knows sooner that nobody may ask any more.
+    let problem = context.fleet.health().borrow().problem.clone();
+    if let Some(refusal) = problem.map(|error| error.refusal()).filter(|refusal| refusal.stalls(1)) {
+        return Err(Some(Why {
+            reason: refusal.reason,
+            message: refusal.message,
+        }));
+    }
     context.lookups.place().await.map_err(|error| {
         tracing::debug!(%error, "where a plan's agents live is not known now");
         let refusal = error.refusal();

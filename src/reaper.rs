@@ -14,9 +14,12 @@ use koi_core::names;
 use koi_core::observed::OwnerRecord;
 use koi_core::plan::Step;
 use koi_core::reap::{self, Ages, Fate, Kind, Living, Orphan, Sight};
+use koi_core::refusal::Refusal;
 use koi_core::status::{EventFacts, EventType};
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
+use kube::core::{ObjectList, Request};
 use kube::{Resource as _, ResourceExt as _};
+use serde::Deserialize;
 
 use crate::args::Reap;
 use crate::clock::since;
@@ -45,8 +48,21 @@ pub struct Reaping {
 pub struct Reaper {
     reaping: Reaping,
     ages: Ages,
-    told: BTreeSet<(Kind, String)>,
+    told: BTreeSet<Key>,
+    tries: BTreeMap<Key, Tries>,
     slow: Option<(Timestamp, Slow)>,
+}
+
+/// What tells an orphan from others.
+type Key = (Kind, String);
+
+/// The tries to remove one orphan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tries {
+    /// How many were refused in a row.
+    refused: u32,
+    /// Not again before this.
+    next: Timestamp,
 }
 
 /// What is listed now and then.
@@ -64,6 +80,7 @@ impl Reaper {
             reaping,
             ages: Ages::new(),
             told: BTreeSet::new(),
+            tries: BTreeMap::new(),
             slow: None,
         }
     }
@@ -90,16 +107,58 @@ impl Reaper {
         let fresh: Vec<&Orphan> = due
             .iter()
             .copied()
-            .filter(|orphan| self.told.insert((orphan.kind, orphan.id.clone())))
+            .filter(|orphan| self.told.insert(key(orphan)))
             .collect();
         let removes = self.reaping.mode == Reap::Delete && !fresh.is_empty() && is_owner(context).await;
         for orphan in fresh {
             tell(context, orphan, self.reaping.mode, removes).await;
         }
+        self.tries.retain(|key, _| self.ages.contains_key(key));
+        let due = self.next(due, now);
         if self.reaping.mode == Reap::Delete && !due.is_empty() {
-            let removed = remove(context, &sight, &due).await;
-            self.note_removed(&removed);
+            let tried = remove(context, &sight, &due).await;
+            self.take_tried(context, tried, now).await;
         }
+    }
+
+    /// Keeps what became of those that were tried, and tells what is refused for the first time.
+    async fn take_tried<C: Cloud>(
+        &mut self,
+        context: &Context<C>,
+        tried: Vec<(&Orphan, Answer<bool>)>,
+        now: Timestamp,
+    ) {
+        let mut removed = BTreeSet::new();
+        for (orphan, outcome) in tried {
+            match outcome.map_err(|error| error.refusal()) {
+                Ok(true) => drop(removed.insert(orphan.id.clone())),
+                Ok(false) => self.tries.entry(key(orphan)).or_default().next = now,
+                Err(refusal) if self.note_refused(orphan, &refusal, now) => {
+                    let fate = format!("it could not be removed: {}", refusal.message);
+                    publish_orphan(context, orphan, &fate).await;
+                }
+                Err(_) => {}
+            }
+        }
+        self.note_removed(&removed);
+    }
+
+    /// Whose turn it is, those first that were not tried yet: what waits or cannot be removed is in nobody's way.
+    fn next<'o>(&self, mut due: Vec<&'o Orphan>, now: Timestamp) -> Vec<&'o Orphan> {
+        let of = |orphan: &Orphan| self.tries.get(&key(orphan)).copied().unwrap_or_default();
+        due.retain(|orphan| !matches!(orphan.fate, Fate::Keep(_)) && of(orphan).next <= now);
+        due.sort_by_key(|orphan| (of(orphan).refused, of(orphan).next));
+        due
+    }
+
+    /// Keeps a refusal, and says whether it is the first one in a row.
+    fn note_refused(&mut self, orphan: &Orphan, refusal: &Refusal, now: Timestamp) -> bool {
+        let tries = self.tries.entry(key(orphan)).or_default();
+        tries.refused = tries.refused.saturating_add(1);
+        // Nobody's wish will turn: it is tried again all the same.
+        let pause = refusal.pause(tries.refused).unwrap_or(SLOWEST);
+        tries.next = now.checked_add(pause).unwrap_or(Timestamp::MAX);
+        tries.refused == 1
     }
 
     /// What was removed is in no list any more, although that is asked for only now and then.
@@ -150,6 +209,10 @@ impl Reaper {
             used_profiles,
         }
     }
+}
+
+fn key(orphan: &Orphan) -> Key {
+    (orphan.kind, orphan.id.clone())
 }
 
 /// Where this is, as one word.
@@ -229,8 +292,7 @@ async fn is_owner<C: Cloud>(context: &Context<C>) -> bool {
     context.lookups.owner().await == Ok(OwnerRecord::Ours)
 }
 
-/// One Event for each orphan, on the agent that it names: it may be found by that name although it is gone. `removes`: what is orphaned may
-/// be removed now.
+/// What becomes of each orphan, once. `removes`: what is orphaned may be removed now.
 async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap, removes: bool) {
     let fate = match (&orphan.fate, mode) {
         (Fate::Keep(why), _) => format!("it stays: {why}"),
@@ -241,6 +303,11 @@ async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap, remov
         (Fate::Snapshot, Reap::Delete) => "a snapshot is taken, then it is removed".to_owned(),
         _ => "it stays: --reap=delete would remove it".to_owned(),
     };
+    publish_orphan(context, orphan, &fate).await;
+}
+
+/// A line in the log and an Event on the agent that an orphan names: it may be found by that name although it is gone.
+async fn publish_orphan<C: Cloud>(context: &Context<C>, orphan: &Orphan, fate: &str) {
     let (kind, id, why) = (orphan.kind.as_str(), &orphan.id, &orphan.why);
     tracing::warn!(kind, id, uid = orphan.agent_uid, agent = ?orphan.agent, why, fate, "an orphan");
     let Some((namespace, name)) = orphan.agent.clone() else {
@@ -250,7 +317,7 @@ async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap, remov
         type_: EventType::Warning,
         reason: Reason::Orphaned,
         action: "Reap",
-        note: format!("Orphaned {kind} {id}: {why}; {fate}."),
+        note: format!("Orphaned {kind} {id}: {why}; {}.", fate.trim_end_matches('.')),
     };
     let regarding = ObjectReference {
         api_version: Some(format!("{GROUP}/{VERSION}")),
@@ -268,52 +335,57 @@ async fn tell<C: Cloud>(context: &Context<C>, orphan: &Orphan, mode: Reap, remov
     }
 }
 
-/// Removes what is due: only under our own owner record, read anew, and only what no agent of a fresh list has. Answers with the ids of what
-/// is gone.
-async fn remove<C: Cloud>(context: &Context<C>, sight: &Sight, due: &[&Orphan]) -> BTreeSet<String> {
-    let mut removed = BTreeSet::new();
+/// Removes what is due: only under our own owner record, read anew, and only what no agent of a fresh list has. Answers with what
+/// became of those that were tried.
+async fn remove<'o, C: Cloud>(
+    context: &Context<C>,
+    sight: &Sight,
+    due: &[&'o Orphan],
+) -> Vec<(&'o Orphan, Answer<bool>)> {
+    let mut tried = Vec::new();
     if !context.gate.is_open() {
-        return removed;
+        return tried;
     }
     if !is_owner(context).await {
         tracing::warn!(
             "orphans stay: the owner record of the cluster id does not name this cluster, or cannot be read"
         );
-        return removed;
+        return tried;
     }
     let there = match listed(context).await {
         Ok(there) => there,
         Err(error) => {
             tracing::warn!(%error, "orphans stay: the cluster cannot be asked for its agents");
-            return removed;
+            return tried;
         }
     };
     let shown = context.stores.agent_uids();
     let certain = |orphan: &&&Orphan| shown.contains(&orphan.agent_uid) || !there.contains(&orphan.agent_uid);
     for orphan in due.iter().filter(certain).take(AT_ONCE) {
-        if carry_out(context, orphan, steps(context, sight, orphan).await).await {
-            removed.insert(orphan.id.clone());
-        }
+        tried.push((
+            *orphan,
+            carry_out(context, orphan, steps(context, sight, orphan).await).await,
+        ));
     }
-    removed
+    tried
 }
 
 /// Takes the steps against one orphan; says whether there were any, and all of them were taken.
-async fn carry_out<C: Cloud>(context: &Context<C>, orphan: &Orphan, steps: Vec<Step>) -> bool {
+async fn carry_out<C: Cloud>(context: &Context<C>, orphan: &Orphan, steps: Vec<Step>) -> Answer<bool> {
     for step in &steps {
         if !context.gate.is_open() {
-            return false;
+            return Ok(false);
         }
         let detail = (orphan.kind.as_str(), orphan.id.as_str(), step.name());
         match shared_effect(context, Some(&orphan.agent_uid), step).await {
             Ok(()) => tracing::warn!(?detail, uid = orphan.agent_uid, "reaped"),
             Err(error) => {
-                tracing::warn!(?detail, %error, "could not be reaped; tried again after the next sweep");
-                return false;
+                tracing::warn!(?detail, %error, "could not be reaped; tried again later");
+                return Err(error);
             }
         }
     }
-    !steps.is_empty()
+    Ok(!steps.is_empty())
 }
 
 async fn steps<C: Cloud>(context: &Context<C>, sight: &Sight, orphan: &Orphan) -> Vec<Step> {
@@ -335,16 +407,25 @@ async fn steps<C: Cloud>(context: &Context<C>, sight: &Sight, orphan: &Orphan) -
     }
 }
 
+/// What tells an agent from others. Nothing else is parsed: its metadata may be nested as deeply as anybody likes.
+#[derive(Clone, Deserialize)]
+struct Named {
+    metadata: Uid,
+}
+
+#[derive(Clone, Deserialize)]
+struct Uid {
+    uid: Option<String>,
+}
+
 /// The agents that the API server has now, asked for anew: no watch that is behind decides about a deletion.
 async fn listed<C: Cloud>(context: &Context<C>) -> kube::Result<BTreeSet<String>> {
-    let api: Api<KoiAgent> = match context.stores.watched() {
-        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
-        None => Api::all(context.client.clone()),
-    };
+    let agents = Request::new(KoiAgent::url_path(&(), context.stores.watched()));
     let mut uids = BTreeSet::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
-        let page = api.list_metadata(&params).await?;
+        let request = agents.list_metadata(&params).map_err(kube::Error::BuildRequest)?;
+        let page: ObjectList<Named> = context.client.request(request).await?;
         uids.extend(page.items.iter().filter_map(|agent| agent.metadata.uid.clone()));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -356,6 +437,42 @@ async fn listed<C: Cloud>(context: &Context<C>) -> kube::Result<BTreeSet<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_removed_waits_and_is_in_nobodys_way() {
+        let mut reaper = Reaper::new(Reaping {
+            mode: Reap::Delete,
+            grace: std::time::Duration::ZERO,
+            watched: None,
+        });
+        let orphan = |id: &str, fate| Orphan {
+            kind: Kind::Instance,
+            id: id.to_owned(),
+            agent_uid: "u".to_owned(),
+            agent: None,
+            why: String::new(),
+            fate,
+        };
+        let all = [
+            orphan("kept", Fate::Keep("it is")),
+            orphan("protected", Fate::Delete(Vec::new())),
+            orphan("slow", Fate::Snapshot),
+            orphan("new", Fate::Delete(Vec::new())),
+        ];
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let next = |reaper: &Reaper, seconds| {
+            let next = reaper.next(all.iter().collect(), at(seconds)).into_iter();
+            next.map(|orphan| orphan.id.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(next(&reaper, 0), ["protected", "slow", "new"]);
+        let refusal = koi_core::refusal::classify("TerminateInstances", "OperationNotPermitted", "");
+        assert!(reaper.note_refused(&all[1], &refusal, at(0)), "that is news");
+        reaper.tries.entry(key(&all[2])).or_default().next = at(1);
+        assert_eq!(next(&reaper, 1), ["new", "slow"]);
+        assert_eq!(next(&reaper, 60), ["new", "slow", "protected"]);
+        assert!(!reaper.note_refused(&all[1], &refusal, at(60)));
+        assert_eq!(next(&reaper, 179), ["new", "slow"], "longer each time");
+    }
 
     #[test]
     fn what_was_removed_is_not_removed_again_from_a_list_that_is_old() {

@@ -10,8 +10,10 @@ use koi_core::api::{KoiAgent, KoiPlan};
 use koi_core::names::MANAGER;
 use koi_core::observed::OwnerRecord;
 use kube::api::{Api, ListParams};
+use kube::core::Request;
 use kube::runtime::events::Reporter;
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
+use serde::de::IgnoredAny;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -321,16 +323,10 @@ impl<C: Cloud> House<C> {
 
     async fn await_crds(&self) {
         loop {
-            let agents: Api<KoiAgent> = Api::all(self.client.clone());
-            let agents = match self.args.watch_namespace() {
-                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-                None => agents,
-            };
-            let plans: Api<KoiPlan> = Api::all(self.client.clone());
-            let one = ListParams::default().limit(1);
+            let agents = KoiAgent::url_path(&(), self.args.watch_namespace());
             let looked = async {
-                agents.list_metadata(&one).await?;
-                plans.list_metadata(&one).await.map(drop)
+                self.look_at_one(&agents).await?;
+                self.look_at_one(&KoiPlan::url_path(&(), None)).await
             };
             match looked.await {
                 Ok(()) => return self.readiness.settle(CRDS),
@@ -374,6 +370,13 @@ impl<C: Cloud> House<C> {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Whether a kind can be listed. What is listed does not matter, and may be nested as deeply as anybody likes.
+    async fn look_at_one(&self, path: &str) -> kube::Result<()> {
+        let request = Request::new(path).list_metadata(&ListParams::default().limit(1));
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        self.client.request::<IgnoredAny>(request).await.map(drop)
     }
 
     /// Keeps readiness true to what the sweeps and the owner record say.

@@ -162,6 +162,7 @@ impl<C: Cloud> Round<'_, C> {
             _ => None,
         };
         let now = self.context.clock.now();
+        let refusal = step.refused(refusal);
         self.memory.work().refused.refuse(step.name(), launch, refusal, now);
         Progress::GoOn
     }

@@ -5,9 +5,12 @@ use koi_core::names::MANAGER;
 use koi_core::observed::Observed;
 use koi_core::plan::{Why, blocked};
 use koi_core::status::{Report, report};
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::Resource as _;
+use kube::api::{Patch, PatchParams};
+use kube::core::Request;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::{Context, RoundError, at};
@@ -33,13 +36,15 @@ pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject
     let status = status(metadata.generation.unwrap_or_default(), &name, &invalid.error, context);
     let (generation, conditions) = (status.observed_generation, status.conditions);
     let patch = json!({ "status": { "observedGeneration": generation, "conditions": conditions } });
-    let kind = ApiResource::erase::<KoiAgent>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
     let params = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    match api.patch_status(&name, &params, &Patch::Merge(patch)).await {
+    // The answer is the object, which may be nested more deeply than can be parsed: nobody looks at it.
+    let agents = Request::new(KoiAgent::url_path(&(), Some(&namespace)));
+    let request = agents.patch_subresource("status", &name, &params, &Patch::Merge(patch));
+    let request = request.map_err(|error| at("report of a malformed object")(kube::Error::BuildRequest(error)))?;
+    match context.client.request::<IgnoredAny>(request).await {
         Err(kube::Error::Api(refused)) if refused.is_not_found() => {}
         other => drop(other.map_err(at("report of a malformed object"))?),
     }

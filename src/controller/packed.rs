@@ -4,6 +4,7 @@
 //! microseconds an hour. So it is parsed when it is looked at.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::marker::PhantomData;
 use std::sync::LazyLock;
@@ -168,31 +169,86 @@ fn unpacked<K: Summed + DeserializeOwned>(body: &[u8]) -> Result<K, String> {
 
 impl<'de, K: Resource + Summed + Serialize + DeserializeOwned> Deserialize<'de> for Packed<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Kube's guard makes a tree of every object before it parses it, which costs more than all the rest.
-        let text = Box::<RawValue>::deserialize(deserializer)?;
-        let error = match serde_json::from_str(text.get()) {
+        let Checked(checked) = Checked::deserialize(deserializer)?;
+        let InvalidObject { error, mut metadata } = match checked {
             Ok(object) => return Ok(Self::new(object)),
-            Err(error) => error,
+            Err(invalid) => invalid,
         };
-        let Bare { mut metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
         K::prune(&mut metadata);
         Ok(Self {
             metadata,
-            kept: Err(told(&error).into()),
+            kept: Err(error.into()),
             kind: PhantomData,
         })
     }
 }
 
-/// What is left of an object that is none of its kind.
-#[derive(Deserialize)]
-struct Bare {
-    metadata: ObjectMeta,
+/// An object, or why it is none of its kind. Kube's own guard makes a tree of every object before it parses it: that costs more than all the
+/// rest, and a tree has a limit of depth, so that one object in a list would take all others with it.
+#[derive(Clone, Debug)]
+pub(super) struct Checked<K>(pub(super) Result<K, InvalidObject>);
+
+impl<'de, K: DeserializeOwned> Deserialize<'de> for Checked<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let error = match serde_json::from_str(text.get()) {
+            Ok(object) => return Ok(Self(Ok(object))),
+            Err(error) => told(&error),
+        };
+        let metadata = bare(text.get()).map_err(D::Error::custom)?;
+        Ok(Self(Err(InvalidObject { error, metadata })))
+    }
+}
+
+impl<K: Resource> Resource for Checked<K> {
+    type DynamicType = K::DynamicType;
+    type Scope = K::Scope;
+
+    fn kind(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::kind(dynamic)
+    }
+
+    fn group(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::group(dynamic)
+    }
+
+    fn version(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::version(dynamic)
+    }
+
+    fn plural(dynamic: &Self::DynamicType) -> Cow<'_, str> {
+        K::plural(dynamic)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.as_ref().map_or_else(|invalid| &invalid.metadata, Resource::meta)
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        match &mut self.0 {
+            Ok(object) => object.meta_mut(),
+            Err(invalid) => &mut invalid.metadata,
+        }
+    }
+}
+
+/// The metadata of an object that is none of its kind, without its fields' managers: those are nested as deeply as the object is.
+fn bare(text: &str) -> serde_json::Result<ObjectMeta> {
+    #[derive(Deserialize)]
+    struct Bare {
+        metadata: BTreeMap<String, Box<RawValue>>,
+    }
+    let Bare { mut metadata } = serde_json::from_str(text)?;
+    metadata.remove("managedFields");
+    serde_json::from_str(&serde_json::to_string(&metadata)?)
 }
 
 /// What is wrong, without the place: it is one in the API server's answer, which nobody sees.
 fn told(error: &serde_json::Error) -> String {
     let told = error.to_string();
+    if told.starts_with("recursion limit exceeded") {
+        return "something in it, such as gateway.config, is nested more than a hundred levels deep".to_owned();
+    }
     let place = format!(" at line {} column {}", error.line(), error.column());
     told.strip_suffix(&place).map(ToOwned::to_owned).unwrap_or(told)
 }
@@ -277,6 +333,31 @@ mod tests {
         assert_eq!(told.metadata.name.as_deref(), Some("a"));
         assert!(told.error.contains("Sideways"), "{}", told.error);
         assert!(!told.error.contains("column"), "{}", told.error);
+    }
+
+    #[test]
+    fn one_that_is_nested_without_end_takes_no_other_with_it() {
+        let deep = |levels| (0..levels).fold("1".to_owned(), |inner, _| format!(r#"{{"f:a":{inner}}}"#));
+        let object = |levels| {
+            let (fields, config) = (deep(levels), deep(levels));
+            format!(
+                r#"{{"metadata":{{"name":"deep","uid":"u","managedFields":[{{"manager":"m","fieldsV1":{fields}}}]}},"spec":{{"gateway":{{"config":{config}}}}}}}"#
+            )
+        };
+        for levels in [120, 5_000] {
+            let list = format!(
+                r#"{{"apiVersion":"skykoi.io/v1alpha1","kind":"KoiAgentList","metadata":{{}},"items":[{},{}]}}"#,
+                object(levels),
+                r#"{"metadata":{"name":"other"},"spec":{}}"#,
+            );
+            let list: kube::core::ObjectList<Packed<KoiAgent>> = serde_json::from_str(&list).unwrap();
+            let told = list.items[0].unpack().unwrap_err();
+            assert_eq!(told.metadata.uid.as_deref(), Some("u"));
+            assert!(told.error.contains("a hundred levels"), "{}", told.error);
+            assert!(list.items[1].unpack().is_ok());
+            let plan: Checked<koi_core::api::KoiPlan> = serde_json::from_str(&object(levels)).unwrap();
+            assert_eq!(plan.meta().name.as_deref(), Some("deep"));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use koi_core::api::{KoiAgent, KoiPlan};
 use koi_core::gist::Gist;
 use koi_core::names::LABEL_AGENT;
 use kube::api::Api;
-use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta};
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::packed::Checked;
 use super::secrets::Secrets;
 use super::{Context, Guarded, Memories, Packed, RoundError, Troubles, reconcile};
 use crate::accounts::Accounts;
@@ -237,7 +238,7 @@ fn triggers<C: Cloud>(
         wiring.secrets.keeper(),
         &seen,
     )));
-    let plans: Api<DeserializeGuard<KoiPlan>> = Api::all(client.clone());
+    let plans: Api<Checked<KoiPlan>> = Api::all(client.clone());
     let plans = watched(
         valid(watcher(plans, every()), &seen.troubles),
         kept_in(wiring.plans),
@@ -299,12 +300,12 @@ pub(super) fn trim(metadata: &mut ObjectMeta) {
 
 /// Plans that make sense. One that does not counts as not there, and is told; the others are as good as before.
 fn valid(
-    events: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<KoiPlan>>>> + Send + 'static,
+    events: impl Stream<Item = watcher::Result<watcher::Event<Checked<KoiPlan>>>> + Send + 'static,
     troubles: &Troubles,
 ) -> impl Stream<Item = watcher::Result<watcher::Event<KoiPlan>>> + Send + 'static {
     use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
     let troubles = troubles.clone();
-    let sift = move |guarded: DeserializeGuard<KoiPlan>| {
+    let sift = move |guarded: Checked<KoiPlan>| {
         let object = malformed_plan(&guarded.name_any());
         match guarded.0 {
             Ok(plan) => {

@@ -261,3 +261,85 @@ def test_what_the_operator_may_not_see_is_told_to_who_waits_for_it(ground: Groun
     assert (condition(ground.stage.agent(settled_one), "Ready") or {})["status"] == "True"
     cloud.clear_faults()
     ground.stage.wait_ready(name, 60)
+
+
+def nested(levels: int) -> dict:
+    """A config as deep as that."""
+    config: dict = {}
+    for _ in range(levels):
+        config = {"a": config}
+    return config
+
+
+def test_an_object_that_is_nested_without_end_stops_nobody(ground: Ground) -> None:
+    other, deep = ground.agent(), ground.agent(gateway={"config": nested(200)})
+    apply_plan(ground.stage, "deep", defaults={"gateway": {"config": nested(200)}})
+    try:
+        agent = ground.stage.wait_condition(deep, "Stalled", reason="InvalidSpec", seconds=30)
+        assert "nested" in condition(agent, "Stalled")["message"]
+        ground.stage.wait_ready(other, 60)
+        ground.operator().kill()
+        instance = ground.stage.agent(other)["status"]["instance"]["id"]
+        ground.stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
+        since = ground.stage.cloud.next_call()
+        ground.operator()
+        until(
+            "it is started again",
+            lambda: ground.stage.cloud.calls(since, principal="operator", action="StartInstances"),
+            40,
+        )
+        ground.stage.wait_ready(other, 60)
+    finally:
+        ground.stage.kube.request("DELETE", f"{GROUP}/koiplans/deep")
+
+
+def test_who_waits_for_what_cannot_be_read_is_told_once(ground: Ground) -> None:
+    name = ground.agent(instance={"image": {"ssmParameter": "/nobody/has/this"}})
+    ground.stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
+    bill = Bill(ground)
+    sweeps(ground, 8)
+    assert [write for write in bill.writes() if name in write] == []
+
+
+def test_a_start_while_the_cloud_cannot_be_asked_leaves_everything_as_it_was_told(ground: Ground) -> None:
+    awake, asleep = ground.agent(), ground.agent()
+    settled(ground, awake)
+    ground.stage.wait_ready(asleep, 60)
+    ground.stage.kube.patch_agent(asleep, {"spec": {"power": "Suspended"}})
+    ground.stage.wait_condition(asleep, "Suspended", "True", 60)
+    before = {name: ground.stage.agent(name)["status"] for name in (awake, asleep)}
+    cloud = ground.stage.cloud
+    for code, status in (("UnauthorizedOperation", 403), ("ServiceUnavailable", 503)):
+        ground.operator().kill()
+        cloud.inject("DescribeInstances", code=code, status=status, times=0)
+        bill = Bill(ground)
+        ground.operator()
+        until("reads are refused", lambda: cloud.faults()[-1]["hits"] >= 2, 40)
+        assert [write for write in bill.writes() if any(name in write for name in before)] == []
+        cloud.clear_faults()
+        sweeps(ground, 2)
+        assert {name: ground.stage.agent(name)["status"] for name in before} == before
+
+
+def test_a_type_that_is_refused_keeps_nobody_down(ground: Ground) -> None:
+    name, cloud = ground.agent(), ground.stage.cloud
+    instance = settled(ground, name)["status"]["instance"]["id"]
+    denial = "You are not authorized to perform: ec2:ModifyInstanceAttribute"
+    cloud.inject("ModifyInstanceAttribute", code="UnauthorizedOperation", status=403, message=denial, times=0)
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.large"}}})
+    ground.stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
+    until("it runs again", lambda: cloud.instance(instance).state == "running", 30)
+    told = condition(ground.stage.wait_condition(name, "GatewayHealthy", "True", 60), "Stalled")["message"]
+    assert "ec2:ModifyInstanceAttribute" in told and told.endswith("works with its old type t3.small."), told
+    bill = Bill(ground)
+    sweeps(ground, 6)
+    assert cloud.calls(bill.since, principal="operator", mutating=True) == []
+    cloud.clear_faults()
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.medium"}}})
+
+    def type_now() -> str:
+        (reservation,) = cloud.boto("ec2").describe_instances(InstanceIds=[instance])["Reservations"]
+        return reservation["Instances"][0]["InstanceType"]
+
+    until("it has the new type", lambda: type_now() == "t3.medium", 60)
+    ground.stage.wait_ready(name, 60)

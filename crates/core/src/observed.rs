@@ -233,14 +233,14 @@ impl Recorded {
                 account: cloud.account.clone(),
                 region: cloud.region.clone(),
             }),
-            instance_id: instance.map(|instance| instance.id.clone()),
+            instance_id: instance.map(|instance| instance.id.clone()).filter(is_id),
             booting_since: instance
                 .and_then(|instance| instance.booting_since.as_ref())
                 .map(|time| time.0),
             launch_time: instance
                 .and_then(|instance| instance.launch_time.as_ref())
                 .map(|time| time.0),
-            volume_id: status.volume.as_ref().map(|volume| volume.id.clone()),
+            volume_id: status.volume.as_ref().map(|volume| volume.id.clone()).filter(is_id),
             volume_gib: status.volume.as_ref().and_then(|volume| volume.size_gib).map(i64::from),
             bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
                 instance_id: bundle.instance_id.clone(),
@@ -289,6 +289,13 @@ impl Recorded {
             self.was_healthy = false;
         }
     }
+}
+
+/// EC2's ids are a short word and a number in hexadecimal; what somebody else wrote into status leads nowhere.
+#[expect(clippy::ptr_arg, reason = "a filter of options gives it so")]
+fn is_id(id: &String) -> bool {
+    let number = id.strip_prefix("i-").or_else(|| id.strip_prefix("vol-"));
+    number.is_some_and(|number| !number.is_empty() && number.chars().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 /// An AWS account and region.

@@ -20,6 +20,7 @@ use crate::api::{LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
 use crate::observed::{Instance, Observed, Place, Refused, Rule};
+use crate::refusal::{Refusal, Retry};
 use crate::rotation::Rotation;
 
 pub use present::{current_instance, data_volume_id, forget_past_boot};
@@ -362,6 +363,18 @@ impl Step {
             Self::Abandon { .. } => "Abandon",
             Self::RemoveFinalizer => "RemoveFinalizer",
         }
+    }
+
+    /// What a refusal of this step means: a change of type is only tried on an instance that is stopped for it.
+    #[must_use]
+    pub fn refused(&self, refusal: Refusal) -> Refusal {
+        let retry = match (self, refusal.reason, refusal.retry) {
+            (Self::SetInstanceType { .. }, Reason::InvalidSpec, _) => Retry::Never,
+            (Self::SetInstanceType { .. }, Reason::InsufficientCapacity, _)
+            | (Self::SetInstanceType { .. }, _, Retry::Slow) => Retry::Rare,
+            (_, _, retry) => retry,
+        };
+        Refusal { retry, ..refusal }
     }
 
     /// Whether it changes anything in the cloud.

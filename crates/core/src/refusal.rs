@@ -6,7 +6,7 @@ mod table;
 
 use std::time::Duration;
 
-use crate::api::Reason;
+use crate::api::{Reason, ReasonClass};
 
 pub use standing::Standing;
 pub use table::NO_CREDENTIALS;
@@ -21,6 +21,8 @@ pub enum Retry {
     BackOff,
     /// Minutes apart: people must act, and may do so outside of the cluster (quota, permission).
     Slow,
+    /// An hour apart: as before, where each try interrupts the agent.
+    Rare,
     /// Not before the wish changes.
     Never,
 }
@@ -67,6 +69,7 @@ impl Refusal {
             Retry::BackOff if self.reason == Reason::InsufficientCapacity => capacity(count),
             Retry::BackOff => (1_u64 << count.saturating_sub(1).min(5)).min(30),
             Retry::Slow => slow(count),
+            Retry::Rare => 3600,
         };
         Some(Duration::from_secs(seconds))
     }
@@ -83,7 +86,8 @@ impl Refusal {
     #[must_use]
     pub fn stalls(&self, count: u32) -> bool {
         match self.retry {
-            Retry::Slow | Retry::Never => true,
+            // What passes by itself needs nobody, however long it takes.
+            Retry::Slow | Retry::Rare | Retry::Never => self.reason.class() != ReasonClass::Waiting,
             Retry::Soon if self.reason == Reason::Unauthorized => count > WITHOUT_CREDENTIALS,
             Retry::Soon => count > SOON_LIMIT,
             Retry::BackOff => false,

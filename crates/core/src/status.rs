@@ -186,13 +186,18 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         .iter()
         .copied()
         .find(|name| *name == told.operation)?;
+    let mut refusal = classify(&told.operation, &told.code, "");
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    let message = ready.map(|condition| condition.message.clone()).unwrap_or_default();
-    let mut refusal = classify(&told.operation, &told.code, &message);
-    refusal.definite = false;
-    if !message.is_empty() {
-        refusal.message = message;
+    // Ready may be about something else by now.
+    let reason = refusal.reason.as_str();
+    let told_so = ready
+        .filter(|condition| condition.reason == reason || condition.message.contains(&told.code))
+        .map(|condition| &condition.message);
+    if let Some(message) = told_so {
+        refusal = classify(&told.operation, &told.code, message);
+        refusal.message.clone_from(message);
     }
+    refusal.definite = false;
     let retry_at = if told.generation < generation {
         Some(now)
     } else {
@@ -448,7 +453,9 @@ fn applied(report: &Report<'_>) -> Option<AppliedStatus> {
 
 /// Refusals whose pace is worth a write: those that are tried minutes apart.
 fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
-    let refused = report.observed.refusal.as_ref()?;
+    // A read is asked for by the look-ups, at a pace of their own.
+    let is_step = |refused: &&Refused| crate::plan::STEP_NAMES.contains(&refused.step);
+    let refused = report.observed.refusal.as_ref().filter(is_step)?;
     let slow = refused
         .refusal
         .pause(refused.count)

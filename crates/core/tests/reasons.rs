@@ -29,6 +29,7 @@ fn again(retry: Retry) -> &'static str {
         Retry::Soon => "soon",
         Retry::BackOff => "with pauses",
         Retry::Slow => "slowly",
+        Retry::Rare => "once an hour",
         Retry::Never => "when the spec changes",
     }
 }

@@ -2,17 +2,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn guarded<K: serde::de::DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> DeserializeGuard<K>
-where
-    DeserializeGuard<K>: serde::de::DeserializeOwned,
-{
+fn plan(name: &str, spec: &Value) -> Checked<KoiPlan> {
     let object =
-        json!({ "apiVersion": "skykoi.io/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
+        json!({ "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": { "name": name }, "spec": spec });
     serde_json::from_value(object).unwrap()
-}
-
-fn plan(name: &str, spec: &Value) -> DeserializeGuard<KoiPlan> {
-    guarded("KoiPlan", name, spec)
 }
 
 fn told(event: &watcher::Event<KoiPlan>) -> String {

@@ -38,6 +38,7 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
         steps: Vec::new(),
         planned: None,
         look_at: None,
+        aside: None,
     };
     let outcome = round.walk();
     let plan = Plan::conclude(round.steps, outcome);
@@ -67,6 +68,8 @@ struct Round<'a> {
     planned: Option<Planned>,
     /// When something is due by its own time.
     look_at: Option<Timestamp>,
+    /// What is refused and holds nothing else back.
+    aside: Option<Halt>,
 }
 
 impl<'a> Round<'a> {
@@ -116,6 +119,7 @@ impl<'a> Round<'a> {
             .and(network)
             // What runs goes on with the bundle that it has; that the wish does not reach it is told.
             .and_then(|()| self.bundle_fits())
+            .and_then(|()| self.aside.take().map_or(Ok(()), Err))
     }
 
     fn place(&self) -> Result<&'a Place, Halt> {

@@ -306,7 +306,7 @@ pub(super) const TABLE: &[Row] = &[
         ],
         Reason::SnapshotNotFound,
         Retry::Slow,
-        "name a snapshot of this region in spec.storage.restoreFrom",
+        "make the agent anew with a snapshot of this region in spec.storage.restoreFrom, which cannot be changed once an agent exists",
     ),
     row(
         &[

@@ -434,6 +434,10 @@ fn what_should_be_over_soon_stalls_only_when_it_lasts() {
     assert!(stalls("InvalidGroup.NotFound", super::SOON_LIMIT + 1));
     assert!(!stalls("RequestLimitExceeded", 1000));
     assert!(stalls("UnauthorizedOperation", 1));
+    assert!(
+        !stalls("VolumeModificationRateExceeded", 1000),
+        "nobody has to act, however long it takes"
+    );
 }
 
 #[test]

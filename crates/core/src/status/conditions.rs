@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::Report;
 use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
-use crate::observed::{GatewayHealth, Instance, InstanceState, Repair};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Repair};
 use crate::plan::{Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
@@ -95,13 +95,23 @@ fn parts(report: &Report<'_>, status: &KoiAgentStatus) -> [Option<Said>; 6] {
             })
         });
     }
+    // Who could not ask for the instances does not know that there is none.
+    let unseen = report.observed.instances == Known::Unknown;
+    let seen = |kind, said: &dyn Fn() -> Option<Said>| {
+        if unseen {
+            let first = find(report.previous, kind).is_none() && report.agent().is_some();
+            first.then(|| unsure(kind, "Not looked at yet."))
+        } else {
+            said()
+        }
+    };
     [
         around::identity(report),
         around::network(report),
-        around::storage(report, status),
-        Some(instance(report)),
+        seen(ConditionType::StorageReady, &|| around::storage(report, status)),
+        seen(ConditionType::InstanceReady, &|| Some(instance(report))),
         config(report),
-        gateway(report),
+        seen(ConditionType::GatewayHealthy, &|| gateway(report)),
     ]
 }
 

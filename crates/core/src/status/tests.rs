@@ -17,7 +17,7 @@ use crate::desired::{Desired, NamespaceFacts, Settings};
 use crate::names;
 use crate::observed::{
     GatewayHealth, Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Place, Probe, ProbeFailure,
-    Recorded, Rule, SecretFacts, SecurityGroup, Source, Subnet, Volume, VolumeState,
+    Recorded, Refused, Rule, SecretFacts, SecurityGroup, Source, Subnet, Volume, VolumeState,
 };
 use crate::plan::{Why, blocked, plan};
 
@@ -787,6 +787,46 @@ fn the_pace_of_retries_survives_the_operator() {
     );
     assert!(restored.retry_at > Some(now()));
     assert_eq!(restored_refusal(&status, 4, now()).unwrap().retry_at, Some(now()));
+    let said = restored.refusal.message;
+    assert!(
+        said.starts_with("RunInstances: VcpuLimitExceeded"),
+        "Ready is about something else: {said}"
+    );
+    for (reason, message) in [
+        ("QuotaExceeded", "In other words."),
+        ("Ready", "VcpuLimitExceeded, it was."),
+    ] {
+        let ready = status
+            .conditions
+            .iter_mut()
+            .find(|condition| condition.type_ == "Ready");
+        let ready = ready.unwrap();
+        (ready.reason, ready.message) = (reason.into(), message.into());
+        let restored = restored_refusal(&status, 3, now()).unwrap();
+        assert_eq!(
+            (restored.refusal.message.as_str(), restored.refusal.definite),
+            (message, false)
+        );
+    }
+}
+
+#[test]
+fn what_is_asked_again_by_itself_is_no_refusal_to_keep() {
+    let kept = |step, code: &str| {
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        observed.refusal = Some(Refused {
+            refusal: crate::refusal::classify(step, code, ""),
+            step,
+            launch: None,
+            count: 3,
+            retry_at: Some(now()),
+        });
+        let status = told(&well(), &wish(json!({}), json!({})), &observed, now());
+        status.refusal.is_some()
+    };
+    assert!(kept("CreateTags", "UnauthorizedOperation"));
+    assert!(!kept("DescribeSubnets", "UnauthorizedOperation"));
+    assert!(!kept("CreateTags", "RequestLimitExceeded"), "it is over soon");
 }
 
 mod events;

@@ -159,7 +159,7 @@ impl Memory {
             Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
             _ => None,
         };
-        self.refused.refuse(step.name(), launch, refusal, now);
+        self.refused.refuse(step.name(), launch, step.refused(refusal), now);
     }
 
     fn succeed(&mut self, step: &Step) {

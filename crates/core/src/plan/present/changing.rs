@@ -8,8 +8,9 @@ use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::change::{self, Planned};
 use crate::names;
-use crate::observed::{GatewayHealth, Instance, InstanceState, Probe};
-use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Probe, Refused};
+use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate};
+use crate::refusal::Retry;
 
 /// A gateway that took a config and never said that it runs with it is handed it again after this.
 const PUSH_AGAIN: SignedDuration = SignedDuration::from_secs(60);
@@ -25,7 +26,8 @@ impl Round<'_> {
         let Some(planned) = change::decide(self.agent, self.observed, instance, self.now) else {
             return self.push(instance);
         };
-        let planned = self.planned.insert(self.guarded(instance, planned)).clone();
+        let planned = self.unless_refused(instance, self.guarded(instance, planned));
+        let planned = self.planned.insert(planned).clone();
         if planned.waiting_for.is_some() {
             // What interrupts nobody, or for a moment, does not wait with it.
             return self.push(instance);
@@ -137,7 +139,14 @@ impl Round<'_> {
 
     fn stop_start(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
         let id = instance.id.clone();
+        let refused = self.refused_type(instance);
         match instance.state {
+            InstanceState::Stopped if refused.is_some() => {
+                self.volume(instance)?;
+                self.bundle(instance);
+                self.steps.push(Step::StartInstance { instance_id: id });
+                refused.map_or(Ok(()), Err)
+            }
             InstanceState::Running => {
                 self.steps.push(Step::StopInstance { instance_id: id });
                 Err(changing(planned, "is being made: the instance stops", SHORTLY * 2))
@@ -166,6 +175,49 @@ impl Round<'_> {
                 SHORTLY * 2,
             )),
         }
+    }
+
+    /// An instance that runs is not taken down for a type that EC2 has just refused; all else of it goes on.
+    fn unless_refused(&mut self, instance: &Instance, planned: Planned) -> Planned {
+        let runs = instance.state == InstanceState::Running && planned.kind == ActionKind::StopStart;
+        if !runs || planned.waiting_for.is_some() {
+            return planned;
+        }
+        self.aside = self.refused_type(instance);
+        Planned {
+            waiting_for: self.aside.is_some().then(|| "EC2 to take the new type".into()),
+            takes_place: planned.takes_place && self.aside.is_none(),
+            ..planned
+        }
+    }
+
+    /// EC2 does not give the instance the wished type: it works with the one that it has until the next try, or until the wish turns.
+    fn refused_type(&self, instance: &Instance) -> Option<Halt> {
+        let launch = self.observed.recorded.launch.as_ref();
+        if self.agent.accepts_type(&instance.instance_type, launch) {
+            return None;
+        }
+        let standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut refused = standing.filter(|refused| refused.step == "ModifyInstanceAttribute");
+        let lasts = |refused: &&Refused| !matches!(refused.refusal.retry, Retry::Soon | Retry::BackOff);
+        let waits = |refused: &&Refused| refused.retry_at.is_none_or(|at| at > self.now);
+        let refused = refused.find(|refused| waits(refused) && lasts(refused))?;
+        let message = format!(
+            "{} Until then the instance works with its old type {}.",
+            refused.refusal.message, instance.instance_type
+        );
+        let why = Why {
+            reason: refused.refusal.reason,
+            message,
+        };
+        Some(Halt {
+            verdict: if refused.refusal.stalls(refused.count) {
+                Verdict::Blocked(why)
+            } else {
+                Verdict::Converging(why)
+            },
+            check_again: refused.retry_at.map_or(AT_REST, |at| gate::until(at, self.now)),
+        })
     }
 
     /// The instance goes, its data volume stays; the launch of the successor is the one of any instance that is gone.

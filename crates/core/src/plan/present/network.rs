@@ -101,7 +101,7 @@ fn no_subnet(agent: &DesiredAgent) -> Halt {
         "There is no default subnet in this account and region. Name subnets in network.subnetIds of the plan, or in spec.instance.subnetId.".to_owned()
     } else {
         format!(
-            "None of the subnets {} exists in this account and region.",
+            "None of the subnets {} exists in this account and region: name one that does in spec.instance.subnetId, or in the plan.",
             agent.subnet_ids.join(", ")
         )
     };

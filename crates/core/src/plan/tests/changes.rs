@@ -4,6 +4,7 @@ use super::*;
 use crate::api::{ActionKind, PlannedAction};
 use crate::change;
 use crate::observed::Pushed;
+use crate::refusal::Standing;
 use crate::status;
 
 /// A live agent whose spec and plan change from one pair to another.
@@ -86,6 +87,53 @@ fn the_agents_own_change_is_announced_and_then_made_at_once() {
     assert_eq!(change.steps(), ["StartInstance"]);
     change.instance().state = InstanceState::Running;
     assert_eq!(change.plan().planned, None);
+}
+
+#[test]
+fn a_type_that_ec2_refuses_leaves_the_agent_at_work_with_its_old_one() {
+    for (code, tries_again) in [
+        ("UnauthorizedOperation", true),
+        ("InvalidInstanceAttributeValue", false),
+    ] {
+        let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+        change.announce();
+        change.instance().state = InstanceState::Stopped;
+        let [step] = change.plan().steps.try_into().unwrap();
+        let refusal = step.refused(classify("ModifyInstanceAttribute", code, ""));
+        let mut standing = Standing::default();
+        standing.refuse(step.name(), None, refusal, now());
+        change.observed.refusal = standing.last().cloned();
+        assert_eq!(change.steps(), ["StartInstance"], "{code}");
+        assert!(matches!(change.plan().verdict, Verdict::Blocked(_)));
+        change.instance().state = InstanceState::Running;
+        assert_eq!(change.steps(), Vec::<&str>::new());
+        let planned = change.plan().planned.unwrap();
+        assert_eq!(planned.waiting_for.as_deref(), Some("EC2 to take the new type"));
+        assert!(!planned.takes_place);
+        let Verdict::Blocked(why) = change.plan().verdict else {
+            panic!("{:?}", change.plan())
+        };
+        assert!(
+            why.message.ends_with("works with its old type t3.small."),
+            "{}",
+            why.message
+        );
+        let devices = std::mem::take(&mut change.instance().block_devices);
+        change.observed.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+        assert_eq!(change.steps(), ["AttachVolume"], "all else goes on");
+        change.instance().block_devices = devices;
+        change.observed.volumes = Known::Present(vec![volume(VolumeState::InUse, Some("i-1"))]);
+        let again = standing.last().unwrap().retry_at;
+        assert_eq!(again, tries_again.then(|| ago(-3600)), "{code}");
+        standing.try_now(now());
+        change.observed.refusal = standing.last().cloned();
+        change.announce();
+        assert_eq!(
+            change.steps(),
+            ["StopInstance"],
+            "the wish turned, or the time has come"
+        );
+    }
 }
 
 #[test]

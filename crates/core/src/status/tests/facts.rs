@@ -1,7 +1,7 @@
 //! What status tells of the things themselves: each fact from where it is known, and kept while nobody can look.
 
 use super::*;
-use crate::api::ResolvedStatus;
+use crate::api::{ConditionType, ResolvedStatus};
 use crate::observed::{ScheduledEvent, Volume, VolumeState};
 use crate::status::{note_instance, state_word};
 
@@ -77,6 +77,15 @@ fn what_cannot_be_seen_now_stays_as_it_was() {
         ..Observed::default()
     };
     let status = told(&before, &bare(), &blind, later(60));
+    for part in [
+        ConditionType::StorageReady,
+        ConditionType::InstanceReady,
+        ConditionType::GatewayHealthy,
+    ] {
+        assert_eq!(condition(&status, part.as_str()), condition(&before, part.as_str()));
+    }
+    let newcomer = told(&KoiAgentStatus::default(), &bare(), &blind, now());
+    assert_eq!(words(&newcomer, "InstanceReady"), Some(("Unknown", "Pending")));
     assert_eq!(status.cloud, before.cloud);
     assert_eq!(status.security_group_id, before.security_group_id);
     assert_eq!(status.instance_profile, before.instance_profile);
@@ -93,6 +102,26 @@ fn what_cannot_be_seen_now_stays_as_it_was() {
         (kept.endpoint, kept.version, kept.tls_sha256),
         (was.endpoint, was.version, was.tls_sha256)
     );
+}
+
+#[test]
+fn ids_that_ec2_never_gives_lead_nowhere() {
+    let recorded = |id: &str, volume: &str| {
+        let mut status = well();
+        status.instance.as_mut().unwrap().id = id.into();
+        status.volume = serde_json::from_value(json!({"id": volume})).ok();
+        let recorded = Recorded::from_status(&status);
+        (recorded.instance_id.is_some(), recorded.volume_id.is_some())
+    };
+    assert_eq!(recorded("i-0a1b2c3d4e5f60718", "vol-0a1b2c3d"), (true, true));
+    for (id, volume) in [
+        ("nonsense; rm -rf", "vol-"),
+        ("i-", "vol-x"),
+        ("i-0a 1b", "snap-1"),
+        ("", ""),
+    ] {
+        assert_eq!(recorded(id, volume), (false, false), "{id:?} {volume:?}");
+    }
 }
 
 #[test]
