@@ -344,7 +344,7 @@ mod tests {
                 r#"{{"metadata":{{"name":"deep","uid":"u","managedFields":[{{"manager":"m","fieldsV1":{fields}}}]}},"spec":{{"gateway":{{"config":{config}}}}}}}"#
             )
         };
-        for levels in [120, 5_000] {
+        for levels in [200, 5_000] {
             let list = format!(
                 r#"{{"apiVersion":"skykoi.io/v1alpha1","kind":"KoiAgentList","metadata":{{}},"items":[{},{}]}}"#,
                 object(levels),
