@@ -136,6 +136,36 @@ fn a_type_that_ec2_refuses_leaves_the_agent_at_work_with_its_old_one() {
     }
 }
 
+/// EC2 has just said no to a change of type.
+fn type_refused(change: &mut Change) {
+    let step = Step::SetInstanceType {
+        instance_id: "i-1".into(),
+        instance_type: "t3.large".into(),
+    };
+    let mut standing = Standing::default();
+    let refusal = step.refused(classify("ModifyInstanceAttribute", "UnauthorizedOperation", ""));
+    standing.refuse(step.name(), None, refusal, now());
+    change.observed.refusal = standing.last().cloned();
+}
+
+#[test]
+fn a_refused_type_takes_no_place_and_holds_no_replacement_back() {
+    let until = json!({"skykoi.io/allow-disruption-until": "2023-11-14T22:13:21Z"});
+    let (nothing, large) = ((json!({}), json!({})), (json!({}), defaulted("t3.large")));
+    let mut planned = Change::annotated(nothing, large, until);
+    planned.observed.may_disrupt = true;
+    assert!(planned.plan().planned.unwrap().takes_place);
+    type_refused(&mut planned);
+    assert!(!planned.plan().planned.unwrap().takes_place);
+    let image = |id: &str, kind: &str| json!({"instance": {"image": {"id": id}, "type": kind}});
+    let before = (image("ami-1", "t3.small"), json!({}));
+    let mut replaced = Change::new(before, (image("ami-2", "t3.large"), json!({})));
+    replaced.observed.image = Known::Present("ami-2".into());
+    type_refused(&mut replaced);
+    replaced.announce();
+    assert_eq!(replaced.steps(), ["TerminateInstance"]);
+}
+
 #[test]
 fn what_comes_from_the_plan_waits_for_consent_and_then_for_a_place() {
     let mut change = Change::new((json!({}), json!({})), (json!({}), defaulted("t3.large")));
