@@ -123,6 +123,7 @@ impl<C: Cloud> Accounts<C> {
             self.own.clock.clone(),
             &cluster_id,
             &kube_system_uid,
+            fleet.health(),
         );
         let budget = self.budget(wish);
         let context = Arc::new(

@@ -46,6 +46,8 @@ pub struct SweepHealth {
     pub problem: Option<CloudError>,
     /// How many failed in a row.
     pub failed: u32,
+    /// How many times one succeeded after one that did not.
+    pub recovered: u64,
 }
 
 impl Fleet {
@@ -284,6 +286,7 @@ impl Fleet {
             Ok(()) => {
                 *health = SweepHealth {
                     done: health.done + 1,
+                    recovered: health.recovered + u64::from(health.failed > 0),
                     ..SweepHealth::default()
                 }
             }

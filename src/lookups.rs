@@ -1,7 +1,8 @@
 //! What changes rarely and is shared by many agents: asked once, remembered for a while.
 //!
 //! One question is in flight for each thing at a time, whoever waits for it. When the cloud cannot be asked, the last answer stands
-//! for as long as this process lives; a thing that is not there is asked for again sooner than one that is.
+//! for as long as this process lives; a thing that is not there is asked for again sooner than one that is. What failed is asked again
+//! when a sweep works again: nobody is told of an outage that is over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +11,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use koi_core::names;
 use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
+use tokio::sync::watch;
 
 use crate::clock::{Clock, after, since};
 use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts, SubnetChoice};
+use crate::fleet::SweepHealth;
 
 const PLACE: Duration = Duration::from_secs(300);
 const OWNER: Duration = Duration::from_secs(300);
@@ -34,6 +37,7 @@ pub struct Lookups<C> {
     clock: Clock,
     cluster_id: String,
     kube_system_uid: String,
+    health: watch::Receiver<SweepHealth>,
     place: Cache<Place>,
     owner: Cache<OwnerRecord>,
     images: Cache<Option<String>>,
@@ -53,13 +57,20 @@ pub struct Profile {
 }
 
 impl<C: Cloud> Lookups<C> {
-    /// Nothing is remembered.
-    pub fn new(cloud: Arc<C>, clock: Clock, cluster_id: &str, kube_system_uid: &str) -> Self {
+    /// Nothing is remembered. `health` tells how the sweeps of the same account go.
+    pub fn new(
+        cloud: Arc<C>,
+        clock: Clock,
+        cluster_id: &str,
+        kube_system_uid: &str,
+        health: watch::Receiver<SweepHealth>,
+    ) -> Self {
         Self {
             cloud,
             clock,
             cluster_id: cluster_id.to_owned(),
             kube_system_uid: kube_system_uid.to_owned(),
+            health,
             place: Cache::default(),
             owner: Cache::default(),
             images: Cache::default(),
@@ -69,13 +80,21 @@ impl<C: Cloud> Lookups<C> {
         }
     }
 
+    /// Now, and how often sweeps have come back so far.
+    fn moment(&self) -> Moment {
+        Moment {
+            now: self.clock.now(),
+            recovered: self.health.borrow().recovered,
+        }
+    }
+
     /// Where our credentials work.
     ///
     /// # Errors
     /// When it was never known and cannot be asked.
     pub async fn place(&self) -> Answer<Place> {
         self.place
-            .get("", self.clock.now(), |_| PLACE, || self.cloud.place())
+            .get("", self.moment(), |_| PLACE, || self.cloud.place())
             .await
     }
 
@@ -92,7 +111,7 @@ impl<C: Cloud> Lookups<C> {
         self.owner
             .get(
                 "",
-                self.clock.now(),
+                self.moment(),
                 |owner| if *owner == OwnerRecord::Ours { OWNER } else { ABSENT },
                 ask,
             )
@@ -117,7 +136,7 @@ impl<C: Cloud> Lookups<C> {
     pub async fn image(&self, parameter: &str) -> Answer<Known<String>> {
         let ask = || async { Ok(read_image(self.cloud.parameter(parameter).await?)) };
         let ttl = |image: &Option<String>| ttl(image.as_ref(), IMAGE);
-        let found = self.images.get(parameter, self.clock.now(), ttl, ask).await?;
+        let found = self.images.get(parameter, self.moment(), ttl, ask).await?;
         Ok(known(found))
     }
 
@@ -151,7 +170,7 @@ impl<C: Cloud> Lookups<C> {
         self.subnets
             .get(
                 &key,
-                self.clock.now(),
+                self.moment(),
                 |subnet| ttl(subnet.as_ref(), SUBNET),
                 || self.cloud.subnet(choice),
             )
@@ -169,7 +188,7 @@ impl<C: Cloud> Lookups<C> {
             let changed_at = self.profiles.peek(name).and_then(|profile: Profile| profile.changed_at);
             Ok(Profile { facts, changed_at })
         };
-        self.profiles.get(name, self.clock.now(), whole, ask).await
+        self.profiles.get(name, self.moment(), whole, ask).await
     }
 
     /// We changed a profile, its role or its policy: `change` does the same to what is remembered, since IAM shows it only later.
@@ -261,6 +280,14 @@ fn read_owner(text: Option<&str>, kube_system_uid: &str) -> OwnerRecord {
     }
 }
 
+/// When something is asked.
+#[derive(Clone, Copy)]
+struct Moment {
+    now: Timestamp,
+    /// How many times the cloud could be asked again after it could not.
+    recovered: u64,
+}
+
 /// Answers by key, each with its time to live.
 struct Cache<V> {
     slots: Mutex<HashMap<String, Arc<Slot<V>>>>,
@@ -276,6 +303,8 @@ struct Kept<V> {
     value: Option<V>,
     error: Option<CloudError>,
     failures: u32,
+    /// How often sweeps had come back when it was asked.
+    recovered: u64,
     fresh_until: Timestamp,
 }
 
@@ -295,6 +324,7 @@ impl<V: Clone> Cache<V> {
                 value: None,
                 error: None,
                 failures: 0,
+                recovered: 0,
                 fresh_until: Timestamp::MIN,
             };
             Arc::new(Slot {
@@ -305,26 +335,20 @@ impl<V: Clone> Cache<V> {
         Arc::clone(slots.entry(key.to_owned()).or_insert_with(fresh))
     }
 
-    async fn get<F>(
-        &self,
-        key: &str,
-        now: Timestamp,
-        ttl: impl Fn(&V) -> Duration,
-        ask: impl FnOnce() -> F,
-    ) -> Answer<V>
+    async fn get<F>(&self, key: &str, at: Moment, ttl: impl Fn(&V) -> Duration, ask: impl FnOnce() -> F) -> Answer<V>
     where
         F: Future<Output = Answer<V>>,
     {
         let slot = self.slot(key);
-        if let Some(answer) = slot.fresh(now) {
+        if let Some(answer) = slot.fresh(at) {
             return answer;
         }
         let _asking = slot.asking.lock().await;
-        if let Some(answer) = slot.fresh(now) {
+        if let Some(answer) = slot.fresh(at) {
             return answer;
         }
         let answer = ask().await;
-        slot.keep(answer, now, ttl)
+        slot.keep(answer, at, ttl)
     }
 
     fn peek(&self, key: &str) -> Option<V> {
@@ -336,6 +360,7 @@ impl<V: Clone> Cache<V> {
             value: Some(value),
             error: None,
             failures: 0,
+            recovered: 0,
             fresh_until,
         };
     }
@@ -358,12 +383,16 @@ impl<V: Clone> Slot<V> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fresh(&self, now: Timestamp) -> Option<Answer<V>> {
+    fn fresh(&self, at: Moment) -> Option<Answer<V>> {
         let kept = self.kept();
-        (now < kept.fresh_until).then(|| kept.answer()).flatten()
+        let outlived = kept.error.is_some() && kept.recovered < at.recovered;
+        (at.now < kept.fresh_until && !outlived)
+            .then(|| kept.answer())
+            .flatten()
     }
 
-    fn keep(&self, answer: Answer<V>, now: Timestamp, ttl: impl Fn(&V) -> Duration) -> Answer<V> {
+    fn keep(&self, answer: Answer<V>, at: Moment, ttl: impl Fn(&V) -> Duration) -> Answer<V> {
+        let Moment { now, recovered } = at;
         let mut kept = self.kept();
         match answer {
             Ok(value) => {
@@ -372,6 +401,7 @@ impl<V: Clone> Slot<V> {
                     value: Some(value),
                     error: None,
                     failures: 0,
+                    recovered,
                 }
             }
             Err(error) => {
@@ -380,6 +410,7 @@ impl<V: Clone> Slot<V> {
                 kept.failures = kept.failures.saturating_add(1);
                 let pause = error.refusal().pause(kept.failures);
                 kept.error = Some(error);
+                kept.recovered = recovered;
                 kept.fresh_until = after(now, pause.unwrap_or(FAILED));
             }
         }
@@ -409,6 +440,13 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
     }
 
+    fn on(seconds: i64, recovered: u64) -> Moment {
+        Moment {
+            now: at(seconds),
+            recovered,
+        }
+    }
+
     fn failed() -> CloudError {
         CloudError::unintelligible("GetParameter", "away")
     }
@@ -422,23 +460,42 @@ mod tests {
             tokio::task::yield_now().await;
             Ok(7)
         };
-        let answers = futures::future::join_all((0..20).map(|_| cache.get("k", at(0), |_| PLACE, ask))).await;
+        let answers = futures::future::join_all((0..20).map(|_| cache.get("k", on(0, 0), |_| PLACE, ask))).await;
         assert_eq!((answers, asked.into_inner()), (vec![Ok(7); 20], 1));
     }
 
     #[tokio::test]
     async fn an_answer_outlives_a_failure_and_is_asked_for_again_in_its_time() {
         let cache = Cache::default();
-        let get =
-            |now, answer: Answer<u8>| cache.get("k", now, |_| Duration::from_secs(10), || std::future::ready(answer));
-        assert_eq!(get(at(0), Err(failed())).await, Err(failed()));
-        assert_eq!(get(at(0), Ok(1)).await, Err(failed()), "asked again too soon");
-        assert_eq!(get(at(3), Ok(1)).await, Ok(1));
-        assert_eq!(get(at(12), Ok(2)).await, Ok(1));
-        assert_eq!(get(at(13), Err(failed())).await, Ok(1), "the last answer stands");
-        assert_eq!(get(at(16), Ok(3)).await, Ok(3));
+        let get = |seconds, answer: Answer<u8>| {
+            cache.get(
+                "k",
+                on(seconds, 0),
+                |_| Duration::from_secs(10),
+                || std::future::ready(answer),
+            )
+        };
+        assert_eq!(get(0, Err(failed())).await, Err(failed()));
+        assert_eq!(get(0, Ok(1)).await, Err(failed()), "asked again too soon");
+        assert_eq!(get(3, Ok(1)).await, Ok(1));
+        assert_eq!(get(12, Ok(2)).await, Ok(1));
+        assert_eq!(get(13, Err(failed())).await, Ok(1), "the last answer stands");
+        assert_eq!(get(16, Ok(3)).await, Ok(3));
         cache.forget("k");
-        assert_eq!(get(at(16), Ok(4)).await, Ok(4));
+        assert_eq!(get(16, Ok(4)).await, Ok(4));
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_asked_again_once_when_the_cloud_is_back() {
+        let cache = Cache::default();
+        let get =
+            |recovered, answer: Answer<u8>| cache.get("k", on(0, recovered), |_| PLACE, || std::future::ready(answer));
+        assert_eq!(get(3, Err(failed())).await, Err(failed()));
+        assert_eq!(get(3, Ok(1)).await, Err(failed()), "too soon");
+        assert_eq!(get(4, Err(failed())).await, Err(failed()));
+        assert_eq!(get(4, Ok(1)).await, Err(failed()), "once");
+        assert_eq!(get(5, Ok(1)).await, Ok(1));
+        assert_eq!(get(6, Ok(2)).await, Ok(1), "what is known stays");
     }
 
     #[test]

@@ -261,6 +261,7 @@ impl<C: Cloud> House<C> {
             clock.clone(),
             &self.args.cluster_id,
             kube_system_uid,
+            fleet.health(),
         );
         let reporter = Reporter {
             controller: MANAGER.to_owned(),

@@ -107,7 +107,11 @@ impl<C: Cloud> Round<'_, C> {
         }
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
-        self.memory.work().refused.succeed(step.name());
+        let refused = &mut self.memory.work().refused;
+        refused.succeed(step.name());
+        if matches!(step, Step::RestoreInstanceType { .. }) {
+            refused.blame_type(self.context.clock.now());
+        }
         if let Step::DeleteBundle { instance_id } = step {
             self.memory.work().bundles_deleted.insert(instance_id.clone());
         }

@@ -34,6 +34,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::TerminateInstance { .. }
         | Step::AttachVolume { .. }
         | Step::SetInstanceType { .. }
+        | Step::RestoreInstanceType { .. }
         | Step::SetSecurityGroups { .. }
         | Step::RebootInstance { .. }
         | Step::AssociateProfile { .. }
@@ -108,24 +109,31 @@ async fn group<C: Cloud>(context: &Context<C>, step: &Step) -> Answer<()> {
         Step::CreateSecurityGroup { name, vpc_id, tags } => create_group(context, name, vpc_id, tags).await,
         Step::AuthorizeIngress { group_id, rules } => {
             let done = cloud.authorize(group_id, rules).await;
-            noted_group(context, group_id, done, || fleet.note_rules(group_id, rules, &[]))
+            noted_group(context, step, group_id, done, || fleet.note_rules(group_id, rules, &[]))
         }
         Step::RevokeIngress { group_id, rules } => {
             let done = cloud.revoke(group_id, rules).await;
-            noted_group(context, group_id, done, || fleet.note_rules(group_id, &[], rules))
+            noted_group(context, step, group_id, done, || fleet.note_rules(group_id, &[], rules))
         }
         Step::DeleteSecurityGroup { group_id } => {
             let done = cloud.delete_group(group_id).await;
-            noted_group(context, group_id, done, || fleet.note_deleted_group(group_id))
+            noted_group(context, step, group_id, done, || fleet.note_deleted_group(group_id))
         }
         _ => Ok(()),
     }
 }
 
 /// A group that is not there after all is forgotten, so that it is made again.
-fn noted_group<C>(context: &Context<C>, group_id: &str, done: Answer<()>, note: impl FnOnce()) -> Answer<()> {
+fn noted_group<C>(
+    context: &Context<C>,
+    step: &Step,
+    group_id: &str,
+    done: Answer<()>,
+    note: impl FnOnce(),
+) -> Answer<()> {
     match &done {
         Ok(()) => note(),
+        Err(error) if step.misses_source(&error.code, &error.message) => {}
         Err(error) if error.is("InvalidGroup.NotFound") => context.fleet.note_missing_group(group_id),
         Err(_) => {}
     }
@@ -197,6 +205,10 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
             fleet.note_groups(uid, instance_id, group_ids);
         }
         Step::SetInstanceType {
+            instance_id,
+            instance_type,
+        }
+        | Step::RestoreInstanceType {
             instance_id,
             instance_type,
         } => {

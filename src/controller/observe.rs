@@ -115,6 +115,9 @@ impl<C: Cloud> Round<'_, C> {
             recorded,
             ..Observed::default()
         };
+        if let Ok(desired) = wish {
+            observed.disown(desired.claim());
+        }
         forget_past_boot(&mut observed);
         let now = self.context.clock.now();
         if let Some(instance) = current_instance(&observed).map(|instance| instance.id.clone()) {

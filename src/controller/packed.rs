@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::io::{Read as _, Write as _};
 use std::marker::PhantomData;
 use std::sync::LazyLock;
@@ -121,6 +122,16 @@ impl<K: Summed> Packed<K> {
     #[must_use]
     pub fn gist(&self) -> Option<&K::Gist> {
         self.kept.as_ref().ok().map(|kept| &kept.gist)
+    }
+}
+
+impl<K: Summed> Hash for Packed<K> {
+    /// What it says, metadata aside.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        match &self.kept {
+            Ok(kept) => kept.body.hash(hasher),
+            Err(error) => error.hash(hasher),
+        }
     }
 }
 

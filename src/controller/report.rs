@@ -43,7 +43,8 @@ impl<C: Cloud> Round<'_, C> {
     ) -> Result<Effect, RoundError> {
         self.count(&status);
         let nothing = KoiAgentStatus::default();
-        if *self.agent.status.as_ref().unwrap_or(&nothing) == status || !self.context.gate.is_open() {
+        let there = self.agent.status.as_ref().unwrap_or(&nothing);
+        if status::is_told(&status, there) || !self.context.gate.is_open() {
             self.status = status;
             return Ok(Effect::Done);
         }
@@ -61,12 +62,19 @@ impl<C: Cloud> Round<'_, C> {
         }
         let body = json!({ "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "KoiAgent", "metadata": metadata, "status": status });
         let api: Api<KoiAgent> = Api::namespaced(self.context.client.clone(), &namespace);
-        match api
+        let applied = api
             .patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body))
-            .await
-        {
-            Ok(written) => {
+            .await;
+        match applied {
+            Ok(mut written) => {
                 self.context.metrics.count_write("KoiAgent/status");
+                if let Some(foreign) = written
+                    .status
+                    .as_ref()
+                    .and_then(|found| status::foreign(&status, found))
+                {
+                    written = self.clear(&api, &name, &foreign).await.unwrap_or(written);
+                }
                 self.status = status;
                 self.wrote(written);
                 if let Some(event) = event_for(&before, &self.status) {
@@ -78,6 +86,21 @@ impl<C: Cloud> Round<'_, C> {
             // Gone meanwhile: nothing to report on.
             Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(Effect::Gone),
             Err(error) => Err(at("write of status")(error)),
+        }
+    }
+
+    /// Takes away what somebody else wrote into status, which an apply of ours leaves to them.
+    async fn clear(&self, api: &Api<KoiAgent>, name: &str, foreign: &serde_json::Value) -> Option<KoiAgent> {
+        let patch = Patch::Merge(json!({ "status": foreign }));
+        match api.patch_status(name, &PatchParams::default(), &patch).await {
+            Ok(written) => {
+                self.context.metrics.count_write("KoiAgent/status");
+                Some(written)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what somebody else wrote into status stays for now");
+                None
+            }
         }
     }
 

@@ -362,7 +362,8 @@ fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen, memories
         .boxed()
 }
 
-/// What of an agent's change is worth a look: everything but the status that we write ourselves, unless somebody wiped that.
+/// What of an agent's change is worth a look: everything but versions. Status is ours alone, so that a look after our own write finds nothing to
+/// do, and one after somebody else's puts it right.
 fn what_counts(agent: &Guarded) -> u64 {
     let mut hasher = DefaultHasher::new();
     let metadata = agent.meta();
@@ -375,10 +376,7 @@ fn what_counts(agent: &Guarded) -> u64 {
         .map(|time| time.0)
         .hash(&mut hasher);
     metadata.uid.hash(&mut hasher);
-    agent
-        .gist()
-        .is_some_and(|gist| gist.conditions.is_empty())
-        .hash(&mut hasher);
+    agent.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -321,6 +321,102 @@ def test_a_start_while_the_cloud_cannot_be_asked_leaves_everything_as_it_was_tol
         assert {name: ground.stage.agent(name)["status"] for name in before} == before
 
 
+def test_an_outage_that_is_over_is_told_to_nobody(ground: Ground) -> None:
+    """The first sweep that works wakes everybody: what else could not be asked is asked then, too, and not in its own time."""
+    awake, asleep = ground.agent(), ground.agent()
+    ground.stage.wait_ready(awake, 60)
+    ground.stage.wait_ready(asleep, 60)
+    ground.stage.kube.patch_agent(asleep, {"spec": {"power": "Suspended"}})
+    ground.stage.wait_condition(asleep, "Suspended", "True", 60)
+    settled(ground, awake)
+    cloud = ground.stage.cloud
+    ground.operator().kill()
+    cloud.inject("*", principal="operator", code="ServiceUnavailable", status=503, times=0)
+    bill = Bill(ground)
+    ground.operator()
+    # Somebody who is not there yet asks for everything.
+    newcomer = ground.agent()
+
+    def asked() -> int:
+        return len(cloud.calls(bill.since, principal="operator", action="GetCallerIdentity"))
+
+    until("it was asked in vain, with growing pauses", lambda: asked() >= 12, 90)
+    cloud.clear_faults()
+    ground.stage.wait_ready(newcomer, 60)
+    sweeps(ground, 2)
+    assert [write for write in bill.writes() if awake in write or asleep in write] == []
+
+
+def test_a_group_that_a_plan_names_and_nobody_has_is_told_and_costs_little(ground: Ground) -> None:
+    apply_plan(ground.stage, "nobody", network={"operatorAccess": {"securityGroupIds": ["sg-0123456789abcdef0"]}})
+    try:
+        name = ground.agent(planRef={"name": "nobody"})
+        agent = ground.stage.wait_condition(name, "Stalled", reason="InvalidSpec", seconds=45)
+        told = condition(agent, "Stalled")["message"]
+        assert "sg-0123456789abcdef0" in told and "network.operatorAccess.securityGroupIds" in told, told
+        bill = Bill(ground)
+        sweeps(ground, 8)
+        assert len(ground.stage.cloud.calls(bill.since, principal="operator", mutating=True)) <= 1
+        assert "instance" not in ground.stage.agent(name)["status"]
+    finally:
+        ground.stage.kube.request("DELETE", f"{GROUP}/koiplans/nobody")
+
+
+def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> None:
+    name, other = ground.agent(), ground.agent()
+    theirs = settled(ground, other)["status"]
+    ours = settled(ground, name)["status"]
+    cloud = ground.stage.cloud
+    since = cloud.next_call()
+
+    def essence() -> tuple:
+        status = ground.stage.agent(name)["status"]
+        instance, volume = status.get("instance") or {}, status.get("volume") or {}
+        return instance.get("id"), volume.get("id"), status.get("plannedAction")
+
+    before = essence()
+    time = "2026-01-01T00:00:00Z"
+    edits = [
+        {"instance": None},
+        {"volume": None},
+        {"plannedAction": {"kind": "Replace", "reason": "r", "since": time, "waitingFor": "somebody"}},
+        {"instance": {"id": theirs["instance"]["id"]}},
+        {"volume": {"id": theirs["volume"]["id"]}},
+        # What a launch was is asked for by nobody while its instance lives: its tag tells what comes next.
+        {"launch": None, "instance": None, "volume": None},
+    ]
+    for edit in edits:
+        path = f"{GROUP}/namespaces/default/koiagents/{name}/status"
+        ground.stage.kube.request("PATCH", path, {"status": edit}, "application/merge-patch+json")
+        assert essence() != before
+        until(f"it is put right: {edit}", lambda: essence() == before, 30)
+    assert cloud.calls(since, principal="operator", mutating=True) == []
+    ground.stage.wait_ready(name, 30)
+    assert ground.stage.agent(other)["status"] == theirs
+    assert ours["instance"]["id"] == before[0]
+
+
+def test_a_type_that_only_the_start_refuses_is_taken_back(ground: Ground) -> None:
+    name, cloud = ground.agent(), ground.stage.cloud
+    instance = settled(ground, name)["status"]["instance"]["id"]
+    told = "The requested configuration is currently not supported. Please check the documentation."
+    cloud.inject("StartInstances", code="Unsupported", status=400, message=told, times=1)
+    bill = Bill(ground)
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.large"}}})
+    until(
+        "it was made larger, and as it was again",
+        lambda: len(cloud.calls(bill.since, principal="operator", action="ModifyInstanceAttribute")) >= 2,
+        60,
+    )
+    until("it runs again", lambda: cloud.instance(instance).state == "running", 30)
+    agent = ground.stage.wait_condition(name, "GatewayHealthy", "True", 60)
+    assert agent["status"]["instance"]["type"] == "t3.small"
+    assert agent["status"]["plannedAction"]["waitingFor"] == "EC2 to take the new type"
+    bill = Bill(ground)
+    sweeps(ground, 4)
+    assert cloud.calls(bill.since, principal="operator", mutating=True) == []
+
+
 def test_a_type_that_is_refused_keeps_nobody_down(ground: Ground) -> None:
     name, cloud = ground.agent(), ground.stage.cloud
     instance = settled(ground, name)["status"]["instance"]["id"]

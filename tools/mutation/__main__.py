@@ -263,7 +263,15 @@ def survivors(mutants: list[Mutant], programs: list[Program]) -> list[Mutant]:
             fates = list(pool.map(look, left))
         left = [mutant for mutant, fate in zip(left, fates, strict=True) if fate is None]
         print(f"pass {number}: {len(left)} of {len(mutants)} survive", flush=True)
+        keep(f"pass-{number}", left)
     return left
+
+
+def keep(name: str, left: list[Mutant]) -> None:
+    """Writes down who survived; a pass takes long, and what it found is there also when the next one is ended."""
+    (WORK / f"survivors-{name}.json").write_text(
+        json.dumps([dataclasses.asdict(mutant) for mutant in left], indent=1) + "\n"
+    )
 
 
 def make(found: list[Source]) -> list[Program]:
@@ -330,9 +338,7 @@ def main() -> int:
     print(
         f"{tried - len(left)} of {tried} caught, {share:.1f} %; {len(fresh)} survivors are not in {LISTED.relative_to(ROOT)}"
     )
-    (WORK / f"survivors-{which}-of-{of}.json").write_text(
-        json.dumps([dataclasses.asdict(mutant) for mutant in left], indent=1)
-    )
+    keep(f"{which}-of-{of}", left)
     return 0 if share >= GOAL and not fresh else 1
 
 

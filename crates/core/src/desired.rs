@@ -310,8 +310,14 @@ fn annotation<'a>(agent: &'a KoiAgent, key: &str) -> Option<&'a str> {
     agent.annotations().get(key).map(String::as_str)
 }
 
-fn annotated(agent: &KoiAgent, key: &str) -> bool {
-    annotation(agent, key) == Some("true")
+/// An annotation that is true or false, in the words that the field takes for it (those of Go's `strconv.ParseBool`); what is not there is
+/// false. `Err`: the text, which is neither.
+fn flag<'a>(agent: &'a KoiAgent, key: &str) -> Result<bool, &'a str> {
+    match annotation(agent, key) {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(other) => Err(other),
+    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,13 @@ impl Claim {
     pub fn matches(&self, tags: &BTreeMap<String, String>) -> bool {
         tags.get(TAG_CLUSTER) == Some(&self.cluster_id) && tags.get(TAG_AGENT_UID) == Some(&self.agent_uid)
     }
+
+    /// Whether somebody else's claim is on a thing; tags that are missing claim nothing.
+    #[must_use]
+    pub fn is_anothers(&self, tags: &BTreeMap<String, String>) -> bool {
+        let other = |key: &str, ours: &String| tags.get(key).is_some_and(|value| value != ours);
+        other(TAG_CLUSTER, &self.cluster_id) || other(TAG_AGENT_UID, &self.agent_uid)
+    }
 }
 
 /// The tags of a thing that several agents share: the installation's claim and no agent.

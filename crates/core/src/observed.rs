@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy};
+use crate::names::{self, Claim};
 use crate::plan::Why;
 use crate::refusal::Refusal;
 
@@ -221,6 +222,48 @@ pub struct Repair {
     pub event_id: Option<String>,
 }
 
+impl Observed {
+    /// Holds the ids that status names against what the cloud shows: somebody else may have written them. An instance that has neither our
+    /// claim nor a token of ours is a stranger's, and so is a volume with another claim, or that is not shown to us, while our instance
+    /// holds one with ours. Neither is looked at any more; what is really ours is found by its claim.
+    pub fn disown(&mut self, claim: &Claim) {
+        let Known::Present(instances) = &mut self.instances else {
+            return;
+        };
+        let ours = |instance: &Instance| {
+            let token = instance.client_token.as_deref();
+            claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
+        };
+        let recorded = &mut self.recorded;
+        let named = |instance: &Instance| recorded.instance_id.as_ref() == Some(&instance.id);
+        if instances.iter().any(|instance| named(instance) && !ours(instance)) {
+            instances.retain(|instance| !named(instance));
+            recorded.forget_instance();
+        }
+        let Known::Present(volumes) = &mut self.volumes else {
+            return;
+        };
+        let held = |volume: &Volume| {
+            let by = volume.attached_to.as_ref();
+            claim.matches(&volume.tags) && instances.iter().any(|instance| by == Some(&instance.id))
+        };
+        let named = |volume: &Volume| recorded.volume_id.as_ref() == Some(&volume.id);
+        let strange = match volumes.iter().find(|volume| named(volume)) {
+            Some(volume) => claim.is_anothers(&volume.tags),
+            // What is another agent's is not shown to this one.
+            None => recorded
+                .volume_id
+                .as_ref()
+                .and_then(|id| self.unseen.get(id))
+                .is_some_and(|unseen| unseen.reads >= 2),
+        };
+        if strange && volumes.iter().any(held) {
+            volumes.retain(|volume| !named(volume));
+            (recorded.volume_id, recorded.volume_gib) = (None, None);
+        }
+    }
+}
+
 impl Recorded {
     /// What an earlier round wrote.
     #[must_use]
@@ -276,6 +319,11 @@ impl Recorded {
             }),
             security_group_id: status.security_group_id.clone(),
         }
+    }
+
+    fn forget_instance(&mut self) {
+        (self.instance_id, self.booting_since, self.launch_time) = (None, None, None);
+        (self.was_healthy, self.silent_since) = (false, None);
     }
 
     /// Forgets what is remembered of the recorded instance's boot when EC2 started it anew between two looks.

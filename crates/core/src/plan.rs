@@ -19,12 +19,14 @@ use jiff::Timestamp;
 use crate::api::{LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
-use crate::observed::{Instance, Observed, Place, Refused, Rule};
-use crate::refusal::{Refusal, Retry};
+use crate::observed::{Instance, Observed, Place, Refused, Rule, Source};
+use crate::refusal::{MISSING_GROUP, Refusal, Retry};
 use crate::rotation::Rotation;
 
+pub(crate) use present::{
+    OLD_TYPE, describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe,
+};
 pub use present::{current_instance, data_volume_id, forget_past_boot};
-pub(crate) use present::{describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe};
 pub use shared::teardown as identity_teardown;
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
 pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
@@ -118,6 +120,13 @@ pub enum Step {
     },
     /// EC2: give a stopped instance another type.
     SetInstanceType {
+        /// Which.
+        instance_id: String,
+        /// The type.
+        instance_type: String,
+    },
+    /// EC2: give a stopped instance back the type that it was launched with, since it does not start as what it was made.
+    RestoreInstanceType {
         /// Which.
         instance_id: String,
         /// The type.
@@ -337,7 +346,9 @@ impl Step {
             Self::RunInstances { .. } => "RunInstances",
             Self::StopInstance { .. } => "StopInstance",
             Self::StartInstance { .. } => "StartInstance",
-            Self::SetInstanceType { .. } | Self::SetSecurityGroups { .. } => "ModifyInstanceAttribute",
+            Self::SetInstanceType { .. } | Self::RestoreInstanceType { .. } | Self::SetSecurityGroups { .. } => {
+                "ModifyInstanceAttribute"
+            }
             Self::AttachVolume { .. } => "AttachVolume",
             Self::Rotate { .. } => "Rotate",
             Self::PutBundle { .. } => "PutBundle",
@@ -365,9 +376,19 @@ impl Step {
         }
     }
 
-    /// What a refusal of this step means: a change of type is only tried on an instance that is stopped for it.
+    /// What a refusal of this step means: a change of type is only tried on an instance that is stopped for it, and a rule may be about a
+    /// group that is none of ours.
     #[must_use]
     pub fn refused(&self, refusal: Refusal) -> Refusal {
+        if self.misses_source(&refusal.code, &refusal.message) {
+            return Refusal {
+                reason: Reason::InvalidSpec,
+                retry: Retry::Slow,
+                ..refusal.with_advice(
+                    "network.operatorAccess.securityGroupIds of the plan names this group: name one that is there, in the VPC of the agents' subnets",
+                )
+            };
+        }
         let retry = match (self, refusal.reason, refusal.retry) {
             (Self::SetInstanceType { .. }, Reason::InvalidSpec, _) => Retry::Never,
             (Self::SetInstanceType { .. }, Reason::InsufficientCapacity, _)
@@ -375,6 +396,16 @@ impl Step {
             (_, _, retry) => retry,
         };
         Refusal { retry, ..refusal }
+    }
+
+    /// Whether EC2 misses a group that rules are about, and not the one that they are for.
+    #[must_use]
+    pub fn misses_source(&self, code: &str, message: &str) -> bool {
+        let Self::AuthorizeIngress { rules, .. } = self else {
+            return false;
+        };
+        let named = |rule: &Rule| matches!(&rule.source, Source::Group(id) if message.contains(id));
+        MISSING_GROUP.contains(&code) && rules.iter().any(named)
     }
 
     /// Whether it changes anything in the cloud.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::api::{Reason, ReasonClass};
 
 pub use standing::Standing;
-pub use table::NO_CREDENTIALS;
+pub use table::{MISSING_GROUP, NO_CREDENTIALS};
 use table::{TABLE, THROTTLES, family};
 
 /// When it makes sense to ask again.
@@ -72,6 +72,14 @@ impl Refusal {
             Retry::Rare => 3600,
         };
         Some(Duration::from_secs(seconds))
+    }
+
+    /// The same with another advice, where more is known than the code tells.
+    #[must_use]
+    pub fn with_advice(self, advice: &str) -> Self {
+        let told = self.message.split(ADVICE).next().unwrap_or_default();
+        let message = format!("{told}{ADVICE}{advice}.");
+        Self { message, ..self }
     }
 
     /// How long to wait when another offering is there to be tried; `None` where that makes no difference, or when it was tried often
@@ -165,6 +173,9 @@ pub fn is_throttle(code: &str) -> bool {
     THROTTLES.contains(&code) || code.contains("Throttl")
 }
 
+/// Between what happened and what to do.
+const ADVICE: &str = ". What to do: ";
+
 /// AWS's messages may be long (encoded authorization failures); a condition stays readable.
 const MESSAGE_MAX: usize = 400;
 
@@ -173,9 +184,9 @@ fn sentence(operation: &str, code: &str, message: &str, advice: &str) -> String 
     let told = told.replace(char::is_control, " ");
     let code = if code.is_empty() { "no answer" } else { code };
     if told.is_empty() {
-        format!("{operation}: {code}. What to do: {advice}.")
+        format!("{operation}: {code}{ADVICE}{advice}.")
     } else {
-        format!("{operation}: {code}: {told}. What to do: {advice}.")
+        format!("{operation}: {code}: {told}{ADVICE}{advice}.")
     }
 }
 

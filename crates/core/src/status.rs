@@ -7,11 +7,14 @@ mod conditions;
 mod events;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use serde_json::Value;
 
 use crate::api::{
-    AppliedStatus, BundleStatus, CloudStatus, GatewayStatus, InstanceStatus, KoiAgentStatus, LaunchStatus,
-    PlannedAction, RefusalStatus, RepairStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus, annotations,
+    AppliedStatus, BundleStatus, CloudStatus, ConditionType, GatewayStatus, InstanceStatus, KoiAgentStatus,
+    LaunchStatus, PlannedAction, RefusalStatus, RepairStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus,
+    annotations,
 };
 use crate::change;
 use crate::desired::{Desired, DesiredAgent, ImageWish};
@@ -19,7 +22,7 @@ use crate::names;
 use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Volume, VolumeState,
 };
-use crate::plan::{Plan, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
+use crate::plan::{OLD_TYPE, Plan, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
 use crate::refusal::classify;
 use crate::render::network;
 
@@ -187,15 +190,22 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         .copied()
         .find(|name| *name == told.operation)?;
     let mut refusal = classify(&told.operation, &told.code, "");
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    // Ready may be about something else by now.
+    // These tell it in its own words; Ready may add some, and either may be about something else by now.
+    let tells = |condition: &&Condition| {
+        condition.status == "True" && matches!(condition.type_.as_str(), "Stalled" | "Reconciling")
+    };
     let reason = refusal.reason.as_str();
-    let told_so = ready
-        .filter(|condition| condition.reason == reason || condition.message.contains(&told.code))
+    let told_so = status
+        .conditions
+        .iter()
+        .filter(tells)
+        .find(|condition| condition.reason == reason || condition.message.contains(&told.code))
         .map(|condition| &condition.message);
     if let Some(message) = told_so {
+        // What is added while it stands is added again.
+        let message = message.split(OLD_TYPE).next().unwrap_or_default();
         refusal = classify(&told.operation, &told.code, message);
-        refusal.message.clone_from(message);
+        message.clone_into(&mut refusal.message);
     }
     refusal.definite = false;
     let retry_at = if told.generation < generation {
@@ -210,6 +220,42 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         count: u32::try_from(told.count).unwrap_or(1),
         retry_at,
     })
+}
+
+/// Whether the status that is there says what it is to say. Conditions of other types are other people's.
+#[must_use]
+pub fn is_told(wished: &KoiAgentStatus, there: &KoiAgentStatus) -> bool {
+    wished == there || {
+        let mut ours = there.clone();
+        ours.conditions.retain(is_ours);
+        *wished == ours
+    }
+}
+
+/// A merge patch that takes away what the status that is there says and the wished one does not; `None` where there is nothing of the kind.
+#[must_use]
+pub fn foreign(wished: &KoiAgentStatus, there: &KoiAgentStatus) -> Option<Value> {
+    if is_told(wished, there) {
+        return None;
+    }
+    let text = |status| serde_json::to_value(status).ok();
+    surplus(&text(wished)?, &text(there)?)
+}
+
+fn surplus(wished: &Value, there: &Value) -> Option<Value> {
+    let (wished, there) = (wished.as_object()?, there.as_object()?);
+    let differs = |(key, found): (&String, &Value)| {
+        let change = wished
+            .get(key)
+            .map_or(Some(Value::Null), |wished| surplus(wished, found))?;
+        Some((key.clone(), change))
+    };
+    let changes: serde_json::Map<_, _> = there.iter().filter_map(differs).collect();
+    (!changes.is_empty()).then_some(Value::Object(changes))
+}
+
+fn is_ours(condition: &Condition) -> bool {
+    ConditionType::ALL.iter().any(|kind| kind.as_str() == condition.type_)
 }
 
 fn cloud(report: &Report<'_>) -> Option<CloudStatus> {

@@ -63,7 +63,7 @@ fn what_nobody_reads_is_not_kept() {
 }
 
 #[test]
-fn an_agent_is_looked_at_for_what_people_change_and_not_for_our_own_status() {
+fn an_agent_is_looked_at_for_what_anybody_changes_and_not_for_a_new_version_alone() {
     let agent = |change: Value| {
         let mut object = json!({
             "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "spec": {},
@@ -73,8 +73,14 @@ fn an_agent_is_looked_at_for_what_people_change_and_not_for_our_own_status() {
         what_counts(&serde_json::from_value(object).unwrap())
     };
     let as_it_was = agent(json!({}));
-    let ours = json!({ "metadata": { "resourceVersion": "8" }, "status": { "observedGeneration": 1 } });
-    assert_eq!(agent(ours), as_it_was);
+    let version = json!({ "metadata": { "resourceVersion": "8", "labels": { "a": "b" }, "managedFields": [] } });
+    assert_eq!(agent(version), as_it_was);
+    for status in [
+        json!({ "observedGeneration": 1 }),
+        json!({ "observedGeneration": 1, "volume": { "id": "vol-1" } }),
+    ] {
+        assert_ne!(agent(json!({ "status": status })), as_it_was, "{status}");
+    }
     for theirs in [
         json!({ "generation": 2 }),
         json!({ "uid": "another" }),

@@ -1,7 +1,7 @@
 //! The wish for an agent that goes, and where an agent is looked for.
 
 use super::plans::{cloud, identity_mode};
-use super::{CloudWish, Desired, Farewell, Settings, annotated};
+use super::{CloudWish, Desired, Farewell, Settings, flag};
 use crate::api::{DeletionPolicy, IdentityMode, KoiAgent, KoiAgentStatus, KoiPlan, annotations};
 use crate::names::{self, Claim};
 
@@ -28,8 +28,9 @@ pub(super) fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, s
     let planned = plan.and_then(|plan| plan.spec.defaults.as_ref()?.storage.as_ref()?.deletion_policy);
     Farewell {
         generation: agent.metadata.generation.unwrap_or_default(),
-        paused: annotated(agent, annotations::PAUSED),
-        force: annotated(agent, annotations::FORCE_DELETE),
+        // Each with its careful side: somebody wanted it to wait, and nobody said clearly that it may be left behind.
+        paused: flag(agent, annotations::PAUSED).unwrap_or(true),
+        force: flag(agent, annotations::FORCE_DELETE).unwrap_or(false),
         deletion_policy: asked.or(planned).or(recorded).unwrap_or(DeletionPolicy::Snapshot),
         own_role: may_own.then_some(own),
         cloud: plan.map(|plan| cloud(&plan.spec)).unwrap_or_default(),

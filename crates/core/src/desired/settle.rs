@@ -11,7 +11,7 @@ use serde_json::Map;
 use super::cidr::Cidr;
 use super::plans::{cloud, identity_mode, plan_models, shared_profile};
 use super::{
-    DesiredAgent, IdentityWish, ImageWish, IngressWish, Settings, StorageWish, annotated, annotation, limits, span, why,
+    DesiredAgent, IdentityWish, ImageWish, IngressWish, Settings, StorageWish, annotation, flag, limits, span, why,
 };
 use crate::api::{
     DeletionPolicy, GatewaySpec, IdentityMode, ImageSpec, InstanceSpec, KoiAgent, KoiPlanSpec, ModelSpec, NetworkSpec,
@@ -89,7 +89,7 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
     Ok(DesiredAgent {
         generation: asked.agent.metadata.generation.unwrap_or_default(),
         plan: None,
-        paused: annotated(asked.agent, annotations::PAUSED),
+        paused: paused(asked.agent)?,
         power: asked.agent.spec.power,
         cloud: cloud(asked.plan),
         role_models: role_models(asked.plan, &identity, &model, &fallbacks, settings),
@@ -135,6 +135,18 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
         model,
         fallbacks,
         claim,
+    })
+}
+
+/// Whoever writes something else than a truth value wanted something: nothing is changed until it is clear.
+fn paused(agent: &KoiAgent) -> Result<bool, Why> {
+    flag(agent, annotations::PAUSED).map_err(|text| {
+        let text: String = text.chars().take(40).collect();
+        let message = format!(
+            "The annotation {} is {text:?}, which is neither \"true\" nor \"false\". Nothing is made or changed until it is one of them.",
+            annotations::PAUSED
+        );
+        why(Reason::InvalidSpec, message)
     })
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use std::collections::BTreeMap;
 
-use crate::api::{DeletionPolicy, KoiAgent, KoiAgentStatus, KoiPlan, LaunchStatus, Reason};
+use crate::api::{DeletionPolicy, KoiAgent, KoiAgentStatus, KoiPlan, LaunchStatus, Reason, annotations};
 use crate::names;
 use crate::observed::Source;
 use crate::render::identity::BundleScope;
@@ -87,6 +87,38 @@ fn without_a_plan_the_built_in_defaults_apply() {
         (600, 3, false)
     );
     assert!(agent.role_models.contains("*") && agent.workspace_files.is_empty());
+}
+
+#[test]
+fn a_pause_is_read_as_people_write_it_and_what_is_no_truth_value_is_told() {
+    let desired = |text: &str, deleted: bool| {
+        let mut agent = agent(json!({}));
+        agent.metadata.annotations = Some(BTreeMap::from([(annotations::PAUSED.to_owned(), text.to_owned())]));
+        agent.metadata.deletion_timestamp =
+            deleted.then(|| serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        Desired::resolve(&agent, None, &NamespaceFacts::default(), &settings())
+    };
+    for (text, paused) in [
+        ("true", true),
+        ("TRUE", true),
+        ("1", true),
+        ("false", false),
+        ("False", false),
+    ] {
+        for deleted in [true, false] {
+            assert_eq!(desired(text, deleted).unwrap().paused(), paused, "{text}");
+        }
+    }
+    for text in ["yes", "", " true"] {
+        let why = desired(text, false).unwrap_err();
+        assert_eq!(why.reason, Reason::InvalidSpec);
+        assert!(
+            why.message.contains(&format!("skykoi.io/paused is {text:?}")),
+            "{}",
+            why.message
+        );
+        assert!(desired(text, true).unwrap().paused(), "deletion waits with {text:?}");
+    }
 }
 
 #[test]

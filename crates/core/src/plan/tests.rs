@@ -28,7 +28,7 @@ use crate::observed::{
     Place, Probe, ProbeFailure, Recorded, Refused, Repair, Rule, SecretFacts, SecurityGroup, Source, Subnet, Unseen,
     Volume, VolumeState,
 };
-use crate::refusal::classify;
+use crate::refusal::{Retry, classify};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
@@ -272,6 +272,136 @@ fn refused(step: &'static str, code: &str, retry_in: i64) -> Refused {
         count: 1,
         retry_at,
     }
+}
+
+#[test]
+fn a_group_that_a_rule_names_is_told_from_the_one_that_the_rule_is_for() {
+    let rules = |source: Source| vec![Rule::https(Source::Cidr("10.0.0.0/8".into())), Rule::https(source)];
+    let step = |source| Step::AuthorizeIngress {
+        group_id: "sg-1".into(),
+        rules: rules(source),
+    };
+    let named = || step(Source::Group("sg-0dead".into()));
+    let message = |id: &str| format!("The security group '{id}' does not exist");
+    let missing =
+        |step: Step, code: &str, id: &str| step.refused(classify("AuthorizeSecurityGroupIngress", code, &message(id)));
+    let refusal = missing(named(), "InvalidGroup.NotFound", "sg-0dead");
+    assert_eq!((refusal.reason, refusal.retry), (Reason::InvalidSpec, Retry::Slow));
+    assert!(
+        refusal.message.contains("sg-0dead") && refusal.message.contains("network.operatorAccess.securityGroupIds"),
+        "{}",
+        refusal.message
+    );
+    assert_eq!(refusal.message.matches("What to do").count(), 1, "{}", refusal.message);
+    for (step, code, id) in [
+        (named(), "InvalidGroup.NotFound", "sg-1"),
+        (
+            step(Source::Cidr("192.0.2.0/24".into())),
+            "InvalidGroup.NotFound",
+            "sg-0dead",
+        ),
+        (named(), "InvalidPermission.Duplicate", "sg-0dead"),
+    ] {
+        assert_eq!(missing(step, code, id).retry, Retry::Soon, "{code} {id}");
+    }
+}
+
+#[test]
+fn ids_of_strangers_in_status_lead_nowhere() {
+    let claim = || wish(json!({})).claim().clone();
+    let held = |observed: &Observed| {
+        let ids = |instances: &Known<Vec<Instance>>| -> Vec<String> {
+            instances
+                .present()
+                .unwrap()
+                .iter()
+                .map(|instance| instance.id.clone())
+                .collect()
+        };
+        let volumes = observed.volumes.present().unwrap();
+        let recorded = &observed.recorded;
+        (
+            (recorded.instance_id.clone(), ids(&observed.instances)),
+            (
+                recorded.volume_id.clone(),
+                volumes.iter().map(|volume| volume.id.clone()).collect::<Vec<_>>(),
+            ),
+        )
+    };
+    let own = held(&ready());
+    let mut same = ready();
+    same.disown(&claim());
+    assert_eq!(held(&same), own);
+    // Who lost all tags is known by the token of the creating call.
+    let untagged = change(ready(), |observed| {
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances[0].tags.clear();
+        let Known::Present(volumes) = &mut observed.volumes else {
+            panic!()
+        };
+        volumes[0].tags.clear();
+    });
+    let mut kept = untagged.clone();
+    kept.disown(&claim());
+    assert_eq!(kept, untagged);
+    // Somebody wrote ids of others into status.
+    let strange = |tagged: &[(&str, &str)]| -> BTreeMap<String, String> {
+        tagged
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let others = [
+        strange(&[]),
+        strange(&[(names::TAG_CLUSTER, "demo"), (names::TAG_AGENT_UID, "uid-2")]),
+        strange(&[(names::TAG_CLUSTER, "other"), (names::TAG_AGENT_UID, "uid-1")]),
+    ];
+    for (number, tags) in others.into_iter().enumerate() {
+        let mut observed = change(ready(), |observed| {
+            let Known::Present(instances) = &mut observed.instances else {
+                panic!()
+            };
+            let stranger = Instance {
+                tags: tags.clone(),
+                client_token: None,
+                ..instance("i-9", InstanceState::Running)
+            };
+            instances.push(stranger);
+            let Known::Present(volumes) = &mut observed.volumes else {
+                panic!()
+            };
+            volumes.push(Volume {
+                id: "vol-9".into(),
+                tags: tags.clone(),
+                ..volume(VolumeState::InUse, Some("i-9"))
+            });
+            (observed.recorded.instance_id, observed.recorded.volume_id) = (Some("i-9".into()), Some("vol-9".into()));
+        });
+        observed.disown(&claim());
+        let ((instance, instances), (volume, _)) = held(&observed);
+        assert_eq!((instance, instances), (None, own.0.1.clone()), "{number}");
+        // A volume without any claim may be ours: it is not let go of.
+        assert_eq!(volume.is_none(), number > 0, "{number}");
+    }
+    for (reads, gone) in [(1, false), (2, true)] {
+        let mut unshown = change(ready(), |observed| {
+            observed.recorded.volume_id = Some("vol-9".into());
+            observed.unseen = unseen("vol-9", reads, 10);
+        });
+        unshown.disown(&claim());
+        assert_eq!(unshown.recorded.volume_id.is_none(), gone, "{reads}");
+    }
+    // Ours with a changed tag, and no other to be seen: it stays the one.
+    let mut alone = change(ready(), |observed| {
+        let Known::Present(volumes) = &mut observed.volumes else {
+            panic!()
+        };
+        volumes[0].tags = strange(&[(names::TAG_CLUSTER, "demo"), (names::TAG_AGENT_UID, "uid-2")]);
+    });
+    alone.disown(&claim());
+    assert_eq!(held(&alone), own);
 }
 
 fn unseen(id: &str, reads: u32, since: i64) -> BTreeMap<String, Unseen> {

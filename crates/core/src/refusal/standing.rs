@@ -2,8 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::Refusal;
+use super::{Refusal, Retry};
 use crate::observed::Refused;
+
+/// The step that starts an instance.
+const START: &str = "StartInstance";
+/// The step that gives it a type.
+const MODIFY: &str = "ModifyInstanceAttribute";
 
 /// The last refusal, and those before it that still wait: two steps that are both refused do not take turns without a pause.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,6 +83,17 @@ impl Standing {
         if self.last.is_none() {
             self.last = self.before.pop();
         }
+    }
+
+    /// The instance has its old type back, and what refused the start was about the new one: that is not tried again before the wish turns.
+    pub fn blame_type(&mut self, now: Timestamp) {
+        let Some(start) = self.of(START).cloned() else { return };
+        self.forget(START);
+        let refusal = Refusal {
+            retry: Retry::Never,
+            ..start.refusal
+        };
+        self.refuse(MODIFY, None, refusal, now);
     }
 
     /// Nothing of it is asked for any more.

@@ -18,6 +18,13 @@ pub(super) const THROTTLES: &[&str] = &[
     "SlowDown",
 ];
 
+/// AWS's words for a security group that it does not find.
+pub const MISSING_GROUP: &[&str] = &[
+    "InvalidGroup.NotFound",
+    "InvalidGroupId.Malformed",
+    "InvalidSecurityGroupID.NotFound",
+];
+
 /// Our word for a call that was not made because nobody has credentials for us. They may only be late, as when a node starts.
 pub const NO_CREDENTIALS: &str = "NoCredentials";
 
@@ -246,11 +253,7 @@ pub(super) const TABLE: &[Row] = &[
         "the subnet's VPC is not there; name another subnet",
     ),
     row(
-        &[
-            "InvalidGroup.NotFound",
-            "InvalidGroupId.Malformed",
-            "InvalidSecurityGroupID.NotFound",
-        ],
+        MISSING_GROUP,
         Reason::Repairing,
         Retry::Soon,
         "the security group is not visible (yet); it is looked up, and made again if it is gone",

@@ -8,7 +8,7 @@ use super::Report;
 use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
 use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Repair};
-use crate::plan::{Verdict, Why, describe_failure, hop_reason, last_word};
+use crate::plan::{STEP_NAMES, Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
 const QUIET_BOOT: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
@@ -157,7 +157,7 @@ fn ready(report: &Report<'_>) -> Said {
             "The gateway answers through TLS on 443 with the pinned certificate, and is well.",
         ),
         Verdict::Settled => said(kind, false, Reason::Deleting, "Nothing is left of the agent."),
-        Verdict::Converging(why) if answers(report) && leaves_ready(why.reason) => said(
+        Verdict::Converging(why) | Verdict::Blocked(why) if answers(report) && leaves_ready(report, why) => said(
             kind,
             true,
             Reason::Ready,
@@ -194,10 +194,13 @@ fn answers(report: &Report<'_>) -> bool {
     running && well && report.agent().is_some()
 }
 
-/// Work on the things around a gateway that answers does not make it unready.
-fn leaves_ready(reason: Reason) -> bool {
+/// Work on the things around a gateway that answers does not make it unready, and neither does a change that is refused: what runs goes on.
+fn leaves_ready(report: &Report<'_>, why: &Why) -> bool {
+    if matches!(report.plan.verdict, Verdict::Blocked(_)) {
+        return why.reason == Reason::BundleTooLarge || is_refused_step(report, why);
+    }
     matches!(
-        reason,
+        why.reason,
         Reason::Repairing
             | Reason::Changing
             | Reason::Rotating
@@ -210,6 +213,13 @@ fn leaves_ready(reason: Reason) -> bool {
             | Reason::MaintenanceScheduled
             | Reason::Paused
     )
+}
+
+/// The verdict says what was refused to one of our steps, and not what is wrong with the wish.
+fn is_refused_step(report: &Report<'_>, why: &Why) -> bool {
+    let observed = report.observed;
+    let mut standing = observed.refusal.iter().chain(&observed.refused_before);
+    standing.any(|refused| STEP_NAMES.contains(&refused.step) && why.message.starts_with(&refused.refusal.message))
 }
 
 fn reconciling(report: &Report<'_>) -> Said {

@@ -790,24 +790,146 @@ fn the_pace_of_retries_survives_the_operator() {
     let said = restored.refusal.message;
     assert!(
         said.starts_with("RunInstances: VcpuLimitExceeded"),
-        "Ready is about something else: {said}"
+        "nothing tells of it: {said}"
     );
-    for (reason, message) in [
-        ("QuotaExceeded", "In other words."),
-        ("Ready", "VcpuLimitExceeded, it was."),
+    let say = |status: &mut KoiAgentStatus, kind: &str, reason: &str, message: &str| {
+        let mut conditions = status.conditions.iter_mut();
+        let told = conditions.find(|condition| condition.type_ == kind).unwrap();
+        told.status = "True".into();
+        (told.reason, told.message) = (reason.into(), message.into());
+    };
+    // In the second row a condition tells of something else, and Ready has words of its own around it.
+    for (kind, reason, message, restored) in [
+        ("Stalled", "QuotaExceeded", "In other words.", "In other words."),
+        ("Stalled", "Unauthorized", "Something else.", said.as_str()),
+        ("Ready", "Ready", "In the meantime: VcpuLimitExceeded.", said.as_str()),
+        (
+            "Reconciling",
+            "Repairing",
+            "VcpuLimitExceeded, it was.",
+            "VcpuLimitExceeded, it was.",
+        ),
     ] {
-        let ready = status
-            .conditions
-            .iter_mut()
-            .find(|condition| condition.type_ == "Ready");
-        let ready = ready.unwrap();
-        (ready.reason, ready.message) = (reason.into(), message.into());
-        let restored = restored_refusal(&status, 3, now()).unwrap();
+        say(&mut status, kind, reason, message);
+        let found = restored_refusal(&status, 3, now()).unwrap();
         assert_eq!(
-            (restored.refusal.message.as_str(), restored.refusal.definite),
-            (message, false)
+            (found.refusal.message.as_str(), found.refusal.definite),
+            (restored, false)
         );
     }
+}
+
+#[test]
+fn a_change_that_is_refused_does_not_make_a_gateway_unready_that_answers() {
+    let before = well();
+    let desired = wish(json!({}), json!({}));
+    let refusals = [
+        ("CreateTags", "UnauthorizedOperation", "True"),
+        ("CreateTags", "VcpuLimitExceeded", "True"),
+        ("DescribeSubnets", "UnauthorizedOperation", "False"),
+    ];
+    for (step, code, ready) in refusals {
+        for outcome in [Ok(()), Err(Hop::Connect)] {
+            let mut observed = world(&before, outcome, InstanceState::Running);
+            let refusal = crate::refusal::classify(step, code, "");
+            let why = Why {
+                reason: refusal.reason,
+                message: refusal.message.clone(),
+            };
+            observed.refusal = Some(Refused {
+                refusal,
+                step,
+                launch: None,
+                count: 3,
+                retry_at: Some(later(60)),
+            });
+            let after = report(&Report {
+                previous: &before,
+                generation: 3,
+                name: "ada",
+                desired: Ok(&desired),
+                observed: &observed,
+                plan: &blocked(why.clone()),
+                now: now(),
+            });
+            let told = condition(&after, "Ready").unwrap();
+            assert_eq!(
+                told.0,
+                if outcome.is_ok() { ready } else { "False" },
+                "{step} {code} {outcome:?}"
+            );
+            assert!(told.2.ends_with(&why.message), "{told:?}");
+            assert_eq!(
+                condition(&after, "Stalled"),
+                Some(("True", why.reason.as_str(), why.message.as_str()))
+            );
+        }
+    }
+    let too_large = Why {
+        reason: Reason::BundleTooLarge,
+        message: "Too large.".into(),
+    };
+    let invalid = Why {
+        reason: Reason::InvalidSpec,
+        message: "No such thing.".into(),
+    };
+    for (why, ready) in [(too_large, "True"), (invalid, "False")] {
+        let after = report(&Report {
+            previous: &before,
+            generation: 3,
+            name: "ada",
+            desired: Ok(&desired),
+            observed: &world(&before, Ok(()), InstanceState::Running),
+            plan: &blocked(why),
+            now: now(),
+        });
+        assert_eq!(condition(&after, "Ready").map(|told| told.0), Some(ready));
+    }
+}
+
+#[test]
+fn what_somebody_else_wrote_into_status_is_taken_away_but_for_conditions_of_their_own() {
+    let ours = well();
+    let edited = |edit: Value| {
+        let mut status = serde_json::to_value(&ours).unwrap();
+        for (key, value) in edit.as_object().unwrap() {
+            status[key] = value.clone();
+        }
+        serde_json::from_value::<KoiAgentStatus>(status).unwrap()
+    };
+    let condition = |kind: &str| {
+        let mut conditions = serde_json::to_value(&ours.conditions).unwrap();
+        let other = json!({"type": kind, "status": "True", "reason": "R", "message": "m", "lastTransitionTime": "2023-11-14T00:00:00Z"});
+        conditions.as_array_mut().unwrap().push(other);
+        json!({"conditions": conditions})
+    };
+    let time = "2023-11-14T00:00:00Z";
+    let planned =
+        json!({"plannedAction": {"kind": "Replace", "reason": "because", "since": time, "waitingFor": "you"}});
+    let rows = [
+        (json!({}), true, None),
+        (condition("somebody.example/Backup"), true, None),
+        (condition("Ready"), false, None),
+        (json!({"volume": null}), false, None),
+        (json!({"observedGeneration": 7}), false, None),
+        (planned, false, Some(json!({"plannedAction": null}))),
+        (
+            json!({"repair": {"instanceId": "i-2", "cause": "x", "remedy": "Reboot", "at": time, "count": 1}}),
+            false,
+            Some(json!({"repair": null})),
+        ),
+    ];
+    for (edit, is_told, patch) in rows {
+        let there = edited(edit.clone());
+        assert_eq!(super::is_told(&ours, &there), is_told, "{edit}");
+        assert_eq!(super::foreign(&ours, &there), patch, "{edit}");
+    }
+    let mut bare = ours.clone();
+    bare.gateway.as_mut().unwrap().tls_sha256 = None;
+    assert_eq!(
+        super::foreign(&bare, &ours),
+        Some(json!({"gateway": {"tlsSha256": null}}))
+    );
 }
 
 #[test]

@@ -250,7 +250,7 @@ impl Round<'_> {
                 Ok(true)
             }
             Err(refused) => {
-                if refused.code == "InvalidGroup.NotFound" {
+                if refused.code == "InvalidGroup.NotFound" && !step.misses_source(refused.code, &refused.message) {
                     index.note_missing_group(group_id, now);
                 }
                 Err(told(refused))
@@ -318,6 +318,10 @@ impl Round<'_> {
                 index.note_groups(&uid, instance_id, group_ids, now);
             }
             Step::SetInstanceType {
+                instance_id,
+                instance_type,
+            }
+            | Step::RestoreInstanceType {
                 instance_id,
                 instance_type,
             } => {

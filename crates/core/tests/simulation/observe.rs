@@ -99,6 +99,9 @@ impl Round<'_> {
             ..Observed::default()
         };
         observed.may_disrupt = true;
+        if let Ok(desired) = wish {
+            observed.disown(desired.claim());
+        }
         forget_past_boot(&mut observed);
         let console = current_instance(&observed)
             .and_then(|instance| memory.console.clone().filter(|(id, _, _)| *id == instance.id));

@@ -162,8 +162,11 @@ impl Memory {
         self.refused.refuse(step.name(), launch, step.refused(refusal), now);
     }
 
-    fn succeed(&mut self, step: &Step) {
+    fn succeed(&mut self, step: &Step, now: Timestamp) {
         self.refused.succeed(step.name());
+        if matches!(step, Step::RestoreInstanceType { .. }) {
+            self.refused.blame_type(now);
+        }
     }
 }
 
@@ -275,7 +278,7 @@ impl Round<'_> {
                 self.doom(reason);
             }
             match done {
-                Ok(true) => self.operator.memory(self.index).succeed(step),
+                Ok(true) => self.operator.memory(self.index).succeed(step, self.now),
                 Ok(false) => return Progress::LookAgain,
                 Err((code, message)) => {
                     self.refused(step, &code, &message);

@@ -15,6 +15,12 @@ use crate::refusal::Retry;
 /// A gateway that took a config and never said that it runs with it is handed it again after this.
 const PUSH_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// Follows what EC2 says about a type that it refuses.
+pub(crate) const OLD_TYPE: &str = " Until then the instance works with its old type ";
+
+/// EC2's words for a type that it does not start here, however often it is asked.
+const UNSUPPORTED: &[&str] = &["Unsupported", "UnsupportedOperation"];
+
 impl Round<'_> {
     /// Goes on with a change that is under way, or begins one; `Ok` where none stands in the way of keeping the instance.
     pub(super) fn change(&mut self, instance: &Instance) -> Result<(), Halt> {
@@ -140,6 +146,7 @@ impl Round<'_> {
     fn stop_start(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
         let id = instance.id.clone();
         let refused = self.refused_type(instance);
+        self.type_that_starts(instance)?;
         match instance.state {
             InstanceState::Stopped if refused.is_some() => {
                 self.volume(instance)?;
@@ -177,6 +184,37 @@ impl Round<'_> {
         }
     }
 
+    /// EC2 gave a stopped instance another type and does not start it as that: it gets the one back that it was launched with.
+    pub(super) fn type_that_starts(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let launched = self
+            .observed
+            .recorded
+            .launch
+            .as_ref()
+            .map(|launch| &launch.instance_type);
+        let Some(launched) = launched.filter(|launched| **launched != instance.instance_type) else {
+            return Ok(());
+        };
+        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let never_starts = |refused: &Refused| {
+            refused.step == "StartInstance"
+                && (UNSUPPORTED.contains(&refused.refusal.code.as_str())
+                    || refused.refusal.reason == Reason::InvalidSpec)
+        };
+        if instance.state != InstanceState::Stopped || !standing.any(never_starts) {
+            return Ok(());
+        }
+        self.steps.push(Step::RestoreInstanceType {
+            instance_id: instance.id.clone(),
+            instance_type: launched.clone(),
+        });
+        let message = format!(
+            "EC2 does not start instance {} as {}: it gets its type {launched} back.",
+            instance.id, instance.instance_type
+        );
+        Err(Halt::converging(Reason::Changing, message, AT_ONCE))
+    }
+
     /// An instance that runs is not taken down for a type that EC2 has just refused; all else of it goes on.
     fn unless_refused(&mut self, instance: &Instance, planned: Planned) -> Planned {
         let runs = instance.state == InstanceState::Running && planned.kind == ActionKind::StopStart;
@@ -199,13 +237,14 @@ impl Round<'_> {
         }
         let standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
         let mut refused = standing.filter(|refused| refused.step == "ModifyInstanceAttribute");
-        let lasts = |refused: &&Refused| !matches!(refused.refusal.retry, Retry::Soon | Retry::BackOff);
+        // What an earlier operator was refused is known by its code alone.
+        let lasts = |refused: &&Refused| {
+            refused.refusal.reason == Reason::InsufficientCapacity
+                || !matches!(refused.refusal.retry, Retry::Soon | Retry::BackOff)
+        };
         let waits = |refused: &&Refused| refused.retry_at.is_none_or(|at| at > self.now);
         let refused = refused.find(|refused| waits(refused) && lasts(refused))?;
-        let message = format!(
-            "{} Until then the instance works with its old type {}.",
-            refused.refusal.message, instance.instance_type
-        );
+        let message = format!("{}{OLD_TYPE}{}.", refused.refusal.message, instance.instance_type);
         let why = Why {
             reason: refused.refusal.reason,
             message,

@@ -136,6 +136,76 @@ fn a_type_that_ec2_refuses_leaves_the_agent_at_work_with_its_old_one() {
     }
 }
 
+#[test]
+fn a_type_that_ec2_does_not_start_is_taken_back_and_not_tried_before_the_wish_turns() {
+    for code in ["Unsupported", "InvalidInstanceType"] {
+        let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+        change.announce();
+        (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
+        let mut standing = Standing::default();
+        let [step] = change.plan().steps.try_into().unwrap();
+        assert_eq!(step.name(), "StartInstance");
+        standing.refuse(
+            step.name(),
+            None,
+            step.refused(classify("StartInstances", code, "")),
+            now(),
+        );
+        change.observed.refusal = standing.last().cloned();
+        let back = change.plan();
+        let expected = Step::RestoreInstanceType {
+            instance_id: "i-1".into(),
+            instance_type: "t3.small".into(),
+        };
+        assert_eq!(back.steps, [expected], "{code}");
+        assert!(matches!(back.verdict, Verdict::Converging(_)));
+        // The change of type is made: a refused start is about the type from then on.
+        standing.blame_type(now());
+        change.observed.refusal = standing.last().cloned();
+        change.instance().instance_type = "t3.small".into();
+        assert_eq!(change.steps(), ["StartInstance"], "{code}");
+        change.instance().state = InstanceState::Running;
+        assert_eq!(change.steps(), Vec::<&str>::new());
+        let waits = change.plan().planned.unwrap().waiting_for;
+        assert_eq!(waits.as_deref(), Some("EC2 to take the new type"));
+        assert_eq!(standing.last().unwrap().retry_at, None, "{code}");
+        standing.try_now(now());
+        change.observed.refusal = standing.last().cloned();
+        change.announce();
+        assert_eq!(change.steps(), ["StopInstance"], "the wish turned");
+    }
+}
+
+#[test]
+fn a_start_that_is_refused_for_another_reason_keeps_the_type() {
+    for (code, launched) in [
+        ("InsufficientInstanceCapacity", "t3.small"),
+        ("Unsupported", "t3.large"),
+    ] {
+        let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+        change.announce();
+        change.observed.recorded.launch.as_mut().unwrap().instance_type = launched.into();
+        (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
+        change.observed.refusal = Some(refused("StartInstance", code, 60));
+        assert_eq!(change.steps(), Vec::<&str>::new(), "{code}");
+    }
+}
+
+#[test]
+fn what_an_earlier_operator_was_refused_holds_no_agent_down() {
+    let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    // As it is restored from status: by its code, without the pace of the step.
+    change.observed.refusal = Some(refused("ModifyInstanceAttribute", "InsufficientInstanceCapacity", 1800));
+    assert_eq!(change.steps(), Vec::<&str>::new());
+    assert_eq!(
+        change.plan().planned.unwrap().waiting_for.as_deref(),
+        Some("EC2 to take the new type")
+    );
+    change.observed.refusal = Some(refused("ModifyInstanceAttribute", "RequestLimitExceeded", 1800));
+    change.announce();
+    assert_eq!(change.steps(), ["StopInstance"], "too many calls are about no type");
+}
+
 /// EC2 has just said no to a change of type.
 fn type_refused(change: &mut Change) {
     let step = Step::SetInstanceType {
