@@ -269,6 +269,10 @@ impl Cloud for Aws {
         instances::launch(&self.ec2, launch).await
     }
 
+    async fn try_launch(&self, launch: Launch<'_>) -> Answer<()> {
+        instances::try_launch(&self.ec2, launch).await
+    }
+
     async fn start(&self, instance_id: &str) -> Answer<()> {
         instances::start(&self.ec2, instance_id).await
     }

@@ -262,6 +262,8 @@ pub trait Cloud: Send + Sync + 'static {
 
     /// The launch, built from the record alone; a repeated call with the same record answers with the same instance.
     fn launch(&self, launch: Launch<'_>) -> impl Future<Output = Answer<Instance>> + Send;
+    /// Whether EC2 would take the launch: everything but what is free at the moment. Nothing is made.
+    fn try_launch(&self, launch: Launch<'_>) -> impl Future<Output = Answer<()>> + Send;
     /// Starts a stopped instance.
     fn start(&self, instance_id: &str) -> impl Future<Output = Answer<()>> + Send;
     /// Stops an instance.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::Client;
+use aws_sdk_ec2::operation::run_instances::{RunInstancesInput, RunInstancesOutput};
 use aws_sdk_ec2::types;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +19,7 @@ pub(super) const PAGE: i32 = 1000;
 /// EC2's largest number of values in one filter.
 pub(super) const FILTER_VALUES: usize = 200;
 const DESCRIBE: &str = "DescribeInstances";
+const RUN: &str = "RunInstances";
 /// How much of the console is worth keeping: the last steps of bootstrap.
 const CONSOLE_MAX: usize = 4096;
 
@@ -62,9 +64,27 @@ async fn filtered(ec2: &Client, filters: Vec<types::Filter>) -> Answer<Vec<Folde
 
 /// The launch.
 pub(super) async fn launch(ec2: &Client, launch: Launch<'_>) -> Answer<Instance> {
-    let input = request::run_instances(launch)?;
+    let answer = run_instances(ec2, request::run_instances(launch)?).await?;
+    answer
+        .instances()
+        .first()
+        .and_then(convert::instance)
+        .ok_or_else(|| CloudError::unintelligible(RUN, "the answer names no instance"))
+}
+
+/// The same as a question. Without the token, which is for the launch itself.
+pub(super) async fn try_launch(ec2: &Client, launch: Launch<'_>) -> Answer<()> {
+    let mut input = request::run_instances(launch)?;
+    (input.dry_run, input.client_token) = (Some(true), None);
+    let answer = run_instances(ec2, input).await.map(drop);
+    // EC2's word for yes.
+    met(answer, &["DryRunOperation"])
+}
+
+async fn run_instances(ec2: &Client, input: RunInstancesInput) -> Answer<RunInstancesOutput> {
     let call = ec2.run_instances();
     let call = call
+        .set_dry_run(input.dry_run)
         .set_min_count(input.min_count)
         .set_max_count(input.max_count)
         .set_client_token(input.client_token)
@@ -79,12 +99,7 @@ pub(super) async fn launch(ec2: &Client, launch: Launch<'_>) -> Answer<Instance>
         .set_user_data(input.user_data)
         .set_block_device_mappings(input.block_device_mappings)
         .set_tag_specifications(input.tag_specifications);
-    let answer = ask("RunInstances", || call.send()).await?;
-    answer
-        .instances()
-        .first()
-        .and_then(convert::instance)
-        .ok_or_else(|| CloudError::unintelligible("RunInstances", "the answer names no instance"))
+    ask(RUN, || call.send()).await
 }
 
 /// Starts.

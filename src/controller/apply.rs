@@ -158,16 +158,13 @@ impl<C: Cloud> Round<'_, C> {
 
     fn rejected(&mut self, step: &Step, refusal: Refusal) -> Progress {
         self.context.metrics.count_step(step.name(), false);
-        let launch = match step {
-            Step::RunInstances { launch } => {
-                self.context.metrics.count_launch(refusal.reason.as_str());
-                Some((launch.epoch, launch.attempt))
-            }
-            _ => None,
-        };
+        if matches!(step, Step::RunInstances { .. }) {
+            self.context.metrics.count_launch(refusal.reason.as_str());
+        }
         let now = self.context.clock.now();
         let refusal = step.refused(refusal);
-        self.memory.work().refused.refuse(step.name(), launch, refusal, now);
+        let refused = &mut self.memory.work().refused;
+        refused.refuse(step.name(), step.launch_key(), refusal, now);
         Progress::GoOn
     }
 
@@ -204,6 +201,7 @@ impl<C: Cloud> Round<'_, C> {
             }
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
+            Step::TryLaunch { launch } => Ok(self.try_launch(desired, launch).await),
             _ => {
                 let effect = super::cloud_effects::shared(self.context, Some(&desired.claim().agent_uid), step).await;
                 Ok(effect.map_or_else(Effect::Refused, |()| Effect::Done))

@@ -58,6 +58,7 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
         | Step::TellGateway { .. }
         | Step::PushConfig { .. }
         | Step::RunInstances { .. }
+        | Step::TryLaunch { .. }
         | Step::PutBundle { .. }
         | Step::Rotate { .. }
         | Step::SeedWorkspace { .. }

@@ -210,27 +210,49 @@ impl<C: Cloud> Round<'_, C> {
         }
     }
 
-    pub(super) async fn run_instances(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
+    /// The user data of a launch, or why there is none.
+    fn script(&self, desired: &Desired, launch: &LaunchStatus) -> Result<String, Effect> {
         let claim = desired.claim();
         let Some(region) = self.status.cloud.as_ref().map(|cloud| cloud.region.clone()) else {
-            return Effect::Conflict;
+            return Err(Effect::Conflict);
         };
         let home = Home {
             cluster_id: &claim.cluster_id,
             agent_uid: &claim.agent_uid,
             region: &region,
         };
-        let script = match user_data::user_data(launch, home) {
+        user_data::user_data(launch, home).map_err(|error| {
+            let why = Why {
+                reason: Reason::UserDataTooLarge,
+                message: error.to_string(),
+            };
+            rejection(why, Retry::Never)
+        })
+    }
+
+    pub(super) async fn try_launch(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
+        let script = match self.script(desired, launch) {
             Ok(script) => script,
-            Err(error) => {
-                return rejection(
-                    Why {
-                        reason: Reason::UserDataTooLarge,
-                        message: error.to_string(),
-                    },
-                    Retry::Never,
-                );
+            Err(effect) => return effect,
+        };
+        let call = Launch {
+            record: launch,
+            user_data: script.as_bytes(),
+        };
+        match self.context.cloud.try_launch(call).await {
+            Ok(()) => {
+                self.memory.work().tried_launch = Some(Box::new(launch.clone()));
+                Effect::Done
             }
+            Err(error) => Effect::Refused(error),
+        }
+    }
+
+    pub(super) async fn run_instances(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
+        let claim = desired.claim();
+        let script = match self.script(desired, launch) {
+            Ok(script) => script,
+            Err(effect) => return effect,
         };
         let before = self.memory.launches.clone();
         self.memory.launches.calling(launch, self.context.clock.now());

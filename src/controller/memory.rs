@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use koi_core::api::KoiAgent;
+use koi_core::api::{KoiAgent, LaunchStatus};
 use koi_core::launch_calls::LaunchCalls;
 use koi_core::observed::{Pushed, SetUpWord, Snapshot, SnapshotState};
 use koi_core::offering::Offering;
@@ -237,6 +237,8 @@ pub(super) struct Work {
     pub(super) refused: Standing,
     /// What a launch could ask for, in order.
     pub(super) offerings: Vec<Offering>,
+    /// A launch that EC2 said it would take.
+    pub(super) tried_launch: Option<Box<LaunchStatus>>,
     /// How many rounds in a row a read failed.
     pub(super) failed_reads: u32,
     /// The config that was last handed to the gateway.

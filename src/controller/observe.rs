@@ -109,6 +109,7 @@ impl<C: Cloud> Round<'_, C> {
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: self.memory.work().bundles_deleted.clone(),
+            tried_launch: self.memory.work().tried_launch.clone(),
             launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
             refusal: self.memory.work().refused.last().cloned(),
             refused_before: self.memory.work().refused.before().to_vec(),

@@ -100,6 +100,10 @@ def test_dry_run(launch, ec2):
     with refused("DryRunOperation", 412):
         launch(DryRun=True)
     assert len(ec2.describe_instances()["Reservations"]) == before
+    with refused("InvalidAMIID.NotFound"):
+        launch(DryRun=True, ImageId="ami-0123456789abcdeff")
+    with refused("InvalidParameterValue", says="IAM Instance Profile"):
+        launch(DryRun=True, IamInstanceProfile={"Name": "nobody-has-this"})
 
 
 def test_quota(launch, world):

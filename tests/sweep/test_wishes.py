@@ -396,6 +396,36 @@ def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> N
     assert ours["instance"]["id"] == before[0]
 
 
+def test_an_instance_stays_until_its_successor_can_come(ground: Ground) -> None:
+    """An image that nobody has, then a launch that the operator may not make: the agent goes on with what it has."""
+    name, cloud = ground.agent(), ground.stage.cloud
+    instance = settled(ground, name)["status"]["instance"]["id"]
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"image": {"id": "ami-0123456789abcdeff"}}}})
+    agent = ground.stage.wait_condition(name, "Stalled", reason="ImageNotFound", seconds=45)
+    assert condition(agent, "Ready")["status"] == "True"
+    assert agent["status"]["plannedAction"]["waitingFor"] == "EC2 to take the launch of the new instance"
+    bill = Bill(ground)
+    sweeps(ground, 4)
+    assert len(cloud.calls(bill.since, principal="operator", action="RunInstances")) <= 1
+    assert bill.writes() == []
+    # Another wish is tried at once; nobody waits for the pause of the last one.
+    denial = "You are not authorized to perform: ec2:RunInstances"
+    cloud.inject("RunInstances", code="UnauthorizedOperation", status=403, message=denial, times=0)
+    image = agent["status"]["instance"]["imageId"]
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"image": {"id": image}, "subnetId": None}}})
+    ground.stage.wait_condition(name, "Stalled", "False", 30)
+    ground.stage.kube.patch_agent(name, {"spec": {"network": {"publicAddress": False}}})
+    agent = ground.stage.wait_condition(name, "Stalled", reason="Unauthorized", seconds=45)
+    assert "ec2:RunInstances" in condition(agent, "Stalled")["message"]
+    assert agent["status"]["instance"]["id"] == instance and cloud.instance(instance).state == "running"
+    cloud.clear_faults()
+    volume = agent["status"]["volume"]["id"]
+    ground.stage.kube.patch_agent(name, {"spec": {"network": {"publicAddress": False, "ingressCidrs": ["10.0.0.0/8"]}}})
+    until("it is replaced", lambda: ground.stage.agent(name)["status"]["instance"]["id"] != instance, 90)
+    agent = ground.stage.wait_ready(name, 90)
+    assert agent["status"]["volume"]["id"] == volume
+
+
 def test_a_type_that_only_the_start_refuses_is_taken_back(ground: Ground) -> None:
     name, cloud = ground.agent(), ground.stage.cloud
     instance = settled(ground, name)["status"]["instance"]["id"]

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy};
+use crate::api::{
+    ActionKind, AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy,
+};
 use crate::names::{self, Claim};
 use crate::plan::Why;
 use crate::refusal::Refusal;
@@ -70,6 +72,8 @@ pub struct Observed {
     pub changed_at: Option<Timestamp>,
     /// Whether something may have come of the recorded launch that is not seen yet.
     pub launch_trace: LaunchTrace,
+    /// A launch that EC2 said it would take, as far as this process remembers.
+    pub tried_launch: Option<Box<LaunchStatus>>,
     /// Recorded instances and volumes, by id, that the latest whole reads did not show.
     pub unseen: BTreeMap<String, Unseen>,
     /// SSM, listed whole since it was written, does not show the recorded bundle.
@@ -223,6 +227,20 @@ pub struct Repair {
 }
 
 impl Observed {
+    /// Why an instance is on its way down, or gone, in words for people. EC2 calls our own calls, too, a user's.
+    #[must_use]
+    pub fn end_of<'a>(&self, instance: &'a Instance) -> &'a str {
+        let recorded = &self.recorded;
+        let changes = |planned: &PlannedAction| planned.kind == ActionKind::Replace && planned.waiting_for.is_none();
+        let heals = |repair: &Repair| repair.remedy == Remedy::Replace && repair.instance_id == instance.id;
+        let ours = recorded.planned.as_ref().is_some_and(changes) || recorded.repair.as_ref().is_some_and(heals);
+        match instance.state_reason.as_deref() {
+            Some(reason) if !(ours && reason.contains("UserInitiated")) => reason,
+            _ if ours => "the operator replaces it",
+            _ => "EC2 gives no reason",
+        }
+    }
+
     /// Holds the ids that status names against what the cloud shows: somebody else may have written them. An instance that has neither our
     /// claim nor a token of ours is a stranger's, and so is a volume with another claim, or that is not shown to us, while our instance
     /// holds one with ours. Neither is looked at any more; what is really ours is found by its claim.

@@ -24,7 +24,7 @@ use crate::refusal::{MISSING_GROUP, Refusal, Retry};
 use crate::rotation::Rotation;
 
 pub(crate) use present::{
-    OLD_TYPE, describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe,
+    UNTIL_THEN, describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe,
 };
 pub use present::{current_instance, data_volume_id, forget_past_boot};
 pub use shared::teardown as identity_teardown;
@@ -106,6 +106,11 @@ pub enum Step {
     /// EC2: the launch, made from the record alone.
     RunInstances {
         /// What status says.
+        launch: Box<LaunchStatus>,
+    },
+    /// EC2: ask whether it would take this launch, which is not recorded and made later. Nothing is given up for a successor that cannot come.
+    TryLaunch {
+        /// What would be asked for.
         launch: Box<LaunchStatus>,
     },
     /// EC2: stop, for an agent that is to be suspended.
@@ -343,7 +348,7 @@ impl Step {
             Self::AuthorizeIngress { .. } => "AuthorizeIngress",
             Self::RevokeIngress { .. } => "RevokeIngress",
             Self::RecordLaunch { .. } => "RecordLaunch",
-            Self::RunInstances { .. } => "RunInstances",
+            Self::RunInstances { .. } | Self::TryLaunch { .. } => "RunInstances",
             Self::StopInstance { .. } => "StopInstance",
             Self::StartInstance { .. } => "StartInstance",
             Self::SetInstanceType { .. } | Self::RestoreInstanceType { .. } | Self::SetSecurityGroups { .. } => {
@@ -373,6 +378,17 @@ impl Step {
             Self::DeleteRole { .. } => "DeleteRole",
             Self::Abandon { .. } => "Abandon",
             Self::RemoveFinalizer => "RemoveFinalizer",
+        }
+    }
+
+    /// Which launch this is, for a refusal of it: epoch and attempt; for one that is only asked for, a word of what it is made of, which is
+    /// no attempt.
+    #[must_use]
+    pub fn launch_key(&self) -> Option<(i64, i64)> {
+        match self {
+            Self::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
+            Self::TryLaunch { launch } => Some((launch.epoch, launch::word(launch))),
+            _ => None,
         }
     }
 

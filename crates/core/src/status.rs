@@ -22,7 +22,7 @@ use crate::names;
 use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Volume, VolumeState,
 };
-use crate::plan::{OLD_TYPE, Plan, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
+use crate::plan::{Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
 use crate::refusal::classify;
 use crate::render::network;
 
@@ -203,7 +203,7 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         .map(|condition| &condition.message);
     if let Some(message) = told_so {
         // What is added while it stands is added again.
-        let message = message.split(OLD_TYPE).next().unwrap_or_default();
+        let message = message.split(UNTIL_THEN).next().unwrap_or_default();
         refusal = classify(&told.operation, &told.code, message);
         message.clone_into(&mut refusal.message);
     }

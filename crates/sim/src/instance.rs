@@ -91,6 +91,14 @@ impl Account {
         self.call("RunInstances", wanted.token.clone(), |account| account.run(wanted))
     }
 
+    /// RunInstances with DryRun: nothing is made, and what is free now does not count.
+    ///
+    /// # Errors
+    /// What EC2 refuses.
+    pub fn try_launch(&mut self, wanted: &Wanted) -> Answer {
+        self.call("RunInstances", "dry run", |account| account.check_request(wanted))
+    }
+
     fn run(&mut self, wanted: &Wanted) -> Answer<Instance> {
         if let Some((used, id)) = self.tokens.get(&wanted.token) {
             if used != wanted {
@@ -143,6 +151,11 @@ impl Account {
     }
 
     fn check_launch(&self, wanted: &Wanted) -> Answer {
+        self.check_request(wanted)?;
+        self.check_room(wanted)
+    }
+
+    fn check_request(&self, wanted: &Wanted) -> Answer {
         if !wanted.image.starts_with("ami-") {
             return refuse("InvalidAMIID.Malformed", format!("Invalid id: \"{}\"", wanted.image));
         }
@@ -177,6 +190,10 @@ impl Account {
                 format!("The snapshot '{snapshot}' does not exist."),
             );
         }
+        Ok(())
+    }
+
+    fn check_room(&self, wanted: &Wanted) -> Answer {
         let zone = self.zone_of(&wanted.subnet_id);
         if self.full_zones.contains(&zone) {
             return refuse(

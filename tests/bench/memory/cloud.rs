@@ -354,6 +354,12 @@ impl Cloud for Memory {
         })
     }
 
+    async fn try_launch(&self, launch: Launch<'_>) -> Answer<()> {
+        self.call("RunInstances", |account| {
+            account.try_launch(&Wanted::from(launch.record))
+        })
+    }
+
     async fn start(&self, instance_id: &str) -> Answer<()> {
         self.call("StartInstances", |account| account.start_instance(instance_id))
     }

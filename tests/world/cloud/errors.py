@@ -43,6 +43,11 @@ class ApiError(Exception):
         self.status = status if status is not None else STATUS.get(code, 400)
 
 
+def dry_run() -> ApiError:
+    """The answer to a call that is allowed and only asked for."""
+    return ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+
+
 def render(service: str, error: ApiError, request_id: str) -> tuple[int, dict[str, str], bytes]:
     """The answer (status, headers, body) that carries the error in the service's protocol."""
     protocol = PROTOCOLS.get(service, "json")

@@ -13,7 +13,7 @@ from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 from . import consistency, ids, power, profiles, tags, tokens, views, volumes
 from .call import Call
 from .cloud import Cloud, Machine
-from .errors import ApiError
+from .errors import ApiError, dry_run
 from .images import ROOT_GIB
 from .registry import handles
 
@@ -47,7 +47,8 @@ def run_instances(cloud: Cloud, call: Call) -> Any:
     if options.get("InstanceMetadataTags") == "enabled":
         tags.check_metadata_keys(named.get("instance", {}))
     _shutdown_behavior(call)
-    if (made := tokens.replay(cloud, call)) is not None:
+    only_asked = call.params.get("DryRun")
+    if not only_asked and (made := tokens.replay(cloud, call)) is not None:
         return _replayed(cloud, call, made)
 
     backend = cloud.ec2_of(call)
@@ -57,6 +58,8 @@ def run_instances(cloud: Cloud, call: Call) -> Any:
     placement = _placement(cloud, call, backend)
     profile = profiles.usable_profile(cloud, call, call.params.get("IamInstanceProfile"))
     mappings = _mappings(cloud, call, backend, image)
+    if only_asked:
+        raise dry_run()  # what is free now it does not tell
     _limits(cloud, call, count, len(mappings))
 
     reservation = backend_run(backend, call, count, user_data, placement, mappings, named)

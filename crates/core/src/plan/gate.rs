@@ -105,7 +105,14 @@ pub(super) fn blind(plan: &mut Plan, desired: &Desired, observed: &Observed) {
 }
 
 fn position(plan: &Plan, refused: &Refused) -> Option<usize> {
-    plan.steps.iter().position(|step| step.name() == refused.step)
+    plan.steps.iter().position(|step| concerns(refused, step))
+}
+
+/// Whether a refusal is about such a step: a launch that is only asked for is another one as soon as it is made of something else.
+pub(super) fn concerns(refused: &Refused, step: &Step) -> bool {
+    let same =
+        !matches!(step, Step::TryLaunch { .. }) || refused.launch.is_none() || refused.launch == step.launch_key();
+    step.name() == refused.step && same
 }
 
 /// Takes a step that waits out of the plan, with what hangs on it.

@@ -79,19 +79,27 @@ pub(super) fn record(
 }
 
 /// Whether two records ask EC2 for the same, their tokens and times aside.
-fn same_parameters(left: &LaunchStatus, right: &LaunchStatus) -> bool {
-    let bare = |launch: &LaunchStatus| {
-        let mut bare = LaunchStatus {
-            epoch: 0,
-            attempt: 0,
-            client_token: String::new(),
-            recorded_at: None,
-            ..launch.clone()
-        };
-        bare.tags.remove(names::TAG_LAUNCH);
-        bare
+pub(super) fn same_parameters(left: &LaunchStatus, right: &LaunchStatus) -> bool {
+    parameters(left) == parameters(right)
+}
+
+fn parameters(launch: &LaunchStatus) -> LaunchStatus {
+    let mut bare = LaunchStatus {
+        epoch: 0,
+        attempt: 0,
+        client_token: String::new(),
+        recorded_at: None,
+        ..launch.clone()
     };
-    bare(left) == bare(right)
+    bare.tags.remove(names::TAG_LAUNCH);
+    bare
+}
+
+/// A negative number that stands for what a record asks EC2 for.
+pub(super) fn word(launch: &LaunchStatus) -> i64 {
+    let text = serde_json::to_string(&parameters(launch)).unwrap_or_default();
+    let digits = names::short_hash(&[&text], 15);
+    i64::from_str_radix(&digits, 16).map_or(-1, |word| -1 - word)
 }
 
 /// What to do about a record of which no instance is seen: call with it (again), or write a new one.

@@ -22,7 +22,7 @@ use crate::names;
 use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Place};
 use herd::Herd;
 
-pub(crate) use changing::OLD_TYPE;
+pub(crate) use changing::UNTIL_THEN;
 pub(crate) use console::{failing_word, last_word};
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};

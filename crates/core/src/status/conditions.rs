@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::Report;
 use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
-use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Repair};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Observed, Repair};
 use crate::plan::{STEP_NAMES, Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
@@ -311,7 +311,7 @@ fn instance(report: &Report<'_>) -> Said {
             }
             _ => said(kind, false, Reason::Launching, "No instance is running."),
         },
-        (state, _) if state.is_dying() => said(kind, false, Reason::InstanceGone, gone(instance)),
+        (state, _) if state.is_dying() => said(kind, false, Reason::InstanceGone, gone(report.observed, instance)),
         (state, _) => said(
             kind,
             false,
@@ -337,13 +337,9 @@ fn announced(instance: &Instance) -> Option<String> {
     Some(format!("AWS has announced {} for {when}. {then}", event.code))
 }
 
-fn gone(instance: &Instance) -> String {
-    let told = instance.state_reason.as_deref().unwrap_or("EC2 gives no reason");
-    format!(
-        "Instance {} is {} ({told}).",
-        instance.id,
-        super::state_word(instance.state)
-    )
+fn gone(observed: &Observed, instance: &Instance) -> String {
+    let (told, state) = (observed.end_of(instance), super::state_word(instance.state));
+    format!("Instance {} is {state} ({told}).", instance.id)
 }
 
 fn config(report: &Report<'_>) -> Option<Said> {

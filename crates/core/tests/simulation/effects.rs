@@ -49,6 +49,13 @@ impl Round<'_> {
                 Ok(self.write_status(status, true))
             }
             Step::RunInstances { .. } => self.launch(step),
+            Step::TryLaunch { launch } => {
+                let done = self.account.try_launch(&Wanted::from(launch.as_ref())).map_err(told);
+                if done.is_ok() {
+                    self.operator.memory(self.index).tried_launch = Some(launch.clone());
+                }
+                done.map(|()| true)
+            }
             Step::PutBundle { .. } => self.put_bundle(step, desired),
             Step::DeleteBundle { instance_id } => self.delete_bundle(instance_id),
             Step::Abandon { .. } => Ok(true),

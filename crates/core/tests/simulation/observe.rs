@@ -92,6 +92,7 @@ impl Round<'_> {
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: memory.bundles_deleted.clone(),
+            tried_launch: memory.tried_launch.clone(),
             launch_trace: memory.launches.of(recorded.launch.as_ref()),
             refusal: memory.refused.last().cloned(),
             refused_before: memory.refused.before().to_vec(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use koi_core::api::{KoiAgent, KoiAgentStatus};
+use koi_core::api::{KoiAgent, KoiAgentStatus, LaunchStatus};
 use koi_core::desired::Desired;
 use koi_core::fleet::Index;
 use koi_core::launch_calls::LaunchCalls;
@@ -37,6 +37,7 @@ pub(crate) struct Memory {
     pub(crate) seen: Option<Seen>,
     pub(crate) refused: Standing,
     pub(crate) launches: LaunchCalls,
+    pub(crate) tried_launch: Option<Box<LaunchStatus>>,
     pub(crate) probe: Option<Probe>,
     pub(crate) console: Option<(String, String, Timestamp)>,
     pub(crate) pushed: Option<Pushed>,
@@ -123,6 +124,7 @@ impl Default for Memory {
             seen: None,
             refused: Standing::default(),
             launches: LaunchCalls::default(),
+            tried_launch: None,
             probe: None,
             console: None,
             pushed: None,
@@ -155,11 +157,8 @@ impl Memory {
     }
 
     pub(crate) fn refuse(&mut self, step: &Step, refusal: Refusal, now: Timestamp) {
-        let launch = match step {
-            Step::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
-            _ => None,
-        };
-        self.refused.refuse(step.name(), launch, step.refused(refusal), now);
+        self.refused
+            .refuse(step.name(), step.launch_key(), step.refused(refusal), now);
     }
 
     fn succeed(&mut self, step: &Step, now: Timestamp) {

@@ -4,19 +4,21 @@ use jiff::SignedDuration;
 
 use super::Round;
 use super::gateway::valid_probe;
+use super::network::no_subnet;
 use super::volume::data_volume_id;
-use crate::api::{ActionKind, Reason};
+use crate::api::{ActionKind, LaunchStatus, Reason};
 use crate::change::{self, Planned};
 use crate::names;
-use crate::observed::{GatewayHealth, Instance, InstanceState, Probe, Refused};
-use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Probe, Refused};
+use crate::plan::launch::{self, Parts};
+use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate, unknown};
 use crate::refusal::Retry;
 
 /// A gateway that took a config and never said that it runs with it is handed it again after this.
 const PUSH_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// Follows what EC2 says about a type that it refuses.
-pub(crate) const OLD_TYPE: &str = " Until then the instance works with its old type ";
+/// Follows what EC2 says about a change that it refuses.
+pub(crate) const UNTIL_THEN: &str = " Until then ";
 
 /// EC2's words for a type that it does not start here, however often it is asked.
 const UNSUPPORTED: &[&str] = &["Unsupported", "UnsupportedOperation"];
@@ -33,6 +35,7 @@ impl Round<'_> {
             return self.push(instance);
         };
         let planned = self.unless_refused(instance, self.guarded(instance, planned));
+        let planned = self.unless_successor_refused(instance, planned);
         let planned = self.planned.insert(planned).clone();
         if planned.waiting_for.is_some() {
             // What interrupts nobody, or for a moment, does not wait with it.
@@ -235,32 +238,50 @@ impl Round<'_> {
         if self.agent.accepts_type(&instance.instance_type, launch) {
             return None;
         }
-        let standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
-        let mut refused = standing.filter(|refused| refused.step == "ModifyInstanceAttribute");
+        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let refused = standing.find(|refused| refused.step == "ModifyInstanceAttribute" && self.lasts(refused))?;
+        let goes_on = format!("the instance works with its old type {}.", instance.instance_type);
+        Some(self.told_of(refused, &goes_on))
+    }
+
+    /// Whether a refusal holds for more than a moment.
+    fn lasts(&self, refused: &Refused) -> bool {
+        let waits = refused.retry_at.is_none_or(|at| at > self.now);
         // What an earlier operator was refused is known by its code alone.
-        let lasts = |refused: &&Refused| {
-            refused.refusal.reason == Reason::InsufficientCapacity
-                || !matches!(refused.refusal.retry, Retry::Soon | Retry::BackOff)
-        };
-        let waits = |refused: &&Refused| refused.retry_at.is_none_or(|at| at > self.now);
-        let refused = refused.find(|refused| waits(refused) && lasts(refused))?;
-        let message = format!("{}{OLD_TYPE}{}.", refused.refusal.message, instance.instance_type);
+        let moment = matches!(refused.refusal.retry, Retry::Soon | Retry::BackOff);
+        waits && (!moment || refused.refusal.reason == Reason::InsufficientCapacity)
+    }
+
+    /// What holds a change back, and how the instance goes on.
+    fn told_of(&self, refused: &Refused, goes_on: &str) -> Halt {
         let why = Why {
-            reason: refused.refusal.reason,
-            message,
+            reason: refused.refusal.reason_after(refused.count),
+            message: format!("{}{UNTIL_THEN}{goes_on}", refused.refusal.message),
         };
-        Some(Halt {
+        Halt {
             verdict: if refused.refusal.stalls(refused.count) {
                 Verdict::Blocked(why)
             } else {
                 Verdict::Converging(why)
             },
             check_again: refused.retry_at.map_or(AT_REST, |at| gate::until(at, self.now)),
-        })
+        }
     }
 
     /// The instance goes, its data volume stays; the launch of the successor is the one of any instance that is gone.
     fn replace(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
+        let launch = self.successor(instance)?;
+        let tried = self.observed.tried_launch.as_ref();
+        if !tried.is_some_and(|tried| launch::same_parameters(tried, &launch)) {
+            self.steps.push(Step::TryLaunch {
+                launch: Box::new(launch),
+            });
+            return Err(changing(
+                planned,
+                "is about to be made: EC2 is asked for the new instance",
+                AT_ONCE,
+            ));
+        }
         self.steps.push(Step::TerminateInstance {
             instance_id: instance.id.clone(),
         });
@@ -269,6 +290,65 @@ impl Round<'_> {
             planned.reason, instance.id
         );
         Err(Halt::converging(Reason::Replacing, message, SHORTLY * 2))
+    }
+
+    /// The launch that follows a replacement.
+    fn successor(&self, instance: &Instance) -> Result<LaunchStatus, Halt> {
+        let observed = self.observed;
+        let subnet = match &observed.subnet {
+            Known::Present(subnet) => subnet,
+            Known::Absent => return Err(no_subnet(self.agent)),
+            Known::Unknown => return Err(unknown(observed, "The subnet")),
+        };
+        let group = match &observed.security_group {
+            Known::Present(group) => group,
+            // It is being made in this round.
+            Known::Absent => {
+                return Err(Halt::converging(
+                    Reason::Changing,
+                    "The security group is being made.",
+                    AT_ONCE,
+                ));
+            }
+            Known::Unknown => return Err(unknown(observed, "The security group")),
+        };
+        let volume = data_volume_id(observed, instance);
+        let mut volumes = observed.volumes.present().into_iter().flatten();
+        let parts = Parts {
+            place: self.place()?,
+            subnet,
+            group_id: &group.id,
+            image: self.image()?,
+            kept: volumes.find(|shown| Some(&shown.id) == volume.as_ref()),
+            instance_type: &self.agent.instance_type,
+        };
+        let recorded = observed.recorded.launch.as_ref().map_or(0, |launch| launch.epoch);
+        let epoch = recorded.max(instance.launch.map_or(0, |(epoch, _)| epoch)) + 1;
+        launch::record(self.agent, &parts, epoch, 1, self.now)
+    }
+
+    /// An instance is not given up for a successor that EC2 has just refused; all else of it goes on.
+    fn unless_successor_refused(&mut self, instance: &Instance, planned: Planned) -> Planned {
+        if planned.kind != ActionKind::Replace || planned.waiting_for.is_some() {
+            return planned;
+        }
+        self.aside = self.refused_successor(instance);
+        Planned {
+            waiting_for: self
+                .aside
+                .is_some()
+                .then(|| "EC2 to take the launch of the new instance".into()),
+            takes_place: planned.takes_place && self.aside.is_none(),
+            ..planned
+        }
+    }
+
+    fn refused_successor(&self, instance: &Instance) -> Option<Halt> {
+        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let refused = standing.find(|refused| refused.step == "RunInstances" && self.lasts(refused))?;
+        let launch = Box::new(self.successor(instance).ok()?);
+        gate::concerns(refused, &Step::TryLaunch { launch })
+            .then(|| self.told_of(refused, &format!("instance {} stays.", instance.id)))
     }
 
     /// Nothing is replaced whose data volume is not known for certain: recorded, shown, and on this instance.

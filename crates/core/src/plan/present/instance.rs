@@ -110,7 +110,7 @@ impl<'a> Round<'a> {
                 } else if self.observed.recorded.suspended {
                     (Reason::Resuming, format!("Instance {id} is being started."))
                 } else {
-                    let told = instance.state_reason.as_deref().unwrap_or("EC2 gives no reason");
+                    let told = self.observed.end_of(instance);
                     (
                         Reason::Repairing,
                         format!("Instance {id} was stopped from outside ({told}); it is being started."),

@@ -142,7 +142,7 @@ impl<'a> Round<'a> {
 
     /// The predecessor is wholly gone, and a launch that never worked is not repeated in a loop.
     pub(super) fn buried(&self, dying: &Instance) -> Result<(), Halt> {
-        let told = dying.state_reason.as_deref().unwrap_or("EC2 gives no reason");
+        let told = self.observed.end_of(dying);
         if dying.state == InstanceState::ShuttingDown {
             let message = format!(
                 "Instance {} is going ({told}); it is replaced when it is gone.",

@@ -96,7 +96,7 @@ impl<'a> Round<'a> {
     }
 }
 
-fn no_subnet(agent: &DesiredAgent) -> Halt {
+pub(super) fn no_subnet(agent: &DesiredAgent) -> Halt {
     let message = if agent.subnet_ids.is_empty() {
         "There is no default subnet in this account and region. Name subnets in network.subnetIds of the plan, or in spec.instance.subnetId.".to_owned()
     } else {

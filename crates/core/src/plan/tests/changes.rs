@@ -47,6 +47,14 @@ impl Change {
         Some((planned.kind, planned.reason, planned.waiting_for.is_some()))
     }
 
+    /// EC2 takes the launch that it is asked about.
+    fn try_launch(&mut self) {
+        let Some(Step::TryLaunch { launch }) = self.plan().steps.pop() else {
+            panic!("{:?}", self.plan())
+        };
+        self.observed.tried_launch = Some(launch);
+    }
+
     /// What the report of this round would write.
     fn announce(&mut self) {
         let planned = self.plan().planned.unwrap();
@@ -233,6 +241,7 @@ fn a_refused_type_takes_no_place_and_holds_no_replacement_back() {
     replaced.observed.image = Known::Present("ami-2".into());
     type_refused(&mut replaced);
     replaced.announce();
+    replaced.try_launch();
     assert_eq!(replaced.steps(), ["TerminateInstance"]);
 }
 
@@ -305,6 +314,13 @@ fn an_image_replaces_and_keeps_the_volume() {
     let mut change = Change::new((image("ami-1"), json!({})), (image("ami-2"), json!({})));
     change.observed.image = Known::Present("ami-2".into());
     change.announce();
+    change.try_launch();
+    let tried = change.observed.tried_launch.clone().unwrap();
+    assert_eq!(
+        (tried.image.as_str(), tried.kept_volume_id.as_deref()),
+        ("ami-2", Some("vol-1"))
+    );
+    assert_eq!(tried.epoch, 2);
     assert_eq!(change.steps(), ["TerminateInstance"]);
     change.observed.volumes = Known::Present(Vec::new());
     let waiting_for = change.plan().planned.unwrap().waiting_for.unwrap();
@@ -314,6 +330,149 @@ fn an_image_replaces_and_keeps_the_volume() {
         Vec::<&str>::new(),
         "nothing is replaced whose volume is not seen"
     );
+}
+
+#[test]
+fn an_instance_stays_until_ec2_takes_the_launch_of_its_successor() {
+    let image = |id: &str| json!({"instance": {"image": {"id": id}}});
+    let mut change = Change::new((image("ami-1"), json!({})), (image("ami-2"), json!({})));
+    change.observed.image = Known::Present("ami-2".into());
+    change.announce();
+    let refuse = |change: &mut Change, code: &str, message: &str| {
+        let step = change.plan().steps.pop().unwrap();
+        assert!(matches!(step, Step::TryLaunch { .. }), "{step:?}");
+        let mut standing = Standing::default();
+        let refusal = step.refused(classify("RunInstances", code, message));
+        standing.refuse(step.name(), step.launch_key(), refusal, now());
+        change.observed.refusal = standing.last().cloned();
+        standing
+    };
+    let mut standing = refuse(
+        &mut change,
+        "InvalidAMIID.NotFound",
+        "The image id '[ami-2]' does not exist",
+    );
+    for state in [InstanceState::Running, InstanceState::Stopped] {
+        change.instance().state = state;
+        let expected: &[&str] = if state == InstanceState::Running {
+            &[]
+        } else {
+            &["StartInstance"]
+        };
+        assert_eq!(change.steps(), expected);
+    }
+    change.instance().state = InstanceState::Running;
+    let Plan { verdict, planned, .. } = change.plan();
+    let planned = planned.unwrap();
+    assert_eq!(
+        planned.waiting_for.as_deref(),
+        Some("EC2 to take the launch of the new instance")
+    );
+    assert!(!planned.takes_place);
+    let Verdict::Blocked(why) = verdict else {
+        panic!("{verdict:?}")
+    };
+    assert_eq!(why.reason, Reason::ImageNotFound);
+    assert!(
+        why.message.ends_with(" Until then instance i-1 stays."),
+        "{}",
+        why.message
+    );
+    // Time has come, and it is asked again; another launch is asked about at once.
+    standing.try_now(now());
+    let again = Change {
+        wish: change.wish.clone(),
+        observed: Observed {
+            refusal: standing.last().cloned(),
+            ..change.observed.clone()
+        },
+    };
+    assert_eq!(again.steps(), ["RunInstances"]);
+    change.wish = wish_of(image("ami-3"), json!({}), false, json!({}));
+    change.observed.image = Known::Present("ami-3".into());
+    change.announce();
+    assert_eq!(change.steps(), ["RunInstances"]);
+    // What an earlier operator was refused may have been this one.
+    let restored = change.observed.refusal.as_mut().unwrap();
+    restored.launch = None;
+    assert_eq!(change.steps(), Vec::<&str>::new());
+    // Too many calls are no answer.
+    change.observed.refusal = None;
+    change.announce();
+    refuse(&mut change, "RequestLimitExceeded", "");
+    assert_eq!(change.plan().planned.unwrap().waiting_for, None);
+    assert_eq!(change.steps(), Vec::<&str>::new());
+    // Nor is one about another launch.
+    change.observed.refusal = None;
+    change.try_launch();
+    let mut other = change.observed.tried_launch.clone().unwrap();
+    other.profile = "another".into();
+    change.observed.tried_launch = Some(other);
+    assert_eq!(change.steps(), ["RunInstances"]);
+}
+
+#[test]
+fn who_ends_an_instance_is_told() {
+    let by_user = "Client.UserInitiatedShutdown: User initiated shutdown";
+    let replaces = PlannedAction {
+        kind: ActionKind::Replace,
+        reason: "r".into(),
+        since: status::time(now()),
+        waiting_for: None,
+    };
+    let waits = PlannedAction {
+        waiting_for: Some("you".into()),
+        ..replaces.clone()
+    };
+    let us = "the operator replaces it";
+    let rows = [
+        (None, None, "EC2 gives no reason"),
+        (None, Some(by_user), by_user),
+        (Some(waits), Some(by_user), by_user),
+        (Some(replaces.clone()), Some(by_user), us),
+        (Some(replaces.clone()), None, us),
+        (
+            Some(replaces),
+            Some("Server.SpotInstanceTermination: x"),
+            "Server.SpotInstanceTermination: x",
+        ),
+    ];
+    for (planned, reason, told) in rows {
+        let mut observed = ready();
+        observed.recorded.planned = planned;
+        let dying = Instance {
+            state_reason: reason.map(Into::into),
+            ..instance("i-1", InstanceState::ShuttingDown)
+        };
+        assert_eq!(observed.end_of(&dying), told);
+    }
+}
+
+#[test]
+fn nothing_is_given_up_while_it_is_not_known_what_follows() {
+    let image = |id: &str| json!({"instance": {"image": {"id": id}}});
+    let mut change = Change::new((image("ami-1"), json!({})), (image("ami-2"), json!({})));
+    change.observed.image = Known::Present("ami-2".into());
+    change.announce();
+    let base = change.observed.clone();
+    let amiss: [fn(&mut Observed); 4] = [
+        |observed| observed.subnet = Known::Unknown,
+        |observed| observed.subnet = Known::Absent,
+        |observed| observed.security_group = Known::Unknown,
+        |observed| observed.security_group = Known::Absent,
+    ];
+    for (number, amiss) in amiss.into_iter().enumerate() {
+        change.observed = change_of(&base, amiss);
+        let steps = change.steps();
+        assert!(
+            !steps.contains(&"TerminateInstance") && !steps.contains(&"RunInstances"),
+            "{number}: {steps:?}"
+        );
+    }
+}
+
+fn change_of(base: &Observed, amiss: fn(&mut Observed)) -> Observed {
+    super::change(base.clone(), amiss)
 }
 
 #[test]
