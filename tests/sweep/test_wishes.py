@@ -90,15 +90,16 @@ def test_a_pause_changes_nothing_until_it_ends(ground: Ground) -> None:
     annotate(ground, name, "paused", "true")
     ground.stage.wait_condition(name, "Reconciling", "False", 20, reason="Paused")
     bill = Bill(ground)
-    ground.stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
-    ground.stage.wait_condition(name, "Ready", "False", 30)
-    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.large"}}})
     ground.stage.kube.delete_agent(name)
     until(
         "the deletion says that it waits",
-        lambda: "paused" in condition(ground.stage.agent(name), "Reconciling")["message"].lower(),
+        lambda: "deletion waits" in condition(ground.stage.agent(name), "Reconciling")["message"],
         20,
     )
+    assert condition(ground.stage.agent(name), "Ready")["status"] == "True", "the gateway answers as before"
+    ground.stage.cloud.boto("ec2").stop_instances(InstanceIds=[instance])
+    ground.stage.wait_condition(name, "Ready", "False", 30)
+    ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.large"}}})
     sweeps(ground, 3)
     assert ground.stage.cloud.calls(bill.since, principal="operator", mutating=True) == []
     assert ground.stage.cloud.instance(instance).state == "stopped"

@@ -3,7 +3,7 @@
     tools/mutation [--shard 1/8] [--built] [--only TEXT] [--since COMMIT] [--show]
 
 All faults are built into one copy of the workspace, each behind a switch. Faults that do not compile are not viable and do not count.
-The rest is tried in two passes: with few cases, and what survives those with many. What survives both must stand in docs/mutants.md
+The rest is tried in three passes, each of what the one before left: with few cases, with more, with many. What survives all must stand in docs/mutants.md
 with a reason; ends with 1 when less than 95 % are caught or a survivor has none.
 """
 
@@ -26,12 +26,14 @@ from instrument import Mutant, Source
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "target" / "mutation"
 TREE = WORK / "tree"
+#: Of its own: cargo names programs of both trees alike, and one would take the other's place.
+BUILT = WORK / "build"
 CORE = Path("crates/core")
 STATE = WORK / "state.json"
 LISTED = ROOT / "docs" / "mutants.md"
 GOAL = 95.0
 #: Cases of properties, schedules of the simulation.
-PASSES = ((16, 100), (256, 2000))
+PASSES = ((16, 100), (256, 400), (256, 2000))
 SWITCH = """
 /// Whether this fault is switched on; keeps a list of those that were asked for.
 #[doc(hidden)]
@@ -131,8 +133,8 @@ def write(found: list[Source]) -> None:
 
 
 def cargo(*arguments: str) -> tuple[bool, list[dict]]:
-    """A build of the copy, in the usual place so that dependencies are there already; its messages."""
-    command = ["cargo", *arguments, "--manifest-path", str(TREE / "Cargo.toml"), "--target-dir", str(ROOT / "target")]
+    """A build of the copy; its messages."""
+    command = ["cargo", *arguments, "--manifest-path", str(TREE / "Cargo.toml"), "--target-dir", str(BUILT)]
     done = subprocess.run([*command, "--message-format=json"], cwd=TREE, capture_output=True, text=True, check=False)
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode and not any(message["reason"] == "compiler-message" for message in messages):

@@ -77,6 +77,8 @@ pub struct DesiredAgent {
     pub plan: Option<(String, i64)>,
     /// Observe and report, change nothing.
     pub paused: bool,
+    /// It is being deleted, and a pause holds that up: until then it is looked at as one that is to stay.
+    pub leaving: bool,
     /// Running or suspended.
     pub power: Power,
     /// Where.
@@ -258,10 +260,26 @@ impl Desired {
         namespace: &NamespaceFacts,
         settings: &Settings,
     ) -> Result<Self, Why> {
-        let claim = claim(agent, settings);
-        if agent.metadata.deletion_timestamp.is_some() {
-            return Ok(Self::Absent(Box::new(farewell::farewell(agent, plan, claim, settings))));
+        if agent.metadata.deletion_timestamp.is_none() {
+            return Self::present(agent, plan, namespace, settings);
         }
+        let farewell = farewell::farewell(agent, plan, claim(agent, settings), settings);
+        let stays = Some(&farewell).filter(|farewell| farewell.paused && !farewell.force);
+        match stays.and_then(|_| Self::present(agent, plan, namespace, settings).ok()) {
+            Some(Self::Present(agent)) => Ok(Self::Present(Box::new(DesiredAgent {
+                leaving: true,
+                ..*agent
+            }))),
+            _ => Ok(Self::Absent(Box::new(farewell))),
+        }
+    }
+
+    fn present(
+        agent: &KoiAgent,
+        plan: Option<&KoiPlan>,
+        namespace: &NamespaceFacts,
+        settings: &Settings,
+    ) -> Result<Self, Why> {
         plans::admit(agent, plan, namespace)?;
         let plan_name = plan.map(ResourceExt::name_any);
         let spec = plan.map(|plan| plan.spec.clone()).unwrap_or_default();
@@ -271,7 +289,7 @@ impl Desired {
             plan_name: plan_name.as_deref(),
             defaults: spec.defaults.clone().unwrap_or_default(),
         };
-        let mut desired = settle::settle(&asked, claim, settings)?;
+        let mut desired = settle::settle(&asked, claim(agent, settings), settings)?;
         desired.plan = plan.map(|plan| (plan.name_any(), plan.metadata.generation.unwrap_or_default()));
         Ok(Self::Present(Box::new(desired)))
     }
@@ -282,6 +300,15 @@ impl Desired {
         match self {
             Self::Present(agent) => &agent.claim,
             Self::Absent(farewell) => &farewell.claim,
+        }
+    }
+
+    /// Whether the object is being deleted.
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        match self {
+            Self::Present(agent) => agent.leaving,
+            Self::Absent(_) => true,
         }
     }
 

@@ -90,6 +90,7 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
         generation: asked.agent.metadata.generation.unwrap_or_default(),
         plan: None,
         paused: paused(asked.agent)?,
+        leaving: false,
         power: asked.agent.spec.power,
         cloud: cloud(asked.plan),
         role_models: role_models(asked.plan, &identity, &model, &fallbacks, settings),

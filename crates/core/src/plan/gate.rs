@@ -174,22 +174,18 @@ pub(super) fn pause(plan: &mut Plan, desired: &Desired) {
     let idle = plan.steps.is_empty();
     plan.steps.clear();
     plan.check_again = AT_REST;
-    if let (Verdict::Converging(why), false) = (&mut plan.verdict, idle) {
-        *why = Why {
-            reason: Reason::Paused,
-            message: format!(
-                "The annotation {} is set: nothing is made or changed until it is removed.",
-                annotations::PAUSED
-            ),
-        };
-    }
-    if matches!(desired, Desired::Absent(_)) {
+    let key = annotations::PAUSED;
+    let message = if desired.leaves() {
+        plan.planned = None;
+        format!("Deletion waits: the annotation {key} is set. Remove it to go on.")
+    } else {
+        format!("The annotation {key} is set: nothing is made or changed until it is removed.")
+    };
+    let holds_up = matches!(plan.verdict, Verdict::Converging(_)) && !idle;
+    if holds_up || matches!(desired, Desired::Absent(_)) {
         plan.verdict = Verdict::Converging(Why {
             reason: Reason::Paused,
-            message: format!(
-                "Deletion waits: the annotation {} is set. Remove it to go on.",
-                annotations::PAUSED
-            ),
+            message,
         });
     }
 }

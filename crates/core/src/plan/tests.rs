@@ -1362,7 +1362,17 @@ fn paused_agents_are_observed_only() {
     let paused = |deleted| wish_of(json!({}), json!({}), deleted, json!({"skykoi.io/paused": "true"}));
     assert_eq!(decided(&paused(false), &bare()), (vec![], Some(Reason::Paused), false));
     assert_eq!(decided(&paused(false), &ready()), (vec![], None, false));
-    assert_eq!(decided(&paused(true), &ready()), (vec![], Some(Reason::Paused), false));
+    // Who leaves and may not is looked at as before, where there still is a wish to look at it with.
+    assert_eq!(decided(&paused(true), &ready()), (vec![], None, false));
+    assert_eq!(decided(&paused(true), &bare()), (vec![], Some(Reason::Paused), false));
+    let unwished = wish_of(
+        json!({"model": {"id": "amazon-bedrock/other"}}),
+        json!({"limits": {"models": ["amazon-bedrock/this"]}}),
+        true,
+        json!({"skykoi.io/paused": "true"}),
+    );
+    assert!(matches!(unwished, Desired::Absent(_)));
+    assert_eq!(decided(&unwished, &ready()), (vec![], Some(Reason::Paused), false));
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn waiting(report: &Report<'_>) -> Option<String> {
 
 fn paused_message(report: &Report<'_>) -> String {
     match report.desired {
-        Ok(Desired::Absent(_)) => "Paused by annotation: deletion waits until it is removed.".into(),
+        Ok(desired) if desired.leaves() => "Paused by annotation: deletion waits until it is removed.".into(),
         _ => "Paused by annotation: the operator observes and changes nothing until it is removed.".into(),
     }
 }
