@@ -264,9 +264,13 @@ impl Desired {
             return Self::present(agent, plan, namespace, settings);
         }
         let farewell = farewell::farewell(agent, plan, claim(agent, settings), settings);
-        let stays = Some(&farewell).filter(|farewell| farewell.paused && !farewell.force);
-        match stays.and_then(|_| Self::present(agent, plan, namespace, settings).ok()) {
-            Some(Self::Present(agent)) => Ok(Self::Present(Box::new(DesiredAgent {
+        // Under another plan it would be told as something that it never was.
+        let resolved = agent.status.as_ref().and_then(|status| status.resolved.as_ref());
+        let as_before = resolved.is_some_and(|resolved| resolved.plan == plan.map(ResourceExt::name_any));
+        let stays = farewell.paused && !farewell.force && as_before;
+        let present = stays.then(|| Self::present(agent, plan, namespace, settings));
+        match present {
+            Some(Ok(Self::Present(agent))) => Ok(Self::Present(Box::new(DesiredAgent {
                 leaving: true,
                 ..*agent
             }))),

@@ -6,6 +6,7 @@
 )]
 
 use koi_wire::config::{check, variables};
+use kube::ResourceExt as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -118,6 +119,32 @@ fn a_pause_is_read_as_people_write_it_and_what_is_no_truth_value_is_told() {
             why.message
         );
         assert!(desired(text, true).unwrap().paused(), "deletion waits with {text:?}");
+    }
+}
+
+#[test]
+fn a_pause_that_holds_a_deletion_up_looks_at_the_agent_as_it_was_resolved() {
+    let leaving = |force: bool, resolved: Option<&str>| {
+        let mut agent = agent(json!({}));
+        let mut annotations = BTreeMap::from([(annotations::PAUSED.to_owned(), "true".to_owned())]);
+        annotations.extend(force.then(|| (annotations::FORCE_DELETE.to_owned(), "true".to_owned())));
+        agent.metadata.annotations = Some(annotations);
+        agent.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        agent.status = resolved.map(|plan| serde_json::from_value(json!({"resolved": {"plan": plan}})).unwrap());
+        let plan = plan(json!({}));
+        let desired = Desired::resolve(&agent, Some(&plan), &NamespaceFacts::default(), &settings()).unwrap();
+        assert!(desired.leaves() && desired.paused());
+        matches!(desired, Desired::Present(_))
+    };
+    let name = plan(json!({})).name_any();
+    let rows = [
+        (false, Some(name.as_str()), true),
+        (false, Some("another"), false),
+        (false, None, false),
+        (true, Some(name.as_str()), false),
+    ];
+    for (force, resolved, present) in rows {
+        assert_eq!(leaving(force, resolved), present, "{force} {resolved:?}");
     }
 }
 

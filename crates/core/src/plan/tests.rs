@@ -44,7 +44,7 @@ fn wish_of(spec: Value, planned: Value, deleted: bool, annotations: Value) -> De
         metadata["deletionTimestamp"] = json!("2023-11-14T00:00:00Z");
     }
     let agent: KoiAgent = serde_json::from_value(
-        json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": metadata, "spec": spec}),
+        json!({"apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "metadata": metadata, "spec": spec, "status": {"resolved": {"plan": "p"}}}),
     )
     .unwrap();
     let planned: KoiPlan = serde_json::from_value(
