@@ -30,6 +30,7 @@ mod validate;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koi_core::api::KoiAgent;
 use koi_core::budget::{Asker, Urgency};
@@ -45,7 +46,7 @@ use tracing::Instrument as _;
 
 use crate::accounts::Accounts;
 use crate::budget::{self, Budget};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::cloud::Cloud;
 use crate::cpu::measured;
 use crate::device::DeviceKey;
@@ -280,6 +281,9 @@ struct Decision {
     seen: Moment,
 }
 
+/// For so long after a start a gateway may not have been asked yet.
+const UNSEEN: Duration = Duration::from_secs(120);
+
 impl<'a, C: Cloud> Round<'a, C> {
     fn begin(context: &'a Context<C>, agent: Arc<KoiAgent>, memory: &'a mut Memory) -> Self {
         let status = agent.status.clone().unwrap_or_default();
@@ -338,6 +342,7 @@ impl<'a, C: Cloud> Round<'a, C> {
     /// The sentence of the house: validate, observe, plan, apply, report.
     async fn run(mut self) -> Result<Done, RoundError> {
         if let Some(pause) = self.too_early() {
+            Box::pin(self.aim_as_told()).await;
             return Ok(Done::after(pause));
         }
         for _ in 0..ROUNDS {
@@ -398,14 +403,38 @@ impl<'a, C: Cloud> Round<'a, C> {
         }
         match health.problem {
             None => Some(Duration::from_secs(1)),
-            Some(_) => self.is_told_whole().then_some(Duration::from_secs(5)),
+            Some(_) => {
+                let failing = health.failing_since.unwrap_or(Timestamp::MAX);
+                let answers = clock::since(failing, self.context.clock.now()) < UNSEEN || self.gateway_answers();
+                (self.lives_here() && self.is_told_whole(answers)).then_some(Duration::from_secs(5))
+            }
         }
     }
 
-    /// Status tells the agent as it was last wished, at rest or at work, so that a cloud that cannot be asked has nothing to add.
-    fn is_told_whole(&self) -> bool {
+    /// Status says that the agent lives where this reconcile works. Of another account there is something to say, however little it tells.
+    fn lives_here(&self) -> bool {
+        let lives = self.status.cloud.as_ref();
+        lives.is_some_and(|lives| {
+            let region = self.home.region.as_ref();
+            lives.role_arn == self.home.role_arn && region.is_none_or(|region| *region == lives.region)
+        })
+    }
+
+    /// This process saw the gateway well.
+    fn gateway_answers(&self) -> bool {
+        let last = self
+            .context
+            .rounds
+            .last(self.agent.metadata.uid.as_deref().unwrap_or_default());
+        last.is_some_and(|probe| probe.outcome.is_ok_and(|health| health.ok))
+    }
+
+    /// Status tells the agent as it was last wished, at rest or, where its gateway `answers`, at work, so that a cloud that cannot be asked has
+    /// nothing to add.
+    fn is_told_whole(&self, answers: bool) -> bool {
         let whole = |condition: &Condition| {
-            condition.status == "True" && matches!(condition.type_.as_str(), "Ready" | "Suspended")
+            let kind = condition.type_.as_str();
+            condition.status == "True" && (kind == "Suspended" || (answers && kind == "Ready"))
         };
         Some(self.status.observed_generation) == self.agent.metadata.generation
             && self.status.conditions.iter().any(whole)

@@ -46,6 +46,8 @@ pub struct SweepHealth {
     pub problem: Option<CloudError>,
     /// How many failed in a row.
     pub failed: u32,
+    /// When the first of them did.
+    pub failing_since: Option<Timestamp>,
     /// How many times one succeeded after one that did not.
     pub recovered: u64,
 }
@@ -281,7 +283,7 @@ impl Fleet {
 
     /// Keeps how a sweep went; answers whether its error is another one than that of the sweep before.
     fn swept(&self, outcome: Result<(), &CloudError>) -> bool {
-        let mut fresh = false;
+        let (mut fresh, now) = (false, self.inner.clock.now());
         self.inner.health.send_modify(|health| match outcome {
             Ok(()) => {
                 *health = SweepHealth {
@@ -292,6 +294,7 @@ impl Fleet {
             }
             Err(error) => {
                 health.failed = health.failed.saturating_add(1);
+                health.failing_since.get_or_insert(now);
                 let before = health.problem.replace(error.clone());
                 fresh = before.is_none_or(|before| before.to_string() != error.to_string());
             }

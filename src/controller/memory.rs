@@ -35,6 +35,9 @@ const SECRET_PAUSE: Duration = Duration::from_secs(10);
 /// For so long the watch may be behind our own creation.
 const WATCH_LAG: Duration = Duration::from_secs(5);
 
+/// What is not urgent is looked at after this.
+const SOON: Duration = Duration::from_secs(5);
+
 /// All agents.
 #[derive(Default)]
 pub struct Memories(Mutex<Book>);
@@ -69,8 +72,17 @@ struct Entry {
     uses: Option<Arc<BTreeSet<String>>>,
     /// When it is to be looked at without a reason.
     again_at: Option<Instant>,
-    /// A digest of what the watch showed last, as far as that is worth a look.
-    sight: Option<u64>,
+    /// What the watch showed last.
+    sight: Option<Sight>,
+}
+
+/// Digests of an agent as a watch shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sight {
+    /// What is worth a look at once.
+    pub(super) urgent: u64,
+    /// All of it, status included.
+    pub(super) whole: u64,
 }
 
 impl Entry {
@@ -82,6 +94,10 @@ impl Entry {
             again_at: None,
             sight: None,
         }
+    }
+
+    fn look_by(&mut self, moment: Instant) {
+        self.again_at = self.again_at.into_iter().chain([moment]).min();
     }
 
     fn whereabouts(&self) -> (String, String) {
@@ -124,7 +140,7 @@ impl Memories {
     /// twice, would be a tenth of all that is kept of it.
     pub(super) fn rests_until(&self, uid: &str, moment: Instant) {
         if let Some(entry) = self.book().entries.get_mut(&uid.into()) {
-            entry.again_at = Some(moment);
+            entry.look_by(moment);
         }
     }
 
@@ -146,13 +162,19 @@ impl Memories {
         Some(users)
     }
 
-    /// The watch shows an agent. Says whether that is worth a look: at first sight, and when the digest of what counts is another one.
-    pub(super) fn is_news(&self, metadata: &ObjectMeta, sight: u64) -> bool {
+    /// The watch shows an agent. Says whether that is worth a look: at first sight, and when what is urgent is another than before. What else
+    /// changed is looked at soon: status is written by us, and by whoever may; two who write against each other do so at this pace.
+    pub(super) fn is_news(&self, metadata: &ObjectMeta, sight: Sight) -> bool {
         let Some(uid) = &metadata.uid else { return true };
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let name = metadata.name.as_deref().unwrap_or_default();
-        let before = self.book().entry(uid, namespace, name).sight.replace(sight);
-        before != Some(sight)
+        let mut book = self.book();
+        let entry = book.entry(uid, namespace, name);
+        let before = entry.sight.replace(sight);
+        if before.is_some_and(|before| before.urgent == sight.urgent && before.whole != sight.whole) {
+            entry.look_by(Instant::now() + SOON);
+        }
+        before.is_none_or(|before| before.urgent != sight.urgent)
     }
 
     /// The watch shows this version of an agent. While somebody works on it, that is looked after at the end of the work.
@@ -184,7 +206,7 @@ impl Memories {
     pub fn remember_settled(&self, agent: &KoiAgent, uses: BTreeSet<String>, now: Timestamp) {
         let metadata = &agent.metadata;
         let uid = metadata.uid.as_deref().unwrap_or_default();
-        self.is_news(metadata, 0);
+        self.is_news(metadata, Sight { urgent: 0, whole: 0 });
         let memory = self
             .book()
             .entries

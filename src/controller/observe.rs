@@ -381,8 +381,34 @@ impl<C: Cloud> Round<'_, C> {
         self.context.rounds.aim(&uid, target, was_healthy);
     }
 
+    /// Before the first list the gateway is asked where status says that it is: whether it answers no cloud has to tell.
+    pub(super) async fn aim_as_told(&mut self) {
+        let wish = self.validate();
+        let (Ok(Desired::Present(agent)), Some(told)) = (wish.as_deref(), self.status.instance.clone()) else {
+            return;
+        };
+        // Who has no Secret, or may not read it, is not asked.
+        let _ = self.read_secret().await;
+        let target = self.target_at(agent, &told.id, told.launch_time.map(|time| time.0), |wanted| {
+            addresses(wanted, told.private_ip.as_deref(), told.public_ip.as_deref())
+        });
+        self.context.rounds.aim(&agent.claim.agent_uid, target, true);
+    }
+
     /// The gateway of this instance.
     pub(super) fn target(&mut self, agent: &DesiredAgent, instance: &Instance) -> Option<Target> {
+        self.target_at(agent, &instance.id, instance.launch_time, |wanted| {
+            addresses(wanted, instance.private_ip.as_deref(), instance.public_ip.as_deref())
+        })
+    }
+
+    fn target_at(
+        &mut self,
+        agent: &DesiredAgent,
+        instance_id: &str,
+        launch_time: Option<Timestamp>,
+        addresses: impl FnOnce(ProbeAddress) -> Box<[IpAddr]>,
+    ) -> Option<Target> {
         let secret = self.secret()?;
         let content = secret.content.as_ref()?;
         let uid = &agent.claim.agent_uid;
@@ -391,9 +417,9 @@ impl<C: Cloud> Round<'_, C> {
         }
         let in_handover = self.memory.handover.remaining(self.context.clock.now()).is_some();
         Some(Target {
-            instance_id: instance.id.clone(),
-            launch_time: instance.launch_time,
-            addresses: addresses(agent.probe_address, instance),
+            instance_id: instance_id.to_owned(),
+            launch_time,
+            addresses: addresses(agent.probe_address),
             port: HTTPS,
             pin: self.memory.handover.pin(&content.pin),
             token: content.token.clone(),
@@ -501,9 +527,9 @@ fn is_next_to_go(observed: &Observed) -> bool {
 }
 
 /// Where a gateway may be reached, in the order in which to try.
-fn addresses(wanted: ProbeAddress, instance: &Instance) -> Box<[IpAddr]> {
-    let parse = |address: &Option<String>| address.as_ref().and_then(|address| address.parse().ok());
-    let (private, public) = (parse(&instance.private_ip), parse(&instance.public_ip));
+fn addresses(wanted: ProbeAddress, private: Option<&str>, public: Option<&str>) -> Box<[IpAddr]> {
+    let parse = |address: Option<&str>| address.and_then(|address| address.parse().ok());
+    let (private, public) = (parse(private), parse(public));
     match wanted {
         ProbeAddress::Auto => private.into_iter().chain(public).collect(),
         ProbeAddress::Private => private.into_iter().collect(),

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::memory::Sight;
 use super::packed::Checked;
 use super::secrets::Secrets;
 use super::{Context, Guarded, Memories, Packed, RoundError, Troubles, reconcile};
@@ -354,7 +355,7 @@ fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen, memories
             metadata.uid.as_deref().unwrap_or_default(),
             metadata.resource_version.as_deref(),
         );
-        memories.is_news(metadata, what_counts(agent))
+        memories.is_news(metadata, sight(agent))
     };
     watched(watcher(api, every()), kept_in(writer), seen)
         .try_filter(move |agent| futures::future::ready(is_news(agent)))
@@ -362,9 +363,8 @@ fn from_agents(api: Api<Guarded>, writer: Writer<Guarded>, seen: &Seen, memories
         .boxed()
 }
 
-/// What of an agent's change is worth a look: everything but versions. Status is ours alone, so that a look after our own write finds nothing to
-/// do, and one after somebody else's puts it right.
-fn what_counts(agent: &Guarded) -> u64 {
+/// What of an agent's change is worth a look at once: everything but the status that we write ourselves, unless somebody wiped that.
+fn sight(agent: &Guarded) -> Sight {
     let mut hasher = DefaultHasher::new();
     let metadata = agent.meta();
     metadata.generation.hash(&mut hasher);
@@ -376,8 +376,16 @@ fn what_counts(agent: &Guarded) -> u64 {
         .map(|time| time.0)
         .hash(&mut hasher);
     metadata.uid.hash(&mut hasher);
+    agent
+        .gist()
+        .is_some_and(|gist| gist.conditions.is_empty())
+        .hash(&mut hasher);
+    let urgent = hasher.finish();
     agent.hash(&mut hasher);
-    hasher.finish()
+    Sight {
+        urgent,
+        whole: hasher.finish(),
+    }
 }
 
 fn from_secrets(secrets: impl Stream<Item = Result<Packed<Secret>, watcher::Error>> + Send + 'static) -> Trigger {

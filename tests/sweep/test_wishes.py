@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 
 import pytest
+import requests
 from conftest import Ground
 from scenario.kube import GROUP, condition
-from scenario.stage import Stage, readyz
+from scenario.stage import METRICS_PORT, Stage, readyz
 from scenario.wait import until
 from test_costs import Bill, settled, sweeps
 from test_crashes import leftovers
@@ -302,6 +304,13 @@ def test_who_waits_for_what_cannot_be_read_is_told_once(ground: Ground) -> None:
     assert [write for write in bill.writes() if name in write] == []
 
 
+def probes_that_went_well() -> int:
+    """So far, by the operator that runs."""
+    text = requests.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=5).text
+    found = dict(re.findall(r'koi_probe_duration_seconds_count\{result="(\w+)"\} (\d+)', text))
+    return int(found.get("ok", 0))
+
+
 def test_a_start_while_the_cloud_cannot_be_asked_leaves_everything_as_it_was_told(ground: Ground) -> None:
     awake, asleep = ground.agent(), ground.agent()
     settled(ground, awake)
@@ -316,6 +325,8 @@ def test_a_start_while_the_cloud_cannot_be_asked_leaves_everything_as_it_was_tol
         bill = Bill(ground)
         ground.operator()
         until("reads are refused", lambda: cloud.faults()[-1]["hits"] >= 2, 40)
+        # Whether a gateway answers no cloud has to tell.
+        until("the gateway is asked all the same", probes_that_went_well, 30)
         assert [write for write in bill.writes() if any(name in write for name in before)] == []
         cloud.clear_faults()
         sweeps(ground, 2)
@@ -349,7 +360,11 @@ def test_an_outage_that_is_over_is_told_to_nobody(ground: Ground) -> None:
 
 
 def test_a_group_that_a_plan_names_and_nobody_has_is_told_and_costs_little(ground: Ground) -> None:
-    apply_plan(ground.stage, "nobody", network={"operatorAccess": {"securityGroupIds": ["sg-0123456789abcdef0"]}})
+    missing = {"operatorAccess": {"securityGroupIds": ["sg-0123456789abcdef0"]}}
+    apply_plan(ground.stage, "nobody", network={"operatorAccess": {"cidrs": ["172.31.0.0/16"]}})
+    running = ground.agent(planRef={"name": "nobody"})
+    group = settled(ground, running)["status"]["securityGroupId"]
+    apply_plan(ground.stage, "nobody", network=missing)
     try:
         name = ground.agent(planRef={"name": "nobody"})
         agent = ground.stage.wait_condition(name, "Stalled", reason="InvalidSpec", seconds=45)
@@ -359,6 +374,12 @@ def test_a_group_that_a_plan_names_and_nobody_has_is_told_and_costs_little(groun
         sweeps(ground, 8)
         assert len(ground.stage.cloud.calls(bill.since, principal="operator", mutating=True)) <= 1
         assert "instance" not in ground.stage.agent(name)["status"]
+        # Who runs keeps the group that lets people in.
+        agent = ground.stage.wait_condition(running, "Stalled", reason="InvalidSpec", seconds=30)
+        assert condition(agent, "Ready")["status"] == "True"
+        instance = agent["status"]["instance"]["id"]
+        (reservation,) = ground.stage.cloud.boto("ec2").describe_instances(InstanceIds=[instance])["Reservations"]
+        assert [worn["GroupId"] for worn in reservation["Instances"][0]["SecurityGroups"]] == [group]
     finally:
         ground.stage.kube.request("DELETE", f"{GROUP}/koiplans/nobody")
 
@@ -391,7 +412,9 @@ def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> N
         ground.stage.kube.request("PATCH", path, {"status": edit}, "application/merge-patch+json")
         assert essence() != before
         until(f"it is put right: {edit}", lambda: essence() == before, 30)
-    assert cloud.calls(since, principal="operator", mutating=True) == []
+    # A list of parameters that comes while status names another instance has the bundle written once more.
+    calls = cloud.calls(since, principal="operator", mutating=True)
+    assert [call for call in calls if call.action != "PutParameter" or before[0] not in call.parameters["Name"]] == []
     ground.stage.wait_ready(name, 30)
     assert ground.stage.agent(other)["status"] == theirs
     assert ours["instance"]["id"] == before[0]

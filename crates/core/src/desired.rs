@@ -77,6 +77,8 @@ pub struct DesiredAgent {
     pub plan: Option<(String, i64)>,
     /// Observe and report, change nothing.
     pub paused: bool,
+    /// The annotation that would pause it is no truth value, which counts as a pause; and what to say about that.
+    pub unclear_pause: Option<String>,
     /// It is being deleted, and a pause holds that up: until then it is looked at as one that is to stay.
     pub leaving: bool,
     /// Running or suspended.

@@ -101,6 +101,9 @@ pub fn client_token(agent_uid: &str, epoch: i64, attempt: i64) -> String {
     format!("koi-{}-{epoch}-{attempt}", short_hash(&[agent_uid], 20))
 }
 
+/// No agent is launched more often: what is larger somebody else wrote.
+pub const LAUNCHES_MAX: i64 = 1_000_000_000;
+
 /// The value of [`TAG_LAUNCH`].
 #[must_use]
 pub fn launch_tag(epoch: i64, attempt: i64) -> String {
@@ -111,7 +114,8 @@ pub fn launch_tag(epoch: i64, attempt: i64) -> String {
 #[must_use]
 pub fn parse_launch_tag(value: &str) -> Option<(i64, i64)> {
     let (epoch, attempt) = value.split_once('-')?;
-    Some((epoch.parse().ok()?, attempt.parse().ok()?))
+    let number = |text: &str| text.parse().ok().filter(|number| (1..=LAUNCHES_MAX).contains(number));
+    Some((number(epoch)?, number(attempt)?))
 }
 
 /// Name of the SSM SecureString that only this instance can read.

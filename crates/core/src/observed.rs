@@ -181,6 +181,10 @@ pub struct Recorded {
     pub instance_id: Option<String>,
     /// EC2's launch time of that instance when it was last reported; EC2 gives a new one at each start.
     pub launch_time: Option<Timestamp>,
+    /// The type that the instance had.
+    pub instance_type: Option<String>,
+    /// The type that it had when its gateway was last well, where that is another one.
+    pub previous_type: Option<String>,
     /// When the instance was launched or last started, as far as we know; the boot deadline counts from here.
     pub booting_since: Option<Timestamp>,
     /// Id of the data volume.
@@ -253,6 +257,10 @@ impl Observed {
             claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
         };
         let recorded = &mut self.recorded;
+        recorded.launch = recorded
+            .launch
+            .take()
+            .and_then(|launch| of_our_token(launch, claim, instances));
         let named = |instance: &Instance| recorded.instance_id.as_ref() == Some(&instance.id);
         if instances.iter().any(|instance| named(instance) && !ours(instance)) {
             instances.retain(|instance| !named(instance));
@@ -265,6 +273,20 @@ impl Observed {
             let by = volume.attached_to.as_ref();
             claim.matches(&volume.tags) && instances.iter().any(|instance| by == Some(&instance.id))
         };
+        let of_claim = |id: &String| {
+            volumes
+                .iter()
+                .any(|volume| volume.id == *id && claim.matches(&volume.tags))
+        };
+        let kept = recorded
+            .launch
+            .as_mut()
+            .and_then(|launch| launch.kept_volume_id.as_mut());
+        if let Some(kept) = kept.filter(|kept| !of_claim(kept))
+            && let Some(volume) = volumes.iter().find(|volume| held(volume))
+        {
+            kept.clone_from(&volume.id);
+        }
         let named = |volume: &Volume| recorded.volume_id.as_ref() == Some(&volume.id);
         let strange = match volumes.iter().find(|volume| named(volume)) {
             Some(volume) => claim.is_anothers(&volume.tags),
@@ -280,6 +302,24 @@ impl Observed {
             (recorded.volume_id, recorded.volume_gib) = (None, None);
         }
     }
+}
+
+/// A record whose token is the one that its epoch and attempt make. Where somebody changed the numbers, they are those of the instance that
+/// the token made; what leads nowhere is no record.
+fn of_our_token(launch: LaunchStatus, claim: &Claim, instances: &[Instance]) -> Option<LaunchStatus> {
+    let makes = |(epoch, attempt)| names::client_token(&claim.agent_uid, epoch, attempt) == launch.client_token;
+    if makes((launch.epoch, launch.attempt)) {
+        return Some(launch);
+    }
+    let mut made = instances
+        .iter()
+        .filter(|found| found.client_token.as_ref() == Some(&launch.client_token));
+    let (epoch, attempt) = made.find_map(|found| found.launch.filter(|numbers| makes(*numbers)))?;
+    Some(LaunchStatus {
+        epoch,
+        attempt,
+        ..launch
+    })
 }
 
 impl Recorded {
@@ -301,6 +341,8 @@ impl Recorded {
             launch_time: instance
                 .and_then(|instance| instance.launch_time.as_ref())
                 .map(|time| time.0),
+            instance_type: instance.and_then(|instance| instance.instance_type.clone()),
+            previous_type: instance.and_then(|instance| instance.previous_type.clone()),
             volume_id: status.volume.as_ref().map(|volume| volume.id.clone()).filter(is_id),
             volume_gib: status.volume.as_ref().and_then(|volume| volume.size_gib).map(i64::from),
             bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
@@ -339,8 +381,23 @@ impl Recorded {
         }
     }
 
+    /// The type that this instance had when its gateway was last well, where that is not the one that it has.
+    #[must_use]
+    pub fn type_before(&self, instance: &Instance) -> Option<&String> {
+        if self.instance_id.as_ref() != Some(&instance.id) {
+            return None;
+        }
+        let there = &instance.instance_type;
+        let changed = self.instance_type.as_ref().filter(|recorded| *recorded != there);
+        self.previous_type
+            .as_ref()
+            .or(changed)
+            .filter(|before| *before != there)
+    }
+
     fn forget_instance(&mut self) {
         (self.instance_id, self.booting_since, self.launch_time) = (None, None, None);
+        (self.instance_type, self.previous_type) = (None, None);
         (self.was_healthy, self.silent_since) = (false, None);
     }
 

@@ -407,6 +407,8 @@ impl Step {
         }
         let retry = match (self, refusal.reason, refusal.retry) {
             (Self::SetInstanceType { .. }, Reason::InvalidSpec, _) => Retry::Never,
+            // What EC2 does not have it will not have in half a minute.
+            (Self::TryLaunch { .. }, Reason::InsufficientCapacity, _) => Retry::Slow,
             (Self::SetInstanceType { .. }, Reason::InsufficientCapacity, _)
             | (Self::SetInstanceType { .. }, _, Retry::Slow) => Retry::Rare,
             (_, _, retry) => retry,

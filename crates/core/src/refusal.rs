@@ -74,6 +74,13 @@ impl Refusal {
         Some(Duration::from_secs(seconds))
     }
 
+    /// Whether it holds for more than a moment: too many calls, a cloud that is away and things that are not known yet pass by themselves.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        // What an earlier operator was refused is known by its code alone.
+        self.reason == Reason::InsufficientCapacity || !matches!(self.retry, Retry::Soon | Retry::BackOff)
+    }
+
     /// The same with another advice, where more is known than the code tells.
     #[must_use]
     pub fn with_advice(self, advice: &str) -> Self {

@@ -77,6 +77,7 @@ pub fn report(report: &Report<'_>) -> KoiAgentStatus {
         observed_generation: report.generation,
         cloud: cloud(report),
         resolved: resolved(report),
+        launch: report.observed.recorded.launch.clone(),
         instance: instance(report),
         volume: volume(report),
         security_group_id: security_group(report),
@@ -243,6 +244,11 @@ pub fn foreign(wished: &KoiAgentStatus, there: &KoiAgentStatus) -> Option<Value>
 }
 
 fn surplus(wished: &Value, there: &Value) -> Option<Value> {
+    if let (Value::Array(words), Value::Array(_)) = (wished, there) {
+        // A list of words is one of ours as a whole; conditions are looked at by their types.
+        let differs = wished != there && words.iter().all(Value::is_string);
+        return differs.then(|| wished.clone());
+    }
     let (wished, there) = (wished.as_object()?, there.as_object()?);
     let differs = |(key, found): (&String, &Value)| {
         let change = wished
@@ -333,8 +339,18 @@ fn instance(report: &Report<'_>) -> Option<InstanceStatus> {
     };
     Some(InstanceStatus {
         booting_since: booting_since(report, instance),
+        previous_type: previous_type(report, instance),
         ..instance_status(instance)
     })
+}
+
+/// The type with which the gateway was last well, until it is well with the present one.
+fn previous_type(report: &Report<'_>, instance: &Instance) -> Option<String> {
+    let well = |probe: &Probe| probe.outcome.as_ref().is_ok_and(|health| health.ok);
+    if report.probe().is_some_and(well) {
+        return None;
+    }
+    report.observed.recorded.type_before(instance).cloned()
 }
 
 /// An agent that leaves, and of which status says nothing any more, is not gone before the last of its instances is.
@@ -356,6 +372,7 @@ fn instance_status(instance: &Instance) -> InstanceStatus {
         instance_type: Some(instance.instance_type.clone()).filter(|kind| !kind.is_empty()),
         launch_time: instance.launch_time.map(time),
         booting_since: None,
+        previous_type: None,
     }
 }
 

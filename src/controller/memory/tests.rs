@@ -238,7 +238,11 @@ fn a_look_is_worth_a_first_sight_and_a_change_of_what_counts() {
             uid: uid.map(ToOwned::to_owned),
             ..ObjectMeta::default()
         };
-        memories.is_news(&metadata, digest)
+        let sight = Sight {
+            urgent: digest,
+            whole: digest,
+        };
+        memories.is_news(&metadata, sight)
     };
     let seen = [
         (Some("1"), 7),
@@ -260,4 +264,25 @@ fn a_look_is_worth_a_first_sight_and_a_change_of_what_counts() {
     assert!(sight(None, 7) && sight(None, 7), "nothing tells it from others");
     let none = BTreeSet::from(["1".to_owned()]);
     assert_eq!(memories.users(&none), None, "seen, and not looked at yet");
+}
+
+#[test]
+fn what_is_not_urgent_is_looked_at_soon_however_often_it_changes() {
+    let (memories, now) = (Memories::default(), Instant::now());
+    let metadata = ObjectMeta {
+        uid: Some("1".to_owned()),
+        ..ObjectMeta::default()
+    };
+    let later = |seconds| now + Duration::from_secs(seconds);
+    let none: [&str; 0] = [];
+    assert!(memories.is_news(&metadata, Sight { urgent: 1, whole: 0 }));
+    assert_eq!(memories.rested(later(60)), none, "it is looked at now");
+    for whole in 1..20 {
+        assert!(!memories.is_news(&metadata, Sight { urgent: 1, whole }));
+    }
+    memories.rests_until("1", later(600));
+    assert_eq!(memories.rested(later(4)), none);
+    assert_eq!(memories.rested(later(6)), ["1"]);
+    assert!(!memories.is_news(&metadata, Sight { urgent: 1, whole: 19 }));
+    assert_eq!(memories.rested(later(60)), none, "as it was");
 }

@@ -63,14 +63,14 @@ fn what_nobody_reads_is_not_kept() {
 }
 
 #[test]
-fn an_agent_is_looked_at_for_what_anybody_changes_and_not_for_a_new_version_alone() {
+fn an_agent_is_looked_at_for_what_people_change_and_for_status_in_its_time() {
     let agent = |change: Value| {
         let mut object = json!({
             "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "spec": {},
             "metadata": { "name": "a", "uid": "u", "generation": 1, "resourceVersion": "7" },
         });
         merge(&mut object, change);
-        what_counts(&serde_json::from_value(object).unwrap())
+        sight(&serde_json::from_value(object).unwrap())
     };
     let as_it_was = agent(json!({}));
     let version = json!({ "metadata": { "resourceVersion": "8", "labels": { "a": "b" }, "managedFields": [] } });
@@ -79,7 +79,9 @@ fn an_agent_is_looked_at_for_what_anybody_changes_and_not_for_a_new_version_alon
         json!({ "observedGeneration": 1 }),
         json!({ "observedGeneration": 1, "volume": { "id": "vol-1" } }),
     ] {
-        assert_ne!(agent(json!({ "status": status })), as_it_was, "{status}");
+        let seen = agent(json!({ "status": status }));
+        assert_eq!(seen.urgent, as_it_was.urgent, "{status}");
+        assert_ne!(seen.whole, as_it_was.whole, "{status}");
     }
     for theirs in [
         json!({ "generation": 2 }),
@@ -88,7 +90,11 @@ fn an_agent_is_looked_at_for_what_anybody_changes_and_not_for_a_new_version_alon
         json!({ "deletionTimestamp": "2026-11-20T10:00:00Z" }),
         json!({ "finalizers": ["skykoi.io/cloud"] }),
     ] {
-        assert_ne!(agent(json!({ "metadata": theirs })), as_it_was, "{theirs}");
+        assert_ne!(
+            agent(json!({ "metadata": theirs })).urgent,
+            as_it_was.urgent,
+            "{theirs}"
+        );
     }
 }
 

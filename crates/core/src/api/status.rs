@@ -186,10 +186,10 @@ pub struct ResolvedStatus {
 #[serde(rename_all = "camelCase")]
 pub struct LaunchStatus {
     /// Grows when the predecessor is seen gone; the first launch is 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
     pub epoch: i64,
     /// Grows when parameters change after a refused call; the first try is 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
     pub attempt: i64,
     /// The idempotency token, at most 64 characters, made from the agent's UID, epoch and attempt.
     #[schemars(schema_with = "schema::status_sha256")]
@@ -304,6 +304,10 @@ pub struct InstanceStatus {
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::status_word")]
     pub instance_type: Option<String>,
+    /// The type that it had when its gateway was last well, until that is well with the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::status_word")]
+    pub previous_type: Option<String>,
     /// When EC2 launched or last started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]

@@ -89,7 +89,8 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
     Ok(DesiredAgent {
         generation: asked.agent.metadata.generation.unwrap_or_default(),
         plan: None,
-        paused: paused(asked.agent)?,
+        paused: flag(asked.agent, annotations::PAUSED).unwrap_or(true),
+        unclear_pause: unclear_pause(asked.agent),
         leaving: false,
         power: asked.agent.spec.power,
         cloud: cloud(asked.plan),
@@ -140,15 +141,12 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
 }
 
 /// Whoever writes something else than a truth value wanted something: nothing is changed until it is clear.
-fn paused(agent: &KoiAgent) -> Result<bool, Why> {
-    flag(agent, annotations::PAUSED).map_err(|text| {
-        let text: String = text.chars().take(40).collect();
-        let message = format!(
-            "The annotation {} is {text:?}, which is neither \"true\" nor \"false\". Nothing is made or changed until it is one of them.",
-            annotations::PAUSED
-        );
-        why(Reason::InvalidSpec, message)
-    })
+fn unclear_pause(agent: &KoiAgent) -> Option<String> {
+    let text: String = flag(agent, annotations::PAUSED).err()?.chars().take(40).collect();
+    Some(format!(
+        "The annotation {} is {text:?}, which is neither \"true\" nor \"false\". Nothing is made or changed until it is one of them.",
+        annotations::PAUSED
+    ))
 }
 
 fn models(asked: &Asked<'_>) -> Result<(String, Vec<String>), Why> {

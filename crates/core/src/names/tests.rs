@@ -35,7 +35,18 @@ fn a_claim_is_the_installation_and_the_agent_together() {
 #[test]
 fn a_launch_tag_reads_back_and_anything_else_does_not() {
     assert_eq!(parse_launch_tag(&launch_tag(12, 3)), Some((12, 3)));
-    for text in ["", "1", "1-", "-1", "a-b", "1-2-x"] {
+    for text in [
+        "",
+        "1",
+        "1-",
+        "-1",
+        "a-b",
+        "1-2-x",
+        "0-1",
+        "1-0",
+        "1000000001-1",
+        "9223372036854775807-1",
+    ] {
         assert_eq!(parse_launch_tag(text), None, "{text}");
     }
 }

@@ -188,4 +188,12 @@ pub(super) fn pause(plan: &mut Plan, desired: &Desired) {
             message,
         });
     }
+    if let Desired::Present(agent) = desired
+        && let Some(message) = agent.unclear_pause.clone()
+    {
+        plan.verdict = Verdict::Blocked(Why {
+            reason: Reason::InvalidSpec,
+            message,
+        });
+    }
 }

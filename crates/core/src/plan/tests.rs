@@ -307,6 +307,86 @@ fn a_group_that_a_rule_names_is_told_from_the_one_that_the_rule_is_for() {
 }
 
 #[test]
+fn an_instance_wears_a_group_only_when_it_has_its_rules() {
+    let missing = |observed: &mut Observed| {
+        let Known::Present(group) = &mut observed.security_group else {
+            panic!()
+        };
+        group.ingress.clear();
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances[0].security_group_ids = vec!["sg-old".into()];
+    };
+    let new_group = change(ready(), missing);
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &new_group, now())),
+        ["AuthorizeIngress"]
+    );
+    for code in [
+        "UnauthorizedOperation",
+        "RulesPerSecurityGroupLimitExceeded",
+        "RequestLimitExceeded",
+    ] {
+        let refused = change(new_group.clone(), |observed| {
+            observed.refusal = Some(refused("AuthorizeIngress", code, 60));
+        });
+        assert_eq!(
+            names_of(&plan(&wish(json!({})), &refused, now())),
+            Vec::<&str>::new(),
+            "{code}"
+        );
+    }
+    let with_rules = change(ready(), |observed| {
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances[0].security_group_ids = vec!["sg-old".into()];
+        let Known::Present(group) = &mut observed.security_group else {
+            panic!()
+        };
+        group.ingress.insert(https("203.0.113.0/24"));
+    });
+    let steps = plan(&wish(json!({})), &with_rules, now());
+    assert_eq!(
+        names_of(&steps),
+        ["RevokeIngress", "ModifyInstanceAttribute"],
+        "one too many opens the way"
+    );
+}
+
+#[test]
+fn numbers_of_a_launch_that_somebody_else_wrote_are_those_of_the_token() {
+    let launch = |epoch, attempt, token: String| LaunchStatus {
+        epoch,
+        attempt,
+        client_token: token,
+        ..launch(1, 1)
+    };
+    let token = || names::client_token("uid-1", 1, 1);
+    let numbers = |recorded: LaunchStatus, shown: bool| {
+        let mut observed = change(ready(), |observed| {
+            observed.recorded.launch = Some(recorded);
+            let Known::Present(instances) = &mut observed.instances else {
+                panic!()
+            };
+            instances[0].client_token = Some(token());
+            if !shown {
+                instances.clear();
+            }
+        });
+        observed.disown(&wish(json!({})).claim().clone());
+        observed.recorded.launch.map(|launch| (launch.epoch, launch.attempt))
+    };
+    assert_eq!(numbers(launch(1, 1, token()), false), Some((1, 1)));
+    assert_eq!(numbers(launch(7, 1, token()), true), Some((1, 1)), "the instance tells");
+    assert_eq!(numbers(launch(7, 1, token()), false), None);
+    assert_eq!(numbers(launch(1, 1, "koi-x".into()), true), None);
+    let other = names::client_token("uid-2", 1, 1);
+    assert_eq!(numbers(launch(1, 1, other), true), None);
+}
+
+#[test]
 fn ids_of_strangers_in_status_lead_nowhere() {
     let claim = || wish(json!({})).claim().clone();
     let held = |observed: &Observed| {
@@ -393,6 +473,13 @@ fn ids_of_strangers_in_status_lead_nowhere() {
         unshown.disown(&claim());
         assert_eq!(unshown.recorded.volume_id.is_none(), gone, "{reads}");
     }
+    // What a launch took over is looked at, too.
+    let mut kept = change(ready(), |observed| {
+        observed.recorded.launch.as_mut().unwrap().kept_volume_id = Some("vol-9".into());
+        observed.recorded.volume_id = None;
+    });
+    kept.disown(&claim());
+    assert_eq!(kept.recorded.launch.unwrap().kept_volume_id.as_deref(), Some("vol-1"));
     // Ours with a changed tag, and no other to be seen: it stays the one.
     let mut alone = change(ready(), |observed| {
         let Known::Present(volumes) = &mut observed.volumes else {
@@ -1362,6 +1449,10 @@ fn paused_agents_are_observed_only() {
     let paused = |deleted| wish_of(json!({}), json!({}), deleted, json!({"skykoi.io/paused": "true"}));
     assert_eq!(decided(&paused(false), &bare()), (vec![], Some(Reason::Paused), false));
     assert_eq!(decided(&paused(false), &ready()), (vec![], None, false));
+    let unclear = wish_of(json!({}), json!({}), false, json!({"skykoi.io/paused": "yes"}));
+    for observed in [bare(), ready()] {
+        assert_eq!(decided(&unclear, &observed), (vec![], Some(Reason::InvalidSpec), true));
+    }
     // Who leaves and may not is looked at as before, where there still is a wish to look at it with.
     assert_eq!(decided(&paused(true), &ready()), (vec![], None, false));
     assert_eq!(decided(&paused(true), &bare()), (vec![], Some(Reason::Paused), false));

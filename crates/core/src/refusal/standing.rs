@@ -3,8 +3,11 @@
 use jiff::Timestamp;
 
 use super::{Refusal, Retry};
+use crate::api::Reason;
 use crate::observed::Refused;
 
+/// EC2's words for a type that it does not start here, however often it is asked.
+const UNSUPPORTED: &[&str] = &["Unsupported", "UnsupportedOperation"];
 /// The step that starts an instance.
 const START: &str = "StartInstance";
 /// The step that gives it a type.
@@ -85,13 +88,23 @@ impl Standing {
         }
     }
 
-    /// The instance has its old type back, and what refused the start was about the new one: that is not tried again before the wish turns.
+    /// The instance has its old type back, and what refused the start was about the new one: that is tried again after an hour, since each
+    /// try interrupts the agent, and what EC2 does not have here not before the wish turns.
     pub fn blame_type(&mut self, now: Timestamp) {
         let Some(start) = self.of(START).cloned() else { return };
         self.forget(START);
-        let refusal = Refusal {
-            retry: Retry::Never,
-            ..start.refusal
+        let never = start.refusal.reason == Reason::InvalidSpec || UNSUPPORTED.contains(&start.refusal.code.as_str());
+        let refusal = if never {
+            Refusal {
+                reason: Reason::InvalidSpec,
+                retry: Retry::Never,
+                ..start.refusal
+            }
+        } else {
+            Refusal {
+                retry: Retry::Rare,
+                ..start.refusal
+            }
         };
         self.refuse(MODIFY, None, refusal, now);
     }

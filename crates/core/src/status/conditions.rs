@@ -160,7 +160,8 @@ fn ready(report: &Report<'_>) -> Said {
         Verdict::Converging(why) | Verdict::Blocked(why) if answers(report) && leaves_ready(report, why) => said(
             kind,
             true,
-            Reason::Ready,
+            // What somebody has to act on is seen in a list of agents.
+            stalled_reason(report).unwrap_or(Reason::Ready),
             format!("The gateway answers and is well. In the meantime: {}", why.message),
         ),
         Verdict::Converging(why) if why.reason == Reason::Booting => {
@@ -197,7 +198,8 @@ fn answers(report: &Report<'_>) -> bool {
 /// Work on the things around a gateway that answers does not make it unready, and neither does a change that is refused: what runs goes on.
 fn leaves_ready(report: &Report<'_>, why: &Why) -> bool {
     if matches!(report.plan.verdict, Verdict::Blocked(_)) {
-        return why.reason == Reason::BundleTooLarge || is_refused_step(report, why);
+        let paused = report.agent().is_some_and(|agent| agent.unclear_pause.is_some());
+        return paused || why.reason == Reason::BundleTooLarge || is_refused_step(report, why);
     }
     matches!(
         why.reason,
@@ -207,6 +209,7 @@ fn leaves_ready(report: &Report<'_>, why: &Why) -> bool {
             | Reason::WaitingForIdentity
             | Reason::Launching
             | Reason::Throttled
+            | Reason::InsufficientCapacity
             | Reason::CloudUnreachable
             | Reason::DependencyViolation
             | Reason::InstanceImpaired
@@ -257,6 +260,13 @@ fn paused_message(report: &Report<'_>) -> String {
     match report.desired {
         Ok(desired) if desired.leaves() => "Paused by annotation: deletion waits until it is removed.".into(),
         _ => "Paused by annotation: the operator observes and changes nothing until it is removed.".into(),
+    }
+}
+
+fn stalled_reason(report: &Report<'_>) -> Option<Reason> {
+    match &report.plan.verdict {
+        Verdict::Blocked(why) => Some(why.reason),
+        Verdict::Settled | Verdict::Converging(_) => None,
     }
 }
 

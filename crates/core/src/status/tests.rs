@@ -859,6 +859,7 @@ fn a_change_that_is_refused_does_not_make_a_gateway_unready_that_answers() {
                 "{step} {code} {outcome:?}"
             );
             assert!(told.2.ends_with(&why.message), "{told:?}");
+            assert_eq!(told.1, why.reason.as_str(), "seen in a list of agents");
             assert_eq!(
                 condition(&after, "Stalled"),
                 Some(("True", why.reason.as_str(), why.message.as_str()))
@@ -885,6 +886,33 @@ fn a_change_that_is_refused_does_not_make_a_gateway_unready_that_answers() {
         });
         assert_eq!(condition(&after, "Ready").map(|told| told.0), Some(ready));
     }
+}
+
+#[test]
+fn the_type_before_stays_told_until_the_gateway_is_well_with_the_new_one() {
+    let typed = |previous: &KoiAgentStatus, kind: &str, state, outcome: Result<(), Hop>| {
+        let mut observed = world(previous, outcome, state);
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!()
+        };
+        instances[0].instance_type = kind.into();
+        let status = told(previous, &wish(json!({}), json!({})), &observed, now());
+        let instance = status.instance.clone().unwrap();
+        assert_eq!(instance.instance_type.as_deref(), Some(kind));
+        (status, instance.previous_type)
+    };
+    let small = Some("t3.small".to_owned());
+    let down = InstanceState::Stopped;
+    let (status, before) = typed(&well(), "t3.large", down, Err(Hop::Connect));
+    assert_eq!(before, small);
+    let (status, before) = typed(&status, "t3.xlarge", down, Err(Hop::Connect));
+    assert_eq!(before, small, "it was never well with the one between");
+    let (_, back) = typed(&status, "t3.small", down, Err(Hop::Connect));
+    assert_eq!(back, None);
+    let (status, before) = typed(&status, "t3.xlarge", InstanceState::Running, Err(Hop::Connect));
+    assert_eq!(before, small);
+    let (_, before) = typed(&status, "t3.xlarge", InstanceState::Running, Ok(()));
+    assert_eq!(before, None);
 }
 
 #[test]
@@ -924,6 +952,19 @@ fn what_somebody_else_wrote_into_status_is_taken_away_but_for_conditions_of_thei
         assert_eq!(super::is_told(&ours, &there), is_told, "{edit}");
         assert_eq!(super::foreign(&ours, &there), patch, "{edit}");
     }
+    let mut more = ours.clone();
+    more.resolved
+        .as_mut()
+        .unwrap()
+        .ingress_cidrs
+        .as_mut()
+        .unwrap()
+        .push("0.0.0.0/0".into());
+    let cidrs = &ours.resolved.as_ref().unwrap().ingress_cidrs;
+    assert_eq!(
+        super::foreign(&ours, &more),
+        Some(json!({"resolved": {"ingressCidrs": cidrs}}))
+    );
     let mut bare = ours.clone();
     bare.gateway.as_mut().unwrap().tls_sha256 = None;
     assert_eq!(

@@ -12,16 +12,15 @@ use crate::names;
 use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Probe, Refused};
 use crate::plan::launch::{self, Parts};
 use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate, unknown};
-use crate::refusal::Retry;
 
 /// A gateway that took a config and never said that it runs with it is handed it again after this.
 const PUSH_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// What a change of type waits for that EC2 refuses.
+const TAKES_TYPE: &str = "EC2 to take the new type";
+
 /// Follows what EC2 says about a change that it refuses.
 pub(crate) const UNTIL_THEN: &str = " Until then ";
-
-/// EC2's words for a type that it does not start here, however often it is asked.
-const UNSUPPORTED: &[&str] = &["Unsupported", "UnsupportedOperation"];
 
 impl Round<'_> {
     /// Goes on with a change that is under way, or begins one; `Ok` where none stands in the way of keeping the instance.
@@ -158,6 +157,7 @@ impl Round<'_> {
                 refused.map_or(Ok(()), Err)
             }
             InstanceState::Running => {
+                self.ask_for_type(instance, planned)?;
                 self.steps.push(Step::StopInstance { instance_id: id });
                 Err(changing(planned, "is being made: the instance stops", SHORTLY * 2))
             }
@@ -187,32 +187,22 @@ impl Round<'_> {
         }
     }
 
-    /// EC2 gave a stopped instance another type and does not start it as that: it gets the one back that it was launched with.
+    /// EC2 gave a stopped instance another type and does not start it as that: it gets the one back with which its gateway was last well.
     pub(super) fn type_that_starts(&mut self, instance: &Instance) -> Result<(), Halt> {
-        let launched = self
-            .observed
-            .recorded
-            .launch
-            .as_ref()
-            .map(|launch| &launch.instance_type);
-        let Some(launched) = launched.filter(|launched| **launched != instance.instance_type) else {
+        let Some(before) = self.observed.recorded.type_before(instance) else {
             return Ok(());
         };
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
-        let never_starts = |refused: &Refused| {
-            refused.step == "StartInstance"
-                && (UNSUPPORTED.contains(&refused.refusal.code.as_str())
-                    || refused.refusal.reason == Reason::InvalidSpec)
-        };
-        if instance.state != InstanceState::Stopped || !standing.any(never_starts) {
+        let refused = standing.any(|refused| refused.step == "StartInstance" && refused.refusal.lasts());
+        if instance.state != InstanceState::Stopped || !refused {
             return Ok(());
         }
         self.steps.push(Step::RestoreInstanceType {
             instance_id: instance.id.clone(),
-            instance_type: launched.clone(),
+            instance_type: before.clone(),
         });
         let message = format!(
-            "EC2 does not start instance {} as {}: it gets its type {launched} back.",
+            "EC2 does not start instance {} as {}: it gets its type {before} back.",
             instance.id, instance.instance_type
         );
         Err(Halt::converging(Reason::Changing, message, AT_ONCE))
@@ -226,7 +216,7 @@ impl Round<'_> {
         }
         self.aside = self.refused_type(instance);
         Planned {
-            waiting_for: self.aside.is_some().then(|| "EC2 to take the new type".into()),
+            waiting_for: self.aside.is_some().then(|| TAKES_TYPE.into()),
             takes_place: planned.takes_place && self.aside.is_none(),
             ..planned
         }
@@ -244,12 +234,9 @@ impl Round<'_> {
         Some(self.told_of(refused, &goes_on))
     }
 
-    /// Whether a refusal holds for more than a moment.
+    /// Whether a refusal holds for more than a moment from now on.
     fn lasts(&self, refused: &Refused) -> bool {
-        let waits = refused.retry_at.is_none_or(|at| at > self.now);
-        // What an earlier operator was refused is known by its code alone.
-        let moment = matches!(refused.refusal.retry, Retry::Soon | Retry::BackOff);
-        waits && (!moment || refused.refusal.reason == Reason::InsufficientCapacity)
+        refused.refusal.lasts() && refused.retry_at.is_none_or(|at| at > self.now)
     }
 
     /// What holds a change back, and how the instance goes on.
@@ -271,17 +258,7 @@ impl Round<'_> {
     /// The instance goes, its data volume stays; the launch of the successor is the one of any instance that is gone.
     fn replace(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
         let launch = self.successor(instance)?;
-        let tried = self.observed.tried_launch.as_ref();
-        if !tried.is_some_and(|tried| launch::same_parameters(tried, &launch)) {
-            self.steps.push(Step::TryLaunch {
-                launch: Box::new(launch),
-            });
-            return Err(changing(
-                planned,
-                "is about to be made: EC2 is asked for the new instance",
-                AT_ONCE,
-            ));
-        }
+        self.ask_for(launch, planned, "the new instance")?;
         self.steps.push(Step::TerminateInstance {
             instance_id: instance.id.clone(),
         });
@@ -290,6 +267,27 @@ impl Round<'_> {
             planned.reason, instance.id
         );
         Err(Halt::converging(Reason::Replacing, message, SHORTLY * 2))
+    }
+
+    /// Nothing is taken down for what EC2 would not make.
+    fn ask_for(&mut self, launch: LaunchStatus, planned: &Planned, what: &str) -> Result<(), Halt> {
+        let tried = self.observed.tried_launch.as_ref();
+        if tried.is_some_and(|tried| launch::same_parameters(tried, &launch)) {
+            return Ok(());
+        }
+        self.steps.push(Step::TryLaunch {
+            launch: Box::new(launch),
+        });
+        let what = format!("is about to be made: EC2 is asked for {what}");
+        Err(changing(planned, &what, AT_ONCE))
+    }
+
+    /// The same for a type alone: only an answer that is about the type counts.
+    fn ask_for_type(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
+        match self.successor(instance) {
+            Ok(launch) if self.refusal_of(&launch).is_none() => self.ask_for(launch, planned, "the new type"),
+            _ => Ok(()),
+        }
     }
 
     /// The launch that follows a replacement.
@@ -327,28 +325,50 @@ impl Round<'_> {
         launch::record(self.agent, &parts, epoch, 1, self.now)
     }
 
-    /// An instance is not given up for a successor that EC2 has just refused; all else of it goes on.
+    /// An instance is not taken down for what EC2 has just refused; all else of it goes on.
     fn unless_successor_refused(&mut self, instance: &Instance, planned: Planned) -> Planned {
-        if planned.kind != ActionKind::Replace || planned.waiting_for.is_some() {
+        let takes_down = match planned.kind {
+            ActionKind::Replace => true,
+            ActionKind::StopStart => instance.state == InstanceState::Running && self.aside.is_none(),
+            ActionKind::HotPush | ActionKind::Restart | ActionKind::Refused => false,
+        };
+        if !takes_down || planned.waiting_for.is_some() {
             return planned;
         }
-        self.aside = self.refused_successor(instance);
+        let Some(halt) = self.refused_successor(instance, planned.kind) else {
+            return planned;
+        };
+        self.aside = Some(halt);
+        let waiting_for = if planned.kind == ActionKind::Replace {
+            "EC2 to take the launch of the new instance"
+        } else {
+            TAKES_TYPE
+        };
         Planned {
-            waiting_for: self
-                .aside
-                .is_some()
-                .then(|| "EC2 to take the launch of the new instance".into()),
-            takes_place: planned.takes_place && self.aside.is_none(),
+            waiting_for: Some(waiting_for.into()),
+            takes_place: false,
             ..planned
         }
     }
 
-    fn refused_successor(&self, instance: &Instance) -> Option<Halt> {
+    fn refused_successor(&self, instance: &Instance, kind: ActionKind) -> Option<Halt> {
+        let launch = self.successor(instance).ok()?;
+        let refused = self.refusal_of(&launch)?;
+        let about_type = matches!(
+            refused.refusal.reason,
+            Reason::InvalidSpec | Reason::InsufficientCapacity
+        );
+        (kind == ActionKind::Replace || about_type)
+            .then(|| self.told_of(refused, &format!("instance {} stays as it is.", instance.id)))
+    }
+
+    /// What EC2 said against exactly this launch, when it was only asked for it.
+    fn refusal_of(&self, launch: &LaunchStatus) -> Option<&Refused> {
+        let step = Step::TryLaunch {
+            launch: Box::new(launch.clone()),
+        };
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
-        let refused = standing.find(|refused| refused.step == "RunInstances" && self.lasts(refused))?;
-        let launch = Box::new(self.successor(instance).ok()?);
-        gate::concerns(refused, &Step::TryLaunch { launch })
-            .then(|| self.told_of(refused, &format!("instance {} stays.", instance.id)))
+        standing.find(|refused| self.lasts(refused) && gate::concerns(refused, &step))
     }
 
     /// Nothing is replaced whose data volume is not known for certain: recorded, shown, and on this instance.

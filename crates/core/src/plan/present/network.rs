@@ -47,8 +47,7 @@ impl<'a> Round<'a> {
             let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
             tags.insert(names::TAG_RULE_SET.into(), rule_set());
             self.restore(&group.id, &tags, &BTreeMap::new());
-            self.mend_rules(group, &rules);
-            self.wear(herd, group);
+            self.mend_and_wear(herd, group, &rules);
             return Ok((subnet, &group.id));
         }
         if !group.ours {
@@ -59,12 +58,19 @@ impl<'a> Round<'a> {
             );
             return Err(Halt::blocked(Reason::NameConflict, message));
         }
-        self.mend_rules(group, &rules);
-        self.wear(herd, group);
+        self.mend_and_wear(herd, group, &rules);
         Ok((subnet, &group.id))
     }
 
-    pub(super) fn mend_rules(&mut self, group: &SecurityGroup, wanted: &BTreeSet<Rule>) {
+    /// Rules first, then who wears the group: behind a group without them a gateway answers nobody, however long EC2 refuses them.
+    fn mend_and_wear(&mut self, herd: &Herd<'_>, group: &SecurityGroup, wanted: &BTreeSet<Rule>) {
+        self.mend_rules(group, wanted);
+        if wanted.is_subset(&group.ingress) {
+            self.wear(herd, group);
+        }
+    }
+
+    fn mend_rules(&mut self, group: &SecurityGroup, wanted: &BTreeSet<Rule>) {
         let missing: Vec<_> = wanted.difference(&group.ingress).cloned().collect();
         let foreign: Vec<_> = group.ingress.difference(wanted).cloned().collect();
         if !missing.is_empty() {
@@ -82,7 +88,7 @@ impl<'a> Round<'a> {
     }
 
     /// A live instance has the group of the present rule set and no other.
-    pub(super) fn wear(&mut self, herd: &Herd<'_>, group: &SecurityGroup) {
+    fn wear(&mut self, herd: &Herd<'_>, group: &SecurityGroup) {
         let settled = |state| matches!(state, InstanceState::Running | InstanceState::Stopped);
         let Some(instance) = herd.current.filter(|instance| settled(instance.state)) else {
             return;

@@ -86,6 +86,9 @@ fn the_agents_own_change_is_announced_and_then_made_at_once() {
     assert_eq!(change.planned(), Some((ActionKind::StopStart, reason, false)));
     assert_eq!(change.steps(), Vec::<&str>::new(), "announced before it acts");
     change.announce();
+    assert_eq!(change.steps(), ["RunInstances"], "asked for before anything stops");
+    change.try_launch();
+    assert_eq!(change.observed.tried_launch.as_ref().unwrap().instance_type, "t3.large");
     assert_eq!(change.steps(), ["StopInstance"]);
     change.instance().state = InstanceState::Stopping;
     assert_eq!(change.steps(), Vec::<&str>::new());
@@ -136,6 +139,7 @@ fn a_type_that_ec2_refuses_leaves_the_agent_at_work_with_its_old_one() {
         standing.try_now(now());
         change.observed.refusal = standing.last().cloned();
         change.announce();
+        change.try_launch();
         assert_eq!(
             change.steps(),
             ["StopInstance"],
@@ -146,9 +150,18 @@ fn a_type_that_ec2_refuses_leaves_the_agent_at_work_with_its_old_one() {
 
 #[test]
 fn a_type_that_ec2_does_not_start_is_taken_back_and_not_tried_before_the_wish_turns() {
-    for code in ["Unsupported", "InvalidInstanceType"] {
+    let rows = [
+        ("Unsupported", None),
+        ("InvalidInstanceType", None),
+        ("VcpuLimitExceeded", Some(ago(-3600))),
+        ("InsufficientInstanceCapacity", Some(ago(-3600))),
+    ];
+    for (code, again) in rows {
         let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
         change.announce();
+        // It was launched as something else again: what counts is with what it was last well.
+        change.observed.recorded.launch.as_mut().unwrap().instance_type = "t3.nano".into();
+        change.observed.recorded.instance_type = Some("t3.small".into());
         (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
         let mut standing = Standing::default();
         let [step] = change.plan().steps.try_into().unwrap();
@@ -176,26 +189,63 @@ fn a_type_that_ec2_does_not_start_is_taken_back_and_not_tried_before_the_wish_tu
         assert_eq!(change.steps(), Vec::<&str>::new());
         let waits = change.plan().planned.unwrap().waiting_for;
         assert_eq!(waits.as_deref(), Some("EC2 to take the new type"));
-        assert_eq!(standing.last().unwrap().retry_at, None, "{code}");
+        assert_eq!(standing.last().unwrap().retry_at, again, "{code}");
         standing.try_now(now());
         change.observed.refusal = standing.last().cloned();
         change.announce();
+        change.try_launch();
         assert_eq!(change.steps(), ["StopInstance"], "the wish turned");
     }
 }
 
 #[test]
-fn a_start_that_is_refused_for_another_reason_keeps_the_type() {
-    for (code, launched) in [
-        ("InsufficientInstanceCapacity", "t3.small"),
-        ("Unsupported", "t3.large"),
+fn a_start_that_is_refused_for_a_moment_or_with_a_type_that_was_well_keeps_the_type() {
+    let rows = [
+        ("RequestLimitExceeded", Some("t3.small"), None),
+        ("Unsupported", Some("t3.large"), None),
+        ("Unsupported", None, None),
+        ("Unsupported", Some("t3.large"), Some("t3.large")),
+    ];
+    for (code, recorded, previous) in rows {
+        let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+        change.announce();
+        let recorded_as = &mut change.observed.recorded;
+        (recorded_as.instance_type, recorded_as.previous_type) = (recorded.map(Into::into), previous.map(Into::into));
+        (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
+        change.observed.refusal = Some(refused("StartInstance", code, 60));
+        assert_eq!(change.steps(), Vec::<&str>::new(), "{code} {recorded:?}");
+    }
+    // Two changes without a gateway that was well between them: the first type is the one.
+    let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    change.announce();
+    let recorded = &mut change.observed.recorded;
+    (recorded.instance_type, recorded.previous_type) = (Some("t3.medium".into()), Some("t3.small".into()));
+    (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
+    change.observed.refusal = Some(refused("StartInstance", "Unsupported", 60));
+    let expected = Step::RestoreInstanceType {
+        instance_id: "i-1".into(),
+        instance_type: "t3.small".into(),
+    };
+    assert_eq!(change.plan().steps, [expected]);
+}
+
+#[test]
+fn nobody_is_stopped_for_a_type_that_ec2_would_not_launch() {
+    for (code, message, stops) in [
+        ("InvalidParameterValue", "Invalid value 'zz9' for InstanceType.", false),
+        ("Unsupported", "", false),
+        ("UnauthorizedOperation", "", true),
     ] {
         let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
         change.announce();
-        change.observed.recorded.launch.as_mut().unwrap().instance_type = launched.into();
-        (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
-        change.observed.refusal = Some(refused("StartInstance", code, 60));
-        assert_eq!(change.steps(), Vec::<&str>::new(), "{code}");
+        let step = change.plan().steps.pop().unwrap();
+        let mut standing = Standing::default();
+        let refusal = step.refused(classify("RunInstances", code, message));
+        standing.refuse(step.name(), step.launch_key(), refusal, now());
+        change.observed.refusal = standing.last().cloned();
+        assert_eq!(change.steps().contains(&"StopInstance"), stops, "{code}");
+        let planned = change.plan().planned.unwrap();
+        assert_eq!(planned.waiting_for.is_none(), stops, "{code}");
     }
 }
 
@@ -211,6 +261,7 @@ fn what_an_earlier_operator_was_refused_holds_no_agent_down() {
     );
     change.observed.refusal = Some(refused("ModifyInstanceAttribute", "RequestLimitExceeded", 1800));
     change.announce();
+    change.try_launch();
     assert_eq!(change.steps(), ["StopInstance"], "too many calls are about no type");
 }
 
@@ -261,6 +312,7 @@ fn what_comes_from_the_plan_waits_for_consent_and_then_for_a_place() {
     assert_eq!(change.planned().map(|(_, _, waits)| waits), Some(false));
     assert_eq!(change.steps(), Vec::<&str>::new(), "announced first");
     change.announce();
+    change.try_launch();
     assert_eq!(change.steps(), ["StopInstance"]);
 }
 
@@ -374,7 +426,7 @@ fn an_instance_stays_until_ec2_takes_the_launch_of_its_successor() {
     };
     assert_eq!(why.reason, Reason::ImageNotFound);
     assert!(
-        why.message.ends_with(" Until then instance i-1 stays."),
+        why.message.ends_with(" Until then instance i-1 stays as it is."),
         "{}",
         why.message
     );
