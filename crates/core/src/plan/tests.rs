@@ -945,6 +945,16 @@ fn an_instance_that_nobody_recorded_is_adopted() {
         decided(&wish(json!({})), &found),
         (vec!["PutBundle"], Some(Reason::Booting), false)
     );
+    // Somebody wrote into its launch tag, and then status was lost: the token tells whose it is.
+    let rewritten = change(found, |o| {
+        o.recorded = Recorded::default();
+        let Known::Present(instances) = &mut o.instances else {
+            panic!()
+        };
+        instances[0].tags.insert(names::TAG_LAUNCH.into(), "7-1".into());
+        instances[0].launch = Some((7, 1));
+    });
+    assert_eq!(decided(&wish(json!({})), &rewritten).0, ["PutBundle"]);
 }
 
 #[test]

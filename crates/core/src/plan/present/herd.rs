@@ -95,17 +95,16 @@ pub(super) fn sort_out<'a>(instances: &'a [Instance], observed: &Observed) -> He
     }
 }
 
-/// Whether the agent's own launch made this instance: by the recorded token, or by the token that its launch tag stands for.
+/// Whether a launch of the agent's own made this instance: by the recorded token, or by one that only the agent in its tags has. Its launch
+/// tag proves nothing: anybody may write one.
 pub(crate) fn is_proven(instance: &Instance, observed: &Observed) -> bool {
     let Some(token) = &instance.client_token else {
         return false;
     };
     let recorded = observed.recorded.launch.as_ref();
-    let tagged = || {
-        let (uid, (epoch, attempt)) = instance.tags.get(names::TAG_AGENT_UID).zip(instance.launch)?;
-        Some(names::client_token(uid, epoch, attempt))
-    };
-    recorded.is_some_and(|launch| launch.client_token == *token) || tagged().as_ref() == Some(token)
+    let tagged = instance.tags.get(names::TAG_AGENT_UID);
+    recorded.is_some_and(|launch| launch.client_token == *token)
+        || tagged.is_some_and(|uid| names::is_token_of(uid, token))
 }
 
 fn lost_recorded(observed: &Observed) -> bool {
