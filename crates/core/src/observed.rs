@@ -269,9 +269,10 @@ impl Observed {
         let Known::Present(volumes) = &mut self.volumes else {
             return;
         };
+        // Its root volume carries the claim, too.
         let held = |volume: &Volume| {
-            let by = volume.attached_to.as_ref();
-            claim.matches(&volume.tags) && instances.iter().any(|instance| by == Some(&instance.id))
+            let mapped = |instance: &Instance| instance.block_devices.get(names::DATA_DEVICE) == Some(&volume.id);
+            claim.matches(&volume.tags) && instances.iter().any(mapped)
         };
         let of_claim = |id: &String| {
             volumes

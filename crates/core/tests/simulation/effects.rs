@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use koi_core::api::LaunchStatus;
 use koi_core::desired::Desired;
 use koi_core::fleet::Group;
 use koi_core::names;
@@ -49,13 +50,7 @@ impl Round<'_> {
                 Ok(self.write_status(status, true))
             }
             Step::RunInstances { .. } => self.launch(step),
-            Step::TryLaunch { launch } => {
-                let done = self.account.try_launch(&Wanted::from(launch.as_ref())).map_err(told);
-                if done.is_ok() {
-                    self.operator.memory(self.index).tried_launch = Some(launch.clone());
-                }
-                done.map(|()| true)
-            }
+            Step::TryLaunch { launch } => self.try_launch(launch),
             Step::PutBundle { .. } => self.put_bundle(step, desired),
             Step::DeleteBundle { instance_id } => self.delete_bundle(instance_id),
             Step::Abandon { .. } => Ok(true),
@@ -145,6 +140,12 @@ impl Round<'_> {
             });
         }
         answers
+    }
+
+    fn try_launch(&mut self, launch: &LaunchStatus) -> Effect {
+        self.account.try_launch(&Wanted::from(launch)).map_err(told)?;
+        self.operator.memory(self.index).tried_launch = Some(Box::new(launch.clone()));
+        Ok(true)
     }
 
     fn launch(&mut self, step: &Step) -> Effect {
