@@ -8,7 +8,6 @@ mod events;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-
 use serde_json::Value;
 
 use crate::api::{
