@@ -889,6 +889,36 @@ fn a_change_that_is_refused_does_not_make_a_gateway_unready_that_answers() {
 }
 
 #[test]
+fn a_pause_says_what_it_holds_up_and_a_launch_that_is_not_ours_is_not_told() {
+    let paused = |leaving: bool| {
+        let Desired::Present(agent) = wish(json!({}), json!({"skykoi.io/paused": "true"})) else {
+            panic!("gone")
+        };
+        let desired = Desired::Present(Box::new(crate::desired::DesiredAgent { leaving, ..*agent }));
+        let before = well();
+        let after = told(
+            &before,
+            &desired,
+            &world(&before, Ok(()), InstanceState::Running),
+            now(),
+        );
+        assert_eq!(words(&after, "Ready"), Some(("True", "Ready")));
+        condition(&after, "Reconciling").unwrap().2.contains("deletion waits")
+    };
+    assert!(paused(true) && !paused(false));
+    let mut before = well();
+    let mut observed = world(&before, Ok(()), InstanceState::Running);
+    let launch = json!({"epoch": 7, "attempt": 1, "clientToken": "koi-x", "image": "ami-1", "type": "t3.small", "subnetId": "subnet-1",
+        "securityGroupIds": ["sg-1"], "profile": "p", "tags": {}, "renderer": 1, "userDataSha256": "0"});
+    before.launch = Some(serde_json::from_value(launch).unwrap());
+    observed.recorded.launch = None;
+    assert_eq!(
+        told(&before, &wish(json!({}), json!({})), &observed, now()).launch,
+        None
+    );
+}
+
+#[test]
 fn the_type_before_stays_told_until_the_gateway_is_well_with_the_new_one() {
     let typed = |previous: &KoiAgentStatus, kind: &str, state, outcome: Result<(), Hop>| {
         let mut observed = world(previous, outcome, state);

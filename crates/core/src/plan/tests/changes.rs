@@ -498,6 +498,41 @@ fn who_ends_an_instance_is_told() {
         };
         assert_eq!(observed.end_of(&dying), told);
     }
+    let rows = [
+        (Remedy::Replace, "i-1", us),
+        (Remedy::Replace, "i-2", "EC2 gives no reason"),
+        (Remedy::Reboot, "i-1", "EC2 gives no reason"),
+    ];
+    for (remedy, instance_id, told) in rows {
+        let mut observed = ready();
+        observed.recorded.repair = Some(Repair {
+            instance_id: instance_id.into(),
+            remedy,
+            at: now(),
+            count: 1,
+            replaced_at: None,
+            event_id: None,
+        });
+        assert_eq!(observed.end_of(&instance("i-1", InstanceState::ShuttingDown)), told);
+    }
+    // Two launches that ask for the same are the same, whichever they are.
+    let step = |epoch, attempt| Step::TryLaunch {
+        launch: Box::new(launch(epoch, attempt)),
+    };
+    let word = |step: Step| step.launch_key().unwrap().1;
+    assert_eq!(word(step(1, 1)), word(step(2, 3)));
+    assert!(word(step(1, 1)) < 0, "no attempt");
+    let other = Step::TryLaunch {
+        launch: Box::new(LaunchStatus {
+            profile: "another".into(),
+            ..launch(1, 1)
+        }),
+    };
+    assert_ne!(word(step(1, 1)), word(other));
+    let real = Step::RunInstances {
+        launch: Box::new(launch(2, 3)),
+    };
+    assert_eq!(real.launch_key(), Some((2, 3)));
 }
 
 #[test]
