@@ -133,9 +133,14 @@ pub fn parameter_folder(cluster_id: &str) -> String {
 /// Whether a launch of this agent was made with this token: EC2 keeps the token of the creating call, and unlike tags nobody can copy it.
 #[must_use]
 pub fn is_token_of(agent_uid: &str, token: &str) -> bool {
-    token
-        .strip_prefix(&format!("koi-{}-", short_hash(&[agent_uid], 20)))
-        .is_some_and(|launch| parse_launch_tag(launch).is_some())
+    parse_client_token(agent_uid, token).is_some()
+}
+
+/// Epoch and attempt of a token of this agent.
+#[must_use]
+pub fn parse_client_token(agent_uid: &str, token: &str) -> Option<(i64, i64)> {
+    let launch = token.strip_prefix(&format!("koi-{}-", short_hash(&[agent_uid], 20)))?;
+    parse_launch_tag(launch)
 }
 
 /// Agent UID and instance id of such a name.

@@ -257,10 +257,7 @@ impl Observed {
             claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
         };
         let recorded = &mut self.recorded;
-        recorded.launch = recorded
-            .launch
-            .take()
-            .and_then(|launch| of_our_token(launch, claim, instances));
+        recorded.launch = recorded.launch.take().and_then(|launch| of_our_token(launch, claim));
         let named = |instance: &Instance| recorded.instance_id.as_ref() == Some(&instance.id);
         if instances.iter().any(|instance| named(instance) && !ours(instance)) {
             instances.retain(|instance| !named(instance));
@@ -305,17 +302,9 @@ impl Observed {
     }
 }
 
-/// A record whose token is the one that its epoch and attempt make. Where somebody changed the numbers, they are those of the instance that
-/// the token made; what leads nowhere is no record.
-fn of_our_token(launch: LaunchStatus, claim: &Claim, instances: &[Instance]) -> Option<LaunchStatus> {
-    let makes = |(epoch, attempt)| names::client_token(&claim.agent_uid, epoch, attempt) == launch.client_token;
-    if makes((launch.epoch, launch.attempt)) {
-        return Some(launch);
-    }
-    let mut made = instances
-        .iter()
-        .filter(|found| found.client_token.as_ref() == Some(&launch.client_token));
-    let (epoch, attempt) = made.find_map(|found| found.launch.filter(|numbers| makes(*numbers)))?;
+/// A record with a token of ours, which tells epoch and attempt whatever somebody wrote beside it; any other is no record.
+fn of_our_token(launch: LaunchStatus, claim: &Claim) -> Option<LaunchStatus> {
+    let (epoch, attempt) = names::parse_client_token(&claim.agent_uid, &launch.client_token)?;
     Some(LaunchStatus {
         epoch,
         attempt,

@@ -130,7 +130,7 @@ pub enum Step {
         /// The type.
         instance_type: String,
     },
-    /// EC2: give a stopped instance back the type that it was launched with, since it does not start as what it was made.
+    /// EC2: give a stopped instance the type back with which its gateway was last well, since it does not start as what it was made.
     RestoreInstanceType {
         /// Which.
         instance_id: String,

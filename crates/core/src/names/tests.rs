@@ -56,6 +56,7 @@ fn a_token_tells_whose_launch_it_was() {
     let token = client_token("uid-1", 2, 5);
     assert!(token.len() <= 64 && token.is_ascii());
     assert!(is_token_of("uid-1", &token));
+    assert_eq!(parse_client_token("uid-1", &token), Some((2, 5)));
     assert!(!is_token_of("uid-2", &token));
     let bare = token.trim_end_matches("-2-5");
     for other in ["", "koi-", bare, &format!("{bare}-"), &format!("{bare}-x-y")] {
