@@ -11,6 +11,8 @@ mod changes;
 
 mod heal;
 
+mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -353,148 +355,6 @@ fn an_instance_wears_a_group_only_when_it_has_its_rules() {
         ["RevokeIngress", "ModifyInstanceAttribute"],
         "one too many opens the way"
     );
-}
-
-#[test]
-fn numbers_of_a_launch_that_somebody_else_wrote_are_those_of_the_token() {
-    let launch = |epoch, attempt, token: String| LaunchStatus {
-        epoch,
-        attempt,
-        client_token: token,
-        ..launch(1, 1)
-    };
-    let token = || names::client_token("uid-1", 1, 1);
-    let numbers = |recorded: LaunchStatus, shown: bool| {
-        let mut observed = change(ready(), |observed| {
-            observed.recorded.launch = Some(recorded);
-            let Known::Present(instances) = &mut observed.instances else {
-                panic!()
-            };
-            instances[0].client_token = Some(token());
-            if !shown {
-                instances.clear();
-            }
-        });
-        observed.disown(&wish(json!({})).claim().clone());
-        observed.recorded.launch.map(|launch| (launch.epoch, launch.attempt))
-    };
-    assert_eq!(numbers(launch(1, 1, token()), false), Some((1, 1)));
-    for shown in [true, false] {
-        assert_eq!(numbers(launch(7, 1, token()), shown), Some((1, 1)), "the token tells");
-    }
-    assert_eq!(numbers(launch(1, 1, "koi-x".into()), true), None);
-    let other = names::client_token("uid-2", 1, 1);
-    assert_eq!(numbers(launch(1, 1, other), true), None);
-}
-
-#[test]
-fn ids_of_strangers_in_status_lead_nowhere() {
-    let claim = || wish(json!({})).claim().clone();
-    let held = |observed: &Observed| {
-        let ids = |instances: &Known<Vec<Instance>>| -> Vec<String> {
-            instances
-                .present()
-                .unwrap()
-                .iter()
-                .map(|instance| instance.id.clone())
-                .collect()
-        };
-        let volumes = observed.volumes.present().unwrap();
-        let recorded = &observed.recorded;
-        (
-            (recorded.instance_id.clone(), ids(&observed.instances)),
-            (
-                recorded.volume_id.clone(),
-                volumes.iter().map(|volume| volume.id.clone()).collect::<Vec<_>>(),
-            ),
-        )
-    };
-    let own = held(&ready());
-    let mut same = ready();
-    same.disown(&claim());
-    assert_eq!(held(&same), own);
-    // Who lost all tags is known by the token of the creating call.
-    let untagged = change(ready(), |observed| {
-        let Known::Present(instances) = &mut observed.instances else {
-            panic!()
-        };
-        instances[0].tags.clear();
-        let Known::Present(volumes) = &mut observed.volumes else {
-            panic!()
-        };
-        volumes[0].tags.clear();
-    });
-    let mut kept = untagged.clone();
-    kept.disown(&claim());
-    assert_eq!(kept, untagged);
-    // Somebody wrote ids of others into status.
-    let strange = |tagged: &[(&str, &str)]| -> BTreeMap<String, String> {
-        tagged
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect()
-    };
-    let others = [
-        strange(&[]),
-        strange(&[(names::TAG_CLUSTER, "demo"), (names::TAG_AGENT_UID, "uid-2")]),
-        strange(&[(names::TAG_CLUSTER, "other"), (names::TAG_AGENT_UID, "uid-1")]),
-    ];
-    for (number, tags) in others.into_iter().enumerate() {
-        let mut observed = change(ready(), |observed| {
-            let Known::Present(instances) = &mut observed.instances else {
-                panic!()
-            };
-            let stranger = Instance {
-                tags: tags.clone(),
-                client_token: None,
-                ..instance("i-9", InstanceState::Running)
-            };
-            instances.push(stranger);
-            let Known::Present(volumes) = &mut observed.volumes else {
-                panic!()
-            };
-            volumes.push(Volume {
-                id: "vol-9".into(),
-                tags: tags.clone(),
-                ..volume(VolumeState::InUse, Some("i-9"))
-            });
-            (observed.recorded.instance_id, observed.recorded.volume_id) = (Some("i-9".into()), Some("vol-9".into()));
-        });
-        observed.disown(&claim());
-        let ((instance, instances), (volume, _)) = held(&observed);
-        assert_eq!((instance, instances), (None, own.0.1.clone()), "{number}");
-        // A volume without any claim may be ours: it is not let go of.
-        assert_eq!(volume.is_none(), number > 0, "{number}");
-    }
-    for (reads, gone) in [(1, false), (2, true)] {
-        let mut unshown = change(ready(), |observed| {
-            observed.recorded.volume_id = Some("vol-9".into());
-            observed.unseen = unseen("vol-9", reads, 10);
-        });
-        unshown.disown(&claim());
-        assert_eq!(unshown.recorded.volume_id.is_none(), gone, "{reads}");
-    }
-    // What a launch took over is looked at, too.
-    let mut kept = change(ready(), |observed| {
-        observed.recorded.launch.as_mut().unwrap().kept_volume_id = Some("vol-9".into());
-        observed.recorded.volume_id = None;
-    });
-    kept.disown(&claim());
-    assert_eq!(kept.recorded.launch.unwrap().kept_volume_id.as_deref(), Some("vol-1"));
-    // Ours with a changed tag, beside the root volume, which has the claim: it stays the one.
-    let mut alone = change(ready(), |observed| {
-        let Known::Present(volumes) = &mut observed.volumes else {
-            panic!()
-        };
-        let root = Volume {
-            id: "vol-root".into(),
-            ..volumes[0].clone()
-        };
-        volumes.push(root);
-        volumes[0].tags = strange(&[(names::TAG_CLUSTER, "demo"), (names::TAG_AGENT_UID, "uid-2")]);
-    });
-    alone.disown(&claim());
-    assert_eq!(alone.recorded.volume_id.as_deref(), Some("vol-1"));
 }
 
 fn unseen(id: &str, reads: u32, since: i64) -> BTreeMap<String, Unseen> {

@@ -1,0 +1,136 @@
+//! What somebody else wrote into status, held against what the cloud shows.
+
+use super::*;
+
+fn disowned(mut observed: Observed) -> Observed {
+    observed.disown(&wish(json!({})).claim().clone());
+    observed
+}
+
+fn instances_of(observed: &mut Observed) -> &mut Vec<Instance> {
+    match &mut observed.instances {
+        Known::Present(instances) => instances,
+        _ => panic!("not known"),
+    }
+}
+
+fn volumes_of(observed: &mut Observed) -> &mut Vec<Volume> {
+    match &mut observed.volumes {
+        Known::Present(volumes) => volumes,
+        _ => panic!("not known"),
+    }
+}
+
+fn claim_of(cluster: &str, uid: &str) -> BTreeMap<String, String> {
+    let tags = [(names::TAG_CLUSTER, cluster), (names::TAG_AGENT_UID, uid)];
+    tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+#[test]
+fn numbers_of_a_launch_that_somebody_else_wrote_are_those_of_the_token() {
+    let launch = |epoch, attempt, token: String| LaunchStatus {
+        epoch,
+        attempt,
+        client_token: token,
+        ..launch(1, 1)
+    };
+    let token = || names::client_token("uid-1", 1, 1);
+    let numbers = |recorded: LaunchStatus, shown: bool| {
+        let observed = disowned(change(ready(), |observed| {
+            observed.recorded.launch = Some(recorded);
+            instances_of(observed)[0].client_token = Some(token());
+            instances_of(observed).retain(|_| shown);
+        }));
+        observed.recorded.launch.map(|launch| (launch.epoch, launch.attempt))
+    };
+    assert_eq!(numbers(launch(1, 1, token()), false), Some((1, 1)));
+    for shown in [true, false] {
+        assert_eq!(numbers(launch(7, 1, token()), shown), Some((1, 1)), "the token tells");
+    }
+    assert_eq!(numbers(launch(1, 1, "koi-x".into()), true), None);
+    let other = names::client_token("uid-2", 1, 1);
+    assert_eq!(numbers(launch(1, 1, other), true), None);
+}
+
+#[test]
+fn what_is_ours_stays_also_without_its_tags() {
+    assert_eq!(disowned(ready()), ready());
+    let untagged = change(ready(), |observed| {
+        instances_of(observed)[0].tags.clear();
+        volumes_of(observed)[0].tags.clear();
+    });
+    assert_eq!(
+        disowned(untagged.clone()),
+        untagged,
+        "the token of the creating call tells"
+    );
+}
+
+#[test]
+fn ids_of_strangers_in_status_lead_nowhere() {
+    let others = [BTreeMap::new(), claim_of("demo", "uid-2"), claim_of("other", "uid-1")];
+    for (number, tags) in others.into_iter().enumerate() {
+        let observed = disowned(change(ready(), |observed| {
+            let stranger = Instance {
+                tags: tags.clone(),
+                client_token: None,
+                ..instance("i-9", InstanceState::Running)
+            };
+            instances_of(observed).push(stranger);
+            volumes_of(observed).push(Volume {
+                id: "vol-9".into(),
+                tags,
+                ..volume(VolumeState::InUse, Some("i-9"))
+            });
+            (observed.recorded.instance_id, observed.recorded.volume_id) = (Some("i-9".into()), Some("vol-9".into()));
+        }));
+        assert_eq!(observed.recorded.instance_id, None, "{number}");
+        assert_eq!(observed.instances, ready().instances, "{number}");
+        // A volume without any claim may be ours: it is not let go of.
+        assert_eq!(observed.recorded.volume_id.is_none(), number > 0, "{number}");
+        let volumes = observed.volumes.present().unwrap();
+        assert_eq!(
+            volumes.iter().any(|volume| volume.id == "vol-9"),
+            number == 0,
+            "{number}"
+        );
+        assert!(
+            volumes.iter().any(|volume| volume.id == "vol-1"),
+            "{number}: ours is looked at"
+        );
+    }
+}
+
+#[test]
+fn a_volume_that_is_never_shown_is_let_go_of_while_ours_is_there() {
+    for (reads, gone) in [(1, false), (2, true)] {
+        let observed = disowned(change(ready(), |observed| {
+            observed.recorded.volume_id = Some("vol-9".into());
+            observed.unseen = unseen("vol-9", reads, 10);
+        }));
+        assert_eq!(observed.recorded.volume_id.is_none(), gone, "{reads}");
+    }
+}
+
+#[test]
+fn what_a_launch_took_over_is_the_volume_that_the_instance_holds() {
+    let observed = disowned(change(ready(), |observed| {
+        observed.recorded.launch.as_mut().unwrap().kept_volume_id = Some("vol-9".into());
+        observed.recorded.volume_id = None;
+    }));
+    let launch = observed.recorded.launch.unwrap();
+    assert_eq!(launch.kept_volume_id.as_deref(), Some("vol-1"));
+}
+
+#[test]
+fn the_root_volume_with_its_claim_makes_no_stranger_of_the_data_volume() {
+    let observed = disowned(change(ready(), |observed| {
+        let root = Volume {
+            id: "vol-root".into(),
+            ..volumes_of(observed)[0].clone()
+        };
+        volumes_of(observed).push(root);
+        volumes_of(observed)[0].tags = claim_of("demo", "uid-2");
+    }));
+    assert_eq!(observed.recorded.volume_id.as_deref(), Some("vol-1"));
+}
