@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use koi_core::budget::{self, Asker, Ticket, Urgency, rates};
-use koi_core::plan::Step;
+use koi_core::plan::{self, Step};
 use koi_core::refusal::is_throttle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -427,7 +427,7 @@ pub(crate) fn take_turn(step: &Step) -> Turn {
         None
     };
     let Some(scope) = scope else { return Turn::Now };
-    let operation = operation(step);
+    let operation = plan::operation(step.name());
     let turn = scope.budget.turn(operation, &scope.asker);
     if turn == Turn::Now {
         *scope.paid.lock().unwrap_or_else(PoisonError::into_inner) = Some(scope.drawn(operation));
@@ -446,21 +446,6 @@ pub(crate) fn end_turn() {
 /// The round is over. `waits`: for its turn.
 pub(crate) fn end_round(waits: bool) {
     let _ = SCOPE.try_with(|scope| scope.budget.leave(&scope.asker.agent, waits));
-}
-
-/// AWS's operation of a step, for those whose names differ.
-fn operation(step: &Step) -> &'static str {
-    match step.name() {
-        "BindCluster" | "PutBundle" => "PutParameter",
-        "DeleteBundle" => "DeleteParameter",
-        "StartInstance" => "StartInstances",
-        "StopInstance" | "StopOrphan" => "StopInstances",
-        "TerminateInstance" => "TerminateInstances",
-        "RebootInstance" => "RebootInstances",
-        "AuthorizeIngress" => "AuthorizeSecurityGroupIngress",
-        "RevokeIngress" => "RevokeSecurityGroupIngress",
-        other => other,
-    }
 }
 
 #[cfg(test)]

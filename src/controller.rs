@@ -286,7 +286,10 @@ const UNSEEN: Duration = Duration::from_secs(120);
 
 impl<'a, C: Cloud> Round<'a, C> {
     fn begin(context: &'a Context<C>, agent: Arc<KoiAgent>, memory: &'a mut Memory) -> Self {
-        let status = agent.status.clone().unwrap_or_default();
+        let mut status = agent.status.clone().unwrap_or_default();
+        if let Some(written) = memory.untold_bundle(status.bundle.as_ref()) {
+            status.bundle = Some(written);
+        }
         Self {
             context,
             memory,

@@ -18,6 +18,8 @@ use crate::clock::Clock;
 pub const LEASE: &str = "koi-operator";
 /// For so long nobody else may take over after the last renewal.
 const DURATION: Duration = Duration::from_secs(10);
+/// The longest that a Lease of somebody else is waited for without being renewed, whatever is written in it.
+const LONGEST: Duration = Duration::from_secs(60);
 /// How often the holder renews and the others look.
 const RENEW: Duration = Duration::from_secs(2);
 /// By our own clock leadership ends this much earlier than others may begin theirs.
@@ -218,7 +220,7 @@ fn decide(found: Option<&LeaseSpec>, identity: &str, unchanged_for: Duration, no
     let promised = found
         .and_then(|spec| spec.lease_duration_seconds)
         .and_then(|seconds| u64::try_from(seconds).ok());
-    let promised = promised.map_or(DURATION, Duration::from_secs);
+    let promised = promised.map_or(DURATION, Duration::from_secs).min(LONGEST);
     if !ours && holder.is_some() && unchanged_for < promised {
         return Move::Wait;
     }
@@ -289,6 +291,16 @@ mod tests {
             decide(Some(&lease(None, 3)), "me", wait(0), at(5)),
             ours(5, 5, 4),
             "given back"
+        );
+        let endless = LeaseSpec {
+            lease_duration_seconds: Some(i32::MAX),
+            ..lease(Some("you"), 3)
+        };
+        assert_eq!(decide(Some(&endless), "me", wait(59), at(5)), Move::Wait);
+        assert_eq!(
+            decide(Some(&endless), "me", wait(60), at(5)),
+            ours(5, 5, 4),
+            "nobody holds it for ever"
         );
     }
 

@@ -108,9 +108,9 @@ impl<C: Cloud> Round<'_, C> {
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");
         let refused = &mut self.memory.work().refused;
-        refused.succeed(step.name());
-        if matches!(step, Step::RestoreInstanceType { .. }) {
-            refused.blame_type(self.context.clock.now());
+        refused.succeed(step.name(), step.about().as_deref());
+        if let Step::RestoreInstanceType { instead_of, .. } = step {
+            refused.blame_type(instead_of, self.context.clock.now());
         }
         if let Step::DeleteBundle { instance_id } = step {
             self.memory.work().bundles_deleted.insert(instance_id.clone());
@@ -164,7 +164,7 @@ impl<C: Cloud> Round<'_, C> {
         let now = self.context.clock.now();
         let refusal = step.refused(refusal);
         let refused = &mut self.memory.work().refused;
-        refused.refuse(step.name(), step.launch_key(), refusal, now);
+        refused.refuse(step.name(), step.about(), refusal, now);
         Progress::GoOn
     }
 

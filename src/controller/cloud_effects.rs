@@ -212,6 +212,7 @@ async fn machine<C: Cloud>(context: &Context<C>, uid: &str, step: &Step) -> Answ
         | Step::RestoreInstanceType {
             instance_id,
             instance_type,
+            ..
         } => {
             cloud.set_type(instance_id, instance_type).await?;
             fleet.note_type(uid, instance_id, instance_type);

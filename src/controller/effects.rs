@@ -330,7 +330,11 @@ impl<C: Cloud> Round<'_, C> {
         }
         match written {
             Ok(()) => {
+                let before = self.agent.status.as_ref().and_then(|told| told.bundle.clone());
                 status::note_bundle(&mut self.status, instance_id, &sha256);
+                if let Some(written) = self.status.bundle.clone() {
+                    self.memory.note_bundle(before, written);
+                }
                 self.context.fleet.note_bundle(&agent.claim.agent_uid);
                 if overwrite {
                     self.tell_of_bundle(agent, observed, instance_id).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use koi_core::api::{KoiAgent, LaunchStatus};
+use koi_core::api::{BundleStatus, KoiAgent, LaunchStatus};
 use koi_core::launch_calls::LaunchCalls;
 use koi_core::observed::{Pushed, SetUpWord, Snapshot, SnapshotState};
 use koi_core::offering::Offering;
@@ -277,6 +277,8 @@ pub(super) struct Work {
     pub(super) foreign_secret: bool,
     /// What is in the Secret could not be read when it was needed.
     pub(super) unread: bool,
+    /// The bundle that was written, and what status said of it before: a status that cannot be written is no reason to write it again.
+    put_bundle: Option<(Option<BundleStatus>, BundleStatus)>,
     /// Snapshots that were begun, and when, and that no list has shown yet.
     begun_snapshots: Vec<(Timestamp, Snapshot)>,
     /// When snapshots were listed last, and those that there were.
@@ -430,6 +432,18 @@ impl Memory {
         let begun = &mut self.work().begun_snapshots;
         begun.retain(|(at, begun)| since(*at, now) < LIST_LAG && listed.iter().all(|listed| listed.id != begun.id));
         listed.extend(begun.iter().map(|(_, begun)| begun.clone()));
+    }
+
+    /// A bundle was written; `before` is what status says.
+    pub(super) fn note_bundle(&mut self, before: Option<BundleStatus>, written: BundleStatus) {
+        self.work().put_bundle = Some((before, written));
+    }
+
+    /// The bundle that was written and that status, which says `told`, does not tell of yet.
+    pub(super) fn untold_bundle(&mut self, told: Option<&BundleStatus>) -> Option<BundleStatus> {
+        let work = self.work.as_mut()?;
+        work.put_bundle.take_if(|(before, _)| before.as_ref() != told);
+        work.put_bundle.as_ref().map(|(_, written)| written.clone())
     }
 
     /// A snapshot was begun.

@@ -106,6 +106,7 @@ impl<C: Cloud> Round<'_, C> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
+            strangers: view.strangers,
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: self.memory.work().bundles_deleted.clone(),
@@ -117,7 +118,8 @@ impl<C: Cloud> Round<'_, C> {
             ..Observed::default()
         };
         if let Ok(desired) = wish {
-            observed.disown(desired.claim());
+            let leaves = matches!(desired.as_ref(), Desired::Absent(_));
+            observed.disown(desired.claim(), leaves, &mut self.status);
         }
         forget_past_boot(&mut observed);
         let now = self.context.clock.now();
@@ -454,7 +456,7 @@ fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
     Refused {
         refusal,
         step: error.operation,
-        launch: None,
+        about: None,
         count,
         retry_at: Some(now),
     }

@@ -62,9 +62,18 @@ impl<C: Cloud> Round<'_, C> {
         }
         let body = json!({ "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "KoiAgent", "metadata": metadata, "status": status });
         let api: Api<KoiAgent> = Api::namespaced(self.context.client.clone(), &namespace);
-        let applied = api
-            .patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body))
-            .await;
+        let params = PatchParams::apply(MANAGER).force();
+        let body = Patch::Apply(body);
+        let mut applied = api.patch_status(&name, &params, &body).await;
+        if let Err(kube::Error::Api(refused)) = &applied
+            && refused.is_invalid()
+            && let Some(cleared) = self.make_room(&api, &name, &status).await?
+        {
+            if conditional || !cleared {
+                return Ok(Effect::Conflict);
+            }
+            applied = api.patch_status(&name, &params, &body).await;
+        }
         match applied {
             Ok(mut written) => {
                 self.context.metrics.count_write("KoiAgent/status");
@@ -85,6 +94,34 @@ impl<C: Cloud> Round<'_, C> {
             Err(kube::Error::Api(refused)) if refused.is_conflict() => Ok(Effect::Conflict),
             // Gone meanwhile: nothing to report on.
             Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(Effect::Gone),
+            Err(error) => Err(at("write of status")(error)),
+        }
+    }
+
+    /// What somebody else wrote into status may make no sense together with what we say: the parts that it is in are taken away whole, from
+    /// the object as it was looked at. `None`: nothing there is of others. `false`: it is another object by now.
+    async fn make_room(
+        &mut self,
+        api: &Api<KoiAgent>,
+        name: &str,
+        status: &KoiAgentStatus,
+    ) -> Result<Option<bool>, RoundError> {
+        let there = self.agent.status.as_ref();
+        let Some(foreign) = there.and_then(|there| status::foreign_parts(status, there)) else {
+            return Ok(None);
+        };
+        let patch = json!({ "metadata": { "resourceVersion": self.agent.resource_version() }, "status": foreign });
+        match api
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+        {
+            Ok(written) => {
+                tracing::warn!("status made no sense with what somebody else had written into it, which is taken away");
+                self.context.metrics.count_write("KoiAgent/status");
+                self.wrote(written);
+                Ok(Some(true))
+            }
+            Err(kube::Error::Api(refused)) if refused.is_conflict() => Ok(Some(false)),
             Err(error) => Err(at("write of status")(error)),
         }
     }

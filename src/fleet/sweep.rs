@@ -82,7 +82,20 @@ fn pause(interval: Duration, took: Duration, ok: bool) -> Duration {
     }
 }
 
+/// Groups of our names that are somebody else's are asked for by name, for as long as they are there.
+async fn look_for_groups_in_the_way<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) {
+    let in_the_way = fleet.index().groups_in_the_way();
+    for (vpc_id, name) in in_the_way {
+        match cloud.group(cluster_id, &vpc_id, &name).await {
+            Ok(Some(group)) => fleet.note_group(group),
+            Ok(None) => fleet.index().forget_group(&vpc_id, &name),
+            Err(error) => tracing::debug!(%error, name, "a security group that is in the way could not be asked for"),
+        }
+    }
+}
+
 async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
+    look_for_groups_in_the_way(fleet, cloud, cluster_id).await;
     let began = fleet.inner.clock.now();
     let recorded = fleet.index().recorded(began);
     match sweep_once(cloud, cluster_id, &recorded, |listed| fleet.take_turned(began, listed)).await {

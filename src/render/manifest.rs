@@ -228,7 +228,31 @@ fn parse(document: &Document<'_>) -> Result<Value, Refused> {
     let mut value =
         serde_yaml::Value::deserialize(serde_yaml::Deserializer::from_str(document.text)).map_err(broken)?;
     value.apply_merge().map_err(broken)?;
+    if let Some(path) = no_number(&value, &Path::default()) {
+        let says = "is not a number (.nan) or has no end (.inf), which JSON has no word for";
+        return Err(Refused(vec![document.line(&format!("{path}: "), &path, says)]));
+    }
     serde_yaml::from_value(value).map_err(broken)
+}
+
+/// Where a number stands that JSON cannot say: it would read as if nothing stood there.
+fn no_number(value: &serde_yaml::Value, path: &Path) -> Option<Path> {
+    match value {
+        serde_yaml::Value::Number(number) => {
+            let endless = number.as_f64().is_some_and(|number| !number.is_finite());
+            endless.then(|| path.clone())
+        }
+        serde_yaml::Value::Sequence(list) => {
+            let mut items = list.iter().enumerate();
+            items.find_map(|(index, item)| no_number(item, &path.index(index)))
+        }
+        serde_yaml::Value::Mapping(map) => map.iter().find_map(|(key, item)| {
+            let path = key.as_str().map_or_else(|| path.clone(), |key| path.key(key));
+            no_number(item, &path)
+        }),
+        serde_yaml::Value::Tagged(tagged) => no_number(&tagged.value, path),
+        serde_yaml::Value::Null | serde_yaml::Value::Bool(_) | serde_yaml::Value::String(_) => None,
+    }
 }
 
 fn object(

@@ -240,7 +240,19 @@ def test_a_plan_in_another_account_lives_there_and_a_broken_one_stalls_its_own_a
     stalled = stage.wait_condition(locked, "Stalled", reason="Unauthorized", seconds=45)
     told = condition(stalled, "Stalled")["message"]
     assert "sts:AssumeRole" in told and other_account + "-missing" in told
-    stage.wait_ready(new_agent(), seconds=90)
+    home = new_agent()
+    at_home = stage.wait_ready(home, seconds=90)["status"]["instance"]["id"]
+    # A plan that leads away is told, and moves nobody.
+    since = stage.cloud.next_call()
+    stage.kube.patch_agent(home, {"spec": {"planRef": {"name": "elsewhere"}}})
+    led = stage.wait_condition(home, "Stalled", reason="AccountChanged", seconds=30)
+    assert OTHER_ACCOUNT in condition(led, "Stalled")["message"]
+    assert led["status"]["instance"]["id"] == at_home
+    assert led["status"]["cloud"]["account"] != OTHER_ACCOUNT
+    stage.kube.patch_agent(home, {"spec": {"planRef": None}})
+    stage.wait_ready(home, seconds=30)
+    assert [call for call in stage.cloud.calls(since, mutating=True) if at_home in str(call)] == []
+    assert claimed(stage, led["metadata"]["uid"], "admin-other") == []
     # Plans in use are deleted: their agents say so and go on.
     since = stage.cloud.next_call()
     stage.kubectl("delete", "koiplan", "elsewhere", "locked-out")

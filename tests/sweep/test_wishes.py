@@ -24,6 +24,12 @@ def annotate(ground: Ground, name: str, key: str, value: str | None) -> None:
     ground.stage.kube.patch_agent(name, {"metadata": {"annotations": {f"skykoi.io/{key}": value}}})
 
 
+def write_status(ground: Ground, name: str, status: dict) -> None:
+    """Writes into an agent's status as somebody else than the operator."""
+    path = f"{GROUP}/namespaces/default/koiagents/{name}/status"
+    ground.stage.kube.request("PATCH", path, {"status": status}, "application/merge-patch+json")
+
+
 class Watch:
     """How many of some agents are interrupted at a time, as status tells it."""
 
@@ -408,8 +414,7 @@ def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> N
         {"launch": None, "instance": None, "volume": None},
     ]
     for edit in edits:
-        path = f"{GROUP}/namespaces/default/koiagents/{name}/status"
-        ground.stage.kube.request("PATCH", path, {"status": edit}, "application/merge-patch+json")
+        write_status(ground, name, edit)
         assert essence() != before
         until(f"it is put right: {edit}", lambda: essence() == before, 30)
     # A list of parameters that comes while status names another instance has the bundle written once more.
@@ -418,6 +423,45 @@ def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> N
     ground.stage.wait_ready(name, 30)
     assert ground.stage.agent(other)["status"] == theirs
     assert ours["instance"]["id"] == before[0]
+
+
+def test_a_status_that_is_another_agents_while_nobody_looks_is_put_right(ground: Ground) -> None:
+    """The whole of it, over an agent that stays, one that leaves, and one whose instance died meanwhile."""
+    stays, leaves, died, other = (ground.agent() for _ in range(4))
+    before = {name: settled(ground, name) for name in (stays, leaves, died, other)}
+    theirs, cloud = before[other]["status"], ground.stage.cloud
+    ground.operator().kill()
+    since = cloud.next_call()
+    for name in (stays, leaves, died):
+        write_status(ground, name, theirs)
+    ground.stage.kube.delete_agent(leaves)
+    cloud.boto("ec2").terminate_instances(InstanceIds=[before[died]["status"]["instance"]["id"]])
+    ground.operator()
+    ground.stage.wait_gone(leaves, 90)
+    assert leftovers(ground.stage, before[leaves]["metadata"]["uid"]) == []
+
+    def told(name: str) -> tuple:
+        status = ground.stage.agent(name)["status"]
+        launch, instance, volume = (status.get(part) or {} for part in ("launch", "instance", "volume"))
+        return launch.get("clientToken"), instance.get("id"), volume.get("id")
+
+    def ours(name: str) -> tuple:
+        status = before[name]["status"]
+        return status["launch"]["clientToken"], status["instance"]["id"], status["volume"]["id"]
+
+    # Its launch is recorded no more: while its instance lives nobody asks what it was.
+    until("who stays is told", lambda: told(stays) in (ours(stays), (None, *ours(stays)[1:])), 30)
+    until("a new instance has the old volume", lambda: told(died)[1] not in (ours(died)[1], ours(other)[1], None), 90)
+    assert ground.stage.wait_ready(died, 60)["status"]["volume"]["id"] == ours(died)[2]
+    ground.stage.wait_ready(stays, 30)
+    touched = [call for call in cloud.calls(since, principal="operator", mutating=True) if ours(other)[1] in str(call)]
+    assert touched == [], "nothing of the other is touched"
+    assert told(other) == ours(other)
+    sweeps(ground, 3)
+    bill = Bill(ground)
+    sweeps(ground, 4)
+    assert cloud.calls(bill.since, principal="operator", mutating=True) == []
+    assert bill.writes() == []
 
 
 def test_an_instance_stays_until_its_successor_can_come(ground: Ground) -> None:
@@ -484,12 +528,23 @@ def test_a_type_that_is_refused_keeps_nobody_down(ground: Ground) -> None:
     bill = Bill(ground)
     sweeps(ground, 6)
     assert cloud.calls(bill.since, principal="operator", mutating=True) == []
+    ec2 = cloud.boto("ec2")
+
+    def now() -> dict:
+        (reservation,) = ec2.describe_instances(InstanceIds=[instance])["Reservations"]
+        return reservation["Instances"][0]
+
+    def groups() -> list[str]:
+        return [group["GroupId"] for group in now()["SecurityGroups"]]
+
+    # The same operation of AWS gives it its groups: what is refused to the type is not refused to them.
     cloud.clear_faults()
+    worn = groups()
+    opened = ec2.create_security_group(GroupName=f"opened-{name}", Description="x", VpcId=now()["VpcId"])["GroupId"]
+    ec2.modify_instance_attribute(InstanceId=instance, Groups=[*worn, opened])
+    until("it wears its own group alone", lambda: groups() == worn, 20)
+    assert now()["InstanceType"] == "t3.small", "an hour has not passed"
+    ec2.delete_security_group(GroupId=opened)
     ground.stage.kube.patch_agent(name, {"spec": {"instance": {"type": "t3.medium"}}})
-
-    def type_now() -> str:
-        (reservation,) = cloud.boto("ec2").describe_instances(InstanceIds=[instance])["Reservations"]
-        return reservation["Instances"][0]["InstanceType"]
-
-    until("it has the new type", lambda: type_now() == "t3.medium", 60)
+    until("it has the new type", lambda: now()["InstanceType"] == "t3.medium", 60)
     ground.stage.wait_ready(name, 60)

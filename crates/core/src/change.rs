@@ -349,11 +349,10 @@ fn strongest(differences: &[&Difference]) -> Option<ActionKind> {
     kinds.max_by_key(|kind| rank(*kind))
 }
 
-/// `status.applied` as it is to be: the words of fields that are as wished are today's, those of the others stay until they are.
+/// `status.applied` as it is to be: the words of fields that are as wished are today's, those of the others (`differs`) stay until they are.
 #[must_use]
-pub fn applied(agent: &DesiredAgent, before: Option<&AppliedStatus>, differences: &[Difference]) -> AppliedStatus {
+pub fn applied(agent: &DesiredAgent, before: Option<&AppliedStatus>, differs: impl Fn(&str) -> bool) -> AppliedStatus {
     let before = before.filter(|before| before.version == VERSION);
-    let differs = |field: &str| differences.iter().any(|difference| difference.field.name() == field);
     let word = |(field, word): (&String, &String)| {
         let kept = before
             .filter(|_| differs(field))

@@ -17,7 +17,7 @@ use std::time::Duration;
 use koi_wire::bundle::{Owner, PairedDevice};
 use kube::ResourceExt;
 
-use crate::api::{DeletionPolicy, KoiAgent, KoiPlan, LaunchStatus, Power, ProbeAddress, Reason};
+use crate::api::{DeletionPolicy, KoiAgent, KoiPlan, LaunchStatus, Power, ProbeAddress, Reason, allows};
 use crate::change::{Consent, MaxConcurrent};
 use crate::names::Claim;
 use crate::observed::Source;
@@ -95,6 +95,8 @@ pub struct DesiredAgent {
     pub instance_type: String,
     /// Types that the plan offers where EC2 has no room for the first: see [`crate::offering`].
     pub fallback_types: Vec<String>,
+    /// The types that the plan allows; `None`: all.
+    pub type_limit: Option<Vec<String>>,
     /// The image.
     pub image: ImageWish,
     /// Subnets to choose from, in order; empty: the default subnets of the default VPC.
@@ -151,6 +153,12 @@ impl DesiredAgent {
             launch.instance_type == instance_type && launch.instead_of.as_ref() == Some(&self.instance_type)
         });
         instance_type == self.instance_type || stands_in && self.fallback_types.iter().any(|name| name == instance_type)
+    }
+
+    /// Whether the plan lets its agents have this type.
+    #[must_use]
+    pub fn may_have_type(&self, instance_type: &str) -> bool {
+        allows(self.type_limit.as_deref(), instance_type)
     }
 
     /// Whether there are files to hand over.

@@ -66,6 +66,8 @@ pub struct View {
     pub changed_at: Option<Timestamp>,
     /// Recorded things that reads do not show.
     pub unseen: BTreeMap<String, Unseen>,
+    /// Recorded things that reads show as another agent's.
+    pub strangers: BTreeSet<String>,
     /// SSM does not list the bundle of the recorded instance.
     pub bundle_gone: bool,
     /// Instances that status does not name and that SSM lists a bundle of.
@@ -115,15 +117,43 @@ impl Index {
             agent.recorded = recorded.iter().map(|id| Box::from(*id)).collect();
         }
         let instances: Vec<Instance> = agent.instances.things().collect();
-        View {
-            volumes: Known::Present(agent.volumes_with_mapped(&instances)),
-            instances: Known::Present(instances),
+        let volumes = agent.volumes_with_mapped(&instances);
+        let view = View {
             seen_at: Some(agent.seen_at().map_or(last, |seen| seen.max(last))),
             changed_at: agent.changed_at,
             unseen: agent.unseen.clone(),
             bundle_gone: agent.bundle_gone,
             stray_bundles: agent.stray_bundles.iter().map(ToString::to_string).collect(),
+            ..View::default()
+        };
+        let own = |id: &str| {
+            instances.iter().any(|instance| instance.id == id) || volumes.iter().any(|volume| volume.id == id)
+        };
+        let missing = recorded.iter().filter(|id| !own(id));
+        let anothers = missing.filter(|id| self.is_anothers(agent_uid, id));
+        View {
+            strangers: anothers.map(ToString::to_string).collect(),
+            instances: Known::Present(instances),
+            volumes: Known::Present(volumes),
+            ..view
         }
+    }
+
+    /// Whether another agent holds this: an instance with a token of its own, or a volume that has its claim or is on such an instance. Looks
+    /// at everything there is, and is asked only about what status names and the agent does not have.
+    fn is_anothers(&self, agent_uid: &str, id: &str) -> bool {
+        let mut others = self.agents.iter().filter(|(uid, _)| *uid != agent_uid);
+        others.any(|(uid, other)| {
+            let mut own = other
+                .instances
+                .things()
+                .filter(|instance| instance.is_surely_of(uid, &|_| false));
+            let is_it = |instance: Instance| {
+                let data = instance.block_devices.get(names::DATA_DEVICE);
+                instance.id == id || data.is_some_and(|data| data == id)
+            };
+            other.volumes.contains(id) || own.any(is_it)
+        })
     }
 
     /// The recorded ids of all agents that a sweep must not overlook. A fresh launch may be hidden for a while, and what was looked for
@@ -250,8 +280,14 @@ impl Index {
 
     /// Takes a whole sweep in; answers with the agents whose view changed.
     pub fn take_sweep(&mut self, began: Timestamp, now: Timestamp, seen: Sighting) -> BTreeSet<String> {
-        let mut instances = self.by_agent(seen.instances);
-        let mut volumes = self.by_agent(seen.volumes);
+        let mut instances = self.by_agent(seen.instances, &|_, _| false);
+        let has = |uid: &str, id: &str| {
+            let listed = instances
+                .get(uid)
+                .is_some_and(|listed| listed.iter().any(|instance| instance.id() == id));
+            listed || self.has(uid, id)
+        };
+        let mut volumes = self.by_agent(seen.volumes, &has);
         for uid in instances.keys().chain(volumes.keys()) {
             if !self.agents.contains_key(uid) {
                 self.agents.insert(uid.clone(), Agent::default());
@@ -298,7 +334,7 @@ impl Index {
         now: Timestamp,
         seen: Vec<Folded<Instance>>,
     ) -> BTreeSet<String> {
-        let mut seen = self.by_agent(seen);
+        let mut seen = self.by_agent(seen, &|_, _| false);
         self.take_some(agents, |agent, uid| {
             let mut seen = seen.remove(uid).unwrap_or_default();
             for read in &mut seen {
@@ -318,7 +354,7 @@ impl Index {
         now: Timestamp,
         seen: Vec<Folded<Volume>>,
     ) -> BTreeSet<String> {
-        let mut seen = self.by_agent(seen);
+        let mut seen = self.by_agent(seen, &|uid, id| self.has(uid, id));
         self.take_some(agents, |agent, uid| {
             agent.take_volumes(seen.remove(uid).unwrap_or_default(), began, now)
         })
@@ -353,24 +389,34 @@ impl Index {
         self.agents.entry(agent_uid.to_owned()).or_default().wants_fresh = true;
     }
 
-    /// Whose each thing is: the agent's whose status names it and whose it surely is, else the one's whom its tag names.
-    fn by_agent<T: Thing>(&self, seen: Vec<Folded<T>>) -> BTreeMap<String, Vec<Folded<T>>> {
-        let recorded: BTreeMap<&str, (&String, &[Box<str>])> = self
-            .agents
-            .iter()
-            .flat_map(|(uid, agent)| {
-                let ids = agent.recorded.iter();
-                ids.map(move |id| (id.as_ref(), (uid, agent.recorded.as_ref())))
-            })
-            .collect();
+    /// Whether an agent has this instance, as far as reads have shown.
+    fn has(&self, agent_uid: &str, instance_id: &str) -> bool {
+        self.agents
+            .get(agent_uid)
+            .is_some_and(|agent| agent.instances.contains(instance_id))
+    }
+
+    /// Whose each thing is: the agent's whose status names it and whose it surely is, else the one's whom its tag names. Several may name it,
+    /// for others may write into status. `has`: whether an instance is an agent's.
+    fn by_agent<T: Thing>(
+        &self,
+        seen: Vec<Folded<T>>,
+        has: &dyn Fn(&str, &str) -> bool,
+    ) -> BTreeMap<String, Vec<Folded<T>>> {
+        let mut recorders: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        for (uid, agent) in &self.agents {
+            for id in agent.recorded.iter().filter(|id| id.starts_with(T::PREFIX)) {
+                recorders.entry(id).or_default().push(uid);
+            }
+        }
         let mut agents: BTreeMap<String, Vec<Folded<T>>> = BTreeMap::new();
         for folded in seen {
             let thing = folded.unfold();
             let tagged = thing.tags().get(names::TAG_AGENT_UID);
-            let recorder = recorded
+            let surely = |uid: &&&String| thing.is_surely_of(uid, &|id| has(uid, id));
+            let recorder = recorders
                 .get(thing.id())
-                .filter(|(uid, recorded)| thing.is_surely_of(uid, recorded))
-                .map(|(uid, _)| *uid);
+                .and_then(|uids| uids.iter().find(surely).copied());
             // What is asked for by its id may be anybody's.
             let claimed = thing.tags().get(names::TAG_CLUSTER) == Some(&self.cluster_id);
             if let Some(uid) = recorder.or(tagged.filter(|_| claimed)) {

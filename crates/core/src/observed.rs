@@ -76,6 +76,8 @@ pub struct Observed {
     pub tried_launch: Option<Box<LaunchStatus>>,
     /// Recorded instances and volumes, by id, that the latest whole reads did not show.
     pub unseen: BTreeMap<String, Unseen>,
+    /// Recorded instances and volumes, by id, that are another agent's.
+    pub strangers: BTreeSet<String>,
     /// SSM, listed whole since it was written, does not show the recorded bundle.
     pub bundle_gone: bool,
     /// Instances that status does not name and that SSM lists a bundle of: an operator that no longer led may have written one.
@@ -247,8 +249,17 @@ impl Observed {
 
     /// Holds the ids that status names against what the cloud shows: somebody else may have written them. An instance that has neither our
     /// claim nor a token of ours is a stranger's, and so is a volume with another claim, or that is not shown to us, while our instance
-    /// holds one with ours. Neither is looked at any more; what is really ours is found by its claim.
-    pub fn disown(&mut self, claim: &Claim) {
+    /// holds one with ours, or one with ours is free. Neither is looked at any more; what is really ours is found by its claim. Who `leaves`,
+    /// or never was launched, needs no volume of its own for that.
+    pub fn disown(&mut self, claim: &Claim, leaves: bool, status: &mut KoiAgentStatus) {
+        if status
+            .instance
+            .as_ref()
+            .is_some_and(|instance| self.strangers.contains(&instance.id))
+        {
+            forget_stranger(status);
+            self.recorded = Recorded::from_status(status);
+        }
         let Known::Present(instances) = &mut self.instances else {
             return;
         };
@@ -257,9 +268,12 @@ impl Observed {
             claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
         };
         let recorded = &mut self.recorded;
+        let had_launch = recorded.launch.is_some();
         recorded.launch = recorded.launch.take().and_then(|launch| of_our_token(launch, claim));
+        let copied = had_launch && recorded.launch.is_none();
         let named = |instance: &Instance| recorded.instance_id.as_ref() == Some(&instance.id);
-        if instances.iter().any(|instance| named(instance) && !ours(instance)) {
+        let anothers = |id: &Option<String>| id.as_ref().is_some_and(|id| self.strangers.contains(id));
+        if anothers(&recorded.instance_id) || instances.iter().any(|instance| named(instance) && !ours(instance)) {
             instances.retain(|instance| !named(instance));
             recorded.forget_instance();
         }
@@ -286,6 +300,7 @@ impl Observed {
             kept.clone_from(&volume.id);
         }
         let named = |volume: &Volume| recorded.volume_id.as_ref() == Some(&volume.id);
+        let (anothers, holds) = (anothers(&recorded.volume_id), volumes.iter().any(held));
         let strange = match volumes.iter().find(|volume| named(volume)) {
             Some(volume) => claim.is_anothers(&volume.tags),
             // What is another agent's is not shown to this one.
@@ -293,13 +308,36 @@ impl Observed {
                 .volume_id
                 .as_ref()
                 .and_then(|id| self.unseen.get(id))
-                .is_some_and(|unseen| unseen.reads >= 2),
+                .is_some_and(|unseen| anothers || (copied && holds) || unseen.reads >= 2),
         };
-        if strange && volumes.iter().any(held) {
+        let free = |volume: &Volume| claim.matches(&volume.tags) && volume.state == VolumeState::Available;
+        // Without a launch of ours nothing tells that there ever was one.
+        let needed = !leaves && recorded.launch.is_some();
+        let replaced = holds || (anothers && volumes.iter().any(free));
+        if strange && (replaced || !needed) {
             volumes.retain(|volume| !named(volume));
-            (recorded.volume_id, recorded.volume_gib) = (None, None);
+            (recorded.volume_id, recorded.volume_gib, status.volume) = (None, None, None);
         }
     }
+}
+
+/// All that status says of an instance that is another agent's: it was the other one's status.
+fn forget_stranger(status: &mut KoiAgentStatus) {
+    *status = KoiAgentStatus {
+        launch: None,
+        instance: None,
+        instance_profile: None,
+        security_group_id: None,
+        gateway: None,
+        bundle: None,
+        workspace: None,
+        planned_action: None,
+        applied: None,
+        refusal: None,
+        repair: None,
+        final_snapshot_id: None,
+        ..std::mem::take(status)
+    };
 }
 
 /// A record with a token of ours, which tells epoch and attempt whatever somebody wrote beside it; any other is no record.
@@ -805,8 +843,8 @@ pub struct Refused {
     pub refusal: Refusal,
     /// Which kind of step was refused: [`crate::plan::Step::name`].
     pub step: &'static str,
-    /// `RunInstances` only: epoch and attempt of the launch that was refused.
-    pub launch: Option<(i64, i64)>,
+    /// What exactly: [`crate::plan::Step::about`]; `None`: whatever it is.
+    pub about: Option<String>,
     /// How often in a row.
     pub count: u32,
     /// Not before this; `None`: not before the wish changes.

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use crate::api::{LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
+use crate::names;
 use crate::observed::{Instance, Observed, Place, Refused, Rule, Source};
 use crate::refusal::{MISSING_GROUP, Refusal, Retry};
 use crate::rotation::Rotation;
@@ -136,6 +137,8 @@ pub enum Step {
         instance_id: String,
         /// The type.
         instance_type: String,
+        /// The one that EC2 does not start.
+        instead_of: String,
     },
     /// EC2: give a live instance the group of a changed rule set.
     SetSecurityGroups {
@@ -302,9 +305,12 @@ pub const STEP_NAMES: &[&str] = &[
     "RevokeIngress",
     "RecordLaunch",
     "RunInstances",
+    "TryLaunch",
     "StopInstance",
     "StartInstance",
-    "ModifyInstanceAttribute",
+    "SetInstanceType",
+    "RestoreInstanceType",
+    "SetSecurityGroups",
     "AttachVolume",
     "Rotate",
     "PutBundle",
@@ -331,9 +337,27 @@ pub const STEP_NAMES: &[&str] = &[
     "RemoveFinalizer",
 ];
 
+/// AWS's operation of a step of this name, for those whose names differ.
+#[must_use]
+pub fn operation(step: &str) -> &str {
+    match step {
+        "BindCluster" | "PutBundle" => "PutParameter",
+        "DeleteBundle" => "DeleteParameter",
+        "TryLaunch" => "RunInstances",
+        "StartInstance" => "StartInstances",
+        "StopInstance" | "StopOrphan" => "StopInstances",
+        "TerminateInstance" => "TerminateInstances",
+        "RebootInstance" => "RebootInstances",
+        "SetInstanceType" | "RestoreInstanceType" | "SetSecurityGroups" => "ModifyInstanceAttribute",
+        "AuthorizeIngress" => "AuthorizeSecurityGroupIngress",
+        "RevokeIngress" => "RevokeSecurityGroupIngress",
+        other => other,
+    }
+}
+
 impl Step {
-    /// The name of this kind of step; for cloud steps it is the name of AWS's operation. Metrics, logs and
-    /// [`crate::observed::Refused::step`] use it.
+    /// The name of this kind of step. Metrics, logs and [`crate::observed::Refused::step`] use it: two kinds that call the same operation
+    /// of AWS have two names, for what is refused to the one is not refused to the other.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -348,12 +372,13 @@ impl Step {
             Self::AuthorizeIngress { .. } => "AuthorizeIngress",
             Self::RevokeIngress { .. } => "RevokeIngress",
             Self::RecordLaunch { .. } => "RecordLaunch",
-            Self::RunInstances { .. } | Self::TryLaunch { .. } => "RunInstances",
+            Self::RunInstances { .. } => "RunInstances",
+            Self::TryLaunch { .. } => "TryLaunch",
             Self::StopInstance { .. } => "StopInstance",
             Self::StartInstance { .. } => "StartInstance",
-            Self::SetInstanceType { .. } | Self::RestoreInstanceType { .. } | Self::SetSecurityGroups { .. } => {
-                "ModifyInstanceAttribute"
-            }
+            Self::SetInstanceType { .. } => "SetInstanceType",
+            Self::RestoreInstanceType { .. } => "RestoreInstanceType",
+            Self::SetSecurityGroups { .. } => "SetSecurityGroups",
             Self::AttachVolume { .. } => "AttachVolume",
             Self::Rotate { .. } => "Rotate",
             Self::PutBundle { .. } => "PutBundle",
@@ -381,13 +406,21 @@ impl Step {
         }
     }
 
-    /// Which launch this is, for a refusal of it: epoch and attempt; for one that is only asked for, a word of what it is made of, which is
-    /// no attempt.
+    /// What exactly the step is about, for a refusal of it: which launch, which thing, which value. `None` where the kind alone tells.
     #[must_use]
-    pub fn launch_key(&self) -> Option<(i64, i64)> {
+    pub fn about(&self) -> Option<String> {
         match self {
-            Self::RunInstances { launch } => Some((launch.epoch, launch.attempt)),
-            Self::TryLaunch { launch } => Some((launch.epoch, launch::word(launch))),
+            Self::RunInstances { launch } => Some(names::launch_tag(launch.epoch, launch.attempt)),
+            // It is no attempt: what it is made of tells.
+            Self::TryLaunch { launch } => Some(launch::word(launch)),
+            Self::SetInstanceType { instance_type, .. } => Some(instance_type.clone()),
+            Self::SetSecurityGroups { group_ids, .. } => Some(group_ids.join(",")),
+            Self::AuthorizeIngress { group_id, .. } | Self::RevokeIngress { group_id, .. } => Some(group_id.clone()),
+            Self::RestoreTags { id, .. } => Some(id.clone()),
+            Self::StartInstance { instance_id }
+            | Self::StopInstance { instance_id }
+            | Self::TerminateInstance { instance_id } => Some(instance_id.clone()),
+            Self::DeleteVolume { volume_id, .. } => Some(volume_id.clone()),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@
 mod conditions;
 mod events;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
 
@@ -112,7 +112,7 @@ pub fn with_launch(round: &Report<'_>, launch: &LaunchStatus, place: &Place) -> 
     status.cloud = Some(lives(place, round.agent()));
     status.launch = Some(launch.clone());
     // The launch is made of the wish as it is: nothing of it is left to be applied.
-    status.applied = round.agent().map(|agent| change::applied(agent, None, &[]));
+    status.applied = round.agent().map(|agent| change::applied(agent, None, |_| false));
     let predecessor = status.instance.take();
     // Its bundle was deleted in the same round, before this write.
     status.bundle = status
@@ -181,6 +181,11 @@ pub fn note_grown(status: &mut KoiAgentStatus, observed: &Observed) {
     }
 }
 
+/// The longest that a refusal which status tells of holds a step back: others may write there, too.
+const RESTORED: SignedDuration = SignedDuration::from_hours(1);
+/// Steps that change what runs well without them: what is never tried again of these keeps nobody down.
+const CHANGES: &[&str] = &["SetInstanceType", "TryLaunch"];
+
 /// The pace of retries that an earlier operator kept. It holds back the step, and says nothing about which launch was refused.
 #[must_use]
 pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp) -> Option<Refused> {
@@ -189,7 +194,8 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         .iter()
         .copied()
         .find(|name| *name == told.operation)?;
-    let mut refusal = classify(&told.operation, &told.code, "");
+    let operation = crate::plan::operation(step);
+    let mut refusal = classify(operation, &told.code, "");
     // These tell it in its own words; Ready may add some, and either may be about something else by now.
     let tells = |condition: &&Condition| {
         condition.status == "True" && matches!(condition.type_.as_str(), "Stalled" | "Reconciling")
@@ -204,19 +210,20 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
     if let Some(message) = told_so {
         // What is added while it stands is added again.
         let message = message.split(UNTIL_THEN).next().unwrap_or_default();
-        refusal = classify(&told.operation, &told.code, message);
+        refusal = classify(operation, &told.code, message);
         message.clone_into(&mut refusal.message);
     }
     refusal.definite = false;
-    let retry_at = if told.generation < generation {
-        Some(now)
-    } else {
-        told.retry_at.as_ref().map(|time| time.0)
+    let latest = now.saturating_add(RESTORED).unwrap_or(now);
+    let retry_at = match &told.retry_at {
+        _ if told.generation < generation => Some(now),
+        None if CHANGES.contains(&step) => None,
+        told => Some(told.as_ref().map_or(latest, |time| time.0.min(latest))),
     };
     Some(Refused {
         refusal,
         step,
-        launch: None,
+        about: told.about.clone().filter(|_| step != "RunInstances"),
         count: u32::try_from(told.count).unwrap_or(1),
         retry_at,
     })
@@ -240,6 +247,14 @@ pub fn foreign(wished: &KoiAgentStatus, there: &KoiAgentStatus) -> Option<Value>
     }
     let text = |status| serde_json::to_value(status).ok();
     surplus(&text(wished)?, &text(there)?)
+}
+
+/// A merge patch that takes the parts of status away in which somebody else wrote something; `None` where there is nothing of the kind.
+#[must_use]
+pub fn foreign_parts(wished: &KoiAgentStatus, there: &KoiAgentStatus) -> Option<Value> {
+    let foreign = foreign(wished, there)?;
+    let parts = foreign.as_object()?.keys().map(|part| (part.clone(), Value::Null));
+    Some(Value::Object(parts.collect()))
 }
 
 fn surplus(wished: &Value, there: &Value) -> Option<Value> {
@@ -510,7 +525,13 @@ fn applied(report: &Report<'_>) -> Option<AppliedStatus> {
         return before.cloned();
     };
     let differences = change::differences(agent, report.observed, instance);
-    Some(change::applied(agent, before, &differences))
+    // A type with which its gateway was not well yet may be taken back: until then it is not applied.
+    let unproven = previous_type(report, instance).is_some();
+    let differs = |field: &str| {
+        let is_field = |difference: &change::Difference| difference.field.name() == field;
+        differences.iter().any(is_field) || (unproven && field == change::Field::InstanceType.name())
+    };
+    Some(change::applied(agent, before, differs))
 }
 
 /// Refusals whose pace is worth a write: those that are tried minutes apart.
@@ -526,9 +547,12 @@ fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
         return None;
     }
     let before = report.previous.refusal.as_ref();
-    let same = before.filter(|before| before.operation == refused.step && before.code == refused.refusal.code);
+    let same = before.filter(|before| {
+        before.operation == refused.step && before.about == refused.about && before.code == refused.refusal.code
+    });
     Some(RefusalStatus {
         operation: refused.step.into(),
+        about: refused.about.clone(),
         code: Some(refused.refusal.code.clone())
             .filter(|code| !code.is_empty())
             .unwrap_or_else(|| "NoAnswer".into()),

@@ -86,7 +86,7 @@ fn a_new_wish_is_tried_at_once() {
     memory
         .work()
         .refused
-        .refuse("RunInstances", Some((1, 1)), refusal, at(0));
+        .refuse("RunInstances", Some("1-1".to_owned()), refusal, at(0));
     let told = |memory: &mut Memory| {
         memory
             .work()

@@ -488,9 +488,13 @@ pub enum Remedy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusalStatus {
-    /// The call that was refused, such as RunInstances.
+    /// The kind of step that was refused, such as RunInstances or SetInstanceType.
     #[schemars(schema_with = "schema::status_word")]
     pub operation: String,
+    /// What exactly: which launch, thing or value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::status_word")]
+    pub about: Option<String>,
     /// The cloud's error code.
     #[schemars(schema_with = "schema::status_word")]
     pub code: String,

@@ -9,12 +9,10 @@ use crate::names::{self, Claim};
 pub(super) fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, settings: &Settings) -> Farewell {
     let status = agent.status.as_ref();
     let own = names::agent_role(&settings.cluster_id, &claim.agent_uid);
-    let recorded_profile = status.and_then(|status| {
-        status
-            .launch
-            .as_ref()
-            .map(|launch| &launch.profile)
-            .or(status.instance_profile.as_ref())
+    let recorded_profile = status.and_then(|status| match &status.launch {
+        // With the record of another agent's launch it is another agent's status.
+        Some(launch) => names::is_token_of(&claim.agent_uid, &launch.client_token).then_some(&launch.profile),
+        None => status.instance_profile.as_ref(),
     });
     let may_own = match (recorded_profile, plan) {
         (Some(profile), _) if *profile == own => true,

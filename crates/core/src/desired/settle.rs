@@ -97,6 +97,7 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
         role_models: role_models(asked.plan, &identity, &model, &fallbacks, settings),
         instance_type,
         fallback_types,
+        type_limit: asked.limits().and_then(|limits| limits.instance_types.clone()),
         image: image(asked),
         subnet_ids: subnets(asked),
         storage: storage(asked)?,

@@ -34,8 +34,8 @@ pub trait Thing: Clone + Default + fmt::Debug + Serialize + DeserializeOwned {
     fn state(&self) -> Self::State;
     /// Its tags.
     fn tags(&self) -> &BTreeMap<String, String>;
-    /// Whether this, recorded by an agent, is that agent's whatever its tags say.
-    fn is_surely_of(&self, agent_uid: &str, recorded: &[Box<str>]) -> bool;
+    /// Whether this, recorded by an agent, is that agent's whatever its tags say. `has`: which instances are that agent's.
+    fn is_surely_of(&self, agent_uid: &str, has: &dyn Fn(&str) -> bool) -> bool;
     /// It shows less than it will in a moment.
     fn is_incomplete(&self) -> bool;
 }
@@ -56,7 +56,7 @@ impl Thing for Instance {
         &self.tags
     }
 
-    fn is_surely_of(&self, agent_uid: &str, _recorded: &[Box<str>]) -> bool {
+    fn is_surely_of(&self, agent_uid: &str, _has: &dyn Fn(&str) -> bool) -> bool {
         let token = self.client_token.as_deref();
         token.is_some_and(|token| names::is_token_of(agent_uid, token))
     }
@@ -82,12 +82,10 @@ impl Thing for Volume {
         &self.tags
     }
 
-    fn is_surely_of(&self, agent_uid: &str, recorded: &[Box<str>]) -> bool {
+    fn is_surely_of(&self, agent_uid: &str, has: &dyn Fn(&str) -> bool) -> bool {
         let tagged = self.tags.get(names::TAG_AGENT_UID);
-        let holder = self.attached_to.as_deref();
         // A word in a status is not enough: without a claim it is ours as long as our instance has it.
-        tagged.is_some_and(|tagged| tagged == agent_uid)
-            || holder.is_some_and(|holder| recorded.iter().any(|id| **id == *holder))
+        tagged.is_some_and(|tagged| tagged == agent_uid) || self.attached_to.as_deref().is_some_and(has)
     }
 
     fn is_incomplete(&self) -> bool {

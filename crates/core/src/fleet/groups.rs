@@ -56,6 +56,13 @@ impl Index {
         )
     }
 
+    /// VPC and name of groups that are in our way: they have no claim of ours, so that no sweep shows when they go.
+    #[must_use]
+    pub fn groups_in_the_way(&self) -> Vec<(String, String)> {
+        let foreign = self.groups.iter().filter(|(_, held)| !held.group.facts.ours);
+        foreign.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Takes the groups of a sweep in; answers with the ids of those that are not as they were known.
     pub(super) fn take_groups(&mut self, began: Timestamp, seen: Vec<Group>) -> BTreeSet<String> {
         let mut held = std::mem::take(&mut self.groups);
@@ -139,6 +146,11 @@ impl Index {
         let late = |held: &HeldGroup| held.noted_until.is_some_and(|until| now < until);
         self.groups
             .retain(|_, held| held.group.facts.id != group_id || late(held));
+    }
+
+    /// There is no group of this name any more.
+    pub fn forget_group(&mut self, vpc_id: &str, name: &str) {
+        self.groups.remove(&(vpc_id.to_owned(), name.to_owned()));
     }
 
     /// A group was deleted.

@@ -700,3 +700,59 @@ fn what_aws_announced_outlasts_a_read_that_says_nothing_of_it() {
     assert_eq!(changed, BTreeSet::new());
     assert_eq!(index.view("a", &[]).instances, Known::Present(vec![told]));
 }
+
+#[test]
+fn a_group_in_the_way_is_looked_for_until_it_is_gone() {
+    let mut index = Index::new("c");
+    let mut foreign = group("sg-9");
+    foreign.facts.ours = false;
+    index.note_group(foreign.clone(), at(0));
+    index.note_group(
+        Group {
+            name: "ours".into(),
+            ..group("sg-1")
+        },
+        at(0),
+    );
+    let way = vec![("vpc-1".to_owned(), "g".to_owned())];
+    assert_eq!(index.groups_in_the_way(), way);
+    // Asked for again before each sweep, it stays; once it is gone, so is what is known of it.
+    for second in [30, 60] {
+        index.note_group(foreign.clone(), at(second));
+        index.take_sweep(at(second + 1), at(second + 1), Sighting::default());
+        assert_eq!(index.groups_in_the_way(), way);
+    }
+    index.forget_group("vpc-1", "g");
+    assert_eq!(
+        (index.groups_in_the_way(), index.group("vpc-1", "g")),
+        (vec![], Some(None))
+    );
+}
+
+#[test]
+fn what_status_names_and_another_agent_surely_holds_is_a_strangers() {
+    let mut index = Index::new("c");
+    let launched = |uid: &str, id: &str| Instance {
+        client_token: Some(names::client_token(uid, 1, 1)),
+        ..instance(uid, id, InstanceState::Running)
+    };
+    let seen = Sighting {
+        instances: fold(vec![
+            launched("b", "i-b"),
+            instance("b", "i-copy", InstanceState::Running),
+        ]),
+        volumes: fold(vec![volume("b", "vol-b", VolumeState::Available)]),
+        groups: Vec::new(),
+    };
+    index.take_sweep(at(1), at(1), seen);
+    let strangers = |index: &mut Index, uid: &str| -> Vec<String> {
+        let view = index.view(uid, &["i-b", "i-copy", "vol-b", "vol-none"]);
+        view.strangers.into_iter().collect()
+    };
+    assert_eq!(
+        strangers(&mut index, "a"),
+        ["i-b", "vol-b"],
+        "tags alone prove no instance"
+    );
+    assert_eq!(strangers(&mut index, "b"), Vec::<String>::new());
+}

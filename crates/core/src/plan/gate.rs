@@ -21,7 +21,9 @@ const ASIDE: &[&str] = &[
     "CreateSecurityGroup",
     "AuthorizeIngress",
     "RevokeIngress",
-    "ModifyInstanceAttribute",
+    "SetInstanceType",
+    "RestoreInstanceType",
+    "SetSecurityGroups",
     "CreateTags",
     "ModifyVolume",
     "AttachVolume",
@@ -108,11 +110,12 @@ fn position(plan: &Plan, refused: &Refused) -> Option<usize> {
     plan.steps.iter().position(|step| concerns(refused, step))
 }
 
-/// Whether a refusal is about such a step: a launch that is only asked for is another one as soon as it is made of something else.
+/// Whether a refusal is one of such a step: of this kind, and about the same thing. Launches have one pace, whatever each of them is made of;
+/// but one that is another than what EC2 will never take is a new question.
 pub(super) fn concerns(refused: &Refused, step: &Step) -> bool {
-    let same =
-        !matches!(step, Step::TryLaunch { .. }) || refused.launch.is_none() || refused.launch == step.launch_key();
-    step.name() == refused.step && same
+    let same = || refused.about.is_none() || refused.about == step.about();
+    let paced = matches!(step, Step::RunInstances { .. }) && refused.retry_at.is_some();
+    step.name() == refused.step && (paced || same())
 }
 
 /// Takes a step that waits out of the plan, with what hangs on it.
@@ -122,7 +125,7 @@ fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
     };
     let waits = refused.retry_at.map_or(AT_REST, |at| until(at, now));
     if lives && ASIDE.contains(&refused.step) {
-        plan.steps.retain(|step| step.name() != refused.step);
+        plan.steps.retain(|step| !concerns(refused, step));
         plan.check_again = plan.check_again.min(waits);
     } else {
         plan.steps.truncate(position);

@@ -95,11 +95,10 @@ fn parameters(launch: &LaunchStatus) -> LaunchStatus {
     bare
 }
 
-/// A negative number that stands for what a record asks EC2 for.
-pub(super) fn word(launch: &LaunchStatus) -> i64 {
+/// A word that stands for what a record asks EC2 for.
+pub(super) fn word(launch: &LaunchStatus) -> String {
     let text = serde_json::to_string(&parameters(launch)).unwrap_or_default();
-    let digits = names::short_hash(&[&text], 15);
-    i64::from_str_radix(&digits, 16).map_or(-1, |word| -1 - word)
+    names::short_hash(&[&text], 16)
 }
 
 /// What to do about a record of which no instance is seen: call with it (again), or write a new one.
@@ -144,10 +143,11 @@ pub(super) fn pursue(
 
 /// The refusal of exactly this launch.
 pub(super) fn refused_launch<'a>(observed: &'a Observed, launch: &LaunchStatus) -> Option<&'a Refused> {
+    let which = names::launch_tag(launch.epoch, launch.attempt);
     observed
         .refusal
         .as_ref()
-        .filter(|refused| refused.launch == Some((launch.epoch, launch.attempt)))
+        .filter(|refused| refused.step == "RunInstances" && refused.about.as_ref() == Some(&which))
 }
 
 /// A view that began long enough after the last call that may have had an effect shows its instance, if there is one.

@@ -11,6 +11,8 @@ mod changes;
 
 mod heal;
 
+mod refusals;
+
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 
 use super::{Plan, Step, Verdict, Why, plan};
 
-use crate::api::{KoiAgent, KoiPlan, LaunchStatus, Reason, Remedy};
+use crate::api::{ActionKind, KoiAgent, KoiPlan, LaunchStatus, PlannedAction, Reason, Remedy};
 use crate::desired::{Desired, NamespaceFacts, Settings};
 use crate::names;
 use crate::observed::{
@@ -270,7 +272,7 @@ fn refused(step: &'static str, code: &str, retry_in: i64) -> Refused {
     Refused {
         refusal,
         step,
-        launch: (step == "RunInstances").then_some((1, 1)),
+        about: (step == "RunInstances").then(|| "1-1".to_owned()),
         count: 1,
         retry_at,
     }
@@ -352,7 +354,7 @@ fn an_instance_wears_a_group_only_when_it_has_its_rules() {
     let steps = plan(&wish(json!({})), &with_rules, now());
     assert_eq!(
         names_of(&steps),
-        ["RevokeIngress", "ModifyInstanceAttribute"],
+        ["RevokeIngress", "SetSecurityGroups"],
         "one too many opens the way"
     );
 }
@@ -635,7 +637,7 @@ fn what_was_changed_from_outside_is_put_right() {
         (rules(&["172.31.0.0/16", "0.0.0.0/0"]), vec!["RevokeIngress"], None),
         (detached, vec!["AttachVolume"], None),
         (second, vec!["StopOrphan"], None),
-        (dressed, vec!["ModifyInstanceAttribute"], None),
+        (dressed, vec!["SetSecurityGroups"], None),
         (edited, vec!["PutBundle"], None),
         (
             change(ready(), |o| o.secret = Known::Absent),

@@ -11,7 +11,10 @@ const UNSUPPORTED: &[&str] = &["Unsupported", "UnsupportedOperation"];
 /// The step that starts an instance.
 const START: &str = "StartInstance";
 /// The step that gives it a type.
-const MODIFY: &str = "ModifyInstanceAttribute";
+const SET_TYPE: &str = "SetInstanceType";
+/// Steps of which an agent has several at a time, each about a thing of its own. Of all others the newest refusal is the one that counts:
+/// what they are about turns with the wish.
+const MANY: &[&str] = &["CreateTags", "DeleteVolume", "TerminateInstance"];
 
 /// The last refusal, and those before it that still wait: two steps that are both refused do not take turns without a pause.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,15 +45,15 @@ impl Standing {
         &self.before
     }
 
-    /// A step was refused. `launch` is the launch that it was.
-    pub fn refuse(&mut self, step: &'static str, launch: Option<(i64, i64)>, refusal: Refusal, now: Timestamp) {
+    /// A step was refused. `about`: what exactly it was.
+    pub fn refuse(&mut self, step: &'static str, about: Option<String>, refusal: Refusal, now: Timestamp) {
         // By class and not by code: whoever is refused in turn for two reasons is refused in a row.
         let count = self
-            .of(step)
+            .of(step, about.as_deref())
             .filter(|refused| refused.refusal.retry == refusal.retry)
             .map_or(0, |refused| refused.count)
             .saturating_add(1);
-        self.forget(step);
+        self.forget(step, about.as_deref());
         self.before.extend(self.last.take());
         let retry_at = refusal
             .pause(count)
@@ -58,7 +61,7 @@ impl Standing {
         self.last = Some(Refused {
             refusal,
             step,
-            launch,
+            about,
             count,
             retry_at,
         });
@@ -81,18 +84,20 @@ impl Standing {
     }
 
     /// A step succeeded.
-    pub fn succeed(&mut self, step: &str) {
-        self.forget(step);
+    pub fn succeed(&mut self, step: &str, about: Option<&str>) {
+        self.forget(step, about);
         if self.last.is_none() {
             self.last = self.before.pop();
         }
     }
 
-    /// The instance has its old type back, and what refused the start was about the new one: that is tried again after an hour, since each
-    /// try interrupts the agent, and what EC2 does not have here not before the wish turns.
-    pub fn blame_type(&mut self, now: Timestamp) {
-        let Some(start) = self.of(START).cloned() else { return };
-        self.forget(START);
+    /// The instance has its old type back, and what refused the start was about `instance_type`: that is tried again after an hour, since
+    /// each try interrupts the agent, and what EC2 does not have here not before the wish turns.
+    pub fn blame_type(&mut self, instance_type: &str, now: Timestamp) {
+        let Some(start) = self.of(START, None).cloned() else {
+            return;
+        };
+        self.forget(START, None);
         let never = start.refusal.reason == Reason::InvalidSpec || UNSUPPORTED.contains(&start.refusal.code.as_str());
         let refusal = if never {
             Refusal {
@@ -106,7 +111,7 @@ impl Standing {
                 ..start.refusal
             }
         };
-        self.refuse(MODIFY, None, refusal, now);
+        self.refuse(SET_TYPE, Some(instance_type.to_owned()), refusal, now);
     }
 
     /// Nothing of it is asked for any more.
@@ -114,17 +119,21 @@ impl Standing {
         *self = Self::default();
     }
 
-    fn of(&self, step: &str) -> Option<&Refused> {
-        self.last
-            .iter()
-            .chain(&self.before)
-            .find(|refused| refused.step == step)
+    fn of(&self, step: &str, about: Option<&str>) -> Option<&Refused> {
+        let mut all = self.last.iter().chain(&self.before);
+        all.find(|refused| is_of(refused, step, about))
     }
 
-    fn forget(&mut self, step: &str) {
-        self.last = self.last.take().filter(|refused| refused.step != step);
-        self.before.retain(|refused| refused.step != step);
+    fn forget(&mut self, step: &str, about: Option<&str>) {
+        self.last = self.last.take().filter(|refused| !is_of(refused, step, about));
+        self.before.retain(|refused| !is_of(refused, step, about));
     }
+}
+
+/// Whether a refusal is in the row of such a step.
+fn is_of(refused: &Refused, step: &str, about: Option<&str>) -> bool {
+    let known = refused.about.as_deref();
+    refused.step == step && (!MANY.contains(&step) || known.is_none() || about.is_none() || known == about)
 }
 
 #[cfg(test)]
@@ -138,7 +147,7 @@ mod tests {
 
     fn refuse(standing: &mut Standing, step: &'static str, seconds: i64) {
         let refusal = classify(step, "UnauthorizedOperation", "");
-        standing.refuse(step, None, refusal, at(seconds));
+        standing.refuse(step, Some("i-1".to_owned()), refusal, at(seconds));
     }
 
     fn counts(standing: &Standing) -> Vec<(&'static str, u32)> {
@@ -159,7 +168,7 @@ mod tests {
             "another refusal does not shorten its pause"
         );
         let throttled = classify("CreateTags", "RequestLimitExceeded", "");
-        standing.refuse("CreateTags", None, throttled, at(200));
+        standing.refuse("CreateTags", Some("i-1".to_owned()), throttled, at(200));
         assert_eq!(
             counts(&standing),
             [("CreateTags", 1), ("PutRolePolicy", 1)],
@@ -173,7 +182,8 @@ mod tests {
             let mut standing = Standing::default();
             standing.try_elsewhere(at(0));
             assert_eq!(standing, Standing::default(), "nothing was refused");
-            standing.refuse("RunInstances", Some((1, 1)), classify("RunInstances", code, ""), at(0));
+            let refusal = classify("RunInstances", code, "");
+            standing.refuse("RunInstances", Some("1-1".to_owned()), refusal, at(0));
             let refused = standing.last().cloned().unwrap();
             standing.try_elsewhere(at(0));
             let sooner = Refused {
@@ -189,15 +199,34 @@ mod tests {
         let mut standing = Standing::default();
         refuse(&mut standing, "CreateTags", 0);
         refuse(&mut standing, "PutRolePolicy", 1);
-        standing.succeed("StartInstance");
+        standing.succeed("StartInstance", None);
         assert_eq!(counts(&standing), [("PutRolePolicy", 1), ("CreateTags", 1)]);
         let mut wished = standing.clone();
         wished.try_now(at(5));
         let all = wished.last().into_iter().chain(wished.before());
         assert!(all.into_iter().all(|refused| refused.retry_at == Some(at(5))));
-        standing.succeed("PutRolePolicy");
+        standing.succeed("PutRolePolicy", None);
         assert_eq!(counts(&standing), [("CreateTags", 1)]);
-        standing.succeed("CreateTags");
+        standing.succeed("CreateTags", Some("i-1"));
         assert_eq!(standing, Standing::default());
+    }
+
+    #[test]
+    fn things_of_one_kind_have_rows_of_their_own_and_wishes_that_turn_have_one() {
+        let denied = |step| classify(step, "UnauthorizedOperation", "");
+        let mut tags = Standing::default();
+        for (thing, seconds) in [("i-1", 0), ("vol-1", 1), ("i-1", 60)] {
+            tags.refuse("CreateTags", Some(thing.to_owned()), denied("CreateTags"), at(seconds));
+        }
+        assert_eq!(counts(&tags), [("CreateTags", 2), ("CreateTags", 1)]);
+        tags.succeed("CreateTags", Some("i-1"));
+        assert_eq!(tags.last().and_then(|refused| refused.about.as_deref()), Some("vol-1"));
+        let mut launches = Standing::default();
+        for attempt in ["1-1", "1-2"] {
+            launches.refuse("RunInstances", Some(attempt.to_owned()), denied("RunInstances"), at(0));
+        }
+        assert_eq!(counts(&launches), [("RunInstances", 2)], "one pace for all");
+        launches.succeed("RunInstances", Some("1-3"));
+        assert_eq!(launches, Standing::default());
     }
 }

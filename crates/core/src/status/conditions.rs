@@ -474,12 +474,14 @@ fn before_the_remedy(report: &Report<'_>) -> String {
         return String::new();
     };
     let follows = |repair: &Repair| Some(&repair.instance_id) == id || repair.remedy == Remedy::Replace;
-    if repair.is_none_or(|repair| !follows(repair)) {
+    let Some(repair) = repair.filter(|repair| follows(repair)) else {
         return String::new();
-    }
+    };
+    // What broke only afterwards is no reason of the remedy.
+    let broke_before = before.last_transition_time.0 <= repair.at;
     match before.message.split_once(MARK) {
         Some((_, told)) => format!("{MARK}{told}"),
-        None if names_a_hop(&before.reason) => format!("{MARK}{}", before.message),
+        None if broke_before && names_a_hop(&before.reason) => format!("{MARK}{}", before.message),
         None => String::new(),
     }
 }

@@ -777,16 +777,36 @@ fn the_pace_of_retries_survives_the_operator() {
     .unwrap();
     let restored = restored_refusal(&status, 3, now()).unwrap();
     assert_eq!(
-        (
-            restored.step,
-            restored.count,
-            restored.launch,
-            restored.refusal.definite
-        ),
+        (restored.step, restored.count, restored.about, restored.refusal.definite),
         ("RunInstances", 4, None, false)
     );
     assert!(restored.retry_at > Some(now()));
     assert_eq!(restored_refusal(&status, 4, now()).unwrap().retry_at, Some(now()));
+    // Others may write there: it keeps nobody down for longer than an hour, whatever it says.
+    let hour = later(3600);
+    for (operation, about, retry_at, restored) in [
+        (
+            "StartInstance",
+            Some("i-1"),
+            json!("2099-01-01T00:00:00Z"),
+            (Some(hour), Some("i-1")),
+        ),
+        ("StartInstance", None, json!(null), (Some(hour), None)),
+        ("RunInstances", Some("1-1"), json!(null), (Some(hour), None)),
+        (
+            "SetInstanceType",
+            Some("t3.large"),
+            json!(null),
+            (None, Some("t3.large")),
+        ),
+    ] {
+        let mut status = status.clone();
+        let told = status.refusal.as_mut().unwrap();
+        (told.operation, told.about) = (operation.into(), about.map(Into::into));
+        told.retry_at = serde_json::from_value(retry_at).unwrap();
+        let found = restored_refusal(&status, 3, now()).unwrap();
+        assert_eq!((found.retry_at, found.about.as_deref()), restored, "{operation}");
+    }
     let said = restored.refusal.message;
     assert!(
         said.starts_with("RunInstances: VcpuLimitExceeded"),
@@ -820,6 +840,32 @@ fn the_pace_of_retries_survives_the_operator() {
 }
 
 #[test]
+fn a_type_is_applied_when_its_gateway_was_well_with_it() {
+    let mut before = well();
+    let small = wish(json!({}), json!({}));
+    let large = wish(json!({"instance": {"type": "t3.large"}}), json!({}));
+    let Desired::Present(agent) = &small else {
+        panic!("gone")
+    };
+    before.applied = Some(crate::change::applied(agent, None, |_| false));
+    let word = |status: &KoiAgentStatus| status.applied.as_ref().unwrap().words["instance.type"].clone();
+    let (old, mut status) = (word(&before), before);
+    for (gateway, state, applied) in [
+        (Err(Hop::Connect), InstanceState::Stopped, false),
+        (Err(Hop::Connect), InstanceState::Running, false),
+        (Ok(()), InstanceState::Running, true),
+    ] {
+        let mut observed = world(&status, gateway, state);
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!("not known")
+        };
+        instances[0].instance_type = "t3.large".into();
+        status = told(&status, &large, &observed, now());
+        assert_eq!(word(&status) != old, applied, "{state:?} {gateway:?}");
+    }
+}
+
+#[test]
 fn a_change_that_is_refused_does_not_make_a_gateway_unready_that_answers() {
     let before = well();
     let desired = wish(json!({}), json!({}));
@@ -839,7 +885,7 @@ fn a_change_that_is_refused_does_not_make_a_gateway_unready_that_answers() {
             observed.refusal = Some(Refused {
                 refusal,
                 step,
-                launch: None,
+                about: None,
                 count: 3,
                 retry_at: Some(later(60)),
             });
@@ -995,6 +1041,12 @@ fn what_somebody_else_wrote_into_status_is_taken_away_but_for_conditions_of_thei
         super::foreign(&ours, &more),
         Some(json!({"resolved": {"ingressCidrs": cidrs}}))
     );
+    assert_eq!(
+        super::foreign_parts(&ours, &more),
+        Some(json!({"resolved": null})),
+        "the part as a whole"
+    );
+    assert_eq!(super::foreign_parts(&ours, &ours), None);
     let mut bare = ours.clone();
     bare.gateway.as_mut().unwrap().tls_sha256 = None;
     assert_eq!(
@@ -1010,7 +1062,7 @@ fn what_is_asked_again_by_itself_is_no_refusal_to_keep() {
         observed.refusal = Some(Refused {
             refusal: crate::refusal::classify(step, code, ""),
             step,
-            launch: None,
+            about: None,
             count: 3,
             retry_at: Some(now()),
         });

@@ -99,10 +99,19 @@ impl World {
                 .gateway
                 .as_ref()
                 .is_some_and(|gateway| gateway.healthy_since.is_some());
-            if let (true, Some(volume)) = (healthy, status.volume) {
-                let before = self.treasures.insert(object.uid(), volume.id.clone());
+            // What its own machine has, not what somebody may have written there a moment ago.
+            let machine = status.instance.and_then(|instance| self.home.machine_of(&instance.id));
+            let own = |machine: &&Machine| {
+                let token = machine.instance.client_token.as_ref();
+                token.is_none_or(|token| names::is_token_of(&object.uid(), token))
+            };
+            let volume = machine
+                .filter(own)
+                .and_then(|machine| machine.instance.block_devices.get(names::DATA_DEVICE));
+            if let (true, Some(volume)) = (healthy, volume) {
+                let before = self.treasures.insert(object.uid(), volume.clone());
                 assert!(
-                    before.is_none_or(|before| before == volume.id),
+                    before.is_none_or(|before| before == *volume),
                     "{} is well with another volume than before",
                     object.uid()
                 );

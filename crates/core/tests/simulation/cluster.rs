@@ -145,6 +145,12 @@ impl Object {
         self.bump();
     }
 
+    /// As somebody else writes it.
+    pub(crate) fn write_status(&mut self, status: KoiAgentStatus) {
+        self.agent.status = Some(status);
+        self.bump();
+    }
+
     /// What the operator settles from a copy of the object; a plan that is gone is met only by those who go.
     pub(crate) fn settle(&self, agent: &KoiAgent) -> Result<Desired, Why> {
         let mode = if self.start.own_identity { "PerAgent" } else { "Shared" };

@@ -332,6 +332,7 @@ impl Round<'_> {
             | Step::RestoreInstanceType {
                 instance_id,
                 instance_type,
+                ..
             } => {
                 account.set_type(instance_id, instance_type).map_err(told)?;
                 index.note_type(&uid, instance_id, instance_type, now);

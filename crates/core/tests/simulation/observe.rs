@@ -89,6 +89,7 @@ impl Round<'_> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
+            strangers: view.strangers,
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: memory.bundles_deleted.clone(),
@@ -101,7 +102,8 @@ impl Round<'_> {
         };
         observed.may_disrupt = true;
         if let Ok(desired) = wish {
-            observed.disown(desired.claim());
+            let leaves = matches!(desired.as_ref(), Desired::Absent(_));
+            observed.disown(desired.claim(), leaves, &mut self.status);
         }
         forget_past_boot(&mut observed);
         let console = current_instance(&observed)

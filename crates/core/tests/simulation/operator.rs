@@ -158,13 +158,13 @@ impl Memory {
 
     pub(crate) fn refuse(&mut self, step: &Step, refusal: Refusal, now: Timestamp) {
         self.refused
-            .refuse(step.name(), step.launch_key(), step.refused(refusal), now);
+            .refuse(step.name(), step.about(), step.refused(refusal), now);
     }
 
     fn succeed(&mut self, step: &Step, now: Timestamp) {
-        self.refused.succeed(step.name());
-        if matches!(step, Step::RestoreInstanceType { .. }) {
-            self.refused.blame_type(now);
+        self.refused.succeed(step.name(), step.about().as_deref());
+        if let Step::RestoreInstanceType { instead_of, .. } = step {
+            self.refused.blame_type(instead_of, now);
         }
     }
 }

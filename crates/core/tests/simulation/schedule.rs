@@ -104,6 +104,8 @@ pub(crate) enum Deed {
     LoseStatus {
         hidden: bool,
     },
+    /// Somebody writes the status of another agent over this one's.
+    CopyStatus,
 }
 
 /// What people change in the spec.
@@ -244,7 +246,7 @@ fn what(agents: u64, phase: u8, random: &mut Random) -> What {
         },
         // A copy of what is gone already is an orphan, which is the reaper's; so is what a list leaves out when nothing else tells of it.
         12..=16 => match deed(random) {
-            Deed::Copy | Deed::LoseStatus { .. } if phase == 1 => What::Crash,
+            Deed::Copy | Deed::LoseStatus { .. } | Deed::CopyStatus if phase == 1 => What::Crash,
             deed => What::Outside { agent, deed },
         },
         _ if phase == 1 => What::Crash,
@@ -293,6 +295,7 @@ const DEEDS: &[Deed] = &[
     Deed::AgeCertificate,
     Deed::LoseStatus { hidden: false },
     Deed::LoseStatus { hidden: true },
+    Deed::CopyStatus,
 ];
 
 fn deed(random: &mut Random) -> Deed {

@@ -419,12 +419,30 @@ impl World {
                 let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
                 // Who leaves with neither leaves to the reaper what a list hides.
                 let reaped = hidden && object.going();
-                if self.away == 0 && !reaped && self.home.machine_of(&id).is_none_or(claimed) {
+                // So is the bundle that a second leader, whose view is another one, writes for an instance that was replaced.
+                if self.operators.len() == 1
+                    && self.away == 0
+                    && !reaped
+                    && self.home.machine_of(&id).is_none_or(claimed)
+                {
                     object.lose_status();
                     if hidden {
                         self.hidden.insert(agent);
                         self.restart();
                     }
+                    self.changed(agent);
+                }
+            }
+            Deed::CopyStatus => {
+                let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
+                let other = (agent + 1) % self.objects.len();
+                if self.operators.len() == 1
+                    && self.away == 0
+                    && other != agent
+                    && self.home.machine_of(&id).is_none_or(claimed)
+                {
+                    let theirs = self.objects[other].status();
+                    self.objects[agent].write_status(theirs);
                     self.changed(agent);
                 }
             }

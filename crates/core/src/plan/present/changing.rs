@@ -188,18 +188,24 @@ impl Round<'_> {
     }
 
     /// EC2 gave a stopped instance another type and does not start it as that: it gets the one back with which its gateway was last well.
-    pub(super) fn type_that_starts(&mut self, instance: &Instance) -> Result<(), Halt> {
-        let Some(before) = self.observed.recorded.type_before(instance) else {
+    /// Status alone tells that one, and others may write there: it is none that the plan would not allow.
+    fn type_that_starts(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let before = self.observed.recorded.type_before(instance);
+        let Some(before) = before.filter(|before| self.agent.may_have_type(before)) else {
             return Ok(());
         };
+        let start = Step::StartInstance {
+            instance_id: instance.id.clone(),
+        };
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
-        let refused = standing.any(|refused| refused.step == "StartInstance" && refused.refusal.lasts());
+        let refused = standing.any(|refused| gate::concerns(refused, &start) && refused.refusal.lasts());
         if instance.state != InstanceState::Stopped || !refused {
             return Ok(());
         }
         self.steps.push(Step::RestoreInstanceType {
             instance_id: instance.id.clone(),
             instance_type: before.clone(),
+            instead_of: instance.instance_type.clone(),
         });
         let message = format!(
             "EC2 does not start instance {} as {}: it gets its type {before} back.",
@@ -228,8 +234,10 @@ impl Round<'_> {
         if self.agent.accepts_type(&instance.instance_type, launch) {
             return None;
         }
-        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
-        let refused = standing.find(|refused| refused.step == "ModifyInstanceAttribute" && self.lasts(refused))?;
+        let refused = self.refusal_of(&Step::SetInstanceType {
+            instance_id: instance.id.clone(),
+            instance_type: self.agent.instance_type.clone(),
+        })?;
         let goes_on = format!("the instance works with its old type {}.", instance.instance_type);
         Some(self.told_of(refused, &goes_on))
     }
@@ -275,9 +283,7 @@ impl Round<'_> {
         if tried.is_some_and(|tried| launch::same_parameters(tried, &launch)) {
             return Ok(());
         }
-        self.steps.push(Step::TryLaunch {
-            launch: Box::new(launch),
-        });
+        self.steps.push(asked(&launch));
         let what = format!("is about to be made: EC2 is asked for {what}");
         Err(changing(planned, &what, AT_ONCE))
     }
@@ -285,7 +291,7 @@ impl Round<'_> {
     /// The same for a type alone: only an answer that is about the type counts.
     fn ask_for_type(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
         match self.successor(instance) {
-            Ok(launch) if self.refusal_of(&launch).is_none() => self.ask_for(launch, planned, "the new type"),
+            Ok(launch) if self.refusal_of(&asked(&launch)).is_none() => self.ask_for(launch, planned, "the new type"),
             _ => Ok(()),
         }
     }
@@ -353,7 +359,7 @@ impl Round<'_> {
 
     fn refused_successor(&self, instance: &Instance, kind: ActionKind) -> Option<Halt> {
         let launch = self.successor(instance).ok()?;
-        let refused = self.refusal_of(&launch)?;
+        let refused = self.refusal_of(&asked(&launch))?;
         let about_type = matches!(
             refused.refusal.reason,
             Reason::InvalidSpec | Reason::InsufficientCapacity
@@ -362,13 +368,10 @@ impl Round<'_> {
             .then(|| self.told_of(refused, &format!("instance {} stays as it is.", instance.id)))
     }
 
-    /// What EC2 said against exactly this launch, when it was only asked for it.
-    fn refusal_of(&self, launch: &LaunchStatus) -> Option<&Refused> {
-        let step = Step::TryLaunch {
-            launch: Box::new(launch.clone()),
-        };
+    /// What EC2 said against exactly this step, where that still holds.
+    fn refusal_of(&self, step: &Step) -> Option<&Refused> {
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
-        standing.find(|refused| self.lasts(refused) && gate::concerns(refused, &step))
+        standing.find(|refused| self.lasts(refused) && gate::concerns(refused, step))
     }
 
     /// Nothing is replaced whose data volume is not known for certain: recorded, shown, and on this instance.
@@ -389,6 +392,13 @@ impl Round<'_> {
             takes_place: false,
             ..planned
         }
+    }
+}
+
+/// The question whether EC2 would take a launch.
+fn asked(launch: &LaunchStatus) -> Step {
+    Step::TryLaunch {
+        launch: Box::new(launch.clone()),
     }
 }
 

@@ -101,7 +101,6 @@ impl<'a> Round<'a> {
         match instance.state {
             InstanceState::Running => Ok(()),
             InstanceState::Stopped => {
-                self.type_that_starts(instance)?;
                 self.steps.push(Step::StartInstance {
                     instance_id: id.clone(),
                 });

@@ -8,7 +8,7 @@ use crate::api::Reason;
 use crate::desired::DesiredAgent;
 use crate::names;
 use crate::observed::{InstanceState, Known, Rule, SecurityGroup, Subnet};
-use crate::plan::{AT_ONCE, Halt, Step, unknown};
+use crate::plan::{AT_ONCE, Halt, SHORTLY, Step, unknown};
 use crate::render::network;
 
 impl<'a> Round<'a> {
@@ -56,7 +56,11 @@ impl<'a> Round<'a> {
                 name(),
                 subnet.vpc_id
             );
-            return Err(Halt::blocked(Reason::NameConflict, message));
+            // Nobody rings when it goes: each sweep looks for it, for all who wait.
+            return Err(Halt {
+                check_again: SHORTLY * 30,
+                ..Halt::blocked(Reason::NameConflict, message)
+            });
         }
         self.mend_and_wear(herd, group, &rules);
         Ok((subnet, &group.id))

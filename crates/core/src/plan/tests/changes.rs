@@ -1,7 +1,6 @@
 //! Changes of a live agent: at once, with consent, or not at all.
 
 use super::*;
-use crate::api::{ActionKind, PlannedAction};
 use crate::change;
 use crate::observed::Pushed;
 use crate::refusal::Standing;
@@ -24,7 +23,7 @@ impl Change {
             panic!("gone")
         };
         let mut observed = ready();
-        observed.recorded.applied = Some(change::applied(&old, None, &[]));
+        observed.recorded.applied = Some(change::applied(&old, None, |_| false));
         Self {
             wish: wish_of(after.0, after.1, false, annotations),
             observed,
@@ -86,14 +85,14 @@ fn the_agents_own_change_is_announced_and_then_made_at_once() {
     assert_eq!(change.planned(), Some((ActionKind::StopStart, reason, false)));
     assert_eq!(change.steps(), Vec::<&str>::new(), "announced before it acts");
     change.announce();
-    assert_eq!(change.steps(), ["RunInstances"], "asked for before anything stops");
+    assert_eq!(change.steps(), ["TryLaunch"], "asked for before anything stops");
     change.try_launch();
     assert_eq!(change.observed.tried_launch.as_ref().unwrap().instance_type, "t3.large");
     assert_eq!(change.steps(), ["StopInstance"]);
     change.instance().state = InstanceState::Stopping;
     assert_eq!(change.steps(), Vec::<&str>::new());
     change.instance().state = InstanceState::Stopped;
-    assert_eq!(change.steps(), ["ModifyInstanceAttribute"]);
+    assert_eq!(change.steps(), ["SetInstanceType"]);
     change.instance().instance_type = "t3.large".into();
     assert_eq!(change.steps(), ["StartInstance"]);
     change.instance().state = InstanceState::Running;
@@ -112,7 +111,7 @@ fn a_type_that_ec2_refuses_leaves_the_agent_at_work_with_its_old_one() {
         let [step] = change.plan().steps.try_into().unwrap();
         let refusal = step.refused(classify("ModifyInstanceAttribute", code, ""));
         let mut standing = Standing::default();
-        standing.refuse(step.name(), None, refusal, now());
+        standing.refuse(step.name(), step.about(), refusal, now());
         change.observed.refusal = standing.last().cloned();
         assert_eq!(change.steps(), ["StartInstance"], "{code}");
         assert!(matches!(change.plan().verdict, Verdict::Blocked(_)));
@@ -168,7 +167,7 @@ fn a_type_that_ec2_does_not_start_is_taken_back_and_not_tried_before_the_wish_tu
         assert_eq!(step.name(), "StartInstance");
         standing.refuse(
             step.name(),
-            None,
+            step.about(),
             step.refused(classify("StartInstances", code, "")),
             now(),
         );
@@ -177,11 +176,12 @@ fn a_type_that_ec2_does_not_start_is_taken_back_and_not_tried_before_the_wish_tu
         let expected = Step::RestoreInstanceType {
             instance_id: "i-1".into(),
             instance_type: "t3.small".into(),
+            instead_of: "t3.large".into(),
         };
         assert_eq!(back.steps, [expected], "{code}");
         assert!(matches!(back.verdict, Verdict::Converging(_)));
         // The change of type is made: a refused start is about the type from then on.
-        standing.blame_type(now());
+        standing.blame_type("t3.large", now());
         change.observed.refusal = standing.last().cloned();
         change.instance().instance_type = "t3.small".into();
         assert_eq!(change.steps(), ["StartInstance"], "{code}");
@@ -225,6 +225,7 @@ fn a_start_that_is_refused_for_a_moment_or_with_a_type_that_was_well_keeps_the_t
     let expected = Step::RestoreInstanceType {
         instance_id: "i-1".into(),
         instance_type: "t3.small".into(),
+        instead_of: "t3.large".into(),
     };
     assert_eq!(change.plan().steps, [expected]);
 }
@@ -241,7 +242,7 @@ fn nobody_is_stopped_for_a_type_that_ec2_would_not_launch() {
         let step = change.plan().steps.pop().unwrap();
         let mut standing = Standing::default();
         let refusal = step.refused(classify("RunInstances", code, message));
-        standing.refuse(step.name(), step.launch_key(), refusal, now());
+        standing.refuse(step.name(), step.about(), refusal, now());
         change.observed.refusal = standing.last().cloned();
         assert_eq!(change.steps().contains(&"StopInstance"), stops, "{code}");
         let planned = change.plan().planned.unwrap();
@@ -253,13 +254,13 @@ fn nobody_is_stopped_for_a_type_that_ec2_would_not_launch() {
 fn what_an_earlier_operator_was_refused_holds_no_agent_down() {
     let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
     // As it is restored from status: by its code, without the pace of the step.
-    change.observed.refusal = Some(refused("ModifyInstanceAttribute", "InsufficientInstanceCapacity", 1800));
+    change.observed.refusal = Some(refused("SetInstanceType", "InsufficientInstanceCapacity", 1800));
     assert_eq!(change.steps(), Vec::<&str>::new());
     assert_eq!(
         change.plan().planned.unwrap().waiting_for.as_deref(),
         Some("EC2 to take the new type")
     );
-    change.observed.refusal = Some(refused("ModifyInstanceAttribute", "RequestLimitExceeded", 1800));
+    change.observed.refusal = Some(refused("SetInstanceType", "RequestLimitExceeded", 1800));
     change.announce();
     change.try_launch();
     assert_eq!(change.steps(), ["StopInstance"], "too many calls are about no type");
@@ -273,7 +274,7 @@ fn type_refused(change: &mut Change) {
     };
     let mut standing = Standing::default();
     let refusal = step.refused(classify("ModifyInstanceAttribute", "UnauthorizedOperation", ""));
-    standing.refuse(step.name(), None, refusal, now());
+    standing.refuse(step.name(), step.about(), refusal, now());
     change.observed.refusal = standing.last().cloned();
 }
 
@@ -355,7 +356,7 @@ fn a_machine_that_is_down_anyway_takes_what_waits() {
         "no place is needed either"
     );
     change.announce();
-    assert_eq!(change.steps(), ["ModifyInstanceAttribute"]);
+    assert_eq!(change.steps(), ["SetInstanceType"]);
     change.instance().instance_type = "t3.large".into();
     assert_eq!(change.steps(), ["StartInstance"]);
 }
@@ -395,7 +396,7 @@ fn an_instance_stays_until_ec2_takes_the_launch_of_its_successor() {
         assert!(matches!(step, Step::TryLaunch { .. }), "{step:?}");
         let mut standing = Standing::default();
         let refusal = step.refused(classify("RunInstances", code, message));
-        standing.refuse(step.name(), step.launch_key(), refusal, now());
+        standing.refuse(step.name(), step.about(), refusal, now());
         change.observed.refusal = standing.last().cloned();
         standing
     };
@@ -439,14 +440,14 @@ fn an_instance_stays_until_ec2_takes_the_launch_of_its_successor() {
             ..change.observed.clone()
         },
     };
-    assert_eq!(again.steps(), ["RunInstances"]);
+    assert_eq!(again.steps(), ["TryLaunch"]);
     change.wish = wish_of(image("ami-3"), json!({}), false, json!({}));
     change.observed.image = Known::Present("ami-3".into());
     change.announce();
-    assert_eq!(change.steps(), ["RunInstances"]);
+    assert_eq!(change.steps(), ["TryLaunch"]);
     // What an earlier operator was refused may have been this one.
     let restored = change.observed.refusal.as_mut().unwrap();
-    restored.launch = None;
+    restored.about = None;
     assert_eq!(change.steps(), Vec::<&str>::new());
     // Too many calls are no answer.
     change.observed.refusal = None;
@@ -460,7 +461,7 @@ fn an_instance_stays_until_ec2_takes_the_launch_of_its_successor() {
     let mut other = change.observed.tried_launch.clone().unwrap();
     other.profile = "another".into();
     change.observed.tried_launch = Some(other);
-    assert_eq!(change.steps(), ["RunInstances"]);
+    assert_eq!(change.steps(), ["TryLaunch"]);
 }
 
 #[test]
@@ -519,9 +520,8 @@ fn who_ends_an_instance_is_told() {
     let step = |epoch, attempt| Step::TryLaunch {
         launch: Box::new(launch(epoch, attempt)),
     };
-    let word = |step: Step| step.launch_key().unwrap().1;
+    let word = |step: Step| step.about().unwrap();
     assert_eq!(word(step(1, 1)), word(step(2, 3)));
-    assert!(word(step(1, 1)) < 0, "no attempt");
     let other = Step::TryLaunch {
         launch: Box::new(LaunchStatus {
             profile: "another".into(),
@@ -532,7 +532,7 @@ fn who_ends_an_instance_is_told() {
     let real = Step::RunInstances {
         launch: Box::new(launch(2, 3)),
     };
-    assert_eq!(real.launch_key(), Some((2, 3)));
+    assert_eq!(real.about().as_deref(), Some("2-3"));
 }
 
 #[test]
@@ -626,9 +626,10 @@ fn the_words_of_a_field_stay_until_it_is_as_wished() {
     let before = change.observed.recorded.applied.clone().unwrap();
     let instance = &change.observed.instances.present().unwrap()[0];
     let differences = change::differences(agent, &change.observed, instance);
-    let applied = change::applied(agent, Some(&before), &differences);
+    let differs = |field: &str| differences.iter().any(|difference| difference.field.name() == field);
+    let applied = change::applied(agent, Some(&before), differs);
     assert_eq!(applied, before);
-    let applied = change::applied(agent, Some(&before), &[]);
+    let applied = change::applied(agent, Some(&before), |_| false);
     assert_ne!(applied, before);
     assert_eq!(applied.words["instance.image"], before.words["instance.image"]);
 }

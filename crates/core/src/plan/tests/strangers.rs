@@ -1,9 +1,10 @@
 //! What somebody else wrote into status, held against what the cloud shows.
 
 use super::*;
+use crate::api::KoiAgentStatus;
 
 fn disowned(mut observed: Observed) -> Observed {
-    observed.disown(&wish(json!({})).claim().clone());
+    observed.disown(&wish(json!({})).claim().clone(), false, &mut KoiAgentStatus::default());
     observed
 }
 
@@ -133,4 +134,39 @@ fn the_root_volume_with_its_claim_makes_no_stranger_of_the_data_volume() {
         volumes_of(observed)[0].tags = claim_of("demo", "uid-2");
     }));
     assert_eq!(observed.recorded.volume_id.as_deref(), Some("vol-1"));
+}
+
+#[test]
+fn what_another_agent_surely_has_is_let_go_of_at_once() {
+    let named = |edit: &dyn Fn(&mut Observed), leaves: bool| {
+        let mut observed = change(ready(), |observed| {
+            (observed.recorded.instance_id, observed.recorded.volume_id) = (Some("i-9".into()), Some("vol-9".into()));
+            observed.unseen = [unseen("i-9", 0, 1), unseen("vol-9", 0, 1)]
+                .into_iter()
+                .flatten()
+                .collect();
+            observed.strangers = ["i-9".to_owned(), "vol-9".to_owned()].into();
+            instances_of(observed).clear();
+            edit(observed);
+        });
+        observed.disown(&wish(json!({})).claim().clone(), leaves, &mut KoiAgentStatus::default());
+        (observed.recorded.instance_id, observed.recorded.volume_id)
+    };
+    let set = |state: VolumeState| move |observed: &mut Observed| volumes_of(observed)[0].state = state;
+    let kept = Some("vol-9".to_owned());
+    assert_eq!(named(&set(VolumeState::Available), false), (None, None));
+    assert_eq!(
+        named(&set(VolumeState::InUse), false),
+        (None, kept.clone()),
+        "nothing is there in its place"
+    );
+    assert_eq!(
+        named(&set(VolumeState::InUse), true),
+        (None, None),
+        "who leaves needs none"
+    );
+    let unclaimed = |observed: &mut Observed| volumes_of(observed)[0].tags = claim_of("demo", "uid-2");
+    assert_eq!(named(&unclaimed, false), (None, kept.clone()));
+    let unknown = |observed: &mut Observed| observed.strangers.clear();
+    assert_eq!(named(&unknown, true), (Some("i-9".to_owned()), kept));
 }
