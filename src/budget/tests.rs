@@ -230,9 +230,16 @@ fn steps_draw_from_the_bucket_of_their_operation() {
         (Step::StopInstance { instance_id: id() }, "StopInstances"),
         (Step::TerminateInstance { instance_id: id() }, "TerminateInstances"),
         (Step::DeleteRole { role: id() }, "DeleteRole"),
+        (
+            Step::SetSecurityGroups {
+                instance_id: id(),
+                group_ids: Vec::new(),
+            },
+            "ModifyInstanceAttribute",
+        ),
     ];
     for (step, expected) in steps {
-        assert_eq!(operation(&step), expected);
+        assert_eq!(plan::operation(step.name()), expected);
     }
 }
 

@@ -413,6 +413,13 @@ def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> N
         # What a launch was is asked for by nobody while its instance lives: its tag tells what comes next.
         {"launch": None, "instance": None, "volume": None},
     ]
+    # A part of a record that makes no sense with the rest of ours.
+    write_status(ground, name, {"launch": {"clientToken": "koi-x"}})
+    until(
+        "the strange token is gone",
+        lambda: (ground.stage.agent(name)["status"].get("launch") or {}).get("clientToken") != "koi-x",
+        30,
+    )
     for edit in edits:
         write_status(ground, name, edit)
         assert essence() != before
@@ -423,6 +430,24 @@ def test_what_somebody_else_writes_into_status_is_put_right(ground: Ground) -> N
     ground.stage.wait_ready(name, 30)
     assert ground.stage.agent(other)["status"] == theirs
     assert ours["instance"]["id"] == before[0]
+
+
+def test_a_group_that_was_in_the_way_is_looked_for_until_it_is_gone(ground: Ground) -> None:
+    ec2, network = ground.stage.cloud.boto("ec2"), {"ingressCidrs": ["10.99.0.0/16"]}
+    first = ground.agent(network=network)
+    group_id = settled(ground, first)["status"]["securityGroupId"]
+    (group,) = ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"]
+    by_name = [{"Name": "group-name", "Values": [group["GroupName"]]}]
+    ground.stage.kube.delete_agent(first)
+    until("nobody uses it", lambda: not ec2.describe_security_groups(Filters=by_name)["SecurityGroups"], 60)
+    foreign = ec2.create_security_group(GroupName=group["GroupName"], Description="x", VpcId=group["VpcId"])["GroupId"]
+    name = ground.agent(network=network)
+    ground.stage.wait_condition(name, "Stalled", reason="NameConflict", seconds=30)
+    bill = Bill(ground)
+    sweeps(ground, 4)
+    assert ground.stage.cloud.calls(bill.since, principal="operator", mutating=True) == []
+    ec2.delete_security_group(GroupId=foreign)
+    ground.stage.wait_ready(name, 75)
 
 
 def test_a_status_that_is_another_agents_while_nobody_looks_is_put_right(ground: Ground) -> None:
@@ -438,7 +463,7 @@ def test_a_status_that_is_another_agents_while_nobody_looks_is_put_right(ground:
     cloud.boto("ec2").terminate_instances(InstanceIds=[before[died]["status"]["instance"]["id"]])
     ground.operator()
     ground.stage.wait_gone(leaves, 90)
-    assert leftovers(ground.stage, before[leaves]["metadata"]["uid"]) == []
+    assert leftovers(ground, before[leaves]["metadata"]["uid"]) == []
 
     def told(name: str) -> tuple:
         status = ground.stage.agent(name)["status"]

@@ -1,5 +1,7 @@
 //! What we know of an agent's world, in our own words: the planner's only view of the cloud and the cluster.
 
+mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -8,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     ActionKind, AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy,
 };
-use crate::names::{self, Claim};
 use crate::plan::Why;
 use crate::refusal::Refusal;
 
@@ -246,108 +247,6 @@ impl Observed {
             _ => "EC2 gives no reason",
         }
     }
-
-    /// Holds the ids that status names against what the cloud shows: somebody else may have written them. An instance that has neither our
-    /// claim nor a token of ours is a stranger's, and so is a volume with another claim, or that is not shown to us, while our instance
-    /// holds one with ours, or one with ours is free. Neither is looked at any more; what is really ours is found by its claim. Who `leaves`,
-    /// or never was launched, needs no volume of its own for that.
-    pub fn disown(&mut self, claim: &Claim, leaves: bool, status: &mut KoiAgentStatus) {
-        if status
-            .instance
-            .as_ref()
-            .is_some_and(|instance| self.strangers.contains(&instance.id))
-        {
-            forget_stranger(status);
-            self.recorded = Recorded::from_status(status);
-        }
-        let Known::Present(instances) = &mut self.instances else {
-            return;
-        };
-        let ours = |instance: &Instance| {
-            let token = instance.client_token.as_deref();
-            claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
-        };
-        let recorded = &mut self.recorded;
-        let had_launch = recorded.launch.is_some();
-        recorded.launch = recorded.launch.take().and_then(|launch| of_our_token(launch, claim));
-        let copied = had_launch && recorded.launch.is_none();
-        let named = |instance: &Instance| recorded.instance_id.as_ref() == Some(&instance.id);
-        let anothers = |id: &Option<String>| id.as_ref().is_some_and(|id| self.strangers.contains(id));
-        if anothers(&recorded.instance_id) || instances.iter().any(|instance| named(instance) && !ours(instance)) {
-            instances.retain(|instance| !named(instance));
-            recorded.forget_instance();
-        }
-        let Known::Present(volumes) = &mut self.volumes else {
-            return;
-        };
-        // Its root volume carries the claim, too.
-        let held = |volume: &Volume| {
-            let mapped = |instance: &Instance| instance.block_devices.get(names::DATA_DEVICE) == Some(&volume.id);
-            claim.matches(&volume.tags) && instances.iter().any(mapped)
-        };
-        let of_claim = |id: &String| {
-            volumes
-                .iter()
-                .any(|volume| volume.id == *id && claim.matches(&volume.tags))
-        };
-        let kept = recorded
-            .launch
-            .as_mut()
-            .and_then(|launch| launch.kept_volume_id.as_mut());
-        if let Some(kept) = kept.filter(|kept| !of_claim(kept))
-            && let Some(volume) = volumes.iter().find(|volume| held(volume))
-        {
-            kept.clone_from(&volume.id);
-        }
-        let named = |volume: &Volume| recorded.volume_id.as_ref() == Some(&volume.id);
-        let (anothers, holds) = (anothers(&recorded.volume_id), volumes.iter().any(held));
-        let strange = match volumes.iter().find(|volume| named(volume)) {
-            Some(volume) => claim.is_anothers(&volume.tags),
-            // What is another agent's is not shown to this one.
-            None => recorded
-                .volume_id
-                .as_ref()
-                .and_then(|id| self.unseen.get(id))
-                .is_some_and(|unseen| anothers || (copied && holds) || unseen.reads >= 2),
-        };
-        let free = |volume: &Volume| claim.matches(&volume.tags) && volume.state == VolumeState::Available;
-        // Without a launch of ours nothing tells that there ever was one.
-        let needed = !leaves && recorded.launch.is_some();
-        let replaced = holds || (anothers && volumes.iter().any(free));
-        if strange && (replaced || !needed) {
-            volumes.retain(|volume| !named(volume));
-            (recorded.volume_id, recorded.volume_gib, status.volume) = (None, None, None);
-        }
-    }
-}
-
-/// All that status says of an instance that is another agent's: it was the other one's status.
-fn forget_stranger(status: &mut KoiAgentStatus) {
-    *status = KoiAgentStatus {
-        launch: None,
-        instance: None,
-        instance_profile: None,
-        security_group_id: None,
-        gateway: None,
-        bundle: None,
-        workspace: None,
-        planned_action: None,
-        applied: None,
-        refusal: None,
-        repair: None,
-        final_snapshot_id: None,
-        ..std::mem::take(status)
-    };
-}
-
-/// A record with a token of ours, which tells epoch and attempt whatever somebody wrote beside it; any other is no record.
-fn of_our_token(launch: LaunchStatus, claim: &Claim) -> Option<LaunchStatus> {
-    let (epoch, attempt) = names::parse_client_token(&claim.agent_uid, &launch.client_token)?;
-    Some(LaunchStatus {
-        epoch,
-        attempt,
-        ..launch
-    })
 }
 
 impl Recorded {

@@ -414,38 +414,8 @@ impl World {
                 object.edit_secret();
                 self.changed(agent);
             }
-            Deed::LoseStatus { hidden } => {
-                // Without status and claim nothing leads from an agent to its instance, and without status nothing to its account.
-                let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
-                // Who leaves with neither leaves to the reaper what a list hides.
-                let reaped = hidden && object.going();
-                // So is the bundle that a second leader, whose view is another one, writes for an instance that was replaced.
-                if self.operators.len() == 1
-                    && self.away == 0
-                    && !reaped
-                    && self.home.machine_of(&id).is_none_or(claimed)
-                {
-                    object.lose_status();
-                    if hidden {
-                        self.hidden.insert(agent);
-                        self.restart();
-                    }
-                    self.changed(agent);
-                }
-            }
-            Deed::CopyStatus => {
-                let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
-                let other = (agent + 1) % self.objects.len();
-                if self.operators.len() == 1
-                    && self.away == 0
-                    && other != agent
-                    && self.home.machine_of(&id).is_none_or(claimed)
-                {
-                    let theirs = self.objects[other].status();
-                    self.objects[agent].write_status(theirs);
-                    self.changed(agent);
-                }
-            }
+            Deed::LoseStatus { hidden } => self.lose_status(agent, hidden),
+            Deed::CopyStatus => self.copy_status(agent),
             Deed::EditConfig => object.config_edited = Some("edited".to_owned()),
             Deed::AgeCertificate => {
                 if let Some(secret) = &mut object.secret {
@@ -454,6 +424,39 @@ impl World {
                 self.changed(agent);
             }
         }
+    }
+
+    /// Whether an agent can do without its status: something else leads to its things. Without status and claim nothing leads from an agent to
+    /// its instance, and without status nothing to its account. The bundle that a second leader, whose view is another one, writes for an
+    /// instance that was replaced is the reaper's.
+    fn can_spare_status(&self, agent: usize) -> bool {
+        let (uid, instance) = (self.objects[agent].uid(), self.objects[agent].status().instance);
+        let claimed = |machine: &Machine| claimed_by(&machine.instance.tags, &uid);
+        let machine = instance.and_then(|instance| self.home.machine_of(&instance.id));
+        self.operators.len() == 1 && self.away == 0 && machine.is_none_or(claimed)
+    }
+
+    fn lose_status(&mut self, agent: usize, hidden: bool) {
+        // Who leaves with neither leaves to the reaper what a list hides.
+        if (hidden && self.objects[agent].going()) || !self.can_spare_status(agent) {
+            return;
+        }
+        self.objects[agent].lose_status();
+        if hidden {
+            self.hidden.insert(agent);
+            self.restart();
+        }
+        self.changed(agent);
+    }
+
+    fn copy_status(&mut self, agent: usize) {
+        let other = (agent + 1) % self.objects.len();
+        if other == agent || !self.can_spare_status(agent) {
+            return;
+        }
+        let theirs = self.objects[other].status();
+        self.objects[agent].write_status(theirs);
+        self.changed(agent);
     }
 
     /// From here on nothing goes wrong, and everybody who stays is to run.

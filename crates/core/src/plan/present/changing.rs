@@ -266,7 +266,7 @@ impl Round<'_> {
     /// The instance goes, its data volume stays; the launch of the successor is the one of any instance that is gone.
     fn replace(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
         let launch = self.successor(instance)?;
-        self.ask_for(launch, planned, "the new instance")?;
+        self.ask_for(&launch, planned, "the new instance")?;
         self.steps.push(Step::TerminateInstance {
             instance_id: instance.id.clone(),
         });
@@ -278,12 +278,12 @@ impl Round<'_> {
     }
 
     /// Nothing is taken down for what EC2 would not make.
-    fn ask_for(&mut self, launch: LaunchStatus, planned: &Planned, what: &str) -> Result<(), Halt> {
+    fn ask_for(&mut self, launch: &LaunchStatus, planned: &Planned, what: &str) -> Result<(), Halt> {
         let tried = self.observed.tried_launch.as_ref();
-        if tried.is_some_and(|tried| launch::same_parameters(tried, &launch)) {
+        if tried.is_some_and(|tried| launch::same_parameters(tried, launch)) {
             return Ok(());
         }
-        self.steps.push(asked(&launch));
+        self.steps.push(asked(launch));
         let what = format!("is about to be made: EC2 is asked for {what}");
         Err(changing(planned, &what, AT_ONCE))
     }
@@ -291,7 +291,7 @@ impl Round<'_> {
     /// The same for a type alone: only an answer that is about the type counts.
     fn ask_for_type(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
         match self.successor(instance) {
-            Ok(launch) if self.refusal_of(&asked(&launch)).is_none() => self.ask_for(launch, planned, "the new type"),
+            Ok(launch) if self.refusal_of(&asked(&launch)).is_none() => self.ask_for(&launch, planned, "the new type"),
             _ => Ok(()),
         }
     }
