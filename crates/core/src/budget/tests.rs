@@ -416,3 +416,18 @@ fn a_thousand_launches_use_the_bucket_and_none_is_refused() {
     let possible = 5.0 + 2.0 * last;
     assert!(1000.0 >= 0.95 * possible, "1000 of {possible}");
 }
+
+#[test]
+fn a_bucket_that_aws_halved_holds_and_refills_less() {
+    let mut budget = Budget::new(1.0);
+    budget.throttled(RUN, at(0.0));
+    for _ in 0..10 {
+        budget.ask(RUN, &asker("a", Urgency::Create), at(5.0));
+    }
+    // By then AWS is believed to grant 0.6 of 5 tokens and of 2 a second.
+    assert_eq!(grant(&mut budget, at(5.0)).len(), 3);
+    let next = |budget: &Budget| budget.next().unwrap().as_secs_f64();
+    assert!((5.80..5.86).contains(&next(&budget)), "{}", next(&budget));
+    assert_eq!(grant(&mut budget, at(5.2)), []);
+    assert!((5.80..5.86).contains(&next(&budget)), "{}", next(&budget));
+}

@@ -645,3 +645,37 @@ fn a_type_that_the_launch_took_in_the_place_of_the_wished_one_is_as_wished() {
         );
     }
 }
+
+#[test]
+fn who_chooses_a_type_gets_no_other() {
+    let limits = json!({"limits": {"instanceTypes": ["t3.small", "t3.medium"]}});
+    let chosen = present(json!({"instance": {"type": "t3.small"}}), Some(limits.clone()));
+    assert_eq!(chosen.fallback_types, Vec::<String>::new());
+    assert_eq!(present(json!({}), Some(limits)).fallback_types, ["t3.medium"]);
+}
+
+#[test]
+fn the_plans_words_on_interruptions_and_the_operators_own_device_are_taken_over() {
+    let with = |value: Value| present(json!({}), Some(json!({"disruption": {"maxConcurrent": value}}))).max_concurrent;
+    assert_ne!(with(json!(3)), with(json!(1)));
+    assert_eq!(with(json!(3)).to_string(), "3");
+    let devices = present(json!({}), None).devices;
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0].public_key, "key");
+}
+
+#[test]
+fn a_version_that_plan_and_agent_agree_on_is_no_contradiction() {
+    let agent = |version: &str| json!({"gateway": {"version": version}});
+    let planned = json!({"gateway": {"version": "1.2.3"}});
+    let agreed = present(agent("1.2.3"), Some(planned.clone()));
+    assert_eq!(agreed.gateway_version.as_deref(), Some("1.2.3"));
+    assert_eq!(refused(agent("1.2.4"), planned).0, Reason::InvalidSpec);
+}
+
+#[test]
+fn an_identity_is_ones_own_or_shared() {
+    let own = present(json!({}), Some(json!({"identity": {"mode": "PerAgent"}})));
+    assert!(own.identity.is_own());
+    assert!(!present(json!({}), None).identity.is_own());
+}

@@ -756,3 +756,77 @@ fn what_status_names_and_another_agent_surely_holds_is_a_strangers() {
     );
     assert_eq!(strangers(&mut index, "b"), Vec::<String>::new());
 }
+
+#[test]
+fn what_our_own_calls_were_answered_is_known_before_a_list_shows_it() {
+    let mut index = Index::new("c");
+    let shown = || Sighting {
+        instances: fold(vec![instance("a", "i-1", Stopped)]),
+        volumes: fold(vec![volume("a", "vol-1", VolumeState::Available)]),
+        groups: Vec::new(),
+    };
+    sweep(&mut index, 0, shown());
+    index.note_groups("a", "i-1", &["sg-9".into()], at(10));
+    index.note_type("a", "i-1", "t3.large", at(10));
+    index.note_size("a", "vol-1", 40, at(10));
+    let known = |index: &mut Index| {
+        let view = index.view("a", &[]);
+        let instance = view.instances.present().unwrap()[0].clone();
+        let volume = view.volumes.present().unwrap()[0].clone();
+        (instance.security_group_ids, instance.instance_type, volume.growing_to)
+    };
+    let noted = (vec!["sg-9".to_owned()], "t3.large".to_owned(), Some(40));
+    assert_eq!(known(&mut index), noted);
+    // A list that tells the old story is late for a while; a type may be set again without harm.
+    sweep(&mut index, 12, shown());
+    let (groups, _, growing) = known(&mut index);
+    assert_eq!((groups, growing), (noted.0, noted.2));
+    index.note_deleted_volume("a", "vol-1", at(13));
+    let state = |index: &mut Index| index.view("a", &[]).volumes.present().unwrap()[0].state;
+    assert_eq!(state(&mut index), VolumeState::Deleting);
+    sweep(&mut index, 14, shown());
+    assert_eq!(state(&mut index), VolumeState::Deleting);
+}
+
+#[test]
+fn tags_that_were_put_back_on_a_group_make_it_ours_again() {
+    let mut index = Index::new("c");
+    for (name, id) in [("g", "sg-1"), ("h", "sg-2")] {
+        let mut lost = Group {
+            name: name.into(),
+            ..group(id)
+        };
+        (lost.facts.ours, lost.facts.unclaimed) = (false, true);
+        index.note_group(lost, at(0));
+    }
+    let ours = |index: &Index| -> Vec<String> {
+        let known = ["g", "h"].into_iter().filter_map(|name| index.group("vpc-1", name)?);
+        known
+            .filter(|group| group.facts.ours)
+            .map(|group| group.facts.id)
+            .collect()
+    };
+    let name: BTreeMap<String, String> = [("Name".to_owned(), "koi".to_owned())].into();
+    index.note_tags("a", "sg-1", &name, at(1));
+    assert_eq!(ours(&index), Vec::<String>::new(), "that is no claim");
+    index.note_tags("a", "sg-1", &tags("a"), at(1));
+    assert_eq!(ours(&index), ["sg-1"]);
+}
+
+#[test]
+fn a_group_that_is_gone_is_forgotten_unless_ec2_may_be_late() {
+    let mut index = Index::new("c");
+    let known = |index: &Index| index.group("vpc-1", "g").flatten().is_some();
+    index.note_group(group("sg-1"), at(0));
+    index.note_missing_group("sg-1", at(19));
+    assert!(known(&index), "it was made a moment ago");
+    index.note_missing_group("sg-9", at(20));
+    assert!(known(&index), "another one is missing");
+    index.note_missing_group("sg-1", at(20));
+    assert!(!known(&index));
+    index.note_group(group("sg-1"), at(30));
+    index.note_deleted_group("sg-9");
+    assert!(known(&index));
+    index.note_deleted_group("sg-1");
+    assert!(!known(&index));
+}

@@ -134,3 +134,10 @@ fn an_image_id_is_one_of_ec2s_two_forms() {
         assert!(!is_image_id(text), "{text}");
     }
 }
+
+#[test]
+fn what_agents_share_is_found_by_its_name() {
+    assert_eq!(parameter_folder("demo"), "/koi/demo");
+    assert!(bundle_parameter("demo", "uid-1", "i-1").starts_with("/koi/demo/"));
+    assert_eq!(security_group("demo", "abc123"), "koi-demo-abc123");
+}

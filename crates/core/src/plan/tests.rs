@@ -11,6 +11,8 @@ mod changes;
 
 mod heal;
 
+mod patience;
+
 mod refusals;
 
 mod strangers;

@@ -235,3 +235,12 @@ fn an_orphan_ages_without_a_break_and_is_due_after_the_grace_period() {
     let ages = age(&age(&ages, &[], at(61)), &found, at(62));
     assert_eq!(due(&found, &ages, grace, at(121)).len(), 0, "it was none in between");
 }
+
+#[test]
+fn what_names_no_agent_is_nobodys_orphan() {
+    let sight = Sight {
+        instances: vec![instance("i-1", "", "running")],
+        ..Sight::default()
+    };
+    assert_eq!(fates(&sight, &BTreeMap::new()), []);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Refusal, Retry, TABLE, classify, is_throttle, lines};
+use super::{NO_CREDENTIALS, Refusal, Retry, TABLE, classify, is_throttle, lines};
 use crate::api::Reason;
 
 #[test]
@@ -460,4 +460,14 @@ fn credentials_may_come_late_and_are_missed_within_the_promised_time() {
     let waited: std::time::Duration = (1..first).filter_map(|count| missing.pause(count)).sum();
     // The tries themselves take time as well: that of the chain of providers.
     assert!((5..=15).contains(&waited.as_secs()), "{waited:?}");
+}
+
+#[test]
+fn credentials_have_a_few_seconds_to_come() {
+    let none = Refusal {
+        reason: Reason::Unauthorized,
+        retry: Retry::Soon,
+        ..classify("GetCallerIdentity", NO_CREDENTIALS, "")
+    };
+    assert_eq!([8, 9, 10].map(|count| none.stalls(count)), [false, true, true]);
 }

@@ -84,4 +84,22 @@ mod tests {
         assert_ne!(nobody, one);
         assert_eq!((nobody.len(), one.len()), (12, 12));
     }
+
+    #[test]
+    fn each_set_of_rules_has_a_name_of_its_own() {
+        let sources = [
+            Source::Cidr("10.0.0.0/8".into()),
+            Source::Cidr("10.0.0.0/9".into()),
+            Source::Group("sg-1".into()),
+            Source::PrefixList("pl-1".into()),
+        ];
+        let mut sets: Vec<BTreeSet<Rule>> = sources.map(|source| BTreeSet::from([Rule::https(source)])).into();
+        let other_port = Rule {
+            to_port: 444,
+            ..Rule::https(Source::Group("sg-1".into()))
+        };
+        sets.push(BTreeSet::from([other_port]));
+        let names: BTreeSet<String> = sets.iter().map(rule_set).collect();
+        assert_eq!(names.len(), sets.len());
+    }
 }

@@ -1076,3 +1076,4 @@ fn what_is_asked_again_by_itself_is_no_refusal_to_keep() {
 
 mod events;
 mod facts;
+mod kept;

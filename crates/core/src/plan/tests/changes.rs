@@ -872,3 +872,137 @@ fn a_config_that_somebody_changed_on_the_machine_is_handed_over_again() {
     change.wish = wish_of(json!({}), json!({}), false, json!({"skykoi.io/paused": "true"}));
     assert_eq!(change.steps(), Vec::<&str>::new(), "not while it is paused");
 }
+
+#[test]
+fn each_stage_of_a_change_is_looked_at_every_two_seconds() {
+    let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    change.announce();
+    change.try_launch();
+    let next = |change: &Change| (change.steps(), change.plan().check_again);
+    let two = Duration::from_secs(2);
+    assert_eq!(next(&change), (vec!["StopInstance"], two));
+    change.instance().state = InstanceState::Stopping;
+    assert_eq!(next(&change), (vec![], two));
+    let image = |id: &str| json!({"instance": {"image": {"id": id}}});
+    let mut replaced = Change::new((image("ami-1"), json!({})), (image("ami-2"), json!({})));
+    replaced.observed.image = Known::Present("ami-2".into());
+    replaced.announce();
+    replaced.try_launch();
+    assert_eq!(next(&replaced), (vec!["TerminateInstance"], two));
+}
+
+#[test]
+fn only_a_stop_start_that_was_begun_goes_on_with_a_stopped_instance() {
+    let stopped = |kind, waiting_for: Option<&str>| {
+        // Nothing is to be changed: whoever goes on with a change says so.
+        let mut change = Change::new((json!({}), json!({})), (json!({}), json!({})));
+        change.instance().state = InstanceState::Stopped;
+        change.observed.recorded.planned = Some(PlannedAction {
+            kind,
+            reason: "because".into(),
+            since: status::time(now()),
+            waiting_for: waiting_for.map(Into::into),
+        });
+        let Verdict::Converging(why) = change.plan().verdict else {
+            panic!("{:?}", change.plan())
+        };
+        (why.reason, change.plan().planned.is_some())
+    };
+    assert_eq!(stopped(ActionKind::StopStart, None), (Reason::Changing, true));
+    assert_eq!(
+        stopped(ActionKind::StopStart, Some("consent")),
+        (Reason::Repairing, false)
+    );
+    assert_eq!(stopped(ActionKind::HotPush, None), (Reason::Repairing, false));
+}
+
+#[test]
+fn a_start_that_is_pending_is_told_as_what_it_is() {
+    let pending = |edit: &dyn Fn(&mut Recorded)| {
+        let mut change = Change::new((json!({}), json!({})), (json!({}), json!({})));
+        change.instance().state = InstanceState::Pending;
+        edit(&mut change.observed.recorded);
+        reason(&change.plan()).unwrap()
+    };
+    let planned = |kind, waiting_for: Option<&'static str>| {
+        move |recorded: &mut Recorded| {
+            recorded.planned = Some(PlannedAction {
+                kind,
+                reason: "because".into(),
+                since: status::time(now()),
+                waiting_for: waiting_for.map(Into::into),
+            });
+        }
+    };
+    assert_eq!(pending(&planned(ActionKind::StopStart, None)), Reason::Changing);
+    assert_eq!(pending(&planned(ActionKind::StopStart, Some("x"))), Reason::Repairing);
+    assert_eq!(pending(&planned(ActionKind::HotPush, None)), Reason::Repairing);
+    assert_eq!(pending(&|recorded| recorded.suspended = true), Reason::Resuming);
+    assert_eq!(pending(&|_| ()), Reason::Repairing);
+}
+
+#[test]
+fn a_change_that_we_have_begun_needs_no_consent_and_a_machine_that_is_down_gives_it() {
+    let stopped = |kind, waiting_for: Option<&str>| {
+        let mut change = Change::new((json!({}), json!({})), (json!({}), defaulted("t3.large")));
+        change.observed.may_disrupt = true;
+        change.instance().state = InstanceState::Stopped;
+        change.observed.recorded.planned = Some(PlannedAction {
+            kind,
+            reason: "because".into(),
+            since: status::time(now()),
+            waiting_for: waiting_for.map(Into::into),
+        });
+        let Desired::Present(agent) = &change.wish else {
+            panic!("gone")
+        };
+        let instance = &change.observed.instances.present().unwrap()[0];
+        change::decide(agent, &change.observed, instance, now()).and_then(|planned| planned.waiting_for)
+    };
+    // Somebody else stopped it: whatever is to be changed may be changed now.
+    for (kind, waiting_for) in [(ActionKind::StopStart, Some("x")), (ActionKind::Replace, None)] {
+        assert_eq!(stopped(kind, waiting_for), None, "{kind:?} {waiting_for:?}");
+    }
+    let ours = stopped(ActionKind::StopStart, None).unwrap();
+    assert!(ours.starts_with("consent"), "{ours}");
+}
+
+#[test]
+fn another_binary_replaces_the_instance() {
+    let artifact =
+        |digit: &str| json!({"gateway": {"artifact": {"url": "https://example.org/g", "sha256": digit.repeat(64)}}});
+    let mut change = Change::new((json!({}), artifact("a")), (json!({}), artifact("b")));
+    let launch = change.observed.recorded.launch.as_mut().unwrap();
+    launch.artifact = Some(crate::api::LaunchArtifact {
+        url: "https://example.org/elsewhere".into(),
+        sha256: "a".repeat(64),
+    });
+    let (kind, told, _) = change.planned().unwrap();
+    assert_eq!(kind, ActionKind::Replace);
+    assert_eq!(told, "gateway.version: artifact aaaaaaaaaaaa to bbbbbbbbbbbb");
+}
+
+#[test]
+fn what_is_announced_is_the_same_in_all_that_it_says() {
+    let planned = change::Planned {
+        kind: ActionKind::Replace,
+        reason: "because".into(),
+        waiting_for: None,
+        takes_place: true,
+    };
+    let recorded = |kind, reason: &str, waiting_for: Option<&str>| PlannedAction {
+        kind,
+        reason: reason.into(),
+        since: status::time(now()),
+        waiting_for: waiting_for.map(Into::into),
+    };
+    assert!(planned.is_announced(Some(&recorded(ActionKind::Replace, "because", None))));
+    assert!(!planned.is_announced(None));
+    for other in [
+        recorded(ActionKind::StopStart, "because", None),
+        recorded(ActionKind::Replace, "another", None),
+        recorded(ActionKind::Replace, "because", Some("consent")),
+    ] {
+        assert!(!planned.is_announced(Some(&other)), "{other:?}");
+    }
+}

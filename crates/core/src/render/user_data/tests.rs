@@ -101,3 +101,23 @@ fn a_recorded_launch_renders_to_the_same_script() {
     };
     assert_eq!(user_data(&launch, HOME), script(Some(&artifact), HOME));
 }
+
+#[test]
+fn the_last_byte_that_ec2_takes_is_taken() {
+    let with = |letters: usize| {
+        script(
+            Some(&artifact(&format!("https://example.org/{}", "x".repeat(letters)))),
+            HOME,
+        )
+    };
+    let around = with(0).unwrap().len();
+    let fits = LIMIT - around;
+    assert_eq!(with(fits).unwrap().len(), LIMIT);
+    assert_eq!(with(fits + 1), Err(TooLarge { size: LIMIT + 1 }));
+}
+
+#[test]
+fn the_digest_of_a_script_is_its_sha256() {
+    let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(super::sha256("abc"), known);
+}

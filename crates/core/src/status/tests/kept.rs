@@ -1,0 +1,421 @@
+//! What status keeps from one report to the next: since when, of what, and until when.
+
+use super::*;
+use crate::api::{ActionKind, BundleStatus, PlannedAction, WorkspaceStatus};
+use crate::change::Planned;
+use crate::plan::{Plan, Verdict};
+use crate::status::with_launch;
+
+fn desired() -> Desired {
+    wish(json!({}), json!({}))
+}
+
+/// The report of a decision that somebody else made.
+fn reported(previous: &KoiAgentStatus, desired: &Desired, observed: &Observed, decided: &Plan) -> KoiAgentStatus {
+    report(&Report {
+        previous,
+        generation: 3,
+        name: "ada",
+        desired: Ok(desired),
+        observed,
+        plan: decided,
+        now: later(60),
+    })
+}
+
+fn first(observed: &mut Observed) -> &mut Instance {
+    match &mut observed.instances {
+        Known::Present(instances) => &mut instances[0],
+        _ => panic!("not known"),
+    }
+}
+
+fn settled() -> Plan {
+    plan(&desired(), &world(&well(), Ok(()), InstanceState::Running), now())
+}
+
+#[test]
+fn files_are_handed_over_once_and_the_first_time_counts() {
+    let wanted = wish(json!({"workspace": {"files": {"NOTES.md": "x"}}}), json!({}));
+    let seen = |desired: &Desired, seeded: bool, before: Option<WorkspaceStatus>| {
+        let previous = KoiAgentStatus {
+            workspace: before,
+            ..well()
+        };
+        let mut observed = world(&previous, Ok(()), InstanceState::Running);
+        if let Some(Probe {
+            outcome: Ok(health), ..
+        }) = &mut observed.probe
+        {
+            health.workspace_seeded = seeded;
+        }
+        told(&previous, desired, &observed, later(60)).workspace
+    };
+    let at = |moment| {
+        Some(WorkspaceStatus {
+            seeded_at: Some(super::super::time(moment)),
+        })
+    };
+    assert_eq!(seen(&wanted, true, None), at(later(60)));
+    assert_eq!(seen(&wanted, true, at(now())), at(now()));
+    assert_eq!(seen(&wanted, false, None), None);
+    assert_eq!(seen(&wanted, false, at(now())), at(now()), "nobody takes it back");
+    assert_eq!(seen(&desired(), true, None), None, "there was nothing to hand over");
+}
+
+#[test]
+fn a_plan_keeps_its_time_while_it_is_the_same_and_goes_when_it_is_done() {
+    let planned = |kind, reason: &str, waiting_for: Option<&str>| PlannedAction {
+        kind,
+        reason: reason.into(),
+        since: super::super::time(now()),
+        waiting_for: waiting_for.map(Into::into),
+    };
+    let before = |planned: &PlannedAction| KoiAgentStatus {
+        planned_action: Some(planned.clone()),
+        ..well()
+    };
+    let observed = world(&well(), Ok(()), InstanceState::Running);
+    let decided = Plan {
+        planned: Some(Planned {
+            kind: ActionKind::Replace,
+            reason: "because".into(),
+            waiting_for: None,
+            takes_place: true,
+        }),
+        ..settled()
+    };
+    let since = |before: &KoiAgentStatus| {
+        let status = reported(before, &desired(), &observed, &decided);
+        status.planned_action.unwrap().since
+    };
+    let same = planned(ActionKind::Replace, "because", Some("consent"));
+    assert_eq!(since(&before(&same)), super::super::time(now()));
+    for other in [
+        planned(ActionKind::StopStart, "because", None),
+        planned(ActionKind::Replace, "another reason", None),
+    ] {
+        assert_eq!(since(&before(&other)), super::super::time(later(60)), "{other:?}");
+    }
+    // Nothing is planned any more: what is under way stays told until the agent is well again.
+    let why = Why {
+        reason: Reason::Booting,
+        message: "boots".into(),
+    };
+    let unfinished = Plan {
+        verdict: Verdict::Converging(why),
+        ..settled()
+    };
+    let under_way = planned(ActionKind::Replace, "because", None);
+    let kept = |before: &KoiAgentStatus, decided: &Plan| {
+        reported(before, &desired(), &observed, decided)
+            .planned_action
+            .is_some()
+    };
+    assert!(kept(&before(&under_way), &unfinished));
+    assert!(!kept(&before(&under_way), &settled()));
+    assert!(!kept(&before(&same), &unfinished), "it only waited");
+    let broken = Why {
+        reason: Reason::PlanNotFound,
+        message: "no plan".into(),
+    };
+    let blocked_plan = blocked(broken.clone());
+    let unsettled = report(&Report {
+        previous: &before(&under_way),
+        generation: 3,
+        name: "ada",
+        desired: Err(&broken),
+        observed: &observed,
+        plan: &blocked_plan,
+        now: later(60),
+    });
+    assert!(unsettled.planned_action.is_some(), "its wish is not known");
+}
+
+#[test]
+fn a_refusal_keeps_its_time_while_it_is_the_same() {
+    let refused = |step: &'static str, about: Option<&str>, code: &str| Refused {
+        refusal: crate::refusal::classify(step, code, ""),
+        step,
+        about: about.map(Into::into),
+        count: 1,
+        retry_at: Some(later(3600)),
+    };
+    let tell = |previous: &KoiAgentStatus, refused: Refused| {
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        observed.refusal = Some(refused);
+        reported(previous, &desired(), &observed, &settled())
+    };
+    let denied = "UnauthorizedOperation";
+    let mut before = well();
+    before.refusal = tell(&well(), refused("CreateTags", Some("i-1"), denied)).refusal;
+    before.refusal.as_mut().unwrap().since = super::super::time(now());
+    let since = |refused: Refused| tell(&before, refused).refusal.unwrap().since;
+    assert_eq!(
+        since(refused("CreateTags", Some("i-1"), denied)),
+        super::super::time(now())
+    );
+    for other in [
+        refused("CreateTags", Some("vol-1"), denied),
+        refused("CreateTags", Some("i-1"), "VcpuLimitExceeded"),
+        refused("PutRolePolicy", Some("i-1"), denied),
+    ] {
+        assert_eq!(since(other.clone()), super::super::time(later(60)), "{other:?}");
+    }
+    let told = tell(&well(), refused("CreateTags", Some("i-1"), denied))
+        .refusal
+        .unwrap();
+    assert_eq!(
+        (told.operation.as_str(), told.about.as_deref()),
+        ("CreateTags", Some("i-1"))
+    );
+}
+
+#[test]
+fn a_boot_goes_on_while_nothing_tells_of_another_start() {
+    let boot = |known: Option<Timestamp>, shown: Option<Timestamp>| {
+        let mut previous = well();
+        let instance = previous.instance.as_mut().unwrap();
+        instance.launch_time = known.map(super::super::time);
+        instance.booting_since = Some(super::super::time(now()));
+        let mut observed = world(&previous, Ok(()), InstanceState::Running);
+        first(&mut observed).launch_time = shown;
+        let status = told(&previous, &desired(), &observed, later(60));
+        status.instance.unwrap().booting_since == Some(super::super::time(now()))
+    };
+    assert!(boot(Some(now()), Some(now())));
+    assert!(boot(None, Some(later(30))), "nobody knew when it was started");
+    assert!(boot(Some(now()), None), "EC2 does not say");
+    assert!(!boot(Some(now()), Some(later(30))));
+}
+
+#[test]
+fn what_an_instance_does_not_show_is_not_told_as_empty() {
+    let mut observed = world(&well(), Ok(()), InstanceState::Running);
+    (first(&mut observed).zone, first(&mut observed).image_id) = (String::new(), String::new());
+    let instance = told(&well(), &desired(), &observed, later(60)).instance.unwrap();
+    assert_eq!((instance.zone, instance.image_id), (None, None));
+    let shown = told(
+        &well(),
+        &desired(),
+        &world(&well(), Ok(()), InstanceState::Running),
+        later(60),
+    );
+    let instance = shown.instance.unwrap();
+    assert_eq!(
+        (instance.zone.as_deref(), instance.image_id.as_deref()),
+        (Some("a"), Some("ami-1"))
+    );
+}
+
+#[test]
+fn a_volume_that_is_hidden_stays_as_it_was_told() {
+    let mut previous = well();
+    previous.volume = Some(crate::api::VolumeStatus {
+        id: "vol-1".into(),
+        size_gib: Some(20),
+        zone: Some("a".into()),
+        state: Some("in-use".into()),
+    });
+    let mut observed = world(&previous, Ok(()), InstanceState::Running);
+    observed.volumes = Known::Present(Vec::new());
+    let told_of = |previous: &KoiAgentStatus| told(previous, &desired(), &observed, later(60)).volume.unwrap();
+    assert_eq!(told_of(&previous), previous.volume.clone().unwrap());
+    previous.volume.as_mut().unwrap().id = "vol-9".into();
+    let volume = told_of(&previous);
+    assert_eq!(
+        (volume.id.as_str(), volume.size_gib),
+        ("vol-1", None),
+        "nothing is known of the one that it has"
+    );
+}
+
+#[test]
+fn where_an_agent_lives_is_told_with_the_way_there() {
+    let mut previous = well();
+    let lives = previous.cloud.as_mut().unwrap();
+    lives.role_arn = Some("arn:aws:iam::1:role/old".into());
+    let observed = world(&previous, Ok(()), InstanceState::Running);
+    let told_of = |observed: &Observed| told(&previous, &desired(), observed, later(60)).cloud.unwrap();
+    assert_eq!(told_of(&observed).role_arn, None, "the way may change");
+    let mut elsewhere = observed.clone();
+    elsewhere.place = Known::Present(Place {
+        account: "2".into(),
+        region: "us-east-1".into(),
+    });
+    assert_eq!(Some(told_of(&elsewhere)), previous.cloud, "as long as it leads there");
+    let mut unknown = observed;
+    unknown.place = Known::Unknown;
+    assert_eq!(Some(told_of(&unknown)), previous.cloud);
+}
+
+#[test]
+fn an_address_stays_told_while_nobody_can_look() {
+    let mut observed = world(&well(), Ok(()), InstanceState::Running);
+    observed.instances = Known::Unknown;
+    let endpoint = |observed: &Observed| {
+        let status = told(&well(), &desired(), observed, later(60));
+        status.gateway.and_then(|gateway| gateway.endpoint)
+    };
+    assert_eq!(endpoint(&observed).as_deref(), Some("wss://172.31.0.4"));
+    observed.instances = Known::Present(Vec::new());
+    assert_eq!(endpoint(&observed), None);
+}
+
+#[test]
+fn a_last_snapshot_stays_told() {
+    let mut observed = world(&well(), Ok(()), InstanceState::Running);
+    let snapshot = |id: &str| crate::observed::Snapshot {
+        id: id.into(),
+        volume_id: "vol-1".into(),
+        state: crate::observed::SnapshotState::Completed,
+        last: true,
+    };
+    observed.snapshots = Known::Present(vec![snapshot("snap-1"), snapshot("snap-2")]);
+    let mut previous = well();
+    let told_of =
+        |previous: &KoiAgentStatus, observed: &Observed| told(previous, &gone(), observed, later(60)).final_snapshot_id;
+    assert_eq!(told_of(&previous, &observed).as_deref(), Some("snap-2"));
+    observed.snapshots = Known::Unknown;
+    assert_eq!(told_of(&previous, &observed), None);
+    previous.final_snapshot_id = Some("snap-7".into());
+    assert_eq!(told_of(&previous, &observed).as_deref(), Some("snap-7"));
+}
+
+#[test]
+fn a_recorded_launch_takes_the_bundle_of_its_predecessor_along() {
+    let recorded = |bundle_of: &str| {
+        let mut previous = well();
+        previous.bundle = Some(BundleStatus {
+            instance_id: bundle_of.into(),
+            sha256: "b".into(),
+        });
+        let observed = world(&previous, Ok(()), InstanceState::Running);
+        let Known::Present(place) = &observed.place else {
+            panic!("not known")
+        };
+        let launch = serde_json::from_value(json!({
+            "epoch": 2, "attempt": 1, "clientToken": names::client_token("uid-1", 2, 1), "image": "ami-1", "type": "t3.small",
+            "subnetId": "subnet-1", "securityGroupIds": ["sg-1"], "profile": "p", "keptVolumeId": "vol-1", "tags": {}, "renderer": 1,
+            "userDataSha256": "0",
+        }));
+        let (desired, decided) = (desired(), settled());
+        let round = Report {
+            previous: &previous,
+            generation: 3,
+            name: "ada",
+            desired: Ok(&desired),
+            observed: &observed,
+            plan: &decided,
+            now: later(60),
+        };
+        with_launch(&round, &launch.unwrap(), place)
+    };
+    let status = recorded("i-1");
+    assert_eq!((status.instance, status.bundle), (None, None));
+    assert!(recorded("i-2").bundle.is_some(), "it is another one's");
+}
+
+#[test]
+fn a_token_is_told_as_rotated_when_it_is_no_longer_staged() {
+    let rotated = |staged: bool| {
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        let Known::Present(secret) = &mut observed.secret else {
+            panic!("not known")
+        };
+        (secret.rotation, secret.staged) = (Some("2026-11".into()), staged);
+        let status = told(&well(), &desired(), &observed, later(60));
+        status.gateway.and_then(|gateway| gateway.observed_token_rotation)
+    };
+    assert_eq!(rotated(true), None);
+    assert_eq!(rotated(false).as_deref(), Some("2026-11"));
+}
+
+#[test]
+fn an_instance_that_is_going_says_who_ended_it() {
+    let said = |state| {
+        let mut observed = world(&well(), Ok(()), state);
+        first(&mut observed).state_reason = Some("Server.SpotInstanceTermination".into());
+        let status = told(&well(), &desired(), &observed, later(60));
+        let mut conditions = status.conditions.into_iter();
+        let found = conditions.find(|condition| condition.type_ == "InstanceReady").unwrap();
+        (found.reason, found.message)
+    };
+    let message = "Instance i-1 is terminated (Server.SpotInstanceTermination).".to_owned();
+    assert_eq!(said(InstanceState::Terminated), ("InstanceGone".to_owned(), message));
+    let message = "Instance i-1 is stopping.".to_owned();
+    assert_eq!(
+        said(InstanceState::Stopping),
+        ("InstanceNotRunning".to_owned(), message)
+    );
+}
+
+#[test]
+fn what_waits_for_consent_is_told_at_rest() {
+    let observed = world(&well(), Ok(()), InstanceState::Running);
+    let waiting = Plan {
+        steps: Vec::new(),
+        verdict: Verdict::Settled,
+        planned: Some(Planned {
+            kind: ActionKind::Replace,
+            reason: "instance.image: a to b".into(),
+            waiting_for: Some("consent".into()),
+            takes_place: false,
+        }),
+        ..settled()
+    };
+    let said = |decided: &Plan| {
+        let status = reported(&well(), &desired(), &observed, decided);
+        let mut conditions = status.conditions.into_iter();
+        let found = conditions.find(|condition| condition.type_ == "Reconciling").unwrap();
+        (found.status, found.reason, found.message)
+    };
+    let expected = (
+        "False".to_owned(),
+        "WaitingForDisruption".to_owned(),
+        "instance.image: a to b waits for consent.".to_owned(),
+    );
+    assert_eq!(said(&waiting), expected);
+    let mending = Plan {
+        steps: vec![crate::plan::Step::StopOrphan {
+            instance_id: "i-2".into(),
+        }],
+        ..waiting
+    };
+    let (status, reason, message) = said(&mending);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Repairing"));
+    assert_eq!(message, "Being put right: StopOrphan.");
+}
+
+#[test]
+fn storage_is_told_by_what_ec2_shows_of_the_volume() {
+    let said = |id: &str, state: VolumeState, holder: Option<&str>| {
+        let mut previous = well();
+        previous.volume = Some(crate::api::VolumeStatus {
+            id: "vol-1".into(),
+            ..crate::api::VolumeStatus::default()
+        });
+        let mut observed = world(&previous, Ok(()), InstanceState::Running);
+        first(&mut observed).block_devices.clear();
+        observed.volumes = Known::Present(vec![Volume {
+            id: id.into(),
+            state,
+            size_gib: 20,
+            zone: "a".into(),
+            growing_to: None,
+            attached_to: holder.map(Into::into),
+            tags: tags(),
+        }]);
+        let status = told(&previous, &desired(), &observed, later(60));
+        let mut conditions = status.conditions.into_iter();
+        conditions
+            .find(|condition| condition.type_ == "StorageReady")
+            .unwrap()
+            .status
+            == "True"
+    };
+    assert!(said("vol-1", VolumeState::InUse, Some("i-1")));
+    assert!(!said("vol-1", VolumeState::Available, Some("i-1")));
+    assert!(!said("vol-1", VolumeState::InUse, Some("i-2")));
+    assert!(!said("vol-2", VolumeState::InUse, Some("i-1")));
+}
