@@ -13,6 +13,8 @@ mod heal;
 
 mod patience;
 
+mod records;
+
 mod refusals;
 
 mod strangers;

@@ -229,4 +229,13 @@ mod tests {
         launches.succeed("RunInstances", Some("1-3"));
         assert_eq!(launches, Standing::default());
     }
+
+    #[test]
+    fn what_nobody_asks_for_any_more_is_forgotten() {
+        let mut standing = Standing::default();
+        refuse(&mut standing, "CreateTags", 0);
+        refuse(&mut standing, "PutRolePolicy", 1);
+        standing.clear();
+        assert_eq!(standing, Standing::default());
+    }
 }

@@ -419,3 +419,98 @@ fn storage_is_told_by_what_ec2_shows_of_the_volume() {
     assert!(!said("vol-1", VolumeState::InUse, Some("i-2")));
     assert!(!said("vol-2", VolumeState::InUse, Some("i-1")));
 }
+
+fn condition_of(status: &KoiAgentStatus, kind: &str) -> (String, String, String) {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .unwrap();
+    (found.status.clone(), found.reason.clone(), found.message.clone())
+}
+
+#[test]
+fn an_agent_without_an_instance_says_whether_it_is_to_have_one() {
+    let reason = |spec: Value| {
+        let mut observed = world(&KoiAgentStatus::default(), Err(Hop::Connect), InstanceState::Running);
+        (observed.instances, observed.probe) = (Known::Present(Vec::new()), None);
+        let status = told(&KoiAgentStatus::default(), &wish(spec, json!({})), &observed, now());
+        condition_of(&status, "InstanceReady").1
+    };
+    assert_eq!(reason(json!({"power": "Suspended"})), "Suspended");
+    assert_eq!(reason(json!({})), "Launching");
+}
+
+#[test]
+fn a_gateway_that_is_not_well_says_why() {
+    let mut observed = world(&well(), Ok(()), InstanceState::Running);
+    if let Some(Probe {
+        outcome: Ok(health), ..
+    }) = &mut observed.probe
+    {
+        (health.ok, health.detail) = (false, Some("the disk is full".into()));
+    }
+    let status = told(&well(), &desired(), &observed, later(60));
+    let (status, reason, message) = condition_of(&status, "GatewayHealthy");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "GatewayUnhealthy"));
+    assert!(message.ends_with("the disk is full."), "{message}");
+}
+
+#[test]
+fn a_gateway_that_was_not_asked_since_a_start_stays_as_it_was_told() {
+    let mut observed = world(&well(), Ok(()), InstanceState::Running);
+    observed.probe = None;
+    let status = told(&well(), &desired(), &observed, later(60));
+    assert_eq!(
+        condition_of(&status, "GatewayHealthy"),
+        condition_of(&well(), "GatewayHealthy")
+    );
+}
+
+#[test]
+fn the_time_of_a_probe_is_told_when_its_answer_turned() {
+    let mut observed = world(&well(), Err(Hop::Connect), InstanceState::Running);
+    observed.probe.as_mut().unwrap().at = later(50);
+    let turned = told(&well(), &desired(), &observed, later(60));
+    let last = |status: &KoiAgentStatus| status.gateway.as_ref().unwrap().last_probe_time.clone();
+    assert_eq!(last(&turned), Some(super::super::time(later(50))));
+    let mut again = world(&turned, Err(Hop::Connect), InstanceState::Running);
+    again.probe.as_mut().unwrap().at = later(110);
+    assert_eq!(
+        last(&told(&turned, &desired(), &again, later(120))),
+        last(&turned),
+        "no news"
+    );
+}
+
+#[test]
+fn the_silence_of_a_gateway_is_counted_from_when_it_was_first_told() {
+    let silent = |kind: &str, word: &str| {
+        let mut status = well();
+        for condition in &mut status.conditions {
+            condition.status = "Unknown".into();
+            if condition.type_ == kind {
+                condition.status = word.into();
+                condition.last_transition_time = super::super::time(later(7));
+            }
+        }
+        Recorded::from_status(&status).silent_since
+    };
+    assert_eq!(silent("GatewayHealthy", "False"), Some(later(7)));
+    assert_eq!(silent("GatewayHealthy", "True"), None);
+    assert_eq!(silent("InstanceReady", "False"), None);
+}
+
+#[test]
+fn a_boot_is_quiet_for_a_minute() {
+    let told_after = |seconds: i64| {
+        let mut previous = well();
+        previous.gateway = None;
+        previous.instance.as_mut().unwrap().booting_since = Some(super::super::time(now()));
+        let observed = world(&previous, Err(Hop::Connect), InstanceState::Running);
+        let status = told(&previous, &desired(), &observed, later(seconds));
+        condition_of(&status, "GatewayHealthy").1
+    };
+    assert_eq!(told_after(59), "Booting");
+    assert_eq!(told_after(60), "GatewayUnreachable");
+}
