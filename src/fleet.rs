@@ -88,6 +88,12 @@ impl Fleet {
         self.index().view(agent_uid, recorded)
     }
 
+    /// Which of these ids are surely another agent's: see [`Index::strangers`].
+    #[must_use]
+    pub fn strangers(&self, agent_uid: &str, recorded: &[&str]) -> BTreeSet<String> {
+        self.index().strangers(agent_uid, recorded)
+    }
+
     /// The security group of this name; outer `None` before the first sweep.
     #[must_use]
     pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {

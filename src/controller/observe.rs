@@ -1,5 +1,6 @@
 //! Observe: what is known of the agent's world, put together from memory. A settled agent costs no call.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
@@ -17,6 +18,7 @@ use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, pr
 use koi_core::refusal::NO_CREDENTIALS;
 use koi_core::render::bundle;
 use koi_core::render::network;
+use koi_core::status;
 use koi_wire::bundle::TooLarge;
 use kube::ResourceExt as _;
 
@@ -98,6 +100,11 @@ impl<C: Cloud> Round<'_, C> {
             .map(String::as_str)
             .collect();
         let mut view = self.context.fleet.view(&uid, &ids);
+        let strangers = if status::has_own_launch(&self.status, &uid) {
+            BTreeSet::new()
+        } else {
+            self.context.fleet.strangers(&uid, &ids)
+        };
         complete_sizes(&mut view.volumes, &self.status);
         let mut observed = Observed {
             has_finalizer: self.agent.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
@@ -106,7 +113,7 @@ impl<C: Cloud> Round<'_, C> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
-            strangers: view.strangers,
+            strangers,
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: self.memory.work().bundles_deleted.clone(),
@@ -365,7 +372,7 @@ impl<C: Cloud> Round<'_, C> {
                 let group = observed.security_group.present().map(|group| group.id.as_str());
                 janitor::uses(group, &agent.identity.profile)
             }
-            Desired::Absent(_) => std::collections::BTreeSet::new(),
+            Desired::Absent(_) => BTreeSet::new(),
         };
         self.context.memories.note_uses(&desired.claim().agent_uid, uses);
     }

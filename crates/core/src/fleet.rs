@@ -66,8 +66,6 @@ pub struct View {
     pub changed_at: Option<Timestamp>,
     /// Recorded things that reads do not show.
     pub unseen: BTreeMap<String, Unseen>,
-    /// Recorded things that reads show as another agent's.
-    pub strangers: BTreeSet<String>,
     /// SSM does not list the bundle of the recorded instance.
     pub bundle_gone: bool,
     /// Instances that status does not name and that SSM lists a bundle of.
@@ -117,30 +115,38 @@ impl Index {
             agent.recorded = recorded.iter().map(|id| Box::from(*id)).collect();
         }
         let instances: Vec<Instance> = agent.instances.things().collect();
-        let volumes = agent.volumes_with_mapped(&instances);
-        let view = View {
+        View {
+            volumes: Known::Present(agent.volumes_with_mapped(&instances)),
+            instances: Known::Present(instances),
             seen_at: Some(agent.seen_at().map_or(last, |seen| seen.max(last))),
             changed_at: agent.changed_at,
             unseen: agent.unseen.clone(),
             bundle_gone: agent.bundle_gone,
             stray_bundles: agent.stray_bundles.iter().map(ToString::to_string).collect(),
-            ..View::default()
-        };
-        let own = |id: &str| {
-            instances.iter().any(|instance| instance.id == id) || volumes.iter().any(|volume| volume.id == id)
-        };
-        let missing = recorded.iter().filter(|id| !own(id));
-        let anothers = missing.filter(|id| self.is_anothers(agent_uid, id));
-        View {
-            strangers: anothers.map(ToString::to_string).collect(),
-            instances: Known::Present(instances),
-            volumes: Known::Present(volumes),
-            ..view
         }
     }
 
-    /// Whether another agent holds this: an instance with a token of its own, or a volume that has its claim or is on such an instance. Looks
-    /// at everything there is, and is asked only about what status names and the agent does not have.
+    /// Which of these ids, named by a status that may be another agent's, are surely another agent's. To find that out takes a look at
+    /// everything there is.
+    #[must_use]
+    pub fn strangers(&self, agent_uid: &str, recorded: &[&str]) -> BTreeSet<String> {
+        let own = |id: &str| {
+            self.agents.get(agent_uid).is_some_and(|own| {
+                let mapped = |instance: Instance| {
+                    instance
+                        .block_devices
+                        .get(names::DATA_DEVICE)
+                        .is_some_and(|data| data == id)
+                };
+                own.instances.contains(id) || own.volumes.contains(id) || own.instances.things().any(mapped)
+            })
+        };
+        let missing = recorded.iter().filter(|id| !own(id));
+        let anothers = missing.filter(|id| self.is_anothers(agent_uid, id));
+        anothers.map(ToString::to_string).collect()
+    }
+
+    /// Whether another agent holds this: an instance with a token of its own, or a volume that has its claim or is on such an instance.
     fn is_anothers(&self, agent_uid: &str, id: &str) -> bool {
         let mut others = self.agents.iter().filter(|(uid, _)| *uid != agent_uid);
         others.any(|(uid, other)| {

@@ -98,6 +98,13 @@ pub fn report(report: &Report<'_>) -> KoiAgentStatus {
     status
 }
 
+/// Whether status has the record of a launch of this agent's own. Without one it may be another agent's status.
+#[must_use]
+pub fn has_own_launch(status: &KoiAgentStatus, agent_uid: &str) -> bool {
+    let launch = status.launch.as_ref();
+    launch.is_some_and(|launch| names::is_token_of(agent_uid, &launch.client_token))
+}
+
 /// A moment as Kubernetes keeps it: in whole seconds. Anything finer would differ after each read.
 #[must_use]
 pub fn time(at: Timestamp) -> Time {

@@ -12,6 +12,7 @@ use koi_core::observed::{
 };
 use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, probe_target};
 use koi_core::render::{identity, network};
+use koi_core::status;
 use koi_sim::Account;
 
 use super::cluster::{CLUSTER, Object, Secret};
@@ -80,6 +81,11 @@ impl Round<'_> {
             .map(String::as_str)
             .collect();
         let mut view = self.operator.index.view(&uid, &ids);
+        let strangers = if status::has_own_launch(&self.status, &uid) {
+            BTreeSet::new()
+        } else {
+            self.operator.index.strangers(&uid, &ids)
+        };
         complete_sizes(&mut view.volumes, &self.status);
         let memory = &self.operator.memories[&self.index];
         let mut observed = Observed {
@@ -89,7 +95,7 @@ impl Round<'_> {
             seen_at: view.seen_at,
             changed_at: view.changed_at,
             unseen: view.unseen,
-            strangers: view.strangers,
+            strangers,
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: memory.bundles_deleted.clone(),

@@ -514,3 +514,18 @@ fn a_boot_is_quiet_for_a_minute() {
     assert_eq!(told_after(59), "Booting");
     assert_eq!(told_after(60), "GatewayUnreachable");
 }
+
+#[test]
+fn a_status_without_a_launch_of_its_own_may_be_another_agents() {
+    let with = |token: Option<String>| KoiAgentStatus {
+        launch: token.map(|client_token| crate::api::LaunchStatus {
+            client_token,
+            ..crate::api::LaunchStatus::default()
+        }),
+        ..KoiAgentStatus::default()
+    };
+    let own = |token: Option<String>| super::super::has_own_launch(&with(token), "uid-1");
+    assert!(own(Some(names::client_token("uid-1", 3, 1))));
+    assert!(!own(Some(names::client_token("uid-2", 3, 1))));
+    assert!(!own(None));
+}
