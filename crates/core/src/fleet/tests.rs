@@ -826,3 +826,53 @@ fn a_group_that_is_gone_is_forgotten_unless_ec2_may_be_late() {
     index.note_deleted_group("sg-1");
     assert!(!known(&index));
 }
+
+#[test]
+fn a_data_volume_that_another_agents_instance_holds_is_a_strangers_before_any_list_of_volumes() {
+    let mut index = Index::new("c");
+    let holding = |uid: &str, id: &str, data: &str| Instance {
+        client_token: Some(names::client_token(uid, 1, 1)),
+        block_devices: [(names::DATA_DEVICE.to_owned(), data.to_owned())].into(),
+        ..instance(uid, id, Running)
+    };
+    let (ours, theirs) = (holding("a", "i-a", "vol-a"), holding("b", "i-b", "vol-b"));
+    sweep(&mut index, 0, sighting(&[ours, theirs]));
+    let strangers =
+        |uid: &str| -> Vec<String> { index.strangers(uid, &["i-a", "vol-a", "vol-b"]).into_iter().collect() };
+    assert_eq!(strangers("a"), ["vol-b"]);
+    assert_eq!(strangers("b"), ["i-a", "vol-a"]);
+    assert_eq!(strangers("c"), ["i-a", "vol-a", "vol-b"]);
+}
+
+#[test]
+fn a_volume_without_a_claim_is_the_agents_whose_instance_has_it_and_whose_status_names_it() {
+    let bare = |holder: &str| Volume {
+        tags: BTreeMap::new(),
+        attached_to: Some(holder.into()),
+        ..volume("a", "vol-1", VolumeState::InUse)
+    };
+    let seen = |holder: &str| Sighting {
+        instances: fold(vec![instance("a", "i-a", Running)]),
+        volumes: fold(vec![bare(holder)]),
+        groups: Vec::new(),
+    };
+    let shown = |index: &mut Index, uid: &str| index.view(uid, &["vol-1"]).volumes.present().unwrap().len();
+    let mut index = Index::new("c");
+    sweep(&mut index, 0, Sighting::default());
+    for uid in ["a", "b"] {
+        index.view(uid, &["vol-1"]);
+    }
+    // Both name it; the instance came with the same list.
+    sweep(&mut index, 30, seen("i-a"));
+    assert_eq!((shown(&mut index, "a"), shown(&mut index, "b")), (1, 0));
+    // Read by itself, it goes by the instances that are known.
+    index.take_volumes(
+        &["a".to_owned(), "b".to_owned()],
+        at(40),
+        at(40),
+        fold(vec![bare("i-a")]),
+    );
+    assert_eq!((shown(&mut index, "a"), shown(&mut index, "b")), (1, 0));
+    sweep(&mut index, 90, seen("i-none"));
+    assert_eq!(shown(&mut index, "b"), 0, "a word in a status is not enough");
+}

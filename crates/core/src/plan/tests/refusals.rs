@@ -154,3 +154,96 @@ fn a_type_before_leads_nowhere_where_no_change_is_under_way() {
     });
     assert_eq!(names_of(&plan(&wish(json!({})), &observed, now())), ["StartInstance"]);
 }
+
+#[test]
+fn a_refusal_is_about_the_thing_or_the_value_that_the_step_names() {
+    let id = || "i-1".to_owned();
+    let group_id = || "sg-1".to_owned();
+    let steps = [
+        (Step::StartInstance { instance_id: id() }, Some("i-1")),
+        (Step::StopInstance { instance_id: id() }, Some("i-1")),
+        (Step::TerminateInstance { instance_id: id() }, Some("i-1")),
+        (
+            Step::SetSecurityGroups {
+                instance_id: id(),
+                group_ids: vec![group_id(), "sg-2".into()],
+            },
+            Some("sg-1,sg-2"),
+        ),
+        (
+            Step::AuthorizeIngress {
+                group_id: group_id(),
+                rules: Vec::new(),
+            },
+            Some("sg-1"),
+        ),
+        (
+            Step::RevokeIngress {
+                group_id: group_id(),
+                rules: Vec::new(),
+            },
+            Some("sg-1"),
+        ),
+        (Step::CreateSecret, None),
+    ];
+    for (step, about) in steps {
+        assert_eq!(step.about().as_deref(), about, "{step:?}");
+    }
+    let gone = wish_of(
+        json!({"storage": {"deletionPolicy": "Delete"}}),
+        json!({}),
+        true,
+        json!({}),
+    );
+    let free = change(ready(), |observed| {
+        observed.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+        observed.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+    });
+    let [step] = plan(&gone, &free, now()).steps.try_into().unwrap();
+    assert_eq!((step.name(), step.about().as_deref()), ("DeleteVolume", Some("vol-1")));
+}
+
+#[test]
+fn a_group_in_the_way_is_looked_at_twice_a_minute() {
+    let observed = change(bare(), |observed| {
+        let Known::Present(group) = &mut observed.security_group else {
+            panic!("not known")
+        };
+        group.ours = false;
+    });
+    let plan = plan(&wish(json!({})), &observed, now());
+    assert_eq!(
+        (reason(&plan), plan.check_again),
+        (Some(Reason::NameConflict), Duration::from_secs(30))
+    );
+}
+
+#[test]
+fn who_waits_for_a_place_looks_for_it_and_who_waits_for_people_rests() {
+    let waits = |annotations: Value| {
+        let large = json!({"defaults": {"instance": {"type": "t3.large"}}});
+        let plan = plan(&wish_of(json!({}), large, false, annotations), &settled(), now());
+        let planned = plan.planned.unwrap();
+        assert!(planned.waiting_for.is_some());
+        (planned.takes_place, plan.check_again)
+    };
+    let consent = json!({"skykoi.io/allow-disruption-until": "2100-01-01T00:00:00Z"});
+    assert_eq!(waits(consent), (true, Duration::from_secs(10)));
+    assert_eq!(waits(json!({})), (false, Duration::from_secs(600)));
+}
+
+#[test]
+fn only_a_refused_launch_is_followed_by_another_attempt() {
+    let observed = change(bare(), |observed| {
+        observed.recorded.launch = Some(LaunchStatus {
+            image: "ami-9".into(),
+            ..launch(1, 1)
+        });
+        // Made of something else by now, and asked for in vain under another number.
+        observed.refusal = Some(Refused {
+            about: Some("7-7".into()),
+            ..refused("RunInstances", "InvalidAMIID.NotFound", 0)
+        });
+    });
+    assert_eq!(names_of(&plan(&wish(json!({})), &observed, now())), ["RunInstances"]);
+}

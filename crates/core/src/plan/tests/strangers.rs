@@ -170,3 +170,66 @@ fn what_another_agent_surely_has_is_let_go_of_at_once() {
     let unknown = |observed: &mut Observed| observed.strangers.clear();
     assert_eq!(named(&unknown, true), (Some("i-9".to_owned()), kept));
 }
+
+#[test]
+fn nothing_of_another_agents_status_is_kept() {
+    let time = "2023-11-14T22:00:00Z";
+    let theirs: KoiAgentStatus = serde_json::from_value(json!({
+        "observedGeneration": 3, "cloud": {"account": "123456789012", "region": "us-east-1"},
+        "launch": {
+            "epoch": 1, "attempt": 1, "clientToken": names::client_token("uid-2", 1, 1), "image": "ami-1", "type": "t3.small",
+            "subnetId": "subnet-1", "securityGroupIds": ["sg-1"], "profile": "p", "tags": {}, "renderer": 1, "userDataSha256": "0",
+        },
+        "instance": {"id": "i-9"}, "instanceProfile": "p", "securityGroupId": "sg-1", "gateway": {"version": "1"},
+        "bundle": {"instanceId": "i-9", "sha256": "b"}, "workspace": {"seededAt": time},
+        "plannedAction": {"kind": "Replace", "reason": "r", "since": time}, "applied": {"version": 1, "words": {}},
+        "refusal": {"operation": "CreateTags", "code": "c", "generation": 1, "count": 1, "since": time},
+        "repair": {"instanceId": "i-9", "cause": "x", "remedy": "Reboot", "at": time, "count": 1}, "finalSnapshotId": "snap-1",
+    }))
+    .unwrap();
+    let named = |strangers: &[&str]| {
+        let mut status = theirs.clone();
+        let mut observed = change(bare(), |observed| {
+            observed.strangers = strangers.iter().map(ToString::to_string).collect();
+            observed.recorded = Recorded::from_status(&theirs);
+        });
+        observed.disown(&wish(json!({})).claim().clone(), false, &mut status);
+        (status, observed.recorded.bundle)
+    };
+    let cleared = KoiAgentStatus {
+        observed_generation: 3,
+        cloud: theirs.cloud.clone(),
+        ..KoiAgentStatus::default()
+    };
+    assert_eq!(named(&["i-9"]), (cleared, None));
+    let (kept, bundle) = named(&["i-8"]);
+    assert_eq!((&kept, bundle.is_some()), (&theirs, true), "another one is a stranger");
+}
+
+#[test]
+fn a_volume_of_a_copied_status_goes_where_ours_is_held_and_stays_where_it_is_shown_as_ours() {
+    let named = |token: &str, shown: bool, holds: bool| {
+        let mut observed = change(ready(), |observed| {
+            observed.recorded.launch.as_mut().unwrap().client_token = token.to_owned();
+            observed.recorded.volume_id = Some("vol-9".into());
+            observed.unseen = unseen("vol-9", 0, 1);
+            if shown {
+                let own = Volume {
+                    id: "vol-9".into(),
+                    ..volume(VolumeState::Available, None)
+                };
+                volumes_of(observed).push(own);
+            }
+            if !holds {
+                instances_of(observed)[0].block_devices.clear();
+            }
+        });
+        observed.disown(&wish(json!({})).claim().clone(), false, &mut KoiAgentStatus::default());
+        observed.recorded.volume_id.is_some()
+    };
+    let (own, other) = (names::client_token("uid-1", 1, 1), names::client_token("uid-2", 1, 1));
+    assert!(!named(&other, false, true));
+    assert!(named(&other, false, false), "nothing is there in its place");
+    assert!(named(&own, false, true), "it was looked for once");
+    assert!(named(&other, true, true), "it has our claim");
+}
