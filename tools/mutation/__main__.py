@@ -51,7 +51,8 @@ pub fn koi_mutant(number: u32) -> bool {
     {
         use std::io::Write as _;
         let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-        writeln!(file, "{number}").unwrap();
+        // In one write: another thread's number may follow at once.
+        file.write_all(format!("{number}\n").as_bytes()).unwrap();
     }
     *CHOSEN.get_or_init(|| std::env::var("KOI_MUTANT").ok().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)) == number
 }
