@@ -75,6 +75,14 @@ BAD_FILES = (
         "1:80: KoiAgent ada: spec.colour: unknown field",
     ),
     (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiAgent, metadata: {name: ada}, spec: {storage: {dataVolumeGiB: .nan}}}",
+        "spec.storage.dataVolumeGiB: is not a number (.nan)",
+    ),
+    (
+        "{apiVersion: skykoi.io/v1alpha1, kind: KoiAgent, metadata: {name: ada}, spec: {model: {fallbacks: [a, -.inf]}}}",
+        "spec.model.fallbacks[1]: is not a number (.nan) or has no end (.inf)",
+    ),
+    (
         "{apiVersion: skykoi.io/v1alpha1, kind: KoiPlan, metadata: {name: p}, spec: {default: often}}",
         "1:77: KoiPlan p: spec.default: must be of type boolean",
     ),
