@@ -286,3 +286,28 @@ fn what_is_not_urgent_is_looked_at_soon_however_often_it_changes() {
     assert!(!memories.is_news(&metadata, Sight { urgent: 1, whole: 19 }));
     assert_eq!(memories.rested(later(60)), none, "as it was");
 }
+
+#[test]
+fn a_bundle_that_was_written_is_remembered_until_status_tells_of_it() {
+    let bundle = |sha256: &str| BundleStatus {
+        instance_id: "i-1".into(),
+        sha256: sha256.into(),
+    };
+    let (old, new) = (bundle("a"), bundle("b"));
+    let mut memory = Memory::default();
+    assert_eq!(memory.untold_bundle(Some(&old)), None);
+    memory.note_bundle(Some(old.clone()), new.clone());
+    for _ in 0..2 {
+        assert_eq!(
+            memory.untold_bundle(Some(&old)),
+            Some(new.clone()),
+            "status could not be written"
+        );
+    }
+    assert_eq!(memory.untold_bundle(Some(&new)), None);
+    assert_eq!(
+        memory.untold_bundle(Some(&old)),
+        None,
+        "somebody wrote that: it is not known what is there"
+    );
+}
