@@ -132,12 +132,7 @@ impl Index {
     pub fn strangers(&self, agent_uid: &str, recorded: &[&str]) -> BTreeSet<String> {
         let own = |id: &str| {
             self.agents.get(agent_uid).is_some_and(|own| {
-                let mapped = |instance: Instance| {
-                    instance
-                        .block_devices
-                        .get(names::DATA_DEVICE)
-                        .is_some_and(|data| data == id)
-                };
+                let mapped = |instance: Instance| instance.data_device().is_some_and(|data| data == id);
                 own.instances.contains(id) || own.volumes.contains(id) || own.instances.things().any(mapped)
             })
         };
@@ -154,10 +149,7 @@ impl Index {
                 .instances
                 .things()
                 .filter(|instance| instance.is_surely_of(uid, &|_| false));
-            let is_it = |instance: Instance| {
-                let data = instance.block_devices.get(names::DATA_DEVICE);
-                instance.id == id || data.is_some_and(|data| data == id)
-            };
+            let is_it = |instance: Instance| instance.id == id || instance.data_device().is_some_and(|data| data == id);
             other.volumes.contains(id) || own.any(is_it)
         })
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     ActionKind, AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy,
 };
+use crate::names;
 use crate::plan::Why;
 use crate::refusal::Refusal;
 
@@ -568,6 +569,14 @@ pub struct Instance {
     pub events: Vec<ScheduledEvent>,
     /// All tags.
     pub tags: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// The volume that it holds as its data device; its root volume carries the claim, too.
+    #[must_use]
+    pub fn data_device(&self) -> Option<&String> {
+        self.block_devices.get(names::DATA_DEVICE)
+    }
 }
 
 /// Status checks that fail.

@@ -58,7 +58,7 @@ impl Observed {
     fn held_volume(&self, claim: &Claim) -> Option<&Volume> {
         let instances = || self.instances.present().into_iter().flatten();
         let held = |volume: &&Volume| {
-            let mapped = |instance: &Instance| instance.block_devices.get(names::DATA_DEVICE) == Some(&volume.id);
+            let mapped = |instance: &Instance| instance.data_device() == Some(&volume.id);
             claim.matches(&volume.tags) && instances().any(mapped)
         };
         self.volumes.present()?.iter().find(held)

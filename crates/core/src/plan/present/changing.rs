@@ -8,7 +8,6 @@ use super::network::no_subnet;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, LaunchStatus, Reason};
 use crate::change::{self, Planned};
-use crate::names;
 use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Probe, Refused};
 use crate::plan::launch::{self, Parts};
 use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate, unknown};
@@ -382,7 +381,7 @@ impl Round<'_> {
         let recorded = self.observed.recorded.volume_id.as_ref();
         let id = data_volume_id(self.observed, instance).filter(|id| recorded == Some(id));
         let mut volumes = self.observed.volumes.present().into_iter().flatten();
-        let held = instance.block_devices.get(names::DATA_DEVICE);
+        let held = instance.data_device();
         let certain = id.is_some_and(|id| held == Some(&id) && volumes.any(|volume| volume.id == id));
         if certain {
             return planned;

@@ -12,7 +12,7 @@ impl<'a> Round<'a> {
         let Some(id) = data_volume_id(self.observed, instance) else {
             return Err(self.no_volume(instance));
         };
-        match instance.block_devices.get(names::DATA_DEVICE) {
+        match instance.data_device() {
             Some(carried) if *carried == id => {
                 self.size(&id);
                 return Ok(());
@@ -133,7 +133,7 @@ fn wrong_volume(instance: &Instance, carried: &str, id: &str) -> Halt {
 #[must_use]
 pub fn data_volume_id(observed: &Observed, instance: &Instance) -> Option<String> {
     let recorded = &observed.recorded;
-    let carried = instance.block_devices.get(names::DATA_DEVICE);
+    let carried = instance.data_device();
     let kept = recorded
         .launch
         .as_ref()

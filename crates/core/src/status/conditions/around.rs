@@ -169,9 +169,9 @@ pub(super) fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Sa
         ));
     };
     let id = &volume.id;
-    let attached = report.instance().is_some_and(|instance| {
-        instance.block_devices.get(names::DATA_DEVICE) == Some(id) || holds(report.observed, id, instance)
-    });
+    let attached = report
+        .instance()
+        .is_some_and(|instance| instance.data_device() == Some(id) || holds(report.observed, id, instance));
     Some(if attached {
         said(kind, true, Reason::AsWanted, size_message(agent, volume))
     } else {
