@@ -111,6 +111,8 @@ struct Entry {
     last: Option<Answer>,
     schedule: Schedule,
     asking: bool,
+    /// What is being asked was asked before the gateway took another config: the answer tells of the past.
+    outdated: bool,
     /// It answered to this process at least once.
     was_well: bool,
     /// What its models cost so far.
@@ -253,6 +255,7 @@ impl Rounds {
                     last: None,
                     schedule,
                     asking: false,
+                    outdated: false,
                     was_well: was_healthy,
                     usage: None,
                     refusals: Refusals::default(),
@@ -291,6 +294,7 @@ impl Rounds {
         let mut told = None;
         if let Some(entry) = book.entries.get_mut(&agent) {
             entry.schedule.due = Instant::now() + pause.unwrap_or_default();
+            entry.outdated = entry.asking;
             told = entry.probe().filter(|last| last.instance_id == pushed.instance_id);
         }
         if let Some(mut probe) = told
@@ -455,8 +459,9 @@ impl Rounds {
         } else if found.has_taken {
             entry.refusals.forget();
         }
-        if !entry.target.same(asked) {
-            // The question changed meanwhile: this answers another one, and the new one is due.
+        let outdated = std::mem::take(&mut entry.outdated);
+        if outdated || !entry.target.same(asked) {
+            // The question changed meanwhile, or what it is about did: this answers another one, and the new one is due.
             book.plan(agent);
             return false;
         }

@@ -199,6 +199,8 @@ pub struct Recorded {
     pub bundle: Option<BundleRecord>,
     /// Whether the gateway of this agent was healthy at least once since `booting_since`.
     pub was_healthy: bool,
+    /// SHA-256 of the config that the gateway last said it runs with.
+    pub config_sha256: Option<String>,
     /// Whether the workspace files of the spec were handed over.
     pub workspace_seeded: bool,
     /// Whether the agent was at rest, or on its way there, by its own wish.
@@ -278,6 +280,7 @@ impl Recorded {
                 sha256: bundle.sha256.clone(),
             }),
             was_healthy: gateway.is_some_and(|gateway| gateway.healthy_since.is_some()),
+            config_sha256: gateway.and_then(|gateway| gateway.config_sha256.clone()),
             workspace_seeded: status
                 .workspace
                 .as_ref()

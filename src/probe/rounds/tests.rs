@@ -168,6 +168,31 @@ fn a_question_that_changed_while_it_was_asked_is_asked_again() {
     assert_eq!(order(&rounds).len(), 1);
 }
 
+#[test]
+fn an_answer_from_before_a_config_was_taken_is_none_about_it() {
+    let rounds = rounds(Duration::from_secs(60));
+    let target = target("i-1");
+    let runs_with = |config: &str| runs_with(&target, config);
+    let config = || rounds.last("u").unwrap().outcome.unwrap().config_sha256.unwrap();
+    let say = |config: &str| rounds.take("u", &target, runs_with(config), None, TAKEN);
+    rounds.aim("u", Some(target.clone()), false);
+    assert!(say("old"));
+    rounds.hurry("u");
+    assert_eq!(order(&rounds).len(), 1, "it is being asked");
+    let pushed = Pushed {
+        at: Timestamp::UNIX_EPOCH,
+        instance_id: "i-1".into(),
+        sha256: "new".into(),
+    };
+    rounds.configured("u", &pushed, "r", Some(Duration::from_secs(5)));
+    assert!(!say("old"), "asked before");
+    assert_eq!(config(), "new");
+    let due = order(&rounds)[0].1;
+    assert!((4..=5).contains(&due.as_secs()), "not before it runs anew: {due:?}");
+    assert!(say("old"), "asked afterwards: somebody else changed it");
+    assert_eq!(config(), "old");
+}
+
 /// What a gateway says of our token.
 fn answer(target: &Target, refused: Option<&str>) -> Probe {
     let well = koi_core::observed::GatewayHealth {
@@ -186,6 +211,15 @@ fn answer(target: &Target, refused: Option<&str>) -> Probe {
             Err(super::super::broken(koi_core::observed::Hop::Handshake, told))
         }),
     }
+}
+
+/// It is well, with this config.
+fn runs_with(target: &Target, config: &str) -> Probe {
+    let mut probe = answer(target, None);
+    if let Ok(health) = &mut probe.outcome {
+        health.config_sha256 = Some(config.to_owned());
+    }
+    probe
 }
 
 const REFUSED: Found = Found {
@@ -257,13 +291,7 @@ fn what_gateways_say_alike_is_kept_once_and_let_go_with_the_last_of_them() {
     let rounds = rounds(Duration::from_secs(60));
     let target = target("i-1");
     let kept = |rounds: &Rounds| rounds.book().answers.len();
-    let runs_with = |config: &str| {
-        let mut probe = answer(&target, None);
-        if let Ok(health) = &mut probe.outcome {
-            health.config_sha256 = Some(config.to_owned());
-        }
-        probe
-    };
+    let runs_with = |config: &str| runs_with(&target, config);
     let say = |uid: &str, config: &str| rounds.take(uid, &target, runs_with(config), None, TAKEN);
     for uid in ["a", "b", "c"] {
         rounds.aim(uid, Some(target.clone()), true);

@@ -390,7 +390,10 @@ fn a_settled_agent_needs_nothing() {
 fn the_way_up_one_thing_after_the_other() {
     let recorded = |observed: &mut Observed| observed.recorded.launch = Some(launch(1, 1));
     let pending = |o: &mut Observed| o.instances = Known::Present(vec![instance("i-1", InstanceState::Pending)]);
-    let cases: [(Observed, Vec<&str>, Option<Reason>); 15] = [
+    let Desired::Present(agent) = wish(json!({})) else {
+        panic!()
+    };
+    let cases: [(Observed, Vec<&str>, Option<Reason>); 17] = [
         (bare(), vec!["RecordLaunch"], Some(Reason::Launching)),
         (
             change(bare(), |o| o.has_finalizer = false),
@@ -431,6 +434,22 @@ fn the_way_up_one_thing_after_the_other() {
             }),
             vec![],
             Some(Reason::Booting),
+        ),
+        (
+            change(ready(), |o| {
+                o.recorded.config_sha256 = Some("of an earlier spec".into());
+                o.probe = None;
+            }),
+            vec![],
+            Some(Reason::Changing),
+        ),
+        (
+            change(ready(), |o| {
+                o.recorded.config_sha256 = Some(agent.config_sha256.clone());
+                o.probe = None;
+            }),
+            vec![],
+            None,
         ),
         (
             change(change(ready(), pending), |o| o.recorded.was_healthy = false),

@@ -356,7 +356,11 @@ fn config(report: &Report<'_>) -> Option<Said> {
     let kind = ConditionType::ConfigSynced;
     let agent = report.agent()?;
     let health = report.probe().and_then(|probe| probe.outcome.as_ref().ok());
-    let Some(running) = health.and_then(|health| health.config_sha256.as_ref()) else {
+    let asked = health.and_then(|health| health.config_sha256.as_ref());
+    // Its last word counts until it is asked again, as far as it is about another config than the wanted one.
+    let last = report.observed.recorded.config_sha256.as_ref();
+    let differs = |last: &&String| **last != agent.config_sha256 && report.observed.recorded.was_healthy;
+    let Some(running) = asked.or(last.filter(differs)) else {
         return find(report.previous, kind)
             .is_none()
             .then(|| unsure(kind, "The gateway has not said which configuration it runs with."));

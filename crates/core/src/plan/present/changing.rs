@@ -86,6 +86,19 @@ impl Round<'_> {
         running.filter(|running| **running != self.agent.config_sha256)
     }
 
+    /// A gateway that nobody has asked yet, and that last ran with another config, is not settled: its answer is waited for.
+    pub(super) fn awaits_config(&self) -> Result<(), Halt> {
+        let (wished, last) = (&self.agent.config_sha256, &self.observed.recorded.config_sha256);
+        match last.as_ref().filter(|last| *last != wished) {
+            Some(last) => {
+                let message =
+                    format!("gateway.config: {last:.12} to {wished:.12} waits for the gateway's first answer.");
+                Err(Halt::converging(Reason::Changing, message, SHORTLY))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Hands the config over, once the bundle has it: what the next boot reads comes first.
     pub(super) fn hand_over(&mut self, instance: &Instance, probe: &Probe, health: &GatewayHealth) -> Result<(), Halt> {
         let Some(running) = self.other_config(health).cloned() else {

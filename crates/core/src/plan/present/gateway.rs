@@ -28,7 +28,7 @@ impl<'a> Round<'a> {
                 probe.map_or(Ok(()), |probe| self.hand_over(instance, probe, health))
             }
             // Nothing has been asked since the operator started: what was true stays until the first answer.
-            None if recorded.was_healthy => Ok(()),
+            None if recorded.was_healthy => self.awaits_config(),
             outcome => {
                 if let (Some(probe), Some(Ok(health))) = (probe, outcome) {
                     // It may be unwell because of its config; what is wrong with it is told first.

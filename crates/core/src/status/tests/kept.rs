@@ -468,6 +468,25 @@ fn a_gateway_that_was_not_asked_since_a_start_stays_as_it_was_told() {
 }
 
 #[test]
+fn a_config_counts_as_synced_only_when_the_gateway_said_so() {
+    for outcome in [None, Some(Err(Hop::Connect))] {
+        let synced = |last: &str| {
+            let mut before = well();
+            before.gateway.as_mut().unwrap().config_sha256 = Some(last.to_owned());
+            let mut observed = world(&before, outcome.clone().unwrap_or(Ok(())), InstanceState::Running);
+            if outcome.is_none() {
+                observed.probe = None;
+            }
+            condition_of(&told(&before, &desired(), &observed, later(60)), "ConfigSynced")
+        };
+        let Desired::Present(agent) = desired() else { panic!() };
+        assert_eq!(synced(&agent.config_sha256), condition_of(&well(), "ConfigSynced"));
+        let (status, reason, _) = synced("of an earlier spec");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "Pushing"));
+    }
+}
+
+#[test]
 fn the_time_of_a_probe_is_told_when_its_answer_turned() {
     let mut observed = world(&well(), Err(Hop::Connect), InstanceState::Running);
     observed.probe.as_mut().unwrap().at = later(50);
