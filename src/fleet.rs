@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use koi_core::fleet::{Folded, Index, Sighting, View};
-use koi_core::observed::{Checkup, Instance, InstanceState, Rule, Volume};
+use koi_core::observed::{Checkup, Instance, InstanceState, Rule, SecurityGroup, Volume, WornGroup};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
@@ -98,6 +98,12 @@ impl Fleet {
     #[must_use]
     pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {
         self.index().group(vpc_id, name)
+    }
+
+    /// What this instance wears besides the wished group: see [`Index::worn`].
+    #[must_use]
+    pub fn worn(&self, instance: &Instance, wished: Option<&SecurityGroup>) -> Vec<WornGroup> {
+        self.index().worn(instance, wished)
     }
 
     /// All groups with our claim; `None` before the first sweep.

@@ -100,10 +100,10 @@ impl<C: Cloud> Round<'_, C> {
             .map(String::as_str)
             .collect();
         let mut view = self.context.fleet.view(&uid, &ids);
-        let strangers = if status::has_own_launch(&self.status, &uid) {
-            BTreeSet::new()
-        } else {
+        let strangers = if status::is_in_doubt(&self.status, &uid, &view.unseen) {
             self.context.fleet.strangers(&uid, &ids)
+        } else {
+            BTreeSet::new()
         };
         complete_sizes(&mut view.volumes, &self.status);
         let mut observed = Observed {
@@ -212,6 +212,9 @@ impl<C: Cloud> Round<'_, C> {
             observed.identity = Known::Present(self.wished_identity(agent, observed, &profile));
         }
         observed.security_group = self.security_group(agent, observed);
+        if let Some(instance) = current_instance(observed) {
+            observed.worn = self.context.fleet.worn(instance, observed.security_group.present());
+        }
     }
 
     /// Where a launch would be asked for now: EC2 may lately have had no room for the first choice. What runs stays where it is.

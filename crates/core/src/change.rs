@@ -161,7 +161,8 @@ pub fn differences(agent: &DesiredAgent, observed: &Observed, instance: &Instanc
             Field::PublicAddress => public_address(agent, observed, instance),
             Field::Gateway => gateway(agent, observed),
         }?;
-        let own = is_own(agent, observed.recorded.applied.as_ref(), field);
+        let own =
+            is_own(agent, observed.recorded.applied.as_ref(), field) || takes_back(agent, observed, instance, field);
         Some(Difference { field, kind, own, told })
     };
     Field::ALL.into_iter().filter_map(compare).collect()
@@ -172,6 +173,11 @@ fn is_own(agent: &DesiredAgent, applied: Option<&AppliedStatus>, field: Field) -
     applied
         .and_then(|applied| applied.words.get(field.name()))
         .is_some_and(|before| agent.words.get(field.name()) != Some(before))
+}
+
+/// The type with which the gateway was last well is wished again: the change that it is to be taken back from never counted as applied.
+fn takes_back(agent: &DesiredAgent, observed: &Observed, instance: &Instance, field: Field) -> bool {
+    field == Field::InstanceType && observed.recorded.type_before(instance) == Some(&agent.instance_type)
 }
 
 fn instance_type(agent: &DesiredAgent, observed: &Observed, instance: &Instance) -> Option<(ActionKind, String)> {

@@ -60,6 +60,8 @@ pub struct Observed {
     pub identity: Known<Identity>,
     /// The security group of the wished rule set in that VPC, found by name.
     pub security_group: Known<SecurityGroup>,
+    /// Groups that the present instance wears and that a sweep showed, where it wears others than just the wished one.
+    pub worn: Vec<WornGroup>,
     /// Every instance with this agent's claim that is not known to be long gone (terminated ones included while EC2 shows them).
     /// `Unknown` until one whole sweep has succeeded since the operator started.
     pub instances: Known<Vec<Instance>>,
@@ -237,6 +239,14 @@ pub struct Repair {
 }
 
 impl Observed {
+    /// The present instance wears a group of ours in another VPC than the one that the wish leads to.
+    #[must_use]
+    pub fn lives_in_another_vpc(&self) -> bool {
+        let wished = self.subnet.present();
+        let elsewhere = |worn: &WornGroup| worn.facts.ours && wished.is_some_and(|wished| wished.vpc_id != worn.vpc_id);
+        self.worn.iter().any(elsewhere)
+    }
+
     /// Why an instance is on its way down, or gone, in words for people. EC2 calls our own calls, too, a user's.
     #[must_use]
     pub fn end_of<'a>(&self, instance: &'a Instance) -> &'a str {
@@ -466,6 +476,17 @@ pub struct SecurityGroup {
     pub unclaimed: bool,
     /// Its inbound rules in canonical form.
     pub ingress: BTreeSet<Rule>,
+}
+
+/// A security group that an instance wears, whatever is wished now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WornGroup {
+    /// Its name, which nobody can change.
+    pub name: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// What it is.
+    pub facts: SecurityGroup,
 }
 
 /// One inbound rule in canonical form: protocol by name, host bits cleared, description ignored.

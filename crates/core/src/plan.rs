@@ -413,14 +413,18 @@ impl Step {
             Self::RunInstances { launch } => Some(names::launch_tag(launch.epoch, launch.attempt)),
             // It is no attempt: what it is made of tells.
             Self::TryLaunch { launch } => Some(launch::word(launch)),
-            Self::SetInstanceType { instance_type, .. } => Some(instance_type.clone()),
+            Self::SetInstanceType { instance_type, .. } | Self::RestoreInstanceType { instance_type, .. } => {
+                Some(instance_type.clone())
+            }
             Self::SetSecurityGroups { group_ids, .. } => Some(group_ids.join(",")),
             Self::AuthorizeIngress { group_id, .. } | Self::RevokeIngress { group_id, .. } => Some(group_id.clone()),
             Self::RestoreTags { id, .. } => Some(id.clone()),
             Self::StartInstance { instance_id }
             | Self::StopInstance { instance_id }
+            | Self::StopOrphan { instance_id }
+            | Self::DeleteBundle { instance_id }
             | Self::TerminateInstance { instance_id } => Some(instance_id.clone()),
-            Self::DeleteVolume { volume_id, .. } => Some(volume_id.clone()),
+            Self::DeleteVolume { volume_id, .. } | Self::CreateSnapshot { volume_id, .. } => Some(volume_id.clone()),
             _ => None,
         }
     }

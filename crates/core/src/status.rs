@@ -6,6 +6,8 @@
 mod conditions;
 mod events;
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
@@ -19,7 +21,7 @@ use crate::change;
 use crate::desired::{Desired, DesiredAgent, ImageWish};
 use crate::names;
 use crate::observed::{
-    Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Volume, VolumeState,
+    Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Unseen, Volume, VolumeState,
 };
 use crate::plan::{Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
 use crate::refusal::classify;
@@ -98,11 +100,13 @@ pub fn report(report: &Report<'_>) -> KoiAgentStatus {
     status
 }
 
-/// Whether status has the record of a launch of this agent's own. Without one it may be another agent's status.
+/// Whether the ids of this status may be another agent's: it has no record of a launch of this one's own, or two whole reads did not show
+/// its volume as this one's. To find out takes a look at everything there is.
 #[must_use]
-pub fn has_own_launch(status: &KoiAgentStatus, agent_uid: &str) -> bool {
-    let launch = status.launch.as_ref();
-    launch.is_some_and(|launch| names::is_token_of(agent_uid, &launch.client_token))
+pub fn is_in_doubt(status: &KoiAgentStatus, agent_uid: &str, unseen: &BTreeMap<String, Unseen>) -> bool {
+    let own = |launch: &LaunchStatus| names::is_token_of(agent_uid, &launch.client_token);
+    let in_vain = |volume: &VolumeStatus| unseen.get(&volume.id).is_some_and(|unseen| unseen.reads >= 2);
+    !status.launch.as_ref().is_some_and(own) || status.volume.as_ref().is_some_and(in_vain)
 }
 
 /// A moment as Kubernetes keeps it: in whole seconds. Anything finer would differ after each read.
@@ -541,18 +545,21 @@ fn applied(report: &Report<'_>) -> Option<AppliedStatus> {
     Some(change::applied(agent, before, differs))
 }
 
-/// Refusals whose pace is worth a write: those that are tried minutes apart.
+/// A refusal whose pace is worth a write, being tried minutes apart: the newest, unless an older one keeps a change from interrupting the
+/// agent. That one is never forgotten over a start of the operator, whose next try would take the agent down.
 fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
     // A read is asked for by the look-ups, at a pace of their own.
     let is_step = |refused: &&Refused| crate::plan::STEP_NAMES.contains(&refused.step);
-    let refused = report.observed.refusal.as_ref().filter(is_step)?;
-    let slow = refused
-        .refusal
-        .pause(refused.count)
-        .is_none_or(|pause| pause.as_secs() >= 30);
-    if !slow {
-        return None;
-    }
+    let pause = |refused: &Refused| refused.refusal.pause(refused.count);
+    let is_slow = |refused: &&Refused| pause(refused).is_none_or(|pause| pause.as_secs() >= 30);
+    let newest = report.observed.refusal.as_ref();
+    let planned = report.plan.planned.as_ref();
+    let holds_back = |refused: &&Refused| {
+        CHANGES.contains(&refused.step) && planned.is_some_and(|planned| planned.waiting_for.is_some())
+    };
+    let mut standing = newest.into_iter().chain(&report.observed.refused_before);
+    let refused = standing.find(|refused| holds_back(refused) && is_slow(refused));
+    let refused = refused.or(newest.filter(is_step).filter(is_slow))?;
     let before = report.previous.refusal.as_ref();
     let same = before.filter(|before| {
         before.operation == refused.step && before.about == refused.about && before.code == refused.refusal.code

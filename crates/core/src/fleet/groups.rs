@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Group, HOLD, Index, after};
-use crate::observed::Rule;
+use crate::observed::{Instance, Rule, SecurityGroup, WornGroup};
 
 /// How long a read may lag behind our own change of a group's rules: short, for the same port may be opened twice.
 const RULES_HOLD: Duration = Duration::from_secs(5);
@@ -41,6 +41,23 @@ impl Index {
         } else {
             None
         }
+    }
+
+    /// What this instance wears, as far as it is known, where that is not just the wished group.
+    #[must_use]
+    pub fn worn(&self, instance: &Instance, wished: Option<&SecurityGroup>) -> Vec<WornGroup> {
+        let ids = &instance.security_group_ids;
+        if wished.is_some_and(|wished| *ids == [wished.id.clone()]) {
+            return Vec::new();
+        }
+        let groups = self.groups.values().map(|held| &held.group);
+        let worn = groups.filter(|group| ids.contains(&group.facts.id)).cloned();
+        let worn = worn.map(
+            |Group {
+                 name, vpc_id, facts, ..
+             }| WornGroup { name, vpc_id, facts },
+        );
+        worn.collect()
     }
 
     /// All groups with our claim; `None` before the first sweep.

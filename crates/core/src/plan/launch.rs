@@ -95,6 +95,21 @@ fn parameters(launch: &LaunchStatus) -> LaunchStatus {
     bare
 }
 
+/// Whether the wish may have made this record: of another of its types, in another of its subnets, or by an operator that writes other user
+/// data.
+fn is_one_of_the_wish(agent: &DesiredAgent, launch: &LaunchStatus, mut fresh: LaunchStatus) -> bool {
+    if agent.accepts_type(&launch.instance_type, Some(launch)) {
+        fresh.instance_type.clone_from(&launch.instance_type);
+        fresh.instead_of.clone_from(&launch.instead_of);
+    }
+    if agent.subnet_ids.is_empty() || agent.subnet_ids.contains(&launch.subnet_id) {
+        fresh.subnet_id.clone_from(&launch.subnet_id);
+    }
+    fresh.renderer = launch.renderer;
+    fresh.user_data_sha256.clone_from(&launch.user_data_sha256);
+    same_parameters(&fresh, launch)
+}
+
 /// A word that stands for what a record asks EC2 for.
 pub(super) fn word(launch: &LaunchStatus) -> String {
     let text = serde_json::to_string(&parameters(launch)).unwrap_or_default();
@@ -129,12 +144,16 @@ pub(super) fn pursue(
             renew(launch.epoch, launch.attempt + 1)
         };
     }
-    if refused.is_some_and(|refused| refused.refusal.definite) {
-        let fresh = record(agent, parts, launch.epoch, launch.attempt, now)?;
-        if !same_parameters(&fresh, launch) {
-            certain_of_absence(observed, launch, now)?;
-            return renew(launch.epoch, launch.attempt + 1);
-        }
+    let fresh = record(agent, parts, launch.epoch, launch.attempt, now)?;
+    let as_wished = if refused.is_some_and(|refused| refused.refusal.definite) {
+        same_parameters(&fresh, launch)
+    } else {
+        is_one_of_the_wish(agent, launch, fresh)
+    };
+    if !as_wished {
+        // The wish turned; or others wrote into status, where a record is no wish: no call is made of that.
+        certain_of_absence(observed, launch, now)?;
+        return renew(launch.epoch, launch.attempt + 1);
     }
     Ok(Step::RunInstances {
         launch: Box::new(launch.clone()),
@@ -229,17 +248,33 @@ pub(super) fn kept_volume(observed: &Observed, now: Timestamp) -> Result<Option<
         return Ok(Some(volume));
     }
     if is_lost(observed, recorded, now) {
-        let message = format!(
-            "The data volume {recorded} is gone, although nobody asked for that. Nothing is launched without it: delete the agent and \
-             make it anew, from a snapshot in spec.storage.restoreFrom if there is one."
-        );
-        return Err(Halt::blocked(Reason::VolumeNotFound, message));
+        let free = volumes.iter().find(|volume| volume.state == VolumeState::Available);
+        return Err(Halt::blocked(
+            Reason::VolumeNotFound,
+            lost_volume(recorded, free.map(|volume| &volume.id)),
+        ));
     }
     Err(Halt::converging(
         Reason::Replacing,
         format!("EC2 does not show the data volume {recorded}; looked for again."),
         SHORTLY * 5,
     ))
+}
+
+/// What people can do about a recorded volume that is not there. One that is free may be the agent's, or the empty one of a launch that
+/// failed: nobody but them can tell.
+fn lost_volume(recorded: &str, free: Option<&String>) -> String {
+    let gone = format!("The data volume {recorded}, which status names, is gone, although nobody asked for that.");
+    match free {
+        Some(free) => format!(
+            "{gone} Volume {free} has the agent's claim and is free. Nothing is launched until somebody tells: if that one has the data, \
+             set status.volume to null (kubectl patch --subresource=status), and it is used."
+        ),
+        None => format!(
+            "{gone} Nothing is launched without it: delete the agent and make it anew, from a snapshot in spec.storage.restoreFrom if \
+             there is one."
+        ),
+    }
 }
 
 /// Whole reads, at least two, over the time that EC2 may hide things, did not show it.

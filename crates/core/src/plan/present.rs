@@ -85,10 +85,18 @@ impl<'a> Round<'a> {
         if self.agent.power == Power::Suspended {
             return self.suspend(&herd);
         }
-        self.secret()?;
+        let secret = self.secret();
         if let Some(instance) = herd.current.filter(|instance| !instance.state.is_dying()) {
-            return self.maintain(&herd, instance, place);
+            let around = self.around(&herd, instance, place);
+            return match secret {
+                Ok(()) => self.maintain(instance, around),
+                Err(halt) => {
+                    self.without_secret(instance);
+                    Err(halt)
+                }
+            };
         }
+        secret?;
         self.bundle_fits()?;
         // Neither needs the other: both begin in the same round.
         let identity = self.identity(place);
@@ -98,8 +106,8 @@ impl<'a> Round<'a> {
         self.bring_up(&herd, place, subnet, group_id)
     }
 
-    /// What runs goes on running while the things around it are looked at and repaired; what is not known of them does not count.
-    fn maintain(&mut self, herd: &Herd<'_>, instance: &Instance, place: &Place) -> Result<(), Halt> {
+    /// What is around an instance that runs is looked at and repaired; what is not known of it does not count.
+    fn around(&mut self, herd: &Herd<'_>, instance: &Instance, place: &Place) -> Result<(), Halt> {
         let Observed {
             identity,
             subnet,
@@ -113,14 +121,27 @@ impl<'a> Round<'a> {
         };
         let unseen = *subnet == Known::Unknown || *security_group == Known::Unknown;
         let network = if unseen { Ok(()) } else { self.network(herd).map(|_| ()) };
+        self.shut(instance);
         self.claim(instance);
+        identity.and(network)
+    }
+
+    /// What runs goes on running, whatever is to be said of the things around it.
+    fn maintain(&mut self, instance: &Instance, around: Result<(), Halt>) -> Result<(), Halt> {
         self.change(instance)
             .and_then(|()| self.keep(instance))
-            .and(identity)
-            .and(network)
+            .and(around)
             // What runs goes on with the bundle that it has; that the wish does not reach it is told.
             .and_then(|()| self.bundle_fits())
             .and_then(|()| self.aside.take().map_or(Ok(()), Err))
+    }
+
+    /// Somebody has to mend the Secret. Nothing is changed until then, but who was stopped from outside runs with the bundle that it has.
+    fn without_secret(&mut self, instance: &Instance) {
+        let is_read = matches!(self.observed.secret, Known::Present(_));
+        if is_read && instance.state == InstanceState::Stopped {
+            let _ = self.volume(instance).and_then(|()| self.running(instance));
+        }
     }
 
     fn place(&self) -> Result<&'a Place, Halt> {

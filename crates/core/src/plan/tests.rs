@@ -8,6 +8,7 @@
 )]
 
 mod changes;
+mod groups;
 
 mod heal;
 
@@ -993,7 +994,7 @@ fn a_refused_launch_waits_is_renewed_or_looked_for() {
         })
     };
     let unclear = |base: Observed, seconds| change(base, |o| o.launch_trace = LaunchTrace::Since(ago(seconds)));
-    let cases: [(Desired, Observed, Vec<&str>, Reason, bool); 10] = [
+    let cases: [(Desired, Observed, Vec<&str>, Reason, bool); 11] = [
         (
             wished(),
             with("VcpuLimitExceeded", 60),
@@ -1037,10 +1038,17 @@ fn a_refused_launch_waits_is_renewed_or_looked_for() {
             false,
         ),
         (
-            other(),
+            wished(),
             with("InternalError", 0),
             vec!["RunInstances"],
             Reason::CloudUnreachable,
+            false,
+        ),
+        (
+            other(),
+            unclear(with("InternalError", 0), 10),
+            vec![],
+            Reason::Launching,
             false,
         ),
         (

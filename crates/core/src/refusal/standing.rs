@@ -14,7 +14,15 @@ const START: &str = "StartInstance";
 const SET_TYPE: &str = "SetInstanceType";
 /// Steps of which an agent has several at a time, each about a thing of its own. Of all others the newest refusal is the one that counts:
 /// what they are about turns with the wish.
-const MANY: &[&str] = &["CreateTags", "DeleteVolume", "TerminateInstance"];
+const MANY: &[&str] = &[
+    "CreateTags",
+    "CreateSnapshot",
+    "DeleteBundle",
+    "DeleteVolume",
+    "RevokeIngress",
+    "StopOrphan",
+    "TerminateInstance",
+];
 
 /// The last refusal, and those before it that still wait: two steps that are both refused do not take turns without a pause.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::desired::IngressWish;
 use crate::desired::cidr::Cidr;
 use crate::names;
-use crate::observed::{Rule, Source, Subnet};
+use crate::observed::{Rule, Source, Subnet, WornGroup};
 
 /// How many hex digits of a rule set's hash stand in names.
 const HASH_DIGITS: usize = 12;
@@ -27,6 +27,26 @@ pub fn rule_set(rules: &BTreeSet<Rule>) -> String {
     let texts: Vec<String> = rules.iter().map(rule_text).collect();
     let parts: Vec<&str> = texts.iter().map(String::as_str).collect();
     names::short_hash(&parts, HASH_DIGITS)
+}
+
+/// What a group of ours lets in that no rule set of ours does: anything but HTTPS, and the one source too many that its name tells of.
+#[must_use]
+pub fn strange_rules(cluster_id: &str, group: &WornGroup) -> Vec<Rule> {
+    let is_https = |rule: &&Rule| **rule == Rule::https(rule.source.clone());
+    let (https, mut strange): (Vec<&Rule>, Vec<&Rule>) = group.facts.ingress.iter().partition(is_https);
+    let is_named = |rules: BTreeSet<Rule>| names::security_group(cluster_id, &rule_set(&rules)) == group.name;
+    let without = |rule: Option<&Rule>| {
+        https
+            .iter()
+            .copied()
+            .filter(|other| Some(*other) != rule)
+            .cloned()
+            .collect()
+    };
+    if !is_named(without(None)) {
+        strange.extend(https.iter().find(|rule| is_named(without(Some(rule)))));
+    }
+    strange.into_iter().cloned().collect()
 }
 
 fn rule_text(rule: &Rule) -> String {

@@ -81,10 +81,10 @@ impl Round<'_> {
             .map(String::as_str)
             .collect();
         let mut view = self.operator.index.view(&uid, &ids);
-        let strangers = if status::has_own_launch(&self.status, &uid) {
-            BTreeSet::new()
-        } else {
+        let strangers = if status::is_in_doubt(&self.status, &uid, &view.unseen) {
             self.operator.index.strangers(&uid, &ids)
+        } else {
+            BTreeSet::new()
         };
         complete_sizes(&mut view.volumes, &self.status);
         let memory = &self.operator.memories[&self.index];
@@ -133,6 +133,9 @@ impl Round<'_> {
             .is_some_and(|policy| policy == wanted);
         observed.identity = Known::Present(identity);
         observed.security_group = self.group(agent, &subnet);
+        if let Some(instance) = current_instance(observed) {
+            observed.worn = self.operator.index.worn(instance, observed.security_group.present());
+        }
         observed.subnet = Known::Present(subnet);
     }
 

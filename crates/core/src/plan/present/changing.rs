@@ -214,11 +214,17 @@ impl Round<'_> {
         if instance.state != InstanceState::Stopped || !refused {
             return Ok(());
         }
-        self.steps.push(Step::RestoreInstanceType {
+        let restore = Step::RestoreInstanceType {
             instance_id: instance.id.clone(),
             instance_type: before.clone(),
             instead_of: instance.instance_type.clone(),
-        });
+        };
+        if let Some(refused) = self.refusal_of(&restore) {
+            // There is no way back for now: the way on is the only one that may open.
+            self.look_at = self.look_at.into_iter().chain(refused.retry_at).min();
+            return Ok(());
+        }
+        self.steps.push(restore);
         let message = format!(
             "EC2 does not start instance {} as {}: it gets its type {before} back.",
             instance.id, instance.instance_type

@@ -7,7 +7,7 @@ use super::herd::Herd;
 use crate::api::Reason;
 use crate::desired::DesiredAgent;
 use crate::names;
-use crate::observed::{InstanceState, Known, Rule, SecurityGroup, Subnet};
+use crate::observed::{Instance, InstanceState, Known, Rule, SecurityGroup, Subnet, WornGroup};
 use crate::plan::{AT_ONCE, Halt, SHORTLY, Step, unknown};
 use crate::render::network;
 
@@ -43,7 +43,7 @@ impl<'a> Round<'a> {
                 ));
             }
         };
-        if !group.ours && group.unclaimed && self.observed.recorded.security_group_id.as_ref() == Some(&group.id) {
+        if !group.ours && self.is_ours(group) {
             let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
             tags.insert(names::TAG_RULE_SET.into(), rule_set());
             self.restore(&group.id, &tags, &BTreeMap::new());
@@ -66,12 +66,48 @@ impl<'a> Round<'a> {
         Ok((subnet, &group.id))
     }
 
-    /// Rules first, then who wears the group: behind a group without them a gateway answers nobody, however long EC2 refuses them.
+    /// Rules first, then who wears the group: behind a group without them a gateway answers nobody, however long EC2 refuses them. Who
+    /// wears it already loses nothing that was meant for it.
     fn mend_and_wear(&mut self, herd: &Herd<'_>, group: &SecurityGroup, wanted: &BTreeSet<Rule>) {
         self.mend_rules(group, wanted);
-        if wanted.is_subset(&group.ingress) {
+        let worn = |instance: &Instance| instance.security_group_ids.contains(&group.id);
+        if wanted.is_subset(&group.ingress) || herd.current.is_some_and(worn) {
             self.wear(herd, group);
         }
+    }
+
+    /// Whatever keeps the wished group from being made, filled or worn: the groups that the instance wears instead are ours, and let nobody
+    /// in but to HTTPS.
+    pub(super) fn shut(&mut self, instance: &Instance) {
+        let changes_groups = |step: &Step| matches!(step, Step::SetSecurityGroups { .. });
+        if self.steps.iter().any(changes_groups) {
+            return;
+        }
+        let observed = self.observed;
+        let wished = observed.security_group.present().map(|group| &group.id);
+        let ours: Vec<&WornGroup> = observed.worn.iter().filter(|worn| self.is_ours(&worn.facts)).collect();
+        for worn in ours.iter().filter(|worn| Some(&worn.facts.id) != wished) {
+            let rules = network::strange_rules(&self.agent.claim.cluster_id, worn);
+            if !rules.is_empty() {
+                self.steps.push(Step::RevokeIngress {
+                    group_id: worn.facts.id.clone(),
+                    rules,
+                });
+            }
+        }
+        let stays = |id: &&String| ours.iter().any(|worn| worn.facts.id == **id);
+        let group_ids: Vec<String> = instance.security_group_ids.iter().filter(stays).cloned().collect();
+        if is_settled(instance) && !group_ids.is_empty() && group_ids.len() < instance.security_group_ids.len() {
+            self.steps.push(Step::SetSecurityGroups {
+                instance_id: instance.id.clone(),
+                group_ids,
+            });
+        }
+    }
+
+    /// By its claim; by status, where it has lost that.
+    fn is_ours(&self, group: &SecurityGroup) -> bool {
+        group.ours || (group.unclaimed && self.observed.recorded.security_group_id.as_ref() == Some(&group.id))
     }
 
     fn mend_rules(&mut self, group: &SecurityGroup, wanted: &BTreeSet<Rule>) {
@@ -91,12 +127,14 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// A live instance has the group of the present rule set and no other.
+    /// A live instance has the group of the present rule set and no other. One in another VPC waits for its replacement.
     fn wear(&mut self, herd: &Herd<'_>, group: &SecurityGroup) {
-        let settled = |state| matches!(state, InstanceState::Running | InstanceState::Stopped);
-        let Some(instance) = herd.current.filter(|instance| settled(instance.state)) else {
+        let Some(instance) = herd.current.filter(|instance| is_settled(instance)) else {
             return;
         };
+        if self.observed.lives_in_another_vpc() {
+            return;
+        }
         if instance.security_group_ids != [group.id.clone()] {
             self.steps.push(Step::SetSecurityGroups {
                 instance_id: instance.id.clone(),
@@ -104,6 +142,11 @@ impl<'a> Round<'a> {
             });
         }
     }
+}
+
+/// EC2 takes a change of its groups.
+fn is_settled(instance: &Instance) -> bool {
+    matches!(instance.state, InstanceState::Running | InstanceState::Stopped)
 }
 
 pub(super) fn no_subnet(agent: &DesiredAgent) -> Halt {

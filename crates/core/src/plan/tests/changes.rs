@@ -199,6 +199,53 @@ fn a_type_that_ec2_does_not_start_is_taken_back_and_not_tried_before_the_wish_tu
 }
 
 #[test]
+fn a_change_of_type_that_never_worked_is_taken_back_without_consent() {
+    let back = |previous: Option<&str>| {
+        let mut change = Change::new((json!({}), json!({})), (json!({}), json!({})));
+        change.instance().instance_type = "t3.nano".into();
+        change.observed.recorded.instance_type = Some("t3.nano".into());
+        change.observed.recorded.previous_type = previous.map(Into::into);
+        change.plan().planned.unwrap()
+    };
+    let planned = back(Some("t3.small"));
+    assert_eq!((planned.kind, planned.waiting_for), (ActionKind::StopStart, None));
+    assert!(back(Some("t3.medium")).waiting_for.is_some(), "nobody asked for that");
+    assert!(back(None).waiting_for.is_some());
+}
+
+#[test]
+fn where_there_is_no_way_back_to_the_old_type_the_start_is_tried_at_its_own_pace() {
+    for (code, retry_at) in [
+        ("InvalidInstanceAttributeValue", None),
+        ("UnauthorizedOperation", Some(ago(-3600))),
+        ("InsufficientInstanceCapacity", Some(ago(-60))),
+    ] {
+        let start = |retry_in: i64| {
+            let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+            change.announce();
+            change.observed.recorded.instance_type = Some("t3.small".into());
+            (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, "t3.large".into());
+            change.observed.refusal = Some(Refused {
+                about: Some("t3.small".into()),
+                retry_at,
+                ..refused("RestoreInstanceType", code, 0)
+            });
+            change.observed.refused_before = vec![Refused {
+                about: Some("i-1".into()),
+                ..refused("StartInstance", "InsufficientInstanceCapacity", retry_in)
+            }];
+            change
+        };
+        assert_eq!(start(30).steps(), Vec::<&str>::new(), "{code}");
+        assert!(
+            start(30).plan().check_again <= std::time::Duration::from_secs(30),
+            "{code}"
+        );
+        assert_eq!(start(0).steps(), ["StartInstance"], "{code}");
+    }
+}
+
+#[test]
 fn a_start_that_is_refused_for_a_moment_or_with_a_type_that_was_well_keeps_the_type() {
     let rows = [
         ("RequestLimitExceeded", Some("t3.small"), None),

@@ -23,6 +23,85 @@ fn first(observed: &mut Observed) -> &mut Instance {
     }
 }
 
+/// What somebody wrote into a recorded launch, or what an earlier wish was.
+const FORGED: [fn(&mut LaunchStatus); 12] = [
+    |launch| launch.instance_type = "p5.48xlarge".into(),
+    |launch| (launch.instance_type, launch.instead_of) = ("p5.48xlarge".into(), Some("t3.small".into())),
+    |launch| launch.image = "ami-evil".into(),
+    |launch| launch.profile = "koi-victim".into(),
+    |launch| launch.security_group_ids = vec!["sg-open".into()],
+    |launch| launch.security_group_ids.push("sg-open".into()),
+    |launch| launch.data_volume.as_mut().unwrap().size_gib = 16_000,
+    |launch| launch.data_volume.as_mut().unwrap().snapshot_id = Some("snap-evil".into()),
+    |launch| launch.kept_volume_id = Some("vol-victim".into()),
+    |launch| launch.public_address = Some(launch.public_address != Some(true)),
+    |launch| drop(launch.tags.insert(names::TAG_AGENT_UID.into(), "victim".into())),
+    |launch| {
+        launch.artifact = Some(crate::api::LaunchArtifact {
+            url: "https://evil.example/koi-gateway".into(),
+            sha256: "ab".into(),
+        });
+    },
+];
+
+#[test]
+fn no_call_is_made_of_a_record_that_is_not_the_wish() {
+    for (number, forge) in FORGED.into_iter().enumerate() {
+        let at = |trace: LaunchTrace, refusal: Option<&str>| {
+            let observed = change(bare(), |observed| {
+                let mut forged = launch(1, 1);
+                forge(&mut forged);
+                observed.recorded.launch = Some(forged);
+                observed.launch_trace = trace;
+                observed.refusal = refusal.map(|code| Refused {
+                    about: None,
+                    ..refused("RunInstances", code, 0)
+                });
+            });
+            plan(&running(), &observed, now()).steps
+        };
+        for refusal in [None, Some("InsufficientInstanceCapacity"), Some("InternalError")] {
+            // An operator that has just started: the record may have been called with before it was changed.
+            assert_eq!(at(LaunchTrace::Since(ago(10)), refusal), [], "{number}");
+            let steps = at(LaunchTrace::Since(ago(61)), refusal);
+            let Some(Step::RecordLaunch { launch: mended, .. }) = steps.last() else {
+                panic!("{number}: {steps:?}")
+            };
+            assert_eq!((mended.epoch, mended.attempt), (1, 2));
+            assert!(crate::plan::launch::same_parameters(mended, &launch(1, 1)), "{number}");
+        }
+    }
+}
+
+#[test]
+fn a_record_of_an_earlier_choice_of_the_same_wish_is_called_with() {
+    let calls = |record: fn(&mut LaunchStatus), wished: Value| {
+        let observed = change(bare(), |observed| {
+            let mut found = launch(1, 1);
+            record(&mut found);
+            observed.recorded.launch = Some(found);
+            observed.launch_trace = LaunchTrace::Since(ago(5));
+        });
+        names_of(&plan(&wish_of(json!({}), wished, false, json!({})), &observed, now())) == ["RunInstances"]
+    };
+    let subnets = || json!({"network": {"subnetIds": ["subnet-1", "subnet-2"]}});
+    assert!(calls(|launch| launch.subnet_id = "subnet-2".into(), json!({})));
+    assert!(calls(|launch| launch.subnet_id = "subnet-2".into(), subnets()));
+    assert!(!calls(|launch| launch.subnet_id = "subnet-3".into(), subnets()));
+    let stands_in: fn(&mut LaunchStatus) = |launch| {
+        (launch.instance_type, launch.instead_of) = ("t3.medium".into(), Some("t3.small".into()));
+    };
+    assert!(calls(
+        stands_in,
+        json!({"limits": {"instanceTypes": ["t3.small", "t3.medium"]}})
+    ));
+    assert!(!calls(stands_in, json!({})));
+    assert!(calls(
+        |launch| (launch.renderer, launch.user_data_sha256) = (0, "of another operator".into()),
+        json!({})
+    ));
+}
+
 #[test]
 fn a_launch_says_which_type_it_stands_in_for() {
     let planned = json!({"limits": {"instanceTypes": ["t3.small", "t3.medium"]}});

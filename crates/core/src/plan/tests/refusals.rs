@@ -1,6 +1,7 @@
 //! A refusal holds back what it was about, and nothing else.
 
 use super::*;
+use crate::refusal::Standing;
 
 /// A refusal of exactly this step, for an hour.
 fn refusal_of(step: &Step, code: &str) -> Refused {
@@ -95,6 +96,38 @@ fn tags_of_one_thing_wait_without_those_of_another() {
         observed.refusal = Some(refusal_of(&tags, "UnauthorizedOperation"));
     });
     assert_eq!(ids(&refused), ["vol-1"]);
+}
+
+#[test]
+fn one_second_instance_that_may_not_be_stopped_keeps_no_other_running() {
+    let several = change(ready(), |observed| {
+        let Known::Present(instances) = &mut observed.instances else {
+            panic!("not known")
+        };
+        instances.extend(["i-2", "i-3"].map(|id| instance(id, InstanceState::Running)));
+    });
+    let stopped = |observed: &Observed| -> Vec<String> {
+        let steps = plan(&wish(json!({})), observed, now()).steps;
+        let orphan = |step: &Step| matches!(step, Step::StopOrphan { .. });
+        steps
+            .iter()
+            .filter(|step| orphan(step))
+            .filter_map(Step::about)
+            .collect()
+    };
+    assert_eq!(stopped(&several), ["i-2", "i-3"]);
+    let mut standing = Standing::default();
+    for id in ["i-2", "i-3"] {
+        let step = Step::StopOrphan { instance_id: id.into() };
+        let refusal = classify("StopInstances", "OperationNotPermitted", "");
+        standing.refuse(step.name(), step.about(), refusal, now());
+        let refused = change(several.clone(), |observed| {
+            observed.refusal = standing.last().cloned();
+            observed.refused_before = standing.before().to_vec();
+        });
+        let left: &[&str] = if id == "i-2" { &["i-3"] } else { &[] };
+        assert_eq!(stopped(&refused), left);
+    }
 }
 
 #[test]
@@ -234,16 +267,20 @@ fn who_waits_for_a_place_looks_for_it_and_who_waits_for_people_rests() {
 
 #[test]
 fn only_a_refused_launch_is_followed_by_another_attempt() {
-    let observed = change(bare(), |observed| {
-        observed.recorded.launch = Some(LaunchStatus {
-            image: "ami-9".into(),
-            ..launch(1, 1)
+    // Another subnet of the same wish would be chosen by now.
+    let refused_as = |about: &str| {
+        let observed = change(bare(), |observed| {
+            observed.recorded.launch = Some(LaunchStatus {
+                subnet_id: "subnet-2".into(),
+                ..launch(1, 1)
+            });
+            observed.refusal = Some(Refused {
+                about: Some(about.into()),
+                ..refused("RunInstances", "InsufficientInstanceCapacity", 0)
+            });
         });
-        // Made of something else by now, and asked for in vain under another number.
-        observed.refusal = Some(Refused {
-            about: Some("7-7".into()),
-            ..refused("RunInstances", "InvalidAMIID.NotFound", 0)
-        });
-    });
-    assert_eq!(names_of(&plan(&wish(json!({})), &observed, now())), ["RunInstances"]);
+        names_of(&plan(&wish(json!({})), &observed, now()))
+    };
+    assert_eq!(refused_as("7-7"), ["RunInstances"]);
+    assert_eq!(refused_as("1-1"), ["RecordLaunch"]);
 }

@@ -120,6 +120,15 @@ pub(super) fn network(report: &Report<'_>) -> Option<Said> {
             format!("Security group {} ({}) is not ours.", name(), group.id),
         ),
         Known::Present(group) if group.ingress != rules => rules_said(kind, &group.id, report.instance().is_some()),
+        Known::Present(group) if report.observed.lives_in_another_vpc() => said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!(
+                "Security group {} is ready in {}; the instance keeps its own in another VPC until it is replaced.",
+                group.id, subnet.vpc_id
+            ),
+        ),
         Known::Present(group) if !wears(report.instance(), &group.id) => said(
             kind,
             false,

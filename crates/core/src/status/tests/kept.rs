@@ -543,8 +543,89 @@ fn a_status_without_a_launch_of_its_own_may_be_another_agents() {
         }),
         ..KoiAgentStatus::default()
     };
-    let own = |token: Option<String>| super::super::has_own_launch(&with(token), "uid-1");
-    assert!(own(Some(names::client_token("uid-1", 3, 1))));
-    assert!(!own(Some(names::client_token("uid-2", 3, 1))));
-    assert!(!own(None));
+    let nothing = BTreeMap::new();
+    let in_doubt = |token: Option<String>| super::super::is_in_doubt(&with(token), "uid-1", &nothing);
+    assert!(!in_doubt(Some(names::client_token("uid-1", 3, 1))));
+    assert!(in_doubt(Some(names::client_token("uid-2", 3, 1))));
+    assert!(in_doubt(None));
+}
+
+#[test]
+fn a_volume_that_two_reads_did_not_show_may_be_another_agents() {
+    let in_doubt = |volume: &str, reads: u32| {
+        let mut status = KoiAgentStatus {
+            launch: Some(crate::api::LaunchStatus {
+                client_token: names::client_token("uid-1", 3, 1),
+                ..crate::api::LaunchStatus::default()
+            }),
+            ..KoiAgentStatus::default()
+        };
+        assert!(!super::super::is_in_doubt(&status, "uid-1", &BTreeMap::new()));
+        status.volume = Some(crate::api::VolumeStatus {
+            id: volume.into(),
+            ..crate::api::VolumeStatus::default()
+        });
+        let unseen = super::super::Unseen { since: now(), reads };
+        super::super::is_in_doubt(&status, "uid-1", &BTreeMap::from([("vol-1".to_owned(), unseen)]))
+    };
+    assert_eq!([1, 2, 3].map(|reads| in_doubt("vol-1", reads)), [false, true, true]);
+    assert!(!in_doubt("vol-2", 2));
+}
+
+#[test]
+fn the_refusal_that_keeps_a_change_from_an_agent_is_kept_over_newer_ones() {
+    let told_of = |waiting_for: Option<&str>, newest: &'static str, code: &str| {
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        let refused = |step: &'static str, about: &str, code: &str| Refused {
+            refusal: crate::refusal::classify(crate::plan::operation(step), code, ""),
+            step,
+            about: Some(about.into()),
+            count: 1,
+            retry_at: None,
+        };
+        observed.refusal = Some(refused(newest, "x", code));
+        observed.refused_before = vec![
+            refused("RevokeIngress", "sg-1", "UnauthorizedOperation"),
+            refused("SetInstanceType", "t3.large", "InvalidInstanceAttributeValue"),
+        ];
+        let desired = desired();
+        let mut decided = plan(&desired, &observed, later(60));
+        decided.planned = Some(crate::change::Planned {
+            kind: crate::api::ActionKind::StopStart,
+            reason: "instance.type: t3.small to t3.large".into(),
+            waiting_for: waiting_for.map(Into::into),
+            takes_place: false,
+        });
+        let status = report(&Report {
+            previous: &well(),
+            generation: 3,
+            name: "ada",
+            desired: Ok(&desired),
+            observed: &observed,
+            plan: &decided,
+            now: later(60),
+        });
+        status
+            .refusal
+            .map(|refusal| (refusal.operation, refusal.about.unwrap_or_default()))
+    };
+    let some = |step: &str, about: &str| Some((step.to_owned(), about.to_owned()));
+    let waits = Some("EC2 to take the new type");
+    assert_eq!(
+        told_of(waits, "CreateTags", "UnauthorizedOperation"),
+        some("SetInstanceType", "t3.large")
+    );
+    assert_eq!(
+        told_of(waits, "TryLaunch", "InvalidAMIID.NotFound"),
+        some("TryLaunch", "x")
+    );
+    assert_eq!(
+        told_of(waits, "CreateTags", "RequestLimitExceeded"),
+        some("SetInstanceType", "t3.large")
+    );
+    assert_eq!(
+        told_of(None, "CreateTags", "UnauthorizedOperation"),
+        some("CreateTags", "x")
+    );
+    assert_eq!(told_of(None, "CreateTags", "RequestLimitExceeded"), None);
 }

@@ -1,0 +1,193 @@
+//! What an instance wears while something keeps its wished security group from it.
+
+use super::*;
+use crate::observed::WornGroup;
+use crate::render::network::rule_set;
+
+fn ssh() -> Rule {
+    Rule {
+        from_port: 22,
+        to_port: 22,
+        ..https("0.0.0.0/0")
+    }
+}
+
+/// A group of ours of this rule set; what it lets in now is another matter.
+fn worn(id: &str, of: &[&str], ingress: Vec<Rule>) -> WornGroup {
+    let rules: BTreeSet<Rule> = of.iter().map(|cidr| https(cidr)).collect();
+    WornGroup {
+        name: names::security_group("demo", &rule_set(&rules)),
+        vpc_id: "vpc-1".into(),
+        facts: SecurityGroup {
+            id: id.into(),
+            ours: true,
+            unclaimed: false,
+            ingress: ingress.into_iter().collect(),
+        },
+    }
+}
+
+fn wears(observed: &mut Observed, ids: &[&str], worn: Vec<WornGroup>) {
+    let Known::Present(instances) = &mut observed.instances else {
+        panic!("not known")
+    };
+    instances[0].security_group_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+    observed.worn = worn;
+}
+
+fn takes_off(group_ids: &[&str]) -> Step {
+    Step::SetSecurityGroups {
+        instance_id: "i-1".into(),
+        group_ids: group_ids.iter().map(|id| (*id).to_owned()).collect(),
+    }
+}
+
+fn shuts(group_id: &str, rules: &[Rule]) -> Step {
+    Step::RevokeIngress {
+        group_id: group_id.into(),
+        rules: rules.to_vec(),
+    }
+}
+
+/// Everything that keeps a wished group away.
+fn obstacles() -> Vec<(&'static str, Observed)> {
+    let edit = |what: &'static str, edit: fn(&mut Observed)| (what, change(ready(), edit));
+    vec![
+        edit("is being made", |o| o.security_group = Known::Absent),
+        edit("not known", |o| o.security_group = Known::Unknown),
+        edit("somebody else has the name", |o| {
+            if let Known::Present(group) = &mut o.security_group {
+                (group.id, group.ours) = ("sg-2".into(), false);
+            }
+        }),
+        edit("without rules yet", |o| {
+            if let Known::Present(group) = &mut o.security_group {
+                (group.id, group.ingress) = ("sg-2".into(), BTreeSet::new());
+            }
+        }),
+        edit("no subnet", |o| o.subnet = Known::Absent),
+        edit("the subnet is not known", |o| o.subnet = Known::Unknown),
+        edit("the Secret is broken", |o| {
+            o.security_group = Known::Absent;
+            if let Known::Present(secret) = &mut o.secret {
+                secret.problem = Some("no certificate".into());
+            }
+        }),
+        edit("the Secret is not read", |o| {
+            (o.security_group, o.secret) = (Known::Absent, Known::Unknown);
+        }),
+    ]
+}
+
+fn group_steps(observed: &Observed) -> Vec<Step> {
+    let steps = plan(&wish(json!({})), observed, now()).steps.into_iter();
+    let is_about_ours = |step: &Step| match step {
+        Step::RevokeIngress { .. } => true,
+        Step::SetSecurityGroups { .. } => true,
+        _ => false,
+    };
+    steps.filter(is_about_ours).collect()
+}
+
+#[test]
+fn whatever_keeps_the_wished_group_away_nothing_else_stays_open() {
+    for (what, observed) in obstacles() {
+        let old = |ingress| worn("sg-old", &["10.0.0.0/8"], ingress);
+        let with = |ids: &[&str], ingress| change(observed.clone(), |o| wears(o, ids, vec![old(ingress)]));
+        let own = || vec![https("10.0.0.0/8")];
+        assert_eq!(group_steps(&with(&["sg-old"], own())), [], "{what}: as it was made");
+        let foreign = group_steps(&with(&["sg-old", "sg-open"], own()));
+        assert_eq!(foreign, [takes_off(&["sg-old"])], "{what}: a foreign group");
+        let opened = group_steps(&with(&["sg-old"], [own(), vec![ssh()]].concat()));
+        assert_eq!(opened, [shuts("sg-old", &[ssh()])], "{what}: a port");
+        let wide = https("0.0.0.0/0");
+        let widened = group_steps(&with(&["sg-old"], [own(), vec![wide.clone()]].concat()));
+        assert_eq!(widened, [shuts("sg-old", &[wide])], "{what}: a source");
+        let nothing = change(observed.clone(), |o| wears(o, &["sg-open"], vec![]));
+        assert_eq!(
+            group_steps(&nothing),
+            [],
+            "{what}: EC2 takes no instance without a group"
+        );
+    }
+}
+
+#[test]
+fn who_wears_the_group_already_keeps_no_other_for_want_of_a_rule() {
+    let observed = change(ready(), |o| {
+        wears(o, &["sg-1", "sg-open"], vec![worn("sg-1", &["172.31.0.0/16"], vec![])]);
+        if let Known::Present(group) = &mut o.security_group {
+            group.ingress.clear();
+        }
+        o.refusal = Some(refused("AuthorizeIngress", "UnauthorizedOperation", 60));
+    });
+    assert_eq!(group_steps(&observed), [takes_off(&["sg-1"])]);
+}
+
+#[test]
+fn a_group_without_its_claim_is_kept_if_status_names_it() {
+    let unclaimed = |recorded: Option<&str>| {
+        let observed = change(ready(), |o| {
+            let mut group = worn("sg-old", &["10.0.0.0/8"], vec![https("10.0.0.0/8")]);
+            (group.facts.ours, group.facts.unclaimed) = (false, true);
+            wears(o, &["sg-old", "sg-open"], vec![group]);
+            o.security_group = Known::Absent;
+            o.recorded.security_group_id = recorded.map(Into::into);
+        });
+        group_steps(&observed)
+    };
+    assert_eq!(unclaimed(Some("sg-old")), [takes_off(&["sg-old"])]);
+    assert_eq!(unclaimed(Some("sg-1")), []);
+}
+
+#[test]
+fn an_instance_in_transit_keeps_its_groups_until_ec2_takes_a_change() {
+    let observed = change(ready(), |o| {
+        wears(o, &["sg-old", "sg-open"], vec![worn("sg-old", &[], vec![])]);
+        o.security_group = Known::Absent;
+        if let Known::Present(instances) = &mut o.instances {
+            instances[0].state = InstanceState::Stopping;
+        }
+    });
+    assert_eq!(group_steps(&observed), []);
+}
+
+#[test]
+fn an_instance_in_another_vpc_keeps_its_group_until_it_is_replaced() {
+    let elsewhere = |ours: bool| {
+        let observed = change(ready(), |o| {
+            let mut group = worn("sg-old", &["10.0.0.0/8"], vec![https("10.0.0.0/8"), ssh()]);
+            (group.vpc_id, group.facts.ours) = ("vpc-2".into(), ours);
+            wears(o, &["sg-old"], vec![group]);
+        });
+        group_steps(&observed)
+    };
+    assert_eq!(elsewhere(true), [shuts("sg-old", &[ssh()])]);
+    assert_eq!(elsewhere(false), [takes_off(&["sg-1"])]);
+}
+
+#[test]
+fn who_was_stopped_from_outside_runs_although_the_secret_is_to_be_mended() {
+    let stopped = |secret: Known<SecretFacts>| {
+        let observed = change(ready(), |o| {
+            o.secret = secret;
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].state = InstanceState::Stopped;
+            }
+        });
+        let plan = plan(&wish(json!({})), &observed, now());
+        (names_of(&plan), reason(&plan))
+    };
+    let broken = SecretFacts {
+        problem: Some("no certificate".into()),
+        ..SecretFacts::default()
+    };
+    let told = stopped(Known::Present(broken));
+    assert_eq!(told, (vec!["StartInstance"], Some(Reason::InvalidSpec)));
+    let told = stopped(Known::Unknown);
+    assert_eq!(
+        told,
+        (vec![], Some(Reason::Pending)),
+        "it may be on its way to another type"
+    );
+}
