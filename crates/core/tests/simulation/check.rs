@@ -11,7 +11,7 @@ use koi_sim::{Account, Machine};
 
 use super::cluster::CLUSTER;
 use super::operator::{Decision, Round};
-use super::world::World;
+use super::world::{EVIL_TYPE, World};
 
 impl Round<'_> {
     /// The launch is what status says to the last field, and what is touched carries our claim.
@@ -27,8 +27,13 @@ impl Round<'_> {
                 );
             }
             assert!(self.object.finalizer, "a launch before the finalizer");
+            assert!(desired.claim().matches(&launch.tags), "a launch with another's claim");
+            assert_ne!(launch.instance_type, EVIL_TYPE, "a launch of what nobody wishes");
             let owner = self.account.parameter(&names::owner_parameter(CLUSTER));
             assert!(owner.is_some(), "a launch before the cluster id is bound");
+        }
+        if let Step::SetInstanceType { instance_type, .. } | Step::RestoreInstanceType { instance_type, .. } = step {
+            assert_ne!(instance_type, EVIL_TYPE, "a type that nobody wishes");
         }
         let (Step::StopInstance { instance_id }
         | Step::StartInstance { instance_id }

@@ -156,7 +156,7 @@ impl Object {
         let mode = if self.start.own_identity { "PerAgent" } else { "Shared" };
         let plan = serde_json::from_value(json!({
             "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiPlan", "metadata": {"name": "p", "generation": 1},
-            "spec": {"identity": {"mode": mode}},
+            "spec": {"identity": {"mode": mode}, "limits": {"instanceTypes": ["t3.*"]}},
         }))
         .unwrap();
         let going = agent.metadata.deletion_timestamp.is_some();

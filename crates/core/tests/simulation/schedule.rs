@@ -106,6 +106,25 @@ pub(crate) enum Deed {
     },
     /// Somebody writes the status of another agent over this one's.
     CopyStatus,
+    /// Somebody writes something into one field of status that leads elsewhere.
+    Forge(Forged),
+}
+
+/// A field of status that somebody else wrote.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Forged {
+    /// The type of the recorded launch.
+    Type,
+    /// Its groups.
+    Groups,
+    /// Its tags: the claim of another agent.
+    Claim,
+    /// The volume that it takes over: another agent's.
+    KeptVolume,
+    /// The data volume: another agent's.
+    Volume,
+    /// The type to go back to.
+    PreviousType,
 }
 
 /// What people change in the spec.
@@ -246,7 +265,7 @@ fn what(agents: u64, phase: u8, random: &mut Random) -> What {
         },
         // A copy of what is gone already is an orphan, which is the reaper's; so is what a list leaves out when nothing else tells of it.
         12..=16 => match deed(random) {
-            Deed::Copy | Deed::LoseStatus { .. } | Deed::CopyStatus if phase == 1 => What::Crash,
+            Deed::Copy | Deed::LoseStatus { .. } | Deed::CopyStatus | Deed::Forge(_) if phase == 1 => What::Crash,
             deed => What::Outside { agent, deed },
         },
         _ if phase == 1 => What::Crash,
@@ -296,6 +315,12 @@ const DEEDS: &[Deed] = &[
     Deed::LoseStatus { hidden: false },
     Deed::LoseStatus { hidden: true },
     Deed::CopyStatus,
+    Deed::Forge(Forged::Type),
+    Deed::Forge(Forged::Groups),
+    Deed::Forge(Forged::Claim),
+    Deed::Forge(Forged::KeptVolume),
+    Deed::Forge(Forged::Volume),
+    Deed::Forge(Forged::PreviousType),
 ];
 
 fn deed(random: &mut Random) -> Deed {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use koi_core::api::KoiAgentStatus;
+use koi_core::api::{KoiAgentStatus, VolumeStatus};
 use koi_core::fleet::{Group, Sighting, fold};
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState, Place};
@@ -14,12 +14,15 @@ use super::check::{claimed_by, strangers};
 use super::cluster::{CLUSTER, Object, Secret};
 use super::observe::{identity_of, probe};
 use super::operator::{Operator, Outcome, Round, Seen};
-use super::schedule::{Deed, Edit, Event, Schedule, What};
+use super::schedule::{Deed, Edit, Event, Forged, Schedule, What};
 
 /// Between two sweeps.
 const SWEEP: SignedDuration = SignedDuration::from_secs(30);
 /// What is in transit is read again after this.
 const FOLLOW: SignedDuration = SignedDuration::from_secs(2);
+
+/// A type that no agent wishes, and that their plan does not let them have.
+pub(crate) const EVIL_TYPE: &str = "p5.48xlarge";
 
 pub(crate) struct World {
     pub(crate) home: Account,
@@ -416,6 +419,7 @@ impl World {
             }
             Deed::LoseStatus { hidden } => self.lose_status(agent, hidden),
             Deed::CopyStatus => self.copy_status(agent),
+            Deed::Forge(field) => self.forge(agent, field),
             Deed::EditConfig => object.config_edited = Some("edited".to_owned()),
             Deed::AgeCertificate => {
                 if let Some(secret) = &mut object.secret {
@@ -456,6 +460,18 @@ impl World {
         }
         let theirs = self.objects[other].status();
         self.objects[agent].write_status(theirs);
+        self.changed(agent);
+    }
+
+    fn forge(&mut self, agent: usize, field: Forged) {
+        if !self.can_spare_status(agent) {
+            return;
+        }
+        let other = (agent + 1) % self.objects.len();
+        let others = (other != agent).then(|| (self.objects[other].uid(), self.objects[other].status().volume));
+        let mut status = self.objects[agent].status();
+        forge(&mut status, field, others);
+        self.objects[agent].write_status(status);
         self.changed(agent);
     }
 
@@ -621,4 +637,19 @@ fn populate(account: &mut Account) {
     });
     let later = account.now().saturating_add(SignedDuration::from_secs(60)).unwrap();
     account.advance(later);
+}
+
+/// What somebody wrote: it leads to what the agent may not have, or to what another agent has.
+fn forge(status: &mut KoiAgentStatus, field: Forged, others: Option<(String, Option<VolumeStatus>)>) {
+    let (uid, volume) = others.unzip();
+    let volume = volume.flatten();
+    match (field, &mut status.launch, &mut status.instance, &mut status.volume) {
+        (Forged::Type, Some(launch), ..) => launch.instance_type = EVIL_TYPE.into(),
+        (Forged::Groups, Some(launch), ..) => launch.security_group_ids = vec!["sg-stranger".into()],
+        (Forged::Claim, Some(launch), ..) => launch.tags.extend(uid.map(|uid| (names::TAG_AGENT_UID.into(), uid))),
+        (Forged::KeptVolume, Some(launch), ..) => launch.kept_volume_id = volume.map(|volume| volume.id),
+        (Forged::PreviousType, _, Some(instance), _) => instance.previous_type = Some(EVIL_TYPE.into()),
+        (Forged::Volume, _, _, Some(own)) => *own = volume.unwrap_or_else(|| own.clone()),
+        _ => {}
+    }
 }
