@@ -89,6 +89,7 @@ impl<C: Cloud> Round<'_, C> {
 
     /// What status, the fleet view and this process know.
     fn remembered(&mut self, wish: &Result<Arc<Desired>, Why>) -> Observed {
+        status::bound_times(&mut self.status, self.context.clock.now());
         let recorded = Recorded::from_status(&self.status);
         let uid = self.agent.uid().unwrap_or_default();
         if matches!(wish.as_deref(), Ok(Desired::Absent(_))) {

@@ -109,6 +109,38 @@ pub fn is_in_doubt(status: &KoiAgentStatus, agent_uid: &str, unseen: &BTreeMap<S
     !status.launch.as_ref().is_some_and(own) || status.volume.as_ref().is_some_and(in_vain)
 }
 
+/// A clock may be so much ahead of another one.
+const SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// A moment that is to come yet is told by nobody but a wrong clock, or by somebody else: what counts from it counts from now.
+pub fn bound_times(status: &mut KoiAgentStatus, now: Timestamp) {
+    let latest = now.saturating_add(SKEW).unwrap_or(now);
+    let bound = |at: &mut Time| {
+        if at.0 > latest {
+            *at = time(now);
+        }
+    };
+    let instance = status
+        .instance
+        .as_mut()
+        .and_then(|instance| instance.booting_since.as_mut());
+    let launch = status.launch.as_mut().and_then(|launch| launch.recorded_at.as_mut());
+    let (repair, replaced) = status
+        .repair
+        .as_mut()
+        .map(|repair| (&mut repair.at, repair.replaced_at.as_mut()))
+        .unzip();
+    let gateway = status.gateway.as_mut();
+    let gateway = gateway.map(|gateway| [gateway.healthy_since.as_mut(), gateway.last_probe_time.as_mut()]);
+    let conditions = status
+        .conditions
+        .iter_mut()
+        .map(|condition| &mut condition.last_transition_time);
+    let single = [instance, launch, repair, replaced.flatten()].into_iter();
+    let several = gateway.into_iter().flatten();
+    single.chain(several).flatten().chain(conditions).for_each(bound);
+}
+
 /// A moment as Kubernetes keeps it: in whole seconds. Anything finer would differ after each read.
 #[must_use]
 pub fn time(at: Timestamp) -> Time {
@@ -577,7 +609,11 @@ fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
     })
 }
 
+/// The last snapshot, of an agent that leaves.
 fn snapshot(report: &Report<'_>) -> Option<String> {
+    if report.agent().is_some() {
+        return None;
+    }
     let snapshots = report.observed.snapshots.present().into_iter().flatten();
     snapshots
         .map(|snapshot| snapshot.id.clone())
@@ -603,16 +639,17 @@ fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus
             .or(before.tls_sha256),
         token_secret_name: before
             .token_secret_name
-            .or_else(|| secret.map(|_| names::token_secret(report.name))),
+            .or_else(|| secret.map(|_| String::new()))
+            .map(|_| names::token_secret(report.name)),
         config_sha256: health
             .and_then(|(_, health)| health.config_sha256.clone())
             .or(before.config_sha256),
         healthy_since: healthy_since(report, status),
         last_probe_time: before.last_probe_time,
-        observed_token_rotation: secret
-            .filter(|secret| !secret.staged)
-            .and_then(|secret| secret.rotation.clone())
-            .or(before.observed_token_rotation),
+        observed_token_rotation: match secret {
+            Some(secret) if !secret.staged => secret.rotation.clone(),
+            _ => before.observed_token_rotation,
+        },
     };
     (gateway != GatewayStatus::default()).then_some(gateway)
 }

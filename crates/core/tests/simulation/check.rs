@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use koi_core::api::KoiAgentStatus;
+use koi_core::api::{KoiAgentStatus, LaunchStatus};
 use koi_core::desired::Desired;
 use koi_core::names;
 use koi_core::observed::{Instance, InstanceState};
@@ -20,6 +20,12 @@ impl Round<'_> {
             let recorded = self.object.status().launch;
             let ours = self.operator.memories[&self.index].seen.as_ref().unwrap().version == self.object.version();
             if ours {
+                // When it was recorded others may have written, too; nothing of a launch is made of that.
+                let recorded_at = launch.recorded_at.clone();
+                let recorded = recorded.map(|recorded| LaunchStatus {
+                    recorded_at,
+                    ..recorded
+                });
                 assert_eq!(
                     recorded.as_ref(),
                     Some(launch.as_ref()),

@@ -69,6 +69,7 @@ impl Round<'_> {
     }
 
     fn remembered(&mut self, wish: &Wish) -> Observed {
+        status::bound_times(&mut self.status, self.now);
         let recorded = Recorded::from_status(&self.status);
         let uid = self.object.uid();
         if matches!(wish.as_deref(), Ok(Desired::Absent(_))) {

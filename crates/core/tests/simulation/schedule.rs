@@ -125,6 +125,8 @@ pub(crate) enum Forged {
     Volume,
     /// The type to go back to.
     PreviousType,
+    /// Every time in it: a year from now.
+    Times,
 }
 
 /// What people change in the spec.
@@ -321,6 +323,7 @@ const DEEDS: &[Deed] = &[
     Deed::Forge(Forged::KeptVolume),
     Deed::Forge(Forged::Volume),
     Deed::Forge(Forged::PreviousType),
+    Deed::Forge(Forged::Times),
 ];
 
 fn deed(random: &mut Random) -> Deed {

@@ -7,6 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Round;
+use super::gateway::valid_probe;
 use crate::api::{Reason, Remedy, RepairStatus};
 use crate::observed::{Instance, InstanceState, Known, Observed, Repair, ScheduledEvent};
 use crate::plan::{Halt, SHORTLY, Step, gate};
@@ -85,16 +86,28 @@ impl Round<'_> {
         Err(Halt::converging(reason, message, SHORTLY))
     }
 
-    /// The remedy that this running instance still waits for: both its boot as we know it and EC2's own time of its start lie before it.
+    /// The remedy that this running instance still waits for: both its boot as we know it and EC2's own time of its start lie before it, and
+    /// what it was begun for has not ended by itself.
     fn begun(&self, instance: &Instance) -> Option<&Repair> {
         let recorded = &self.observed.recorded;
         let repair = recorded
             .repair
             .as_ref()
-            .filter(|repair| repair.instance_id == instance.id)?;
+            .filter(|repair| repair.instance_id == instance.id && self.is_in_trouble(instance, repair))?;
         let old_boot =
             recorded.booting_since.is_some_and(|since| since < repair.at) && started_before(instance, repair);
         (repair.remedy == Remedy::Replace || old_boot).then_some(repair)
+    }
+
+    /// Whether anything is still said against the machine or its gateway.
+    fn is_in_trouble(&self, instance: &Instance, repair: &Repair) -> bool {
+        let is_it = |event: &ScheduledEvent| repair.event_id.as_ref() == Some(&event.id);
+        let silent = match valid_probe(self.observed, instance).map(|probe| &probe.outcome) {
+            Some(outcome) => !outcome.as_ref().is_ok_and(|health| health.ok),
+            // Not asked yet since the operator started: as it was told.
+            None => self.observed.recorded.silent_since.is_some() || !self.observed.recorded.was_healthy,
+        };
+        silent || instance.impaired.is_some() || instance.events.iter().any(is_it)
     }
 
     /// What EC2 itself says against the machine.

@@ -195,6 +195,51 @@ fn what_was_written_down_is_carried_out_once() {
 }
 
 #[test]
+fn what_was_written_down_is_left_when_nothing_is_amiss_any_more() {
+    let written = |base: Observed, event: Option<&str>| {
+        change(base, |observed| {
+            observed.recorded.repair = Some(Repair {
+                instance_id: "i-1".into(),
+                remedy: Remedy::Replace,
+                at: ago(5),
+                count: 1,
+                replaced_at: None,
+                event_id: event.map(Into::into),
+            });
+            observed.recorded.booting_since = Some(ago(500));
+        })
+    };
+    let steps = |observed: &Observed| names_of(&plan(&wish(json!({})), observed, now()));
+    let unasked = |since: Option<Timestamp>, was_healthy: bool| {
+        change(written(ready(), None), |observed| {
+            observed.probe = None;
+            (observed.recorded.silent_since, observed.recorded.was_healthy) = (since, was_healthy);
+        })
+    };
+    let retiring = on_instance(ready(), |instance| {
+        instance.events = vec![ScheduledEvent {
+            id: "event-1".into(),
+            code: "instance-retirement".into(),
+            not_before: Some(now()),
+        }];
+    });
+    let unwell = change(ready(), |observed| observed.probe = Some(probe(Err(Hop::Connect))));
+    assert_eq!(steps(&written(ready(), None)), Vec::<&str>::new());
+    assert_eq!(steps(&unasked(None, true)), Vec::<&str>::new());
+    for amiss in [
+        written(unwell, None),
+        written(sick(true, 900), None),
+        written(retiring.clone(), Some("event-1")),
+        unasked(Some(ago(300)), true),
+        unasked(None, false),
+    ] {
+        assert_eq!(steps(&amiss), ["TerminateInstance"]);
+    }
+    let other_event = steps(&written(retiring, Some("event-0")));
+    assert!(!other_event.contains(&"TerminateInstance"), "{other_event:?}");
+}
+
+#[test]
 fn a_retirement_is_answered_in_the_two_days_before_it_and_once() {
     let announced = |code: &str, hours: i64| {
         on_instance(ready(), |instance| {

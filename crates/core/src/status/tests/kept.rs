@@ -280,6 +280,8 @@ fn a_last_snapshot_stays_told() {
     assert_eq!(told_of(&previous, &observed), None);
     previous.final_snapshot_id = Some("snap-7".into());
     assert_eq!(told_of(&previous, &observed).as_deref(), Some("snap-7"));
+    let of_one_that_stays = told(&previous, &desired(), &observed, later(60)).final_snapshot_id;
+    assert_eq!(of_one_that_stays, None, "somebody else wrote it");
 }
 
 #[test]
@@ -329,6 +331,53 @@ fn a_token_is_told_as_rotated_when_it_is_no_longer_staged() {
     };
     assert_eq!(rotated(true), None);
     assert_eq!(rotated(false).as_deref(), Some("2026-11"));
+}
+
+#[test]
+fn what_the_secret_tells_nobody_else_tells() {
+    let mut forged = well();
+    let gateway = forged.gateway.as_mut().unwrap();
+    gateway.token_secret_name = Some("anothers-gateway".into());
+    gateway.observed_token_rotation = Some("forged".into());
+    let observed = world(&forged, Ok(()), InstanceState::Running);
+    let gateway = told(&forged, &desired(), &observed, later(60)).gateway.unwrap();
+    assert_eq!(gateway.token_secret_name.as_deref(), Some("ada-gateway"));
+    assert_eq!(gateway.observed_token_rotation, None);
+}
+
+#[test]
+fn times_that_are_to_come_yet_are_not_believed() {
+    let ahead = |seconds: i64| {
+        let at = || super::super::time(later(seconds));
+        let mut status = well();
+        status.instance.as_mut().unwrap().booting_since = Some(at());
+        status.launch = Some(crate::api::LaunchStatus {
+            recorded_at: Some(at()),
+            ..crate::api::LaunchStatus::default()
+        });
+        status.repair = serde_json::from_value(json!({
+            "instanceId": "i-1", "cause": "BootTimeout", "remedy": "Reboot", "at": at(), "count": 1, "replacedAt": at(),
+        }))
+        .unwrap();
+        let gateway = status.gateway.as_mut().unwrap();
+        (gateway.healthy_since, gateway.last_probe_time) = (Some(at()), Some(at()));
+        for condition in &mut status.conditions {
+            condition.last_transition_time = at();
+        }
+        status
+    };
+    for (seconds, believed) in [
+        (-3600, -3600),
+        (0, 0),
+        (60, 60),
+        (62, 0),
+        (3600, 0),
+        (30_000_000_000, 0),
+    ] {
+        let mut status = ahead(seconds);
+        super::super::bound_times(&mut status, later(0));
+        assert_eq!(status, ahead(believed), "{seconds}");
+    }
 }
 
 #[test]
