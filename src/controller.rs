@@ -34,10 +34,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koi_core::api::KoiAgent;
 use koi_core::budget::{Asker, Urgency};
-use koi_core::desired::{CloudWish, Desired, Settings};
+use koi_core::desired::{self, CloudWish, Desired, Settings};
 use koi_core::observed::Observed;
 use koi_core::offering::Exhausted;
-use koi_core::plan::{Plan, Why, blocked, plan};
+use koi_core::plan::{Plan, Unsettled, Why, plan, unsettled};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Reporter;
 use kube::{Client, ResourceExt as _};
@@ -446,7 +446,15 @@ impl<'a, C: Cloud> Round<'a, C> {
     fn plan(&mut self, wish: Result<Arc<Desired>, Why>, mut observed: Observed, seen: Moment) -> Decision {
         let plan = match &wish {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
-            Err(why) => blocked(why.clone()),
+            Err(why) => {
+                let about = Unsettled {
+                    cluster_id: &self.context.catalogue.settings(&self.context.stores).cluster_id,
+                    agent_uid: self.agent.metadata.uid.as_deref().unwrap_or_default(),
+                    paused: desired::holds_still(&self.agent),
+                    power: self.agent.spec.power,
+                };
+                unsettled(why.clone(), &about, &observed, self.context.clock.now())
+            }
         };
         let refused = &mut self.memory.work().refused;
         if plan.is_at_rest() && refused.last().is_some() {

@@ -51,18 +51,12 @@ pub(super) enum Effect {
 impl<C: Cloud> Round<'_, C> {
     /// Does what was decided.
     pub(super) async fn apply(&mut self, decision: &Decision) -> Result<Progress, RoundError> {
-        let Ok(desired) = &decision.wish else {
-            return Ok(Progress::Done);
-        };
+        let uid = self.agent.uid().unwrap_or_default();
         for step in &decision.plan.steps {
             if self.is_first_word() && is_slow(step) {
                 self.report(decision).await?;
             }
-            let mut making = match self
-                .context
-                .makers
-                .turn(&desired.claim().agent_uid, step, decision.seen)
-            {
+            let mut making = match self.context.makers.turn(&uid, step, decision.seen) {
                 makers::Turn::Free => None,
                 makers::Turn::Mine(making) => Some(making),
                 makers::Turn::Busy => return Ok(Progress::LookAgain(NEIGHBOUR)),
@@ -81,7 +75,7 @@ impl<C: Cloud> Round<'_, C> {
             if let Step::PutBundle { instance_id, .. } = step {
                 self.memory.work().bundles_deleted.remove(instance_id);
             }
-            let effect = Box::pin(self.perform(step, desired, decision)).await;
+            let effect = Box::pin(self.perform(step, decision)).await;
             drop(making);
             budget::end_turn();
             match effect? {
@@ -168,7 +162,10 @@ impl<C: Cloud> Round<'_, C> {
         Progress::GoOn
     }
 
-    async fn perform(&mut self, step: &Step, desired: &Desired, decision: &Decision) -> Result<Effect, RoundError> {
+    async fn perform(&mut self, step: &Step, decision: &Decision) -> Result<Effect, RoundError> {
+        let Ok(desired) = &decision.wish else {
+            return Ok(self.on_the_cloud(step).await);
+        };
         match step {
             Step::AddFinalizer => self.add_finalizer().await,
             Step::RemoveFinalizer => self.remove_finalizer().await,
@@ -202,11 +199,15 @@ impl<C: Cloud> Round<'_, C> {
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
             Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
             Step::TryLaunch { launch } => Ok(self.try_launch(desired, launch).await),
-            _ => {
-                let effect = super::cloud_effects::shared(self.context, Some(&desired.claim().agent_uid), step).await;
-                Ok(effect.map_or_else(Effect::Refused, |()| Effect::Done))
-            }
+            _ => Ok(self.on_the_cloud(step).await),
         }
+    }
+
+    /// What needs no wish.
+    async fn on_the_cloud(&self, step: &Step) -> Effect {
+        let uid = self.agent.uid().unwrap_or_default();
+        let done = super::cloud_effects::shared(self.context, Some(&uid), step).await;
+        done.map_or_else(Effect::Refused, |()| Effect::Done)
     }
 }
 

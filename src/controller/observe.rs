@@ -59,6 +59,10 @@ impl<C: Cloud> Round<'_, C> {
         let Ok(desired) = wish else {
             // Whatever is wrong with the wish, or with its plan: what runs goes on running, and is told as it is.
             observed.probe = self.context.rounds.last(&self.agent.uid().unwrap_or_default());
+            if let Some(instance) = current_instance(&observed) {
+                observed.worn = self.context.fleet.worn(instance, None);
+                self.look_up_home(&mut observed, &mut None).await;
+            }
             return observed;
         };
         if self.is_first_word() {

@@ -351,6 +351,12 @@ fn annotation<'a>(agent: &'a KoiAgent, key: &str) -> Option<&'a str> {
     agent.annotations().get(key).map(String::as_str)
 }
 
+/// Whether nothing may be changed: the annotation says so, or something that is neither yes nor no.
+#[must_use]
+pub fn holds_still(agent: &KoiAgent) -> bool {
+    flag(agent, crate::api::annotations::PAUSED).unwrap_or(true)
+}
+
 /// An annotation that is true or false, in the words that the field takes for it (those of Go's `strconv.ParseBool`); what is not there is
 /// false. `Err`: the text, which is neither.
 fn flag<'a>(agent: &'a KoiAgent, key: &str) -> Result<bool, &'a str> {

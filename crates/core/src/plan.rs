@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{LaunchStatus, Reason, RepairStatus};
+use crate::api::{LaunchStatus, Power, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
 use crate::names;
-use crate::observed::{Instance, Observed, Place, Refused, Rule, Source};
+use crate::observed::{Instance, Observed, OwnerRecord, Place, Refused, Rule, Source};
 use crate::refusal::{MISSING_GROUP, Refusal, Retry};
 use crate::rotation::Rotation;
 
+pub(crate) use launch::rebuilt;
 pub(crate) use present::{
     UNTIL_THEN, describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe,
 };
@@ -548,6 +549,35 @@ pub fn blocked(why: Why) -> Plan {
         check_again,
         planned: None,
     }
+}
+
+/// What is known of an agent whose wish cannot be settled.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsettled<'a> {
+    /// Id of the installation.
+    pub cluster_id: &'a str,
+    /// UID of the KoiAgent.
+    pub agent_uid: &'a str,
+    /// Nothing may be changed.
+    pub paused: bool,
+    /// The power that its spec asks for.
+    pub power: Power,
+}
+
+/// The plan of an agent whose wish cannot be settled and that may have an instance: nothing is changed but what others did to that.
+#[must_use]
+pub fn unsettled(why: Why, about: &Unsettled<'_>, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = blocked(why);
+    let at_home = observed.place.present().is_some() && observed.recorded.place.as_ref() == observed.place.present();
+    if about.paused || observed.owner != OwnerRecord::Ours || !at_home {
+        return plan;
+    }
+    plan.steps = present::keep_unsettled(about, observed);
+    gate::hold_aside(&mut plan, observed, now);
+    if !plan.steps.is_empty() {
+        plan.check_again = SHORTLY;
+    }
+    plan
 }
 
 /// The instance whose gateway can be asked now; none while it cannot answer yet.

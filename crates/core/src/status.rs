@@ -23,7 +23,7 @@ use crate::names;
 use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Unseen, Volume, VolumeState,
 };
-use crate::plan::{Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, valid_probe};
+use crate::plan::{Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, rebuilt, valid_probe};
 use crate::refusal::classify;
 use crate::render::network;
 
@@ -78,7 +78,7 @@ pub fn report(report: &Report<'_>) -> KoiAgentStatus {
         observed_generation: report.generation,
         cloud: cloud(report),
         resolved: resolved(report),
-        launch: report.observed.recorded.launch.clone(),
+        launch: launch(report),
         instance: instance(report),
         volume: volume(report),
         security_group_id: security_group(report),
@@ -606,6 +606,15 @@ fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
         count: i32::try_from(refused.count).unwrap_or(i32::MAX).max(1),
         since: same.map_or(time(report.now), |before| before.since.clone()),
         retry_at: refused.retry_at.map(time),
+    })
+}
+
+/// As it was recorded; status may have lost it.
+fn launch(report: &Report<'_>) -> Option<LaunchStatus> {
+    let recorded = report.observed.recorded.launch.clone();
+    recorded.or_else(|| {
+        let instance = report.instance().filter(|instance| !instance.state.is_dying())?;
+        rebuilt(report.agent()?, report.observed, instance)
     })
 }
 

@@ -11,7 +11,8 @@ use serde_json::Map;
 use super::cidr::Cidr;
 use super::plans::{cloud, identity_mode, plan_models, shared_profile};
 use super::{
-    DesiredAgent, IdentityWish, ImageWish, IngressWish, Settings, StorageWish, annotation, flag, limits, span, why,
+    DesiredAgent, IdentityWish, ImageWish, IngressWish, Settings, StorageWish, annotation, flag, holds_still, limits,
+    span, why,
 };
 use crate::api::{
     DeletionPolicy, GatewaySpec, IdentityMode, ImageSpec, InstanceSpec, KoiAgent, KoiPlanSpec, ModelSpec, NetworkSpec,
@@ -89,7 +90,7 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
     Ok(DesiredAgent {
         generation: asked.agent.metadata.generation.unwrap_or_default(),
         plan: None,
-        paused: flag(asked.agent, annotations::PAUSED).unwrap_or(true),
+        paused: holds_still(asked.agent),
         unclear_pause: unclear_pause(asked.agent),
         leaving: false,
         power: asked.agent.spec.power,

@@ -133,6 +133,18 @@ fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
     }
 }
 
+/// Takes what is refused for now out of a plan whose verdict is about something else.
+pub(super) fn hold_aside(plan: &mut Plan, observed: &Observed, now: Timestamp) {
+    for refused in observed.refusal.iter().chain(&observed.refused_before) {
+        let waits = refused.retry_at.is_none_or(|at| at > now);
+        if waits && position(plan, refused).is_some() {
+            plan.steps.retain(|step| !concerns(refused, step));
+            let again = refused.retry_at.map_or(AT_REST, |at| until(at, now));
+            plan.check_again = plan.check_again.min(again);
+        }
+    }
+}
+
 /// An agent with an instance that is not dying.
 fn lives(desired: &Desired, observed: &Observed) -> bool {
     let live = present::current_instance(observed).is_some_and(|instance| !instance.state.is_dying());

@@ -4,7 +4,9 @@ use super::{Halt, SHORTLY, Step, gate, unknown};
 use crate::api::{LaunchArtifact, LaunchDataVolume, LaunchStatus, Reason};
 use crate::desired::DesiredAgent;
 use crate::names;
-use crate::observed::{Known, LaunchTrace, Observed, Place, Refused, Subnet, Volume, VolumeState};
+use crate::observed::{
+    Instance, InstanceState, Known, LaunchTrace, Observed, Place, Refused, Subnet, Volume, VolumeState,
+};
 use crate::refusal::{TOKEN_MISMATCH, TOKEN_TERMINATED};
 use crate::render::user_data::{self, Home};
 use jiff::{SignedDuration, Timestamp};
@@ -75,6 +77,40 @@ pub(super) fn record(
         renderer: user_data::RENDERER,
         user_data_sha256: user_data::sha256(&script),
         recorded_at: Some(crate::status::time(now)),
+    })
+}
+
+/// The record of the launch of an instance that is there, where status has lost it: the instance's own token tells which it was, and what EC2
+/// does not show of it counts as it is wished now, so that later changes are seen.
+pub(crate) fn rebuilt(agent: &DesiredAgent, observed: &Observed, instance: &Instance) -> Option<LaunchStatus> {
+    let token = instance.client_token.as_deref()?;
+    let (epoch, attempt) = names::parse_client_token(&agent.claim.agent_uid, token)?;
+    let subnet = Subnet {
+        id: instance.subnet_id.clone()?,
+        zone: instance.zone.clone(),
+        vpc_id: String::new(),
+        vpc_cidrs: Vec::new(),
+    };
+    let profile = instance.profile_arn.as_deref().and_then(|arn| arn.rsplit('/').next());
+    let launched_at = instance.launch_time?;
+    let shown = instance.state == InstanceState::Running && instance.private_ip.is_some();
+    let parts = Parts {
+        place: observed.place.present()?,
+        subnet: &subnet,
+        group_id: "",
+        image: &instance.image_id,
+        kept: None,
+        instance_type: &instance.instance_type,
+    };
+    let record = record(agent, &parts, epoch, attempt, launched_at).ok()?;
+    Some(LaunchStatus {
+        security_group_ids: instance.security_group_ids.clone(),
+        profile: profile.unwrap_or(&agent.identity.profile).to_owned(),
+        data_volume: None,
+        kept_volume_id: instance.data_device().cloned(),
+        public_address: shown.then_some(instance.public_ip.is_some()),
+        instead_of: None,
+        ..record
     })
 }
 

@@ -14,7 +14,7 @@ mod volume;
 
 use jiff::Timestamp;
 
-use super::{Halt, Plan, SHORTLY, Step, gate, unknown};
+use super::{Halt, Plan, SHORTLY, Step, Unsettled, gate, unknown};
 use crate::api::{Power, Reason};
 use crate::change::Planned;
 use crate::desired::DesiredAgent;
@@ -57,6 +57,31 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
         planned: round.planned,
         ..plan
     }
+}
+
+/// What is done for an agent whose wish cannot be settled, as far as that is certain: nothing else stays open, and who was stopped from
+/// outside runs again.
+pub(super) fn keep_unsettled(unsettled: &Unsettled<'_>, observed: &Observed) -> Vec<Step> {
+    let ours = |instance: &&Instance| {
+        let token = instance.client_token.as_deref();
+        !instance.state.is_dying() && token.is_some_and(|token| names::is_token_of(unsettled.agent_uid, token))
+    };
+    let Some(instance) = current_instance(observed).filter(ours) else {
+        return Vec::new();
+    };
+    let mut steps = network::shut(observed, instance, unsettled.cluster_id);
+    let recorded = &observed.recorded;
+    let is_being_changed = recorded
+        .planned
+        .as_ref()
+        .is_some_and(|planned| planned.waiting_for.is_none());
+    let runs = unsettled.power == Power::Running && !recorded.suspended && !is_being_changed;
+    if runs && instance.state == InstanceState::Stopped {
+        steps.push(Step::StartInstance {
+            instance_id: instance.id.clone(),
+        });
+    }
+    steps
 }
 
 /// One round about one agent.
@@ -177,6 +202,11 @@ impl<'a> Round<'a> {
                 Ok(())
             }
             InstanceState::Running => {
+                // It may not be stopped for long, where EC2 refuses that.
+                if self.observed.security_group.present().is_some() {
+                    let _ = self.network(herd);
+                }
+                self.shut(instance);
                 self.steps.push(Step::StopInstance {
                     instance_id: instance.id.clone(),
                 });

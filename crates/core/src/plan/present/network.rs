@@ -7,7 +7,7 @@ use super::herd::Herd;
 use crate::api::Reason;
 use crate::desired::DesiredAgent;
 use crate::names;
-use crate::observed::{Instance, InstanceState, Known, Rule, SecurityGroup, Subnet, WornGroup};
+use crate::observed::{Instance, InstanceState, Known, Observed, Rule, SecurityGroup, Subnet, WornGroup};
 use crate::plan::{AT_ONCE, Halt, SHORTLY, Step, unknown};
 use crate::render::network;
 
@@ -43,7 +43,7 @@ impl<'a> Round<'a> {
                 ));
             }
         };
-        if !group.ours && self.is_ours(group) {
+        if !group.ours && is_ours(self.observed, group) {
             let mut tags = names::shared_tags(&self.agent.claim.cluster_id, &self.agent.tags);
             tags.insert(names::TAG_RULE_SET.into(), rule_set());
             self.restore(&group.id, &tags, &BTreeMap::new());
@@ -80,34 +80,10 @@ impl<'a> Round<'a> {
     /// in but to HTTPS.
     pub(super) fn shut(&mut self, instance: &Instance) {
         let changes_groups = |step: &Step| matches!(step, Step::SetSecurityGroups { .. });
-        if self.steps.iter().any(changes_groups) {
-            return;
+        if !self.steps.iter().any(changes_groups) {
+            let steps = shut(self.observed, instance, &self.agent.claim.cluster_id);
+            self.steps.extend(steps);
         }
-        let observed = self.observed;
-        let wished = observed.security_group.present().map(|group| &group.id);
-        let ours: Vec<&WornGroup> = observed.worn.iter().filter(|worn| self.is_ours(&worn.facts)).collect();
-        for worn in ours.iter().filter(|worn| Some(&worn.facts.id) != wished) {
-            let rules = network::strange_rules(&self.agent.claim.cluster_id, worn);
-            if !rules.is_empty() {
-                self.steps.push(Step::RevokeIngress {
-                    group_id: worn.facts.id.clone(),
-                    rules,
-                });
-            }
-        }
-        let stays = |id: &&String| ours.iter().any(|worn| worn.facts.id == **id);
-        let group_ids: Vec<String> = instance.security_group_ids.iter().filter(stays).cloned().collect();
-        if is_settled(instance) && !group_ids.is_empty() && group_ids.len() < instance.security_group_ids.len() {
-            self.steps.push(Step::SetSecurityGroups {
-                instance_id: instance.id.clone(),
-                group_ids,
-            });
-        }
-    }
-
-    /// By its claim; by status, where it has lost that.
-    fn is_ours(&self, group: &SecurityGroup) -> bool {
-        group.ours || (group.unclaimed && self.observed.recorded.security_group_id.as_ref() == Some(&group.id))
     }
 
     fn mend_rules(&mut self, group: &SecurityGroup, wanted: &BTreeSet<Rule>) {
@@ -142,6 +118,36 @@ impl<'a> Round<'a> {
             });
         }
     }
+}
+
+/// What takes everything off that an instance wears and lets in besides its groups of ours, the wished one aside.
+pub(super) fn shut(observed: &Observed, instance: &Instance, cluster_id: &str) -> Vec<Step> {
+    let wished = observed.security_group.present().map(|group| &group.id);
+    let worn = observed.worn.iter();
+    let ours: Vec<&WornGroup> = worn.filter(|worn| is_ours(observed, &worn.facts)).collect();
+    let others = ours.iter().filter(|worn| Some(&worn.facts.id) != wished);
+    let rules = others.map(|worn| (worn, network::strange_rules(cluster_id, worn)));
+    let mut steps: Vec<Step> = rules
+        .filter(|(_, rules)| !rules.is_empty())
+        .map(|(worn, rules)| Step::RevokeIngress {
+            group_id: worn.facts.id.clone(),
+            rules,
+        })
+        .collect();
+    let stays = |id: &&String| ours.iter().any(|worn| worn.facts.id == **id);
+    let group_ids: Vec<String> = instance.security_group_ids.iter().filter(stays).cloned().collect();
+    if is_settled(instance) && !group_ids.is_empty() && group_ids.len() < instance.security_group_ids.len() {
+        steps.push(Step::SetSecurityGroups {
+            instance_id: instance.id.clone(),
+            group_ids,
+        });
+    }
+    steps
+}
+
+/// By its claim; by status, where it has lost that.
+fn is_ours(observed: &Observed, group: &SecurityGroup) -> bool {
+    group.ours || (group.unclaimed && observed.recorded.security_group_id.as_ref() == Some(&group.id))
 }
 
 /// EC2 takes a change of its groups.
