@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use koi_core::api::CloudStatus;
 use koi_core::desired::CloudWish;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -107,6 +108,25 @@ impl<C: Cloud> Accounts<C> {
             .map(|account| Arc::clone(&account.context))
             .collect();
         std::iter::once(Arc::clone(&self.own)).chain(others).collect()
+    }
+
+    /// Where an agent has an instance with a token of its own, as far as open accounts show it.
+    pub async fn home_of(&self, agent_uid: &str) -> Option<CloudStatus> {
+        let others: Vec<_> = self
+            .others()
+            .iter()
+            .map(|(wish, account)| (wish.clone(), Arc::clone(&account.context)))
+            .collect();
+        let own = (CloudWish::default(), Arc::clone(&self.own));
+        let mut all = std::iter::once(own).chain(others);
+        let (wish, context) = all.find(|(_, context)| context.fleet.has_own(agent_uid))?;
+        let place = context.lookups.place().await.ok()?;
+        Some(CloudStatus {
+            account: place.account,
+            region: place.region,
+            role_arn: wish.role_arn,
+            external_id: wish.external_id,
+        })
     }
 
     fn open(&self, wish: &CloudWish, cloud: Arc<C>, now: Instant) -> Account<C> {

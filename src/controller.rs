@@ -216,6 +216,12 @@ async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Act
         let mut memory = memory.lock().await;
         let agent = memory.newest(agent, context.clock.now());
         let mut round = Round::begin(context, agent, &mut memory);
+        if !matches!(round.validate().as_deref(), Ok(Desired::Present(_)))
+            && let Some(lives) = accounts.home_of(&uid).await
+        {
+            // Where no wish says where it is to live, status does, and others may write there: it lives where its instance is.
+            round.status.cloud = Some(lives);
+        }
         round.home = round.whereabouts();
         let at_home = accounts.of(&round.home);
         let done = Box::pin(round.at(&at_home).in_turn()).await;

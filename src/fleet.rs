@@ -94,6 +94,12 @@ impl Fleet {
         self.index().strangers(agent_uid, recorded)
     }
 
+    /// Whether there is an instance that is surely this agent's: see [`Index::has_own`].
+    #[must_use]
+    pub fn has_own(&self, agent_uid: &str) -> bool {
+        self.index().has_own(agent_uid)
+    }
+
     /// The security group of this name; outer `None` before the first sweep.
     #[must_use]
     pub fn group(&self, vpc_id: &str, name: &str) -> Option<Option<Group>> {

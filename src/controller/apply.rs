@@ -109,6 +109,9 @@ impl<C: Cloud> Round<'_, C> {
         if let Step::DeleteBundle { instance_id } = step {
             self.memory.work().bundles_deleted.insert(instance_id.clone());
         }
+        if let Step::DeleteVolume { volume_id, .. } = step {
+            self.memory.work().volume_deleted = Some(volume_id.clone());
+        }
         if let Some(event) = event_for_step(step, observed) {
             if observed.recorded.instance_id.is_some() {
                 self.context.metrics.count_repair(step.name());

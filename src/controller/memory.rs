@@ -267,6 +267,8 @@ pub(super) struct Work {
     pub(super) pushed: Option<Pushed>,
     /// The instances whose bundle was deleted, and not written again.
     pub(super) bundles_deleted: BTreeSet<String>,
+    /// The data volume that was deleted.
+    pub(super) volume_deleted: Option<String>,
     /// The console, of which instance, and when it was fetched.
     console: Option<(String, Timestamp, String)>,
     /// When we wrote the Secret, until the watch has shown that: for a moment it may not.

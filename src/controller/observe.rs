@@ -14,7 +14,7 @@ use koi_core::observed::{
     Subnet, VolumeState,
 };
 use koi_core::offering;
-use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, probe_target};
+use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, last_policy, probe_target};
 use koi_core::refusal::NO_CREDENTIALS;
 use koi_core::render::bundle;
 use koi_core::render::network;
@@ -122,6 +122,7 @@ impl<C: Cloud> Round<'_, C> {
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: self.memory.work().bundles_deleted.clone(),
+            volume_deleted: self.memory.work().volume_deleted.clone(),
             tried_launch: self.memory.work().tried_launch.clone(),
             launch_trace: self.memory.launches.of(recorded.launch.as_ref()),
             refusal: self.memory.work().refused.last().cloned(),
@@ -254,7 +255,7 @@ impl<C: Cloud> Round<'_, C> {
         {
             observed.identity = Known::Present(as_identity(&profile, &farewell.claim.cluster_id, true));
         }
-        if farewell.deletion_policy == DeletionPolicy::Snapshot && is_next_to_go(observed) {
+        if last_policy(farewell, observed) == DeletionPolicy::Snapshot && is_next_to_go(observed) {
             observed.snapshots = self.snapshots(farewell, failed).await;
         }
     }

@@ -240,8 +240,10 @@ pub struct Farewell {
     pub paused: bool,
     /// Let go without asking the cloud.
     pub force: bool,
-    /// What happens to the data volume.
+    /// What happens to the data volume, by the spec or the plan, else by status: [`crate::plan::last_policy`] decides.
     pub deletion_policy: DeletionPolicy,
+    /// Spec or plan say so.
+    pub is_policy_said: bool,
     /// The role and profile of its own that it may have.
     pub own_role: Option<String>,
     /// Where it lived, as far as the plan still says; `status.cloud` is the measure.

@@ -141,6 +141,15 @@ impl Index {
         anothers.map(ToString::to_string).collect()
     }
 
+    /// Whether a sweep showed a live instance with a token of this agent's own, which nobody can give to another one.
+    #[must_use]
+    pub fn has_own(&self, agent_uid: &str) -> bool {
+        let own = |instance: Instance| !instance.state.is_dying() && instance.is_surely_of(agent_uid, &|_| false);
+        self.agents
+            .get(agent_uid)
+            .is_some_and(|agent| agent.instances.things().any(own))
+    }
+
     /// Whether another agent holds this: an instance with a token of its own, or a volume that has its claim or is on such an instance.
     fn is_anothers(&self, agent_uid: &str, id: &str) -> bool {
         let mut others = self.agents.iter().filter(|(uid, _)| *uid != agent_uid);

@@ -88,6 +88,8 @@ pub struct Observed {
     pub stray_bundles: Vec<String>,
     /// The instances whose bundle this process has deleted, and not written again.
     pub bundles_deleted: BTreeSet<String>,
+    /// The data volume that this process deleted.
+    pub volume_deleted: Option<String>,
     /// The last answer of the gateway, if one was asked since the last change to the instance.
     pub probe: Option<Probe>,
     /// The config that was last handed to the running gateway, as far as this process remembers.

@@ -83,7 +83,7 @@ pub struct StorageSpec {
 }
 
 /// What happens to the data volume when the agent is deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     /// The volume is deleted with the agent; nothing is kept.
     Delete,

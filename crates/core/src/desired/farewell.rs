@@ -1,7 +1,7 @@
 //! The wish for an agent that goes, and where an agent is looked for.
 
 use super::plans::{cloud, identity_mode};
-use super::{CloudWish, Desired, Farewell, Settings, flag};
+use super::{CloudWish, Desired, Farewell, Settings, flag, holds_still};
 use crate::api::{DeletionPolicy, IdentityMode, KoiAgent, KoiAgentStatus, KoiPlan, annotations};
 use crate::names::{self, Claim};
 
@@ -27,9 +27,10 @@ pub(super) fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, s
     Farewell {
         generation: agent.metadata.generation.unwrap_or_default(),
         // Each with its careful side: somebody wanted it to wait, and nobody said clearly that it may be left behind.
-        paused: flag(agent, annotations::PAUSED).unwrap_or(true),
+        paused: holds_still(agent),
         force: flag(agent, annotations::FORCE_DELETE).unwrap_or(false),
         deletion_policy: asked.or(planned).or(recorded).unwrap_or(DeletionPolicy::Snapshot),
+        is_policy_said: asked.or(planned).is_some(),
         own_role: may_own.then_some(own),
         cloud: plan.map(|plan| cloud(&plan.spec)).unwrap_or_default(),
         tags: plan.and_then(|plan| plan.spec.tags.clone()).unwrap_or_default(),

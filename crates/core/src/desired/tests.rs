@@ -380,6 +380,7 @@ fn an_agent_that_goes_resolves_whatever_is_broken() {
         paused: false,
         force: false,
         deletion_policy: DeletionPolicy::Snapshot,
+        is_policy_said: false,
         own_role: Some(own),
         cloud: CloudWish::default(),
         tags: std::collections::BTreeMap::new(),
@@ -389,6 +390,7 @@ fn an_agent_that_goes_resolves_whatever_is_broken() {
         serde_json::from_value(json!({"observedGeneration": 3, "resolved": {"deletionPolicy": "Delete"}})).unwrap(),
     );
     assert_eq!(farewell(&agent).deletion_policy, DeletionPolicy::Delete);
+    assert!(!farewell(&agent).is_policy_said, "status alone says so");
     // A default plan may have said so, and be gone as well.
     agent.spec.plan_ref = None;
     assert!(farewell(&agent).own_role.is_some());
@@ -578,6 +580,7 @@ fn an_agent_is_looked_for_where_its_plan_says_and_one_that_goes_where_it_lives()
             paused: false,
             force: false,
             deletion_policy: DeletionPolicy::Delete,
+            is_policy_said: true,
             own_role: None,
             cloud,
             tags: BTreeMap::new(),

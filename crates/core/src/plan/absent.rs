@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::launch::{self, VISIBILITY};
 use super::snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
@@ -10,8 +10,11 @@ use super::{Halt, Plan, SHORTLY, Step, present, shared, unknown};
 use crate::api::{DeletionPolicy, Reason};
 use crate::desired::Farewell;
 use crate::names;
-use crate::observed::{Instance, InstanceState, Known, Observed, Volume, VolumeState};
+use crate::observed::{Instance, InstanceState, Known, Observed, Unseen, Volume, VolumeState};
 use crate::reap;
+
+/// A volume that is there may be missing in reads for so long.
+const HIDDEN: SignedDuration = SignedDuration::from_secs(60);
 
 pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> Plan {
     let mut round = Round {
@@ -22,6 +25,17 @@ pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> 
     };
     let outcome = round.walk();
     Plan::conclude(round.steps, outcome)
+}
+
+/// What happens to the data volume. Where neither spec nor plan say it any more, status and the volume's own tag do: the more careful of
+/// the two, for others may write either.
+#[must_use]
+pub fn last_policy(farewell: &Farewell, observed: &Observed) -> DeletionPolicy {
+    let told = farewell.deletion_policy;
+    let volumes = observed.volumes.present().into_iter().flatten();
+    let own = volumes.filter(|volume| !farewell.is_policy_said && farewell.claim.matches(&volume.tags));
+    let tagged = own.filter_map(|volume| reap::policy(&volume.tags));
+    tagged.fold(told, DeletionPolicy::max)
 }
 
 struct Round<'a> {
@@ -161,7 +175,7 @@ impl<'a> Round<'a> {
     }
 
     fn volumes(&mut self) -> Result<(), Halt> {
-        if self.farewell.deletion_policy == DeletionPolicy::Retain {
+        if last_policy(self.farewell, self.observed) == DeletionPolicy::Retain {
             self.holder()?;
             self.retain();
             return Ok(());
@@ -175,11 +189,22 @@ impl<'a> Round<'a> {
         for volume in volumes.iter().filter(|volume| volume.state != VolumeState::Deleted) {
             waiting.push(self.volume(volume)?);
         }
+        waiting.extend(self.unseen_volume(volumes));
         if waiting.is_empty() {
             Ok(())
         } else {
             Err(deleting(format!("Still there: {}.", waiting.join(", "))))
         }
+    }
+
+    /// The recorded volume, which some reads did not show although nothing of this process deleted it.
+    fn unseen_volume(&self, volumes: &[Volume]) -> Option<String> {
+        let observed = self.observed;
+        let id = observed.recorded.volume_id.as_ref()?;
+        let shown = volumes.iter().any(|volume| volume.id == *id);
+        let surely_gone = |unseen: &Unseen| unseen.reads >= 2 && self.now.duration_since(unseen.since) >= HIDDEN;
+        let gone = observed.volume_deleted.as_ref() == Some(id) || observed.unseen.get(id).is_some_and(surely_gone);
+        (!shown && !gone).then(|| format!("EC2 does not show volume {id}, which is looked for until that is certain"))
     }
 
     /// Where status tells of no instance a volume may: whoever holds what has the agent's claim, and is not shown, is its instance.
@@ -225,7 +250,7 @@ impl<'a> Round<'a> {
                 return Ok(format!("volume {id} is not free yet{holder}"));
             }
         }
-        let snapshot_id = match self.farewell.deletion_policy {
+        let snapshot_id = match last_policy(self.farewell, self.observed) {
             DeletionPolicy::Snapshot => match self.snapshot(id)? {
                 Ok(done) => Some(done),
                 Err(waiting) => return Ok(waiting),

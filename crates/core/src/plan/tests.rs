@@ -1397,7 +1397,12 @@ fn the_way_out_one_thing_after_the_other() {
         })
     };
     use crate::observed::SnapshotState::{Completed, Pending};
-    let empty = || change(terminated(), |o| o.volumes = Known::Present(Vec::new()));
+    let empty = || {
+        change(terminated(), |o| {
+            o.volumes = Known::Present(Vec::new());
+            o.volume_deleted = o.recorded.volume_id.clone();
+        })
+    };
     let never = || change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
     // Recorded, not shown, and the record of its launch is lost.
     let hidden = |reads, since| {

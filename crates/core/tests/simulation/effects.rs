@@ -344,6 +344,7 @@ impl Round<'_> {
             Step::DeleteVolume { volume_id, .. } => {
                 gone_is_done(account.delete_volume(volume_id))?;
                 index.note_deleted_volume(&uid, volume_id, now);
+                self.operator.memory(self.index).volume_deleted = Some(volume_id.clone());
             }
             Step::CreateSnapshot { volume_id, tags } => drop(account.create_snapshot(volume_id, tags).map_err(told)?),
             other => return self.mend_step(other),

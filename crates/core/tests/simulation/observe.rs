@@ -10,7 +10,7 @@ use koi_core::observed::{
     GatewayHealth, Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, ProbeFailure, Pushed, Recorded,
     SecretFacts, SecurityGroup, SetUpWord, Subnet, Volume,
 };
-use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, probe_target};
+use koi_core::plan::{current_instance, data_volume_id, forget_past_boot, last_policy, probe_target};
 use koi_core::render::{identity, network};
 use koi_core::status;
 use koi_sim::Account;
@@ -42,7 +42,7 @@ impl Round<'_> {
                     observed.identity = Known::Present(self.identity(role));
                 }
                 let volumes = observed.volumes.present().is_some_and(|volumes| !volumes.is_empty());
-                if farewell.deletion_policy == DeletionPolicy::Snapshot && volumes {
+                if last_policy(farewell, &observed) == DeletionPolicy::Snapshot && volumes {
                     let snapshots = self.account.snapshots(CLUSTER, &farewell.claim.agent_uid);
                     observed.snapshots = Known::Present(snapshots);
                 }
@@ -100,6 +100,7 @@ impl Round<'_> {
             bundle_gone: view.bundle_gone,
             stray_bundles: view.stray_bundles,
             bundles_deleted: memory.bundles_deleted.clone(),
+            volume_deleted: memory.volume_deleted.clone(),
             tried_launch: memory.tried_launch.clone(),
             launch_trace: memory.launches.of(recorded.launch.as_ref()),
             refusal: memory.refused.last().cloned(),

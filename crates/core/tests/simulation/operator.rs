@@ -42,6 +42,7 @@ pub(crate) struct Memory {
     pub(crate) console: Option<(String, String, Timestamp)>,
     pub(crate) pushed: Option<Pushed>,
     pub(crate) bundles_deleted: BTreeSet<String>,
+    pub(crate) volume_deleted: Option<String>,
     pub(crate) next_at: Timestamp,
     pub(crate) last: Option<Plan>,
     /// What it shares with others; `None`: not looked at yet.
@@ -129,6 +130,7 @@ impl Default for Memory {
             console: None,
             pushed: None,
             bundles_deleted: BTreeSet::new(),
+            volume_deleted: None,
             next_at: Timestamp::MIN,
             last: None,
             uses: None,

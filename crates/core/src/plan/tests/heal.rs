@@ -744,6 +744,62 @@ fn the_delay_of_the_cloud_is_no_news() {
 }
 
 #[test]
+fn what_only_status_says_of_a_volume_gives_way_to_its_own_more_careful_word() {
+    use crate::api::DeletionPolicy::{self, Delete, Retain, Snapshot};
+    let last = |said: Option<DeletionPolicy>, told: DeletionPolicy, tagged: &str, ours: bool| {
+        let Desired::Absent(mut farewell) = gone(json!({})) else {
+            panic!()
+        };
+        farewell.is_policy_said = said.is_some();
+        farewell.deletion_policy = said.unwrap_or(told);
+        let observed = on_volume(ready(), |volume| {
+            volume.tags.insert(names::TAG_DELETION_POLICY.into(), tagged.into());
+            if !ours {
+                volume.tags.remove(names::TAG_AGENT_UID);
+            }
+        });
+        crate::plan::last_policy(&farewell, &observed)
+    };
+    for (told, tagged, wanted) in [
+        (Delete, "Retain", Retain),
+        (Delete, "Snapshot", Snapshot),
+        (Snapshot, "Retain", Retain),
+        (Retain, "Delete", Retain),
+        (Delete, "Delete", Delete),
+        (Delete, "nonsense", Delete),
+    ] {
+        assert_eq!(last(None, told, tagged, true), wanted, "{told:?} {tagged}");
+        assert_eq!(last(Some(told), Snapshot, tagged, true), told, "the spec says so");
+        assert_eq!(last(None, told, tagged, false), told, "another's volume");
+    }
+}
+
+#[test]
+fn deletion_looks_for_the_volume_that_reads_do_not_show() {
+    let leaves = |policy: &str, edit: &dyn Fn(&mut Observed)| {
+        let observed = change(ready(), |observed| {
+            observed.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+            observed.volumes = Known::Present(Vec::new());
+            observed.recorded.volume_id = Some("vol-1".into());
+            edit(observed);
+        });
+        let policy = json!({"storage": {"deletionPolicy": policy}});
+        names_of(&plan(&gone(policy), &observed, now())).contains(&"RemoveFinalizer")
+    };
+    for policy in ["Delete", "Snapshot"] {
+        assert!(!leaves(policy, &|_| ()), "nobody looked twice");
+        assert!(!leaves(policy, &|o| o.unseen = unseen("vol-1", 2, 59)));
+        assert!(!leaves(policy, &|o| o.unseen = unseen("vol-1", 1, 600)));
+        assert!(!leaves(policy, &|o| o.unseen = unseen("vol-2", 2, 600)));
+        assert!(!leaves(policy, &|o| o.volume_deleted = Some("vol-2".into())));
+        assert!(leaves(policy, &|o| o.unseen = unseen("vol-1", 2, 60)));
+        assert!(leaves(policy, &|o| o.volume_deleted = Some("vol-1".into())), "by us");
+        assert!(leaves(policy, &|o| o.recorded.volume_id = None));
+    }
+    assert!(leaves("Retain", &|_| ()), "it stays anyway");
+}
+
+#[test]
 fn deletion_looks_for_the_launch_that_was_recorded_after_the_instance_that_status_names() {
     let leaving = change(ready(), |observed| {
         observed.recorded.launch = Some(launch(2, 1));

@@ -368,6 +368,7 @@ fn who_leaves_waits_for_what_its_launch_may_have_made() {
         let observed = change(ready(), |observed| {
             observed.volumes = Known::Present(Vec::new());
             observed.instances = Known::Present(Vec::new());
+            observed.volume_deleted = observed.recorded.volume_id.clone();
             edit(observed);
         });
         names_of(&plan(&gone(), &observed, now())).contains(&"RemoveFinalizer")
