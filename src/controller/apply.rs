@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use koi_core::api::{LaunchStatus, Reason};
-use koi_core::desired::Desired;
 use koi_core::observed::Observed;
 use koi_core::offering::Offering;
 use koi_core::plan::{Step, Why};

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from websockets.sync.server import Server, ServerConnection, serve
@@ -57,12 +58,20 @@ class Gateways:
         self._lock, self._listing = threading.Lock(), threading.Lock()
         self._addresses, self._listed_at = dict[str, str](), 0.0
         self._bundles: dict[tuple[str, str], Bundle] = {}
+        self._silent: set[str] = set()
         self.handshakes = 0
         self._server = serve_all(self._choose, self._talk)
 
     def close(self) -> None:
         """Nobody answers any more."""
         self._server.shutdown()
+
+    @contextlib.contextmanager
+    def silenced(self, instance: str) -> Iterator[None]:
+        """Meanwhile nobody answers for this instance."""
+        self._silent.add(instance)
+        yield
+        self._silent.discard(instance)
 
     def _choose(self, connection: ssl.SSLSocket, name: str | None, _outer: ssl.SSLContext) -> int | None:
         try:
@@ -72,6 +81,8 @@ class Gateways:
         return None
 
     def _bundle(self, address: str, uid: str) -> Bundle:
+        if self._silent and self._instance(address) in self._silent:
+            raise LookupError("silent")
         with self._lock:
             if known := self._bundles.get((address, uid)):
                 return known

@@ -144,7 +144,11 @@ impl<'a> Round<'a> {
         } else {
             self.identity(place).and_then(|()| self.carry_profile(instance))
         };
-        let unseen = *subnet == Known::Unknown || *security_group == Known::Unknown;
+        let unseen = match subnet {
+            Known::Unknown => true,
+            Known::Absent => false,
+            Known::Present(_) => *security_group == Known::Unknown,
+        };
         let network = if unseen { Ok(()) } else { self.network(herd).map(|_| ()) };
         self.shut(instance);
         self.claim(instance);

@@ -1,0 +1,273 @@
+"""What others do behind the operator's back while something is amiss anyway: groups, ports, words in status."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from conftest import Ground
+from scenario.kube import GROUP, condition
+from scenario.wait import until
+from test_costs import Bill, settled, sweeps
+from test_crashes import leftovers
+from test_wishes import apply_plan, write_status
+
+WORLD = [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+DENIAL = "You are not authorized to perform: "
+
+
+def instance_of(ground: Ground, name: str) -> str:
+    return ground.stage.agent(name)["status"]["instance"]["id"]
+
+
+def shown(ground: Ground, instance: str) -> dict:
+    """What EC2 says of an instance."""
+    (reservation,) = ground.stage.cloud.boto("ec2").describe_instances(InstanceIds=[instance])["Reservations"]
+    return reservation["Instances"][0]
+
+
+def live(ground: Ground, uid: str) -> list[dict]:
+    """The agent's instances that are not gone."""
+    by_uid = [{"Name": "tag:skykoi:agent-uid", "Values": [uid]}]
+    found = ground.stage.cloud.boto("ec2").describe_instances(Filters=by_uid)["Reservations"]
+    instances = [instance for reservation in found for instance in reservation["Instances"]]
+    return [instance for instance in instances if instance["State"]["Name"] not in ("shutting-down", "terminated")]
+
+
+def test_whatever_keeps_a_wish_from_being_met_nothing_stays_open_and_nobody_stays_down(ground: Ground) -> None:
+    stage, cloud, ec2 = ground.stage, ground.stage.cloud, ground.stage.cloud.boto("ec2")
+    for plan in ("gone", "small"):
+        apply_plan(stage, plan, limits={"instanceTypes": ["t3.small"]})
+    plans = {"unplanned": "gone", "limited": "small"}
+    names = {}
+    for trouble in ("conflict", "secret", "subnet", "denied", "unplanned", "limited", "suspended"):
+        plan = {"planRef": {"name": plans[trouble]}} if trouble in plans else {}
+        names[trouble] = ground.agent(network={"ingressCidrs": [ground.fresh_cidr()]}, **plan)
+    group, instance = {}, {}
+    for trouble, name in names.items():
+        status = settled(ground, name)["status"]
+        group[trouble], instance[trouble] = status["securityGroupId"], status["instance"]["id"]
+    vpc = shown(ground, instance["denied"])["VpcId"]
+
+    # A name that somebody else has: the one of a rule set that an agent had before.
+    passing, taken = ground.agent(network={"ingressCidrs": ["10.251.0.0/16"]}), [{"Name": "group-name", "Values": []}]
+    (found,) = ec2.describe_security_groups(GroupIds=[settled(ground, passing)["status"]["securityGroupId"]])[
+        "SecurityGroups"
+    ]
+    taken[0]["Values"] = [found["GroupName"]]
+    stage.kube.delete_agent(passing)
+    until("nobody uses it", lambda: not ec2.describe_security_groups(Filters=taken)["SecurityGroups"], 60)
+    foreign = ec2.create_security_group(GroupName=found["GroupName"], Description="x", VpcId=vpc)["GroupId"]
+
+    refuse = {"code": "UnauthorizedOperation", "status": 403, "times": 0}
+    ingress = "AuthorizeSecurityGroupIngress"
+    cloud.inject(ingress, match=group["denied"], message=f"{DENIAL}ec2:{ingress}", **refuse)
+    ec2.revoke_security_group_ingress(
+        GroupId=group["denied"],
+        IpPermissions=ec2.describe_security_groups(GroupIds=[group["denied"]])["SecurityGroups"][0]["IpPermissions"],
+    )
+    protected = "The instance may not be stopped. Modify its 'disableApiStop' instance attribute and try again."
+    stop = {"code": "OperationNotPermitted", "status": 400, "times": 0, "message": protected}
+    cloud.inject("StopInstances", match=instance["suspended"], principal="operator", **stop)
+    stage.kube.patch_agent(names["conflict"], {"spec": {"network": {"ingressCidrs": ["10.251.0.0/16"]}}})
+    secret = f"api/v1/namespaces/default/secrets/{names['secret']}-gateway"
+    stage.kube.request("PATCH", secret, {"data": {"tls.crt": "bm9wZQ=="}}, "application/merge-patch+json")
+    stage.kube.patch_agent(names["subnet"], {"spec": {"instance": {"subnetId": "subnet-0123456789abcdef0"}}})
+    stage.kube.request("DELETE", f"{GROUP}/koiplans/gone")
+    stage.kube.patch_agent(names["limited"], {"spec": {"instance": {"type": "m5.large"}}})
+    stage.kube.patch_agent(names["suspended"], {"spec": {"power": "Suspended"}})
+    reasons = {
+        "conflict": "NameConflict",
+        "secret": "InvalidSpec",
+        "subnet": "SubnetNotFound",
+        "denied": "Unauthorized",
+        "unplanned": "PlanNotFound",
+        "limited": "NotAllowedByPlan",
+        "suspended": "TerminationProtected",
+    }
+    for trouble, reason in reasons.items():
+        stage.wait_condition(names[trouble], "Stalled", reason=reason, seconds=45)
+
+    opened = ec2.create_security_group(GroupName="opened-by-hand", Description="x", VpcId=vpc)["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=opened, IpPermissions=WORLD)
+    for trouble in names:
+        ec2.authorize_security_group_ingress(GroupId=group[trouble], IpPermissions=WORLD)
+        ec2.modify_instance_attribute(InstanceId=instance[trouble], Groups=[group[trouble], opened])
+
+    def open_to_the_world() -> list[str]:
+        worn = {trouble: shown(ground, instance[trouble])["SecurityGroups"] for trouble in names}
+        rules = {
+            trouble: ec2.describe_security_groups(GroupIds=[group[trouble]])["SecurityGroups"] for trouble in names
+        }
+        still = [trouble for trouble in names if [wears["GroupId"] for wears in worn[trouble]] != [group[trouble]]]
+        ports = [rule["FromPort"] for groups in rules.values() for rule in groups[0]["IpPermissions"]]
+        return still + [str(port) for port in ports if port != 443]
+
+    until("nothing is open", lambda: open_to_the_world() == [], 15, seen=open_to_the_world)
+
+    stopped = [trouble for trouble in names if trouble != "suspended"]
+    ec2.stop_instances(InstanceIds=[instance[trouble] for trouble in stopped])
+
+    def down() -> list[str]:
+        return [trouble for trouble in stopped if cloud.instance(instance[trouble]).state != "running"]
+
+    until("all run again", lambda: down() == [], 30, seen=down)
+    for trouble, reason in reasons.items():
+        assert condition(stage.agent(names[trouble]), "Stalled")["reason"] == reason, "and it is told on"
+    bill = Bill(ground)
+    sweeps(ground, 4)
+    assert cloud.calls(bill.since, principal="operator", mutating=True) == []
+    apply_plan(stage, "gone")
+    for security_group in (foreign, opened):
+        ec2.delete_security_group(GroupId=security_group)
+
+
+#: What somebody writes into the record of a launch that EC2 refused so far.
+FORGED = [
+    {"type": "p5.48xlarge"},
+    {"type": "p5.48xlarge", "insteadOf": "t3.small"},
+    {"image": "ami-0123456789abcdef0"},
+    {"profile": "somebody-elses"},
+    {"securityGroupIds": ["sg-0123456789abcdef0"]},
+    {"dataVolume": {"sizeGiB": 16000}},
+    {"artifact": {"url": "https://evil.example/koi-gateway", "sha256": "ab" * 32}},
+    {"tags": {"skykoi:agent-uid": "somebody-elses"}},
+    {"recordedAt": "2999-01-01T00:00:00Z"},
+]
+
+
+def test_no_launch_is_made_of_what_somebody_wrote_into_its_record(ground: Ground) -> None:
+    stage, cloud = ground.stage, ground.stage.cloud
+    first = shown(ground, instance_of(ground, ground.keeper))
+    full = "We currently do not have sufficient t3.small capacity."
+    cloud.inject("RunInstances", code="InsufficientInstanceCapacity", status=500, message=full, times=0)
+    apply_plan(stage, "narrow", limits={"instanceTypes": ["t3.small"], "maxDataVolumeGiB": 50})
+    names = [ground.agent(planRef={"name": "narrow"}) for _ in FORGED]
+    uids = [stage.agent(name)["metadata"]["uid"] for name in names]
+    for name in names:
+        until("its launch is recorded", lambda name=name: (stage.agent(name).get("status") or {}).get("launch"), 60)
+    ground.operator().kill()
+    since = cloud.next_call()
+    for name, forged in zip(names, FORGED, strict=True):
+        write_status(ground, name, {"launch": forged})
+    cloud.clear_faults()
+    ground.operator()
+    for name, uid, forged in zip(names, uids, FORGED, strict=True):
+        # Before another attempt it is made sure that the first one left nothing.
+        agent = stage.wait_ready(name, 120)
+        (instance,) = live(ground, uid)
+        assert agent["status"]["instance"]["id"] == instance["InstanceId"], forged
+        assert (instance["InstanceType"], instance["ImageId"]) == ("t3.small", first["ImageId"]), forged
+        assert agent["status"]["volume"]["sizeGiB"] == 20, forged
+    calls = cloud.calls(since, principal="operator", action="RunInstances")
+    assert {call.parameters["InstanceType"] for call in calls} == {"t3.small"}
+    assert not [call for call in calls if "evil" in str(call) or "somebody-elses" in str(call)]
+
+
+def test_an_own_type_is_taken_back_at_once_and_the_start_is_tried_on_where_there_is_no_way_back(ground: Ground) -> None:
+    stage, cloud = ground.stage, ground.stage.cloud
+    back, stuck = ground.agent(), ground.agent()
+    instances = {name: settled(ground, name)["status"]["instance"]["id"] for name in (back, stuck)}
+    # Its gateway does not come up on the new type: it is taken back before it was ever well.
+    with ground.gateways.silenced(instances[back]):
+        stage.kube.patch_agent(back, {"spec": {"instance": {"type": "t3.large"}}})
+        until("it has the new type", lambda: shown(ground, instances[back])["InstanceType"] == "t3.large", 60)
+        until("and runs", lambda: cloud.instance(instances[back]).state == "running", 30)
+        stage.kube.patch_agent(back, {"spec": {"instance": {"type": "t3.small"}}})
+        until("it has its own back", lambda: shown(ground, instances[back])["InstanceType"] == "t3.small", 60)
+    stage.wait_ready(back, 60)
+
+    full = {"code": "InsufficientInstanceCapacity", "status": 500, "message": "We do not have sufficient capacity."}
+    cloud.inject("StartInstances", match=instances[stuck], principal="operator", times=1, **full)
+    invalid = {"code": "InvalidParameterValue", "status": 400, "message": "Invalid value 't3.small' for InstanceType."}
+    cloud.inject("ModifyInstanceAttribute", match="t3.small", times=0, **invalid)
+    stage.kube.patch_agent(stuck, {"spec": {"instance": {"type": "t3.large"}}})
+    until("it runs as what it is to be", lambda: shown(ground, instances[stuck])["InstanceType"] == "t3.large", 60)
+    agent = stage.wait_ready(stuck, 120)
+    assert agent["status"]["instance"]["type"] == "t3.large"
+
+
+@pytest.mark.parametrize("remedy", ["Reboot", "StopStart", "Replace"])
+def test_a_remedy_that_somebody_wrote_is_carried_out_on_nobody_who_is_well(ground: Ground, remedy: str) -> None:
+    name, cloud = ground.agent(), ground.stage.cloud
+    instance = settled(ground, name)["status"]["instance"]["id"]
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    for at in (soon.strftime("%Y-%m-%dT%H:%M:%SZ"), "2999-01-01T00:00:00Z", "2021-01-01T00:00:00Z"):
+        bill = Bill(ground)
+        repair = {"instanceId": instance, "cause": "GatewayUnreachable", "remedy": remedy, "at": at, "count": 1}
+        write_status(ground, name, {"repair": repair, "instance": {"bootingSince": at}})
+        sweeps(ground, 4)
+        assert cloud.calls(bill.since, principal="operator", mutating=True) == [], at
+    assert instance_of(ground, name) == instance
+    ground.stage.wait_ready(name, 30)
+
+
+def test_who_leaves_without_a_plan_is_looked_for_where_it_is_and_keeps_what_its_volume_says(ground: Ground) -> None:
+    stage, cloud = ground.stage, ground.stage.cloud
+    apply_plan(stage, "careful", defaults={"storage": {"deletionPolicy": "Retain"}})
+    names = [ground.agent(storage={}, planRef={"name": "careful"}) for _ in range(3)]
+    before = {name: settled(ground, name) for name in names}
+    elsewhere, abroad, kept = names
+    stage.kube.request("DELETE", f"{GROUP}/koiplans/careful")
+    stage.wait_condition(kept, "Stalled", reason="PlanNotFound", seconds=30)
+    ground.operator().kill()
+    since = cloud.next_call()
+    write_status(ground, elsewhere, {"cloud": {"region": "us-east-2"}})
+    write_status(ground, abroad, {"cloud": {"roleArn": "arn:aws:iam::999999999999:role/evil"}})
+    write_status(ground, kept, {"resolved": {"deletionPolicy": "Delete"}})
+    for name in names:
+        stage.kube.delete_agent(name)
+    ground.operator()
+    for name in names:
+        stage.wait_gone(name, 90)
+        assert live(ground, before[name]["metadata"]["uid"]) == [], name
+        volume = before[name]["status"]["volume"]["id"]
+        assert cloud.boto("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["State"] == "available", name
+    assert [call for call in cloud.calls(since, principal="operator", action="AssumeRole") if "evil" in str(call)] == []
+    for name in names:
+        cloud.boto("ec2").delete_volume(VolumeId=before[name]["status"]["volume"]["id"])
+        assert leftovers(ground, before[name]["metadata"]["uid"]) == []
+
+
+def test_a_deletion_does_not_believe_one_list_without_the_volume(ground: Ground) -> None:
+    name, cloud = ground.agent(), ground.stage.cloud
+    agent = settled(ground, name)
+    volume = agent["status"]["volume"]["id"]
+    cloud.inject("DescribeVolumes", times=0, hide=[volume])
+    ground.stage.kube.delete_agent(name)
+    until("its instance is gone", lambda: live(ground, agent["metadata"]["uid"]) == [], 30)
+    sweeps(ground, 4)
+    assert volume in condition(ground.stage.agent(name), "Ready")["message"]
+    cloud.clear_faults()
+    ground.stage.wait_gone(name, 30)
+    assert leftovers(ground, agent["metadata"]["uid"]) == []
+
+
+def test_a_record_of_a_launch_that_is_lost_is_rebuilt_and_later_changes_are_seen(ground: Ground) -> None:
+    name, stage = ground.agent(), ground.stage
+    before = settled(ground, name)["status"]
+    write_status(ground, name, {"launch": None})
+
+    def launch() -> dict:
+        return stage.agent(name)["status"].get("launch") or {}
+
+    until("it is told again", lambda: launch().get("clientToken") == before["launch"]["clientToken"], 30)
+    told = ("epoch", "attempt", "image", "type", "subnetId", "securityGroupIds", "profile", "tags", "userDataSha256")
+    assert {key: launch().get(key) for key in told} == {key: before["launch"].get(key) for key in told}
+    stage.kube.patch_agent(name, {"spec": {"network": {"publicAddress": False}}})
+    until("it is replaced", lambda: instance_of(ground, name) != before["instance"]["id"], 90)
+    agent = stage.wait_ready(name, 60)
+    assert agent["status"]["volume"]["id"] == before["volume"]["id"]
+
+
+def test_a_volume_that_status_names_wrongly_gives_way_to_the_agents_own(ground: Ground) -> None:
+    name, other, cloud = ground.agent(), ground.agent(), ground.stage.cloud
+    before, theirs = settled(ground, name)["status"], settled(ground, other)["status"]
+    since = cloud.next_call()
+    write_status(ground, name, {"volume": {"id": theirs["volume"]["id"]}})
+    cloud.boto("ec2").terminate_instances(InstanceIds=[before["instance"]["id"]])
+    until("a new instance comes", lambda: instance_of(ground, name) != before["instance"]["id"], 90)
+    agent = ground.stage.wait_ready(name, 90)
+    assert agent["status"]["volume"]["id"] == before["volume"]["id"]
+    mutating = cloud.calls(since, principal="operator", mutating=True)
+    assert [call for call in mutating if theirs["volume"]["id"] in str(call)] == []
