@@ -113,7 +113,8 @@ def test_whatever_keeps_a_wish_from_being_met_nothing_stays_open_and_nobody_stay
 
     until("all run again", lambda: down() == [], 30, seen=down)
     for trouble, reason in reasons.items():
-        assert condition(stage.agent(names[trouble]), "Stalled")["reason"] == reason, "and it is told on"
+        # What is being started is told first.
+        stage.wait_condition(names[trouble], "Stalled", reason=reason, seconds=45)
     bill = Bill(ground)
     sweeps(ground, 4)
     assert cloud.calls(bill.since, principal="operator", mutating=True) == []

@@ -91,7 +91,8 @@ impl Observed {
             // What is another agent's is not shown to this one.
             None => {
                 let unseen = self.unseen.get(id);
-                unseen.is_some_and(|unseen| anothers || (copied && holds) || unseen.reads >= 2)
+                // Who leaves looks for it until that is certain.
+                unseen.is_some_and(|unseen| anothers || (copied && holds) || (unseen.reads >= 2 && !leaves))
             }
         };
         let free = |volume: &Volume| claim.matches(&volume.tags) && volume.state == VolumeState::Available;

@@ -795,6 +795,16 @@ fn deletion_looks_for_the_volume_that_reads_do_not_show() {
         assert!(leaves(policy, &|o| o.unseen = unseen("vol-1", 2, 60)));
         assert!(leaves(policy, &|o| o.volume_deleted = Some("vol-1".into())), "by us");
         assert!(leaves(policy, &|o| o.recorded.volume_id = None));
+        // Two reads are not enough to call it somebody else's.
+        let disowned = |o: &mut Observed| {
+            o.unseen = unseen("vol-1", 2, 5);
+            o.disown(
+                &wish(json!({})).claim().clone(),
+                true,
+                &mut crate::api::KoiAgentStatus::default(),
+            );
+        };
+        assert!(!leaves(policy, &disowned));
     }
     assert!(leaves("Retain", &|_| ()), "it stays anyway");
 }
