@@ -1,7 +1,9 @@
 //! What an instance wears while something keeps its wished security group from it.
 
 use super::*;
+use crate::api::Power;
 use crate::observed::WornGroup;
+use crate::plan::{Unsettled, unsettled};
 use crate::render::network::rule_set;
 
 fn ssh() -> Rule {
@@ -164,6 +166,140 @@ fn an_instance_in_another_vpc_keeps_its_group_until_it_is_replaced() {
     };
     assert_eq!(elsewhere(true), [shuts("sg-old", &[ssh()])]);
     assert_eq!(elsewhere(false), [takes_off(&["sg-1"])]);
+}
+
+#[test]
+fn a_suspension_that_ec2_refuses_leaves_nothing_open() {
+    let suspended = wish(json!({"power": "Suspended"}));
+    let steps = |edit: &dyn Fn(&mut Observed)| {
+        let observed = change(ready(), |o| {
+            let stop = Step::StopInstance {
+                instance_id: "i-1".into(),
+            };
+            o.refusal = Some(Refused {
+                about: stop.about(),
+                ..refused(stop.name(), "OperationNotPermitted", 60)
+            });
+            edit(o);
+        });
+        plan(&suspended, &observed, now()).steps
+    };
+    assert_eq!(steps(&|_| ()), []);
+    let opened = steps(&|o| {
+        if let Known::Present(group) = &mut o.security_group {
+            group.ingress.insert(ssh());
+        }
+    });
+    assert_eq!(opened, [shuts("sg-1", &[ssh()])]);
+    let own = || worn("sg-old", &["10.0.0.0/8"], vec![https("10.0.0.0/8")]);
+    let without_wished = steps(&|o| {
+        wears(o, &["sg-old", "sg-open"], vec![own()]);
+        o.security_group = Known::Absent;
+    });
+    assert_eq!(without_wished, [takes_off(&["sg-old"])], "no group is made for it");
+}
+
+#[test]
+fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
+    let why = || Why {
+        reason: Reason::PlanNotFound,
+        message: "There is no KoiPlan \"p\".".into(),
+    };
+    let about = || Unsettled {
+        cluster_id: "demo",
+        agent_uid: "uid-1",
+        paused: false,
+        power: Power::Running,
+    };
+    let decided = |about: &Unsettled<'_>, edit: &dyn Fn(&mut Observed)| {
+        let observed = change(ready(), |o| {
+            o.recorded.place = Some(place());
+            let own = worn("sg-old", &["10.0.0.0/8"], vec![https("10.0.0.0/8"), ssh()]);
+            wears(o, &["sg-old", "sg-open"], vec![own]);
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].client_token = Some(names::client_token("uid-1", 1, 1));
+                instances[0].state = InstanceState::Stopped;
+            }
+            edit(o);
+        });
+        let plan = unsettled(why(), about, &observed, now());
+        assert_eq!(plan.verdict, Verdict::Blocked(why()));
+        (names_of(&plan), plan.check_again)
+    };
+    let all = vec!["RevokeIngress", "SetSecurityGroups", "StartInstance"];
+    let (steps, again) = decided(&about(), &|_| ());
+    assert_eq!((steps, again < Duration::from_secs(5)), (all.clone(), true));
+    let instance = |o: &mut Observed, edit: fn(&mut Instance)| {
+        if let Known::Present(instances) = &mut o.instances {
+            edit(&mut instances[0]);
+        }
+    };
+    let nothing: [&dyn Fn(&mut Observed); 7] = [
+        &|o| o.owner = OwnerRecord::Unknown,
+        &|o| o.owner = OwnerRecord::Unbound,
+        &|o| o.place = Known::Unknown,
+        &|o| o.recorded.place = None,
+        &|o| instance(o, |instance| instance.state = InstanceState::ShuttingDown),
+        &|o| instance(o, |instance| instance.client_token = None),
+        &|o| {
+            instance(o, |instance| {
+                instance.client_token = Some(names::client_token("uid-2", 1, 1))
+            })
+        },
+    ];
+    for (number, edit) in nothing.into_iter().enumerate() {
+        assert_eq!(decided(&about(), edit), (vec![], Duration::from_secs(600)), "{number}");
+    }
+    let paused = Unsettled {
+        paused: true,
+        ..about()
+    };
+    assert_eq!(decided(&paused, &|_| ()).0, Vec::<&str>::new());
+    // Down by its own wish, or on its way to something else.
+    let shut = all[..2].to_vec();
+    let suspended = Unsettled {
+        power: Power::Suspended,
+        ..about()
+    };
+    assert_eq!(decided(&suspended, &|_| ()).0, shut);
+    assert_eq!(decided(&about(), &|o| o.recorded.suspended = true).0, shut);
+    let changing = |waiting_for: Option<&str>| PlannedAction {
+        kind: ActionKind::StopStart,
+        reason: "r".into(),
+        since: crate::status::time(now()),
+        waiting_for: waiting_for.map(Into::into),
+    };
+    assert_eq!(
+        decided(&about(), &|o| o.recorded.planned = Some(changing(None))).0,
+        shut
+    );
+    assert_eq!(
+        decided(&about(), &|o| o.recorded.planned = Some(changing(Some("consent")))).0,
+        all
+    );
+    // What is refused waits, and the rest does not.
+    let (steps, again) = decided(&about(), &|o| {
+        let start = Step::StartInstance {
+            instance_id: "i-1".into(),
+        };
+        o.refusal = Some(Refused {
+            about: start.about(),
+            ..refused(start.name(), "InsufficientInstanceCapacity", 60)
+        });
+    });
+    assert_eq!((steps, again < Duration::from_secs(5)), (shut, true));
+    let waits = |retry_in: i64| {
+        decided(&about(), &|o| {
+            wears(
+                o,
+                &["sg-old"],
+                vec![worn("sg-old", &["10.0.0.0/8"], vec![https("10.0.0.0/8")])],
+            );
+            o.refusal = Some(refused("StartInstance", "InsufficientInstanceCapacity", retry_in));
+        })
+    };
+    assert_eq!(waits(60), (vec![], Duration::from_secs(60)));
+    assert_eq!(waits(0).0, ["StartInstance"]);
 }
 
 #[test]
