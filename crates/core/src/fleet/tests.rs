@@ -754,6 +754,24 @@ fn what_status_names_and_another_agent_surely_holds_is_a_strangers() {
 }
 
 #[test]
+fn an_agent_has_what_lives_by_a_token_of_its_own() {
+    let has = |shown: Instance| {
+        let mut index = Index::new("c");
+        sweep(&mut index, 0, sighting(&[shown]));
+        index.has_own("a")
+    };
+    let launched = |uid: &str, state| Instance {
+        client_token: Some(names::client_token(uid, 1, 1)),
+        ..instance("a", "i-1", state)
+    };
+    assert!(has(launched("a", Running)) && has(launched("a", Stopped)));
+    assert!(!has(launched("a", InstanceState::Terminated)) && !has(launched("a", InstanceState::ShuttingDown)));
+    assert!(!has(launched("b", Running)), "tags can be copied");
+    assert!(!has(instance("a", "i-1", Running)));
+    assert!(!Index::new("c").has_own("a"));
+}
+
+#[test]
 fn what_our_own_calls_were_answered_is_known_before_a_list_shows_it() {
     let mut index = Index::new("c");
     let shown = || Sighting {

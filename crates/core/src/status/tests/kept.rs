@@ -334,6 +334,56 @@ fn a_token_is_told_as_rotated_when_it_is_no_longer_staged() {
 }
 
 #[test]
+fn a_record_of_a_launch_that_was_lost_is_rebuilt_of_what_is_there() {
+    let rebuilt = |edit: &dyn Fn(&mut Instance)| {
+        let previous = KoiAgentStatus { launch: None, ..well() };
+        let mut observed = world(&previous, Ok(()), InstanceState::Running);
+        observed.recorded.launch = None;
+        let instance = first(&mut observed);
+        instance.client_token = Some(names::client_token("uid-1", 3, 2));
+        instance.subnet_id = Some("subnet-1".into());
+        instance.launch_time = Some(later(-600));
+        instance.image_id = "ami-7".into();
+        instance.instance_type = "t3.large".into();
+        instance.profile_arn = Some("arn:aws:iam::1:instance-profile/koi-p".into());
+        instance.private_ip = Some("172.31.0.4".into());
+        edit(instance);
+        told(&previous, &desired(), &observed, later(60)).launch
+    };
+    let record = rebuilt(&|_| ()).unwrap();
+    let token = names::client_token("uid-1", 3, 2);
+    assert_eq!((record.epoch, record.attempt, record.client_token), (3, 2, token));
+    let told = [&record.image, &record.instance_type, &record.profile, &record.subnet_id];
+    assert_eq!(told, ["ami-7", "t3.large", "koi-p", "subnet-1"]);
+    assert_eq!((record.instead_of, record.data_volume), (None, None));
+    assert_eq!(record.recorded_at, Some(super::super::time(later(-600))));
+    assert_eq!(record.public_address, Some(false));
+    assert_eq!(record.tags.get(names::TAG_LAUNCH).map(String::as_str), Some("3-2"));
+    let public = |state: InstanceState| {
+        let record = rebuilt(&|instance| {
+            instance.state = state;
+            instance.public_ip = Some("203.0.113.4".into());
+        });
+        record.unwrap().public_address
+    };
+    assert_eq!(
+        (public(InstanceState::Running), public(InstanceState::Stopped)),
+        (Some(true), None)
+    );
+    assert_eq!(rebuilt(&|instance| instance.client_token = None), None);
+    assert_eq!(
+        rebuilt(&|instance| instance.client_token = Some(names::client_token("uid-2", 3, 2))),
+        None
+    );
+    assert_eq!(
+        rebuilt(&|instance| instance.subnet_id = None),
+        None,
+        "not shown whole yet"
+    );
+    assert_eq!(rebuilt(&|instance| instance.state = InstanceState::Terminated), None);
+}
+
+#[test]
 fn what_the_secret_tells_nobody_else_tells() {
     let mut forged = well();
     let gateway = forged.gateway.as_mut().unwrap();
