@@ -216,11 +216,14 @@ async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Act
         let mut memory = memory.lock().await;
         let agent = memory.newest(agent, context.clock.now());
         let mut round = Round::begin(context, agent, &mut memory);
-        if !matches!(round.validate().as_deref(), Ok(Desired::Present(_)))
-            && let Some(lives) = accounts.home_of(&uid).await
-        {
+        if !matches!(round.validate().as_deref(), Ok(Desired::Present(_))) {
             // Where no wish says where it is to live, status does, and others may write there: it lives where its instance is.
-            round.status.cloud = Some(lives);
+            if context.fleet.is_to_sweep() {
+                return Ok(Action::requeue(Duration::from_secs(1)));
+            }
+            if let Some(lives) = accounts.home_of(&uid).await {
+                round.status.cloud = Some(lives);
+            }
         }
         round.home = round.whereabouts();
         let at_home = accounts.of(&round.home);
@@ -457,7 +460,6 @@ impl<'a, C: Cloud> Round<'a, C> {
                     cluster_id: &self.context.catalogue.settings(&self.context.stores).cluster_id,
                     agent_uid: self.agent.metadata.uid.as_deref().unwrap_or_default(),
                     paused: desired::holds_still(&self.agent),
-                    power: self.agent.spec.power,
                 };
                 unsettled(why.clone(), &about, &observed, self.context.clock.now())
             }

@@ -94,6 +94,14 @@ impl Fleet {
         self.index().strangers(agent_uid, recorded)
     }
 
+    /// The first whole sweep is still to come, and nothing says that it cannot.
+    #[must_use]
+    pub fn is_to_sweep(&self) -> bool {
+        let health = self.health();
+        let health = health.borrow();
+        health.done == 0 && health.problem.is_none()
+    }
+
     /// Whether there is an instance that is surely this agent's: see [`Index::has_own`].
     #[must_use]
     pub fn has_own(&self, agent_uid: &str) -> bool {

@@ -10,8 +10,8 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress, Reason};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
-    Hop, Identity, Instance, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused, SecretFacts, Snapshot,
-    Subnet, VolumeState,
+    Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused,
+    SecretFacts, Snapshot, Subnet, VolumeState,
 };
 use koi_core::offering;
 use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, last_policy, probe_target};
@@ -58,7 +58,9 @@ impl<C: Cloud> Round<'_, C> {
         let mut observed = self.remembered(wish);
         let Ok(desired) = wish else {
             // Whatever is wrong with the wish, or with its plan: what runs goes on running, and is told as it is.
+            self.aim_unsettled(&observed).await;
             observed.probe = self.context.rounds.last(&self.agent.uid().unwrap_or_default());
+            observed.unsettled_power = Some(self.agent.spec.power);
             if let Some(instance) = current_instance(&observed) {
                 observed.worn = self.context.fleet.worn(instance, None);
                 self.look_up_home(&mut observed, &mut None).await;
@@ -399,6 +401,19 @@ impl<C: Cloud> Round<'_, C> {
         self.context.rounds.aim(&uid, target, was_healthy);
     }
 
+    /// Whose wish cannot be settled is asked all the same, at any of its addresses.
+    async fn aim_unsettled(&mut self, observed: &Observed) {
+        let running = current_instance(observed).filter(|instance| instance.state == InstanceState::Running);
+        // Who has no Secret, or may not read it, is not asked.
+        let _ = self.read_secret().await;
+        let target = running.and_then(|instance| {
+            let there = |wanted| addresses(wanted, instance.private_ip.as_deref(), instance.public_ip.as_deref());
+            self.target_at(ProbeAddress::default(), &instance.id, instance.launch_time, there)
+        });
+        let uid = self.agent.uid().unwrap_or_default();
+        self.context.rounds.aim(&uid, target, observed.recorded.was_healthy);
+    }
+
     /// Before the first list the gateway is asked where status says that it is: whether it answers no cloud has to tell.
     pub(super) async fn aim_as_told(&mut self) {
         let wish = self.validate();
@@ -407,37 +422,44 @@ impl<C: Cloud> Round<'_, C> {
         };
         // Who has no Secret, or may not read it, is not asked.
         let _ = self.read_secret().await;
-        let target = self.target_at(agent, &told.id, told.launch_time.map(|time| time.0), |wanted| {
-            addresses(wanted, told.private_ip.as_deref(), told.public_ip.as_deref())
-        });
+        let target = self.target_at(
+            agent.probe_address,
+            &told.id,
+            told.launch_time.map(|time| time.0),
+            |wanted| addresses(wanted, told.private_ip.as_deref(), told.public_ip.as_deref()),
+        );
         self.context.rounds.aim(&agent.claim.agent_uid, target, true);
     }
 
     /// The gateway of this instance.
     pub(super) fn target(&mut self, agent: &DesiredAgent, instance: &Instance) -> Option<Target> {
-        self.target_at(agent, &instance.id, instance.launch_time, |wanted| {
+        self.target_at(agent.probe_address, &instance.id, instance.launch_time, |wanted| {
             addresses(wanted, instance.private_ip.as_deref(), instance.public_ip.as_deref())
         })
     }
 
     fn target_at(
         &mut self,
-        agent: &DesiredAgent,
+        wanted: ProbeAddress,
         instance_id: &str,
         launch_time: Option<Timestamp>,
         addresses: impl FnOnce(ProbeAddress) -> Box<[IpAddr]>,
     ) -> Option<Target> {
         let secret = self.secret()?;
         let content = secret.content.as_ref()?;
-        let uid = &agent.claim.agent_uid;
-        if self.context.rounds.has_taken(uid, &content.token, content.pin.sha256()) {
+        let uid = self.agent.uid().unwrap_or_default();
+        if self
+            .context
+            .rounds
+            .has_taken(&uid, &content.token, content.pin.sha256())
+        {
             self.memory.handover.finish();
         }
         let in_handover = self.memory.handover.remaining(self.context.clock.now()).is_some();
         Some(Target {
             instance_id: instance_id.to_owned(),
             launch_time,
-            addresses: addresses(agent.probe_address),
+            addresses: addresses(wanted),
             port: HTTPS,
             pin: self.memory.handover.pin(&content.pin),
             token: content.token.clone(),

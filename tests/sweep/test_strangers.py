@@ -123,6 +123,37 @@ def test_whatever_keeps_a_wish_from_being_met_nothing_stays_open_and_nobody_stay
         ec2.delete_security_group(GroupId=security_group)
 
 
+def test_power_needs_no_plan(ground: Ground) -> None:
+    """The plan is deleted in the middle of a change, of a suspension, and while agents rest."""
+    stage, cloud = ground.stage, ground.stage.cloud
+    apply_plan(stage, "passing")
+    changing, resting, waking = (ground.agent(planRef={"name": "passing"}) for _ in range(3))
+    instance = {name: settled(ground, name)["status"]["instance"]["id"] for name in (changing, resting, waking)}
+    stage.kube.patch_agent(waking, {"spec": {"power": "Suspended"}})
+    stage.wait_condition(waking, "Suspended", "True", 60)
+    # The machine is down for its new type when the plan goes.
+    cloud.inject("ModifyInstanceAttribute", match="t3.large", when="before", hold=True, times=1)
+    stage.kube.patch_agent(changing, {"spec": {"instance": {"type": "t3.large"}}})
+    hold = cloud.wait_hold("ModifyInstanceAttribute", seconds=60)
+    stage.kube.request("DELETE", f"{GROUP}/koiplans/passing")
+    stage.wait_condition(resting, "Stalled", reason="PlanNotFound", seconds=30)
+    cloud.release(hold.id)
+    until("it runs with the type that it has", lambda: cloud.instance(instance[changing]).state == "running", 30)
+    agent = stage.wait_condition(changing, "GatewayHealthy", "True", 30)
+    assert condition(agent, "Stalled")["reason"] == "PlanNotFound"
+    stage.kube.patch_agent(resting, {"spec": {"power": "Suspended"}})
+    agent = stage.wait_condition(resting, "Suspended", "True", 60)
+    assert cloud.instance(instance[resting]).state == "stopped"
+    assert condition(agent, "Ready") is None
+    assert condition(agent, "Stalled")["reason"] == "PlanNotFound"
+    stage.kube.patch_agent(waking, {"spec": {"power": "Running"}})
+    until("it runs again", lambda: cloud.instance(instance[waking]).state == "running", 30)
+    assert condition(stage.wait_condition(waking, "GatewayHealthy", "True", 30), "Suspended")["status"] == "False"
+    apply_plan(stage, "passing")
+    stage.wait_ready(waking, 60)
+    assert stage.wait_ready(changing, 90)["status"]["instance"]["type"] == "t3.large"
+
+
 #: What somebody writes into the record of a launch that EC2 refused so far.
 FORGED = [
     {"type": "p5.48xlarge"},

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    ActionKind, AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Reason, Remedy,
+    ActionKind, AppliedStatus, ConditionType, KoiAgentStatus, LaunchStatus, PlannedAction, Power, Reason, Remedy,
 };
 use crate::names;
 use crate::plan::Why;
@@ -94,6 +94,8 @@ pub struct Observed {
     pub probe: Option<Probe>,
     /// The config that was last handed to the running gateway, as far as this process remembers.
     pub pushed: Option<Pushed>,
+    /// The power that the spec asks for, where nothing else of the wish can be settled.
+    pub unsettled_power: Option<Power>,
     /// The plan has a place for one more agent that is interrupted by what its own spec did not ask for. Asked for only where
     /// [`crate::change::wants_place`] says so.
     pub may_disrupt: bool,

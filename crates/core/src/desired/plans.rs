@@ -75,7 +75,7 @@ pub(super) fn admit(agent: &KoiAgent, plan: Option<&KoiPlan>, namespace: &Namesp
             let name = &plan_ref.name;
             let lives = agent.status.as_ref().is_some_and(|status| status.instance.is_some());
             let keeps = if lives {
-                "The instance stays as it is, and nothing of it is changed or repaired until there is one. "
+                "What runs goes on running as it is, and no change is made until there is one. "
             } else {
                 ""
             };

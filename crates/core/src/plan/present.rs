@@ -59,9 +59,9 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
     }
 }
 
-/// What is done for an agent whose wish cannot be settled, as far as that is certain: nothing else stays open, and who was stopped from
-/// outside runs again.
-pub(super) fn keep_unsettled(unsettled: &Unsettled<'_>, observed: &Observed) -> Vec<Step> {
+/// What is done for an agent whose wish cannot be settled, as far as that is certain: nothing else stays open, and it runs or rests as its
+/// own spec says, with the type that it has. `is_passing`: the wish may be settled in a moment.
+pub(super) fn keep_unsettled(unsettled: &Unsettled<'_>, observed: &Observed, is_passing: bool) -> Vec<Step> {
     let ours = |instance: &&Instance| {
         let token = instance.client_token.as_deref();
         !instance.state.is_dying() && token.is_some_and(|token| names::is_token_of(unsettled.agent_uid, token))
@@ -70,16 +70,12 @@ pub(super) fn keep_unsettled(unsettled: &Unsettled<'_>, observed: &Observed) -> 
         return Vec::new();
     };
     let mut steps = network::shut(observed, instance, unsettled.cluster_id);
-    let recorded = &observed.recorded;
-    let is_being_changed = recorded
-        .planned
-        .as_ref()
-        .is_some_and(|planned| planned.waiting_for.is_none());
-    let runs = unsettled.power == Power::Running && !recorded.suspended && !is_being_changed;
-    if runs && instance.state == InstanceState::Stopped {
-        steps.push(Step::StartInstance {
-            instance_id: instance.id.clone(),
-        });
+    let instance_id = instance.id.clone();
+    match (observed.unsettled_power, instance.state) {
+        _ if is_passing => {}
+        (Some(Power::Running), InstanceState::Stopped) => steps.push(Step::StartInstance { instance_id }),
+        (Some(Power::Suspended), InstanceState::Running) => steps.push(Step::StopInstance { instance_id }),
+        _ => {}
     }
     steps
 }

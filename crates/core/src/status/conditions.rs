@@ -143,6 +143,11 @@ pub(super) fn turned(previous: &KoiAgentStatus, status: &KoiAgentStatus) -> bool
 }
 
 fn is_at_rest(report: &Report<'_>) -> bool {
+    if report.observed.unsettled_power == Some(Power::Suspended) {
+        let down = |instance: &Instance| instance.state == InstanceState::Stopped || instance.state.is_dying();
+        let known = report.observed.instances != Known::Unknown;
+        return known && report.instance().is_none_or(down);
+    }
     let suspended = report.agent().is_some_and(|agent| agent.power == Power::Suspended);
     suspended && report.plan.verdict == Verdict::Settled
 }
@@ -530,8 +535,8 @@ fn suspended(report: &Report<'_>, at_rest: bool) -> Option<Said> {
     if matches!(report.desired, Ok(Desired::Absent(_))) {
         return Some(said(kind, false, Reason::Deleting, "The agent is being deleted."));
     }
-    let agent = report.agent()?;
-    Some(match (agent.power, at_rest) {
+    let wished = report.agent().map(|agent| agent.power);
+    Some(match (wished.or(report.observed.unsettled_power)?, at_rest) {
         (Power::Suspended, true) => said(kind, true, Reason::Suspended, rest(report)),
         (Power::Suspended, false) => said(kind, false, Reason::Suspending, "The agent is on its way to rest."),
         (Power::Running, _) => said(kind, false, Reason::AsWanted, "The agent is to run."),

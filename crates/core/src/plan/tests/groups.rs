@@ -209,7 +209,6 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         cluster_id: "demo",
         agent_uid: "uid-1",
         paused: false,
-        power: Power::Running,
     };
     let decided = |about: &Unsettled<'_>, edit: &dyn Fn(&mut Observed)| {
         let observed = change(ready(), |o| {
@@ -220,6 +219,7 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
                 instances[0].client_token = Some(names::client_token("uid-1", 1, 1));
                 instances[0].state = InstanceState::Stopped;
             }
+            o.unsettled_power = Some(Power::Running);
             edit(o);
         });
         let plan = unsettled(why(), about, &observed, now());
@@ -255,28 +255,46 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         ..about()
     };
     assert_eq!(decided(&paused, &|_| ()).0, Vec::<&str>::new());
-    // Down by its own wish, or on its way to something else.
+    // Down by its own wish, which needs nothing of a plan.
     let shut = all[..2].to_vec();
-    let suspended = Unsettled {
-        power: Power::Suspended,
-        ..about()
+    let suspended = |state: InstanceState| {
+        decided(&about(), &|o| {
+            o.unsettled_power = Some(Power::Suspended);
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].state = state;
+            }
+        })
     };
-    assert_eq!(decided(&suspended, &|_| ()).0, shut);
-    assert_eq!(decided(&about(), &|o| o.recorded.suspended = true).0, shut);
+    assert_eq!(suspended(InstanceState::Stopped).0, shut);
+    let stops = vec!["RevokeIngress", "SetSecurityGroups", "StopInstance"];
+    assert_eq!(suspended(InstanceState::Running).0, stops);
+    assert_eq!(suspended(InstanceState::Pending).0, ["RevokeIngress"]);
+    assert_eq!(
+        decided(&about(), &|o| o.recorded.suspended = true).0,
+        all,
+        "it is to run again"
+    );
     let changing = |waiting_for: Option<&str>| PlannedAction {
         kind: ActionKind::StopStart,
         reason: "r".into(),
         since: crate::status::time(now()),
         waiting_for: waiting_for.map(Into::into),
     };
-    assert_eq!(
-        decided(&about(), &|o| o.recorded.planned = Some(changing(None))).0,
-        shut
-    );
-    assert_eq!(
-        decided(&about(), &|o| o.recorded.planned = Some(changing(Some("consent")))).0,
-        all
-    );
+    for waiting_for in [None, Some("consent")] {
+        let steps = decided(&about(), &|o| o.recorded.planned = Some(changing(waiting_for))).0;
+        assert_eq!(steps, all, "it runs with the type that it has");
+    }
+    let passing = Why {
+        reason: Reason::Pending,
+        message: "The cluster does not answer.".into(),
+    };
+    let observed = change(ready(), |o| {
+        (o.recorded.place, o.unsettled_power) = (Some(place()), Some(Power::Suspended));
+        if let Known::Present(instances) = &mut o.instances {
+            instances[0].client_token = Some(names::client_token("uid-1", 1, 1));
+        }
+    });
+    assert_eq!(unsettled(passing, &about(), &observed, now()).steps, []);
     // What is refused waits, and the rest does not.
     let (steps, again) = decided(&about(), &|o| {
         let start = Step::StartInstance {

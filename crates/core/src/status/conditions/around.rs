@@ -168,12 +168,11 @@ fn wears(instance: Option<&Instance>, group: &str) -> bool {
 
 pub(super) fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Said> {
     let kind = ConditionType::StorageReady;
-    let agent = report.agent()?;
     let Some(volume) = &status.volume else {
         return Some(said(
             kind,
             false,
-            none_reason(agent),
+            none_reason(report.agent()?),
             "There is no data volume yet; it is made with the instance.",
         ));
     };
@@ -182,7 +181,7 @@ pub(super) fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Sa
         .instance()
         .is_some_and(|instance| instance.data_device() == Some(id) || holds(report.observed, id, instance));
     Some(if attached {
-        said(kind, true, Reason::AsWanted, size_message(agent, volume))
+        said(kind, true, Reason::AsWanted, size_message(report.agent()?, volume))
     } else {
         said(
             kind,

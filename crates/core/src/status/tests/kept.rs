@@ -1,6 +1,7 @@
 //! What status keeps from one report to the next: since when, of what, and until when.
 
 use super::*;
+use crate::api::Power;
 use crate::api::{ActionKind, BundleStatus, PlannedAction, WorkspaceStatus};
 use crate::change::Planned;
 use crate::plan::{Plan, Verdict};
@@ -381,6 +382,54 @@ fn a_record_of_a_launch_that_was_lost_is_rebuilt_of_what_is_there() {
         "not shown whole yet"
     );
     assert_eq!(rebuilt(&|instance| instance.state = InstanceState::Terminated), None);
+}
+
+#[test]
+fn power_is_told_also_where_the_rest_of_the_wish_cannot_be_settled() {
+    let why = Why {
+        reason: crate::api::Reason::PlanNotFound,
+        message: "There is no KoiPlan.".into(),
+    };
+    let told_of = |power: Option<Power>, state: Option<InstanceState>| {
+        let mut observed = world(&well(), Ok(()), state.unwrap_or(InstanceState::Running));
+        observed.unsettled_power = power;
+        if state.is_none() {
+            observed.instances = Known::Present(Vec::new());
+        }
+        let status = report(&Report {
+            previous: &well(),
+            generation: 3,
+            name: "ada",
+            desired: Err(&why),
+            observed: &observed,
+            plan: &crate::plan::blocked(why.clone()),
+            now: later(60),
+        });
+        let of = |kind: &str| {
+            let mut conditions = status.conditions.iter();
+            let found = conditions.find(|condition| condition.type_ == kind);
+            found.map(|condition| condition.status.clone())
+        };
+        let some = |kind: &str| of(kind).unwrap_or_default();
+        (of("Ready"), some("Suspended"), some("Stalled"), some("StorageReady"))
+    };
+    let expected = |ready: Option<&str>, suspended: &str, storage: &str| {
+        (
+            ready.map(str::to_owned),
+            suspended.to_owned(),
+            "True".to_owned(),
+            storage.to_owned(),
+        )
+    };
+    let (running, stopped) = (Some(InstanceState::Running), Some(InstanceState::Stopped));
+    let suspended = Some(Power::Suspended);
+    assert_eq!(told_of(suspended, stopped), expected(None, "True", "True"));
+    assert_eq!(told_of(suspended, running), expected(Some("False"), "False", "True"));
+    assert_eq!(told_of(suspended, None), expected(None, "True", "False"));
+    assert_eq!(
+        told_of(Some(Power::Running), stopped),
+        expected(Some("False"), "False", "True")
+    );
 }
 
 #[test]
