@@ -460,6 +460,12 @@ impl<'a, C: Cloud> Round<'a, C> {
                     cluster_id: &self.context.catalogue.settings(&self.context.stores).cluster_id,
                     agent_uid: self.agent.metadata.uid.as_deref().unwrap_or_default(),
                     paused: desired::holds_still(&self.agent),
+                    deletion_policy: self
+                        .agent
+                        .spec
+                        .storage
+                        .as_ref()
+                        .and_then(|storage| storage.deletion_policy),
                 };
                 unsettled(why.clone(), &about, &observed, self.context.clock.now())
             }

@@ -149,6 +149,15 @@ def test_power_needs_no_plan(ground: Ground) -> None:
     stage.kube.patch_agent(waking, {"spec": {"power": "Running"}})
     until("it runs again", lambda: cloud.instance(instance[waking]).state == "running", 30)
     assert condition(stage.wait_condition(waking, "GatewayHealthy", "True", 30), "Suspended")["status"] == "False"
+    stage.kube.patch_agent(waking, {"spec": {"storage": {"deletionPolicy": "Retain"}}})
+
+    def policy() -> str:
+        volume = stage.agent(waking)["status"]["volume"]["id"]
+        tags = cloud.boto("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["Tags"]
+        return next(tag["Value"] for tag in tags if tag["Key"] == "skykoi:deletion-policy")
+
+    until("its own word on the data is on the volume", lambda: policy() == "Retain", 20)
+    stage.kube.patch_agent(waking, {"spec": {"storage": {"deletionPolicy": "Delete"}}})
     apply_plan(stage, "passing")
     stage.wait_ready(waking, 60)
     assert stage.wait_ready(changing, 90)["status"]["instance"]["type"] == "t3.large"

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{LaunchStatus, Reason, RepairStatus};
+use crate::api::{DeletionPolicy, LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
 use crate::names;
@@ -561,6 +561,8 @@ pub struct Unsettled<'a> {
     pub agent_uid: &'a str,
     /// Nothing may be changed.
     pub paused: bool,
+    /// What its own spec says of its data.
+    pub deletion_policy: Option<DeletionPolicy>,
 }
 
 /// The plan of an agent whose wish cannot be settled and that may have an instance: nothing is changed but what others did to that.
@@ -572,7 +574,7 @@ pub fn unsettled(why: Why, about: &Unsettled<'_>, observed: &Observed, now: Time
         return plan;
     }
     let is_passing = matches!(plan.verdict, Verdict::Converging(_));
-    plan.steps = present::keep_unsettled(about, observed, is_passing);
+    plan.steps = present::keep(about, observed, is_passing);
     gate::hold_aside(&mut plan, observed, now);
     if !plan.steps.is_empty() {
         plan.check_again = SHORTLY;

@@ -73,7 +73,9 @@ pub fn next(agent: &DesiredAgent, secret: &SecretFacts, now: Timestamp) -> Optio
         return Some(Rotation::Promote);
     }
     if let Some(since) = secret.rotated_at {
-        return (retire_at(since) <= now).then_some(Rotation::Retire);
+        // One that is still to come was told by a wrong clock, or by somebody else: nobody waits for that.
+        let is_over = retire_at(since) <= now || since > retire_at(now);
+        return is_over.then_some(Rotation::Retire);
     }
     if let Some(asked) = asked(agent, secret) {
         return Some(Rotation::Stage { asked: asked.clone() });
@@ -140,6 +142,22 @@ mod tests {
 
     fn steps(asked: Option<&str>, secret: &SecretFacts, now: Timestamp) -> Option<Rotation> {
         next(&agent(asked), secret, now)
+    }
+
+    #[test]
+    fn a_rotation_that_is_still_to_come_holds_nothing_up() {
+        let retires = |seconds: i64| {
+            let secret = SecretFacts {
+                rotated_at: Some(at(seconds)),
+                ..SecretFacts::default()
+            };
+            steps(Some("2"), &secret, at(0)) == Some(Rotation::Retire)
+        };
+        assert_eq!(
+            [-121, -120, -119, 0, 120].map(retires),
+            [true, true, false, false, false]
+        );
+        assert!(retires(121) && retires(10_000_000_000));
     }
 
     #[test]

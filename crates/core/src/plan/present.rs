@@ -10,11 +10,12 @@ mod instance;
 mod launching;
 mod network;
 mod remedy;
+mod unsettled;
 mod volume;
 
 use jiff::Timestamp;
 
-use super::{Halt, Plan, SHORTLY, Step, Unsettled, gate, unknown};
+use super::{Halt, Plan, SHORTLY, Step, gate, unknown};
 use crate::api::{Power, Reason};
 use crate::change::Planned;
 use crate::desired::DesiredAgent;
@@ -29,6 +30,7 @@ pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};
 pub(crate) use herd::is_proven;
 pub use herd::{current_instance, forget_past_boot};
 pub(crate) use remedy::restarts;
+pub(super) use unsettled::keep;
 pub use volume::data_volume_id;
 
 pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Plan {
@@ -57,27 +59,6 @@ pub(super) fn plan(agent: &DesiredAgent, observed: &Observed, now: Timestamp) ->
         planned: round.planned,
         ..plan
     }
-}
-
-/// What is done for an agent whose wish cannot be settled, as far as that is certain: nothing else stays open, and it runs or rests as its
-/// own spec says, with the type that it has. `is_passing`: the wish may be settled in a moment.
-pub(super) fn keep_unsettled(unsettled: &Unsettled<'_>, observed: &Observed, is_passing: bool) -> Vec<Step> {
-    let ours = |instance: &&Instance| {
-        let token = instance.client_token.as_deref();
-        !instance.state.is_dying() && token.is_some_and(|token| names::is_token_of(unsettled.agent_uid, token))
-    };
-    let Some(instance) = current_instance(observed).filter(ours) else {
-        return Vec::new();
-    };
-    let mut steps = network::shut(observed, instance, unsettled.cluster_id);
-    let instance_id = instance.id.clone();
-    match (observed.unsettled_power, instance.state) {
-        _ if is_passing => {}
-        (Some(Power::Running), InstanceState::Stopped) => steps.push(Step::StartInstance { instance_id }),
-        (Some(Power::Suspended), InstanceState::Running) => steps.push(Step::StopInstance { instance_id }),
-        _ => {}
-    }
-    steps
 }
 
 /// One round about one agent.

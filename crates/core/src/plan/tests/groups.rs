@@ -1,7 +1,7 @@
 //! What an instance wears while something keeps its wished security group from it.
 
 use super::*;
-use crate::api::Power;
+use crate::api::{DeletionPolicy, Power};
 use crate::observed::WornGroup;
 use crate::plan::{Unsettled, unsettled};
 use crate::render::network::rule_set;
@@ -209,6 +209,7 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         cluster_id: "demo",
         agent_uid: "uid-1",
         paused: false,
+        deletion_policy: None,
     };
     let decided = |about: &Unsettled<'_>, edit: &dyn Fn(&mut Observed)| {
         let observed = change(ready(), |o| {
@@ -295,6 +296,26 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         }
     });
     assert_eq!(unsettled(passing, &about(), &observed, now()).steps, []);
+    // Its own word on the data is written on the volume.
+    let said = |policy: DeletionPolicy, uid: &str| {
+        let about = Unsettled {
+            deletion_policy: Some(policy),
+            ..about()
+        };
+        let (steps, _) = decided(&about, &|o| {
+            o.instances = Known::Present(Vec::new());
+            if let Known::Present(volumes) = &mut o.volumes {
+                volumes[0].tags.insert(names::TAG_AGENT_UID.into(), uid.into());
+                volumes[0]
+                    .tags
+                    .insert(names::TAG_DELETION_POLICY.into(), "Delete".into());
+            }
+        });
+        steps
+    };
+    assert_eq!(said(DeletionPolicy::Retain, "uid-1"), ["CreateTags"]);
+    assert_eq!(said(DeletionPolicy::Retain, "uid-2"), Vec::<&str>::new());
+    assert_eq!(said(DeletionPolicy::Delete, "uid-1"), Vec::<&str>::new());
     // What is refused waits, and the rest does not.
     let (steps, again) = decided(&about(), &|o| {
         let start = Step::StartInstance {
