@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use crate::api::{
     AppliedStatus, BundleStatus, CloudStatus, ConditionType, GatewayStatus, InstanceStatus, KoiAgentStatus,
-    LaunchStatus, PlannedAction, RefusalStatus, RepairStatus, ResolvedStatus, VolumeStatus, WorkspaceStatus,
-    annotations,
+    LaunchStatus, PlannedAction, Reason, ReasonClass, RefusalStatus, RepairStatus, ResolvedStatus, VolumeStatus,
+    WorkspaceStatus, annotations,
 };
 use crate::change;
 use crate::desired::{Desired, DesiredAgent, ImageWish};
@@ -24,7 +24,7 @@ use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Unseen, Volume, VolumeState,
 };
 use crate::plan::{Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, rebuilt, valid_probe};
-use crate::refusal::classify;
+use crate::refusal::{Retry, classify};
 use crate::render::network;
 
 pub use events::{EventFacts, EventType, event_for, event_for_step};
@@ -257,6 +257,13 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         message.clone_into(&mut refusal.message);
     }
     refusal.definite = false;
+    if told.retry_at.is_none() && CHANGES.contains(&step) {
+        // What is tried again only when the wish turns is for people, whatever its code means elsewhere.
+        refusal.retry = Retry::Never;
+        if refusal.reason.class() == ReasonClass::Waiting {
+            refusal.reason = Reason::InvalidSpec;
+        }
+    }
     let latest = now.saturating_add(RESTORED).unwrap_or(now);
     let retry_at = match &told.retry_at {
         _ if told.generation < generation => Some(now),

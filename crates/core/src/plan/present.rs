@@ -168,6 +168,7 @@ impl<'a> Round<'a> {
 
     fn suspend(&mut self, herd: &Herd<'_>) -> Result<(), Halt> {
         let Some(instance) = herd.current.filter(|instance| !instance.state.is_dying()) else {
+            self.claim_volume();
             return self.unseen_instance().and_then(|()| self.unseen_launch());
         };
         let wait = |what: &str| {
@@ -179,6 +180,7 @@ impl<'a> Round<'a> {
         };
         match instance.state {
             InstanceState::Stopped => {
+                self.claim(instance);
                 self.change_later(instance);
                 Ok(())
             }

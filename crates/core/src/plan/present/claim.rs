@@ -22,8 +22,7 @@ impl Round<'_> {
         if !settled || recorded.instance_id.as_ref() != Some(&instance.id) || !self.tags_settled(instance) {
             return;
         }
-        let wanted = self.agent.claim.tags(&self.agent.tags);
-        let mut of_instance = wanted.clone();
+        let mut of_instance = self.agent.claim.tags(&self.agent.tags);
         if let Some(launch) = recorded
             .launch
             .as_ref()
@@ -33,17 +32,22 @@ impl Round<'_> {
             of_instance.insert(names::TAG_LAUNCH.into(), tag);
         }
         self.restore(&instance.id, &of_instance, &instance.tags);
-        let volumes = self.observed.volumes.present();
-        let volume = data_volume_id(self.observed, instance)
-            .filter(|id| recorded.volume_id.as_ref() == Some(id))
-            .and_then(|id| volumes?.iter().find(|volume| volume.id == id));
-        if let Some(volume) = volume {
-            let mut of_volume = wanted;
-            // What is to become of the data is written on it, for when the object is gone.
-            let policy = self.agent.storage.deletion_policy.as_str();
-            of_volume.insert(names::TAG_DELETION_POLICY.into(), policy.into());
-            self.restore(&volume.id, &of_volume, &volume.tags);
+        if data_volume_id(self.observed, instance) == recorded.volume_id {
+            self.claim_volume();
         }
+    }
+
+    /// The recorded volume. What is to become of the data is written on it, for when the object is gone.
+    pub(super) fn claim_volume(&mut self) {
+        let recorded = self.observed.recorded.volume_id.as_ref();
+        let mut volumes = self.observed.volumes.present().into_iter().flatten();
+        let Some(volume) = volumes.find(|volume| Some(&volume.id) == recorded) else {
+            return;
+        };
+        let mut wanted = self.agent.claim.tags(&self.agent.tags);
+        let policy = self.agent.storage.deletion_policy.as_str();
+        wanted.insert(names::TAG_DELETION_POLICY.into(), policy.into());
+        self.restore(&volume.id, &wanted, &volume.tags);
     }
 
     pub(super) fn restore(&mut self, id: &str, wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>) {

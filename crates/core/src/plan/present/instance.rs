@@ -1,12 +1,17 @@
 //! A live instance: that it runs, with its bundle.
 
+use jiff::SignedDuration;
+
 use super::Round;
 use super::remedy::restarts;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::observed::{Instance, InstanceState, Known, Observed};
-use crate::plan::{AT_REST, Halt, SHORTLY, Step};
+use crate::plan::{AT_REST, Halt, SHORTLY, Step, gate};
 use crate::rotation;
+
+/// A machine that goes down by itself is started once in this time.
+const START_PAUSE: SignedDuration = SignedDuration::from_secs(120);
 
 impl<'a> Round<'a> {
     /// A live instance: running, with its volume, its bundle and a gateway that answers.
@@ -101,6 +106,7 @@ impl<'a> Round<'a> {
         match instance.state {
             InstanceState::Running => Ok(()),
             InstanceState::Stopped => {
+                self.unless_it_stops_itself(instance)?;
                 self.steps.push(Step::StartInstance {
                     instance_id: id.clone(),
                 });
@@ -129,6 +135,34 @@ impl<'a> Round<'a> {
             )),
             _ => Err(self.pending(instance)),
         }
+    }
+
+    /// A machine that goes down by itself before its gateway was ever well (EC2 may not use its volume's key, or its system halts) is not
+    /// started in a loop: thirty times an hour.
+    fn unless_it_stops_itself(&self, instance: &Instance) -> Result<(), Halt> {
+        let told = self.observed.end_of(instance);
+        let by_hand = instance
+            .state_reason
+            .as_deref()
+            .is_none_or(|reason| reason.contains("UserInitiated"));
+        let Some(started) = instance
+            .launch_time
+            .filter(|_| !by_hand && !self.observed.recorded.was_healthy)
+        else {
+            return Ok(());
+        };
+        let again_at = started.saturating_add(START_PAUSE).unwrap_or(started);
+        if again_at <= self.now {
+            return Ok(());
+        }
+        let message = format!(
+            "Instance {} went down by itself right after its start ({told}); it is started again at {again_at:.0}.",
+            instance.id
+        );
+        Err(Halt {
+            check_again: gate::until(again_at, self.now),
+            ..Halt::converging(Reason::Repairing, message, SHORTLY)
+        })
     }
 
     pub(super) fn pending(&self, instance: &Instance) -> Halt {

@@ -83,11 +83,7 @@ fn obstacles() -> Vec<(&'static str, Observed)> {
 
 fn group_steps(observed: &Observed) -> Vec<Step> {
     let steps = plan(&wish(json!({})), observed, now()).steps.into_iter();
-    let is_about_ours = |step: &Step| match step {
-        Step::RevokeIngress { .. } => true,
-        Step::SetSecurityGroups { .. } => true,
-        _ => false,
-    };
+    let is_about_ours = |step: &Step| matches!(step, Step::RevokeIngress { .. } | Step::SetSecurityGroups { .. });
     steps.filter(is_about_ours).collect()
 }
 

@@ -4,13 +4,15 @@ use super::{Said, find, none_reason, said, unsure};
 use crate::api::{ConditionType, KoiAgentStatus, Reason, VolumeStatus};
 use crate::desired::DesiredAgent;
 use crate::names;
-use crate::observed::{Identity, Instance, InstanceState, Known, Observed, VolumeState};
+use crate::observed::{Identity, Instance, InstanceState, Known, Observed, VolumeState, WornGroup};
 use crate::render::network;
 use crate::status::Report;
 
 pub(super) fn identity(report: &Report<'_>) -> Option<Said> {
     let kind = ConditionType::IdentityReady;
-    let agent = report.agent()?;
+    let Some(agent) = report.agent() else {
+        return unsettled_identity(report);
+    };
     let profile = &agent.identity.profile;
     let refused = report
         .observed
@@ -89,7 +91,9 @@ fn carries(instance: Option<&Instance>, profile: &str) -> bool {
 
 pub(super) fn network(report: &Report<'_>) -> Option<Said> {
     let kind = ConditionType::NetworkReady;
-    let agent = report.agent()?;
+    let Some(agent) = report.agent() else {
+        return unsettled_network(report);
+    };
     let subnet = match &report.observed.subnet {
         Known::Unknown => {
             return find(report.previous, kind)
@@ -147,6 +151,51 @@ pub(super) fn network(report: &Report<'_>) -> Option<Said> {
     })
 }
 
+/// Where no wish tells which rules are wanted the name of the group that is worn does.
+fn unsettled_network(report: &Report<'_>) -> Option<Said> {
+    let instance = unsettled_instance(report)?;
+    let as_made = |worn: &WornGroup| worn.name.ends_with(&network::rule_set(&worn.facts.ingress));
+    let worn = &report.observed.worn;
+    let whole = worn.len() == instance.security_group_ids.len() && worn.iter().all(as_made);
+    let ids = instance.security_group_ids.join(", ");
+    let kind = ConditionType::NetworkReady;
+    Some(if whole {
+        said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!("Security group {ids} lets in what it was made for."),
+        )
+    } else {
+        let message = format!("What {ids} lets in is not what it was made for, and no wish tells what is wanted.");
+        said(kind, false, Reason::Repairing, message)
+    })
+}
+
+/// The profile that the instance was launched with.
+fn unsettled_identity(report: &Report<'_>) -> Option<Said> {
+    let instance = unsettled_instance(report)?;
+    let profile = &report.observed.recorded.launch.as_ref()?.profile;
+    let kind = ConditionType::IdentityReady;
+    Some(if carries(Some(instance), profile) {
+        said(
+            kind,
+            true,
+            Reason::AsWanted,
+            format!("The instance carries the instance profile {profile:?}."),
+        )
+    } else {
+        let message = format!("The instance does not carry the instance profile {profile:?}.");
+        said(kind, false, Reason::Repairing, message)
+    })
+}
+
+/// The instance of an agent whose wish cannot be settled.
+fn unsettled_instance<'a>(report: &Report<'a>) -> Option<&'a Instance> {
+    report.observed.unsettled_power?;
+    report.instance().filter(|instance| !instance.state.is_dying())
+}
+
 /// What nobody used before is not repaired.
 fn rules_said(kind: ConditionType, group: &str, used: bool) -> Said {
     if used {
@@ -181,7 +230,11 @@ pub(super) fn storage(report: &Report<'_>, status: &KoiAgentStatus) -> Option<Sa
         .instance()
         .is_some_and(|instance| instance.data_device() == Some(id) || holds(report.observed, id, instance));
     Some(if attached {
-        said(kind, true, Reason::AsWanted, size_message(report.agent()?, volume))
+        let told = report.agent().map_or_else(
+            || format!("The data volume {id} is attached."),
+            |agent| size_message(agent, volume),
+        );
+        said(kind, true, Reason::AsWanted, told)
     } else {
         said(
             kind,

@@ -621,7 +621,7 @@ fn a_config_counts_as_synced_only_when_the_gateway_said_so() {
         let synced = |last: &str| {
             let mut before = well();
             before.gateway.as_mut().unwrap().config_sha256 = Some(last.to_owned());
-            let mut observed = world(&before, outcome.clone().unwrap_or(Ok(())), InstanceState::Running);
+            let mut observed = world(&before, outcome.unwrap_or(Ok(())), InstanceState::Running);
             if outcome.is_none() {
                 observed.probe = None;
             }
