@@ -131,6 +131,14 @@ def test_power_needs_no_plan(ground: Ground) -> None:
     instance = {name: settled(ground, name)["status"]["instance"]["id"] for name in (changing, resting, waking)}
     stage.kube.patch_agent(waking, {"spec": {"power": "Suspended"}})
     stage.wait_condition(waking, "Suspended", "True", 60)
+
+    def policy() -> str:
+        volume = stage.agent(waking)["status"]["volume"]["id"]
+        tags = cloud.boto("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["Tags"]
+        return next(tag["Value"] for tag in tags if tag["Key"] == "skykoi:deletion-policy")
+
+    stage.kube.patch_agent(waking, {"spec": {"storage": {"deletionPolicy": "Snapshot"}}})
+    until("who rests has its word on the data on the volume", lambda: policy() == "Snapshot", 20)
     # The machine is down for its new type when the plan goes.
     cloud.inject("ModifyInstanceAttribute", match="t3.large", when="before", hold=True, times=1)
     stage.kube.patch_agent(changing, {"spec": {"instance": {"type": "t3.large"}}})
@@ -150,12 +158,6 @@ def test_power_needs_no_plan(ground: Ground) -> None:
     until("it runs again", lambda: cloud.instance(instance[waking]).state == "running", 30)
     assert condition(stage.wait_condition(waking, "GatewayHealthy", "True", 30), "Suspended")["status"] == "False"
     stage.kube.patch_agent(waking, {"spec": {"storage": {"deletionPolicy": "Retain"}}})
-
-    def policy() -> str:
-        volume = stage.agent(waking)["status"]["volume"]["id"]
-        tags = cloud.boto("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["Tags"]
-        return next(tag["Value"] for tag in tags if tag["Key"] == "skykoi:deletion-policy")
-
     until("its own word on the data is on the volume", lambda: policy() == "Retain", 20)
     stage.kube.patch_agent(waking, {"spec": {"storage": {"deletionPolicy": "Delete"}}})
     apply_plan(stage, "passing")

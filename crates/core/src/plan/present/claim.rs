@@ -66,7 +66,8 @@ impl Round<'_> {
         let recorded_at = launch.and_then(|launch| launch.recorded_at.as_ref());
         let old = recorded_at.is_none_or(|at| self.now.duration_since(at.0) >= TAGS_SETTLE);
         let probe = valid_probe(self.observed, instance);
-        old || probe.is_some_and(|probe| probe.outcome.is_ok())
+        // To get to a stop took longer than that, too.
+        old || instance.state == InstanceState::Stopped || probe.is_some_and(|probe| probe.outcome.is_ok())
     }
 }
 

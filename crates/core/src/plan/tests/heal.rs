@@ -775,6 +775,59 @@ fn what_only_status_says_of_a_volume_gives_way_to_its_own_more_careful_word() {
 }
 
 #[test]
+fn who_rests_keeps_its_tags_and_its_word_on_the_data() {
+    let desired = wish(json!({"power": "Suspended", "storage": {"deletionPolicy": "Retain"}}));
+    let restored = |observed: &Observed| -> Vec<(String, Vec<String>)> {
+        let steps = plan(&desired, observed, now()).steps.into_iter();
+        let tags = steps.filter_map(|step| match step {
+            Step::RestoreTags { id, tags } => {
+                Some((id, tags.into_iter().map(|(key, value)| key + "=" + &value).collect()))
+            }
+            _ => None,
+        });
+        tags.collect()
+    };
+    let word = || ("vol-1".to_owned(), vec!["skykoi:deletion-policy=Retain".to_owned()]);
+    let stopped = on_instance(ready(), |instance| instance.state = InstanceState::Stopped);
+    assert_eq!(restored(&stopped), [word()]);
+    let young = change(stopped.clone(), |observed| {
+        observed.probe = None;
+        observed.recorded.launch.as_mut().unwrap().recorded_at = Some(crate::status::time(ago(20)));
+    });
+    assert_eq!(restored(&young), [word()]);
+    let unnamed = on_instance(stopped, |instance| drop(instance.tags.remove("Name")));
+    let ids: Vec<String> = restored(&unnamed).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, ["i-1", "vol-1"]);
+    let without_instance = change(ready(), |observed| {
+        observed.instances = Known::Present(Vec::new());
+        observed.recorded.instance_id = None;
+    });
+    assert_eq!(restored(&without_instance), [word()]);
+}
+
+#[test]
+fn a_machine_that_goes_down_by_itself_is_started_thirty_times_an_hour() {
+    let down = |reason: Option<&str>, started: i64, was_healthy: bool| {
+        let observed = on_instance(ready(), |instance| {
+            instance.state = InstanceState::Stopped;
+            instance.state_reason = reason.map(Into::into);
+            instance.launch_time = Some(ago(started));
+        });
+        let observed = change(observed, |observed| observed.recorded.was_healthy = was_healthy);
+        let plan = plan(&wish(json!({})), &observed, now());
+        (names_of(&plan), plan.check_again.as_secs())
+    };
+    let started = vec!["StartInstance"];
+    let by_itself = Some("Client.InternalError: Client error on launch");
+    assert_eq!(down(by_itself, 20, false), (vec![], 100));
+    assert_eq!(down(by_itself, 120, false).0, started);
+    assert_eq!(down(by_itself, 20, true).0, started, "it worked in this boot");
+    let by_hand = Some("Client.UserInitiatedShutdown: User initiated shutdown");
+    assert_eq!(down(by_hand, 20, false).0, started);
+    assert_eq!(down(None, 20, false).0, started);
+}
+
+#[test]
 fn deletion_looks_for_the_volume_that_reads_do_not_show() {
     let leaves = |policy: &str, edit: &dyn Fn(&mut Observed)| {
         let observed = change(ready(), |observed| {

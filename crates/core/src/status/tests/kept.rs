@@ -433,6 +433,91 @@ fn power_is_told_also_where_the_rest_of_the_wish_cannot_be_settled() {
 }
 
 #[test]
+fn a_refused_type_that_an_earlier_operator_gave_up_is_for_people() {
+    let restored = |code: &str, retry_at: Option<&str>| {
+        let status: KoiAgentStatus = serde_json::from_value(json!({
+            "observedGeneration": 3,
+            "refusal": {
+                "operation": "SetInstanceType", "about": "t3.large", "code": code, "generation": 3, "count": 1,
+                "since": "2026-11-22T10:00:00Z", "retryAt": retry_at,
+            },
+        }))
+        .unwrap();
+        let refused = restored_refusal(&status, 3, now()).unwrap();
+        (
+            refused.refusal.reason,
+            refused.refusal.stalls(1),
+            refused.retry_at.is_some(),
+        )
+    };
+    use crate::api::Reason::{InsufficientCapacity, InvalidSpec, Unauthorized};
+    assert_eq!(restored("Unsupported", None), (InvalidSpec, true, false));
+    assert_eq!(restored("InvalidParameterValue", None), (InvalidSpec, true, false));
+    assert_eq!(restored("UnauthorizedOperation", None), (Unauthorized, true, false));
+    let later = Some("2026-11-22T11:00:00Z");
+    assert_eq!(
+        restored("InsufficientInstanceCapacity", later),
+        (InsufficientCapacity, false, true)
+    );
+}
+
+#[test]
+fn what_is_around_an_agent_without_a_wish_is_told_as_it_is() {
+    let why = Why {
+        reason: crate::api::Reason::PlanNotFound,
+        message: "There is no KoiPlan.".into(),
+    };
+    let told_of = |edit: &dyn Fn(&mut Observed)| {
+        let mut previous = well();
+        previous.launch = Some(crate::api::LaunchStatus {
+            profile: "p".into(),
+            ..crate::api::LaunchStatus::default()
+        });
+        let mut observed = world(&previous, Ok(()), InstanceState::Running);
+        observed.unsettled_power = Some(Power::Running);
+        let rules = std::collections::BTreeSet::from([Rule::https(Source::Cidr("10.0.0.0/8".into()))]);
+        observed.worn = vec![crate::observed::WornGroup {
+            name: names::security_group("c", &crate::render::network::rule_set(&rules)),
+            vpc_id: "vpc-1".into(),
+            facts: SecurityGroup {
+                id: "sg-1".into(),
+                ours: true,
+                unclaimed: false,
+                ingress: rules,
+            },
+        }];
+        let instance = first(&mut observed);
+        instance.security_group_ids = vec!["sg-1".into()];
+        instance.profile_arn = Some("arn:aws:iam::1:instance-profile/p".into());
+        edit(&mut observed);
+        let status = report(&Report {
+            previous: &previous,
+            generation: 3,
+            name: "ada",
+            desired: Err(&why),
+            observed: &observed,
+            plan: &crate::plan::blocked(why.clone()),
+            now: later(60),
+        });
+        ["IdentityReady", "NetworkReady", "StorageReady"].map(|kind| condition_of(&status, kind).0 == "True")
+    };
+    assert_eq!(told_of(&|_| ()), [true, true, true]);
+    assert_eq!(told_of(&|o| first(o).profile_arn = None), [false, true, true]);
+    assert_eq!(told_of(&|o| o.worn[0].facts.ingress.clear()), [true, false, true]);
+    assert_eq!(
+        told_of(&|o| first(o).security_group_ids.push("sg-2".into())),
+        [true, false, true]
+    );
+    let detached = told_of(&|o| {
+        first(o).block_devices.clear();
+        if let Known::Present(volumes) = &mut o.volumes {
+            volumes.iter_mut().for_each(|volume| volume.attached_to = None);
+        }
+    });
+    assert_eq!(detached, [true, true, false]);
+}
+
+#[test]
 fn what_the_secret_tells_nobody_else_tells() {
     let mut forged = well();
     let gateway = forged.gateway.as_mut().unwrap();
