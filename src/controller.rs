@@ -216,7 +216,8 @@ async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Act
         let mut memory = memory.lock().await;
         let agent = memory.newest(agent, context.clock.now());
         let mut round = Round::begin(context, agent, &mut memory);
-        if !matches!(round.validate().as_deref(), Ok(Desired::Present(_))) {
+        let unsaid = !matches!(round.validate().as_deref(), Ok(Desired::Present(_)));
+        if unsaid && round.status.cloud.is_some() {
             // Where no wish says where it is to live, status does, and others may write there: it lives where its instance is.
             if context.fleet.is_to_sweep() {
                 return Ok(Action::requeue(Duration::from_secs(1)));

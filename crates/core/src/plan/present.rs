@@ -168,7 +168,7 @@ impl<'a> Round<'a> {
 
     fn suspend(&mut self, herd: &Herd<'_>) -> Result<(), Halt> {
         let Some(instance) = herd.current.filter(|instance| !instance.state.is_dying()) else {
-            self.claim_volume();
+            self.claim_volume(false);
             return self.unseen_instance().and_then(|()| self.unseen_launch());
         };
         let wait = |what: &str| {

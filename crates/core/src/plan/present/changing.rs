@@ -151,10 +151,24 @@ impl Round<'_> {
         let down = matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped);
         (under_way && down).then(|| Planned {
             kind: recorded.kind,
-            reason: recorded.reason.clone(),
+            reason: self.reason_now(instance, &recorded.reason),
             waiting_for: None,
             takes_place: false,
         })
+    }
+
+    /// What is being changed, by the wish as it is now: it may have turned while the instance was on its way down.
+    fn reason_now(&self, instance: &Instance, recorded: &str) -> String {
+        let there = &instance.instance_type;
+        let differences = change::differences(self.agent, self.observed, instance);
+        let wished = differences
+            .into_iter()
+            .find(|difference| difference.kind == ActionKind::StopStart);
+        match wished {
+            Some(difference) => difference.told,
+            None if recorded.ends_with(&format!(" to {there}")) => recorded.to_owned(),
+            None => format!("instance.type: back to {there}"),
+        }
     }
 
     fn stop_start(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {

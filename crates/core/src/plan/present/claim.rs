@@ -8,7 +8,7 @@ use super::Round;
 use super::gateway::valid_probe;
 use super::volume::data_volume_id;
 use crate::names;
-use crate::observed::{Instance, InstanceState};
+use crate::observed::{Instance, InstanceState, Volume};
 use crate::plan::Step;
 
 /// EC2 may show the tags of a launch a moment after the instance; a gateway that answers took longer than that.
@@ -33,15 +33,17 @@ impl Round<'_> {
         }
         self.restore(&instance.id, &of_instance, &instance.tags);
         if data_volume_id(self.observed, instance) == recorded.volume_id {
-            self.claim_volume();
+            self.claim_volume(true);
         }
     }
 
-    /// The recorded volume. What is to become of the data is written on it, for when the object is gone.
-    pub(super) fn claim_volume(&mut self) {
+    /// The recorded volume. What is to become of the data is written on it, for when the object is gone. Where no instance of ours tells that
+    /// it `is_ours`, its claim must.
+    pub(super) fn claim_volume(&mut self, is_ours: bool) {
         let recorded = self.observed.recorded.volume_id.as_ref();
+        let claimed = |volume: &Volume| is_ours || self.agent.claim.matches(&volume.tags);
         let mut volumes = self.observed.volumes.present().into_iter().flatten();
-        let Some(volume) = volumes.find(|volume| Some(&volume.id) == recorded) else {
+        let Some(volume) = volumes.find(|volume| Some(&volume.id) == recorded && claimed(volume)) else {
             return;
         };
         let mut wanted = self.agent.claim.tags(&self.agent.tags);

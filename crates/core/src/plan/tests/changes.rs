@@ -939,6 +939,29 @@ fn each_stage_of_a_change_is_looked_at_every_two_seconds() {
 }
 
 #[test]
+fn a_wish_that_turns_on_the_way_down_is_told_as_it_is_now() {
+    let told = |there: &str, wished: &str| {
+        let mut change = Change::new((typed("t3.small"), json!({})), (typed(wished), json!({})));
+        (change.instance().state, change.instance().instance_type) = (InstanceState::Stopped, there.into());
+        change.observed.recorded.planned = Some(PlannedAction {
+            kind: ActionKind::StopStart,
+            reason: "instance.type: t3.small to t3.large".into(),
+            since: status::time(now()),
+            waiting_for: None,
+        });
+        change.plan().planned.unwrap().reason
+    };
+    assert_eq!(told("t3.small", "t3.large"), "instance.type: t3.small to t3.large");
+    assert_eq!(
+        told("t3.large", "t3.large"),
+        "instance.type: t3.small to t3.large",
+        "made"
+    );
+    assert_eq!(told("t3.small", "t3.medium"), "instance.type: t3.small to t3.medium");
+    assert_eq!(told("t3.small", "t3.small"), "instance.type: back to t3.small");
+}
+
+#[test]
 fn only_a_stop_start_that_was_begun_goes_on_with_a_stopped_instance() {
     let stopped = |kind, waiting_for: Option<&str>| {
         // Nothing is to be changed: whoever goes on with a change says so.

@@ -803,6 +803,12 @@ fn who_rests_keeps_its_tags_and_its_word_on_the_data() {
         observed.recorded.instance_id = None;
     });
     assert_eq!(restored(&without_instance), [word()]);
+    // A word in status makes nothing ours.
+    let untagged = on_volume(without_instance, |volume| {
+        volume.tags.clear();
+        volume.attached_to = None;
+    });
+    assert_eq!(restored(&untagged), []);
 }
 
 #[test]
