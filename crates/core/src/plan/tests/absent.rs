@@ -1,0 +1,212 @@
+//! The way out, and what shared things it leaves behind.
+
+use super::*;
+
+#[test]
+fn the_way_out_one_thing_after_the_other() {
+    let terminated = || {
+        change(ready(), |o| {
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+        })
+    };
+    let delete = || gone(json!({"storage": {"deletionPolicy": "Delete"}}));
+    let snapshot = || gone(json!({"storage": {"deletionPolicy": "Snapshot"}}));
+    let retain = || gone(json!({"storage": {"deletionPolicy": "Retain"}}));
+    let taken = |state| {
+        change(terminated(), |o| {
+            o.snapshots = Known::Present(vec![crate::observed::Snapshot {
+                id: "snap-1".into(),
+                volume_id: "vol-1".into(),
+                state,
+                last: true,
+            }]);
+        })
+    };
+    use crate::observed::SnapshotState::{Completed, Pending};
+    let empty = || {
+        change(terminated(), |o| {
+            o.volumes = Known::Present(Vec::new());
+            o.volume_deleted = o.recorded.volume_id.clone();
+        })
+    };
+    let never = || change(bare(), |o| o.recorded.launch = Some(launch(1, 1)));
+    // Recorded, not shown, and the record of its launch is lost.
+    let hidden = |reads, since| {
+        change(bare(), |o| {
+            o.recorded.instance_id = Some("i-1".into());
+            o.recorded.launch = None;
+            o.unseen = unseen("i-1", reads, since);
+        })
+    };
+    // Status was lost, and what the agent's instance holds is all that is shown of it.
+    let held = |by: &str, tags| {
+        change(bare(), |o| {
+            let held = volume(VolumeState::InUse, Some(by));
+            o.volumes = Known::Present(vec![Volume { tags, ..held }]);
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+        })
+    };
+    let kept = || vec!["CreateTags", "DeleteBundle", "RemoveFinalizer"];
+    let cases: [(Desired, Observed, Vec<&str>); 21] = [
+        (
+            delete(),
+            change(empty(), |o| o.stray_bundles = vec!["i-0".into(), "i-1".into()]),
+            vec!["DeleteBundle", "DeleteBundle", "RemoveFinalizer"],
+        ),
+        (retain(), held("i-2", tags(None)), vec![]),
+        (retain(), held("i-1", tags(None)), kept()),
+        (
+            retain(),
+            held("i-2", BTreeMap::new()),
+            vec!["DeleteBundle", "RemoveFinalizer"],
+        ),
+        (
+            retain(),
+            change(held("i-2", tags(None)), |o| o.recorded.instance_id = Some("i-1".into())),
+            kept(),
+        ),
+        (delete(), hidden(1, 20), vec![]),
+        (delete(), hidden(2, 400), vec!["DeleteBundle", "RemoveFinalizer"]),
+        (delete(), ready(), vec!["TerminateInstance"]),
+        (
+            delete(),
+            // Deleted already, while something behind it waits for its turn.
+            change(empty(), |o| o.bundles_deleted = ["i-1".to_owned()].into()),
+            vec!["RemoveFinalizer"],
+        ),
+        (
+            delete(),
+            change(ready(), |o| {
+                o.instances = Known::Present(vec![instance("i-1", InstanceState::ShuttingDown)])
+            }),
+            vec![],
+        ),
+        (delete(), terminated(), vec!["DeleteVolume"]),
+        (delete(), empty(), vec!["DeleteBundle", "RemoveFinalizer"]),
+        (delete(), change(empty(), |o| o.changed_at = Some(now())), vec![]),
+        (
+            retain(),
+            terminated(),
+            vec!["CreateTags", "DeleteBundle", "RemoveFinalizer"],
+        ),
+        (snapshot(), taken(Pending), vec![]),
+        (
+            snapshot(),
+            change(terminated(), |o| o.snapshots = Known::Present(vec![])),
+            vec!["CreateSnapshot"],
+        ),
+        (snapshot(), taken(Completed), vec!["DeleteVolume"]),
+        (delete(), bare(), vec!["RemoveFinalizer"]),
+        (delete(), never(), vec!["RemoveFinalizer"]),
+        (
+            delete(),
+            change(never(), |o| o.launch_trace = LaunchTrace::Since(ago(10))),
+            vec![],
+        ),
+        (delete(), change(bare(), |o| o.has_finalizer = false), vec![]),
+    ];
+    for (number, (desired, observed, steps)) in cases.into_iter().enumerate() {
+        assert_eq!(decided(&desired, &observed).0, steps, "case {number}");
+    }
+}
+
+#[test]
+fn an_own_identity_goes_last_and_in_the_order_that_iam_takes() {
+    let desired = wish_of(json!({}), json!({"identity": {"mode": "PerAgent"}}), true, json!({}));
+    let steps = [
+        "RemoveRoleFromInstanceProfile",
+        "DeleteInstanceProfile",
+        "DeleteRolePolicy",
+        "DeleteRole",
+        "RemoveFinalizer",
+    ];
+    assert_eq!(decided(&desired, &bare()).0, steps);
+    let bereft = change(bare(), |o| {
+        let Known::Present(identity) = &mut o.identity else {
+            panic!()
+        };
+        identity.has_policy = false;
+    });
+    let rest: Vec<&str> = steps.into_iter().filter(|step| *step != "DeleteRolePolicy").collect();
+    assert_eq!(
+        decided(&desired, &bereft).0,
+        rest,
+        "what is gone is not deleted again while the next one waits for its turn"
+    );
+    assert_eq!(
+        decided(&desired, &change(bare(), |o| o.identity = Known::Unknown)).0,
+        Vec::<&str>::new()
+    );
+    assert_eq!(
+        decided(&desired, &change(bare(), |o| o.identity = Known::Absent)).0,
+        ["RemoveFinalizer"]
+    );
+}
+
+#[test]
+fn deletion_touches_nothing_where_it_must_not_and_can_be_forced() {
+    let delete = gone(json!({}));
+    let moved = change(ready(), |o| {
+        o.place = Known::Present(Place {
+            account: "2".into(),
+            region: "r".into(),
+        })
+    });
+    assert_eq!(decided(&delete, &moved), (vec![], Some(Reason::AccountChanged), true));
+    let taken = change(ready(), |o| {
+        o.owner = OwnerRecord::Foreign {
+            kube_system_uid: "k".into(),
+        }
+    });
+    assert_eq!(decided(&delete, &taken), (vec![], Some(Reason::ClusterIdTaken), true));
+    let forced = wish_of(json!({}), json!({}), true, json!({"skykoi.io/force-delete": "true"}));
+    let plan = plan(&forced, &moved, now());
+    assert_eq!(names_of(&plan), ["Abandon", "RemoveFinalizer"]);
+    let Verdict::Converging(why) = plan.verdict else {
+        panic!()
+    };
+    assert!(
+        why.message.contains("i-1") && why.message.contains("vol-1"),
+        "{}",
+        why.message
+    );
+}
+
+#[test]
+fn shared_things_go_when_two_sweeps_saw_no_user() {
+    let groups = [
+        crate::plan::SharedGroup {
+            id: "sg-1".into(),
+            name: "a".into(),
+        },
+        crate::plan::SharedGroup {
+            id: "sg-2".into(),
+            name: "b".into(),
+        },
+    ];
+    let users = BTreeSet::from(["sg-2".to_owned()]);
+    let count = |before: &BTreeMap<String, u32>| {
+        crate::plan::count_unused(before, groups.iter().map(|group| group.id.as_str()), &users)
+    };
+    let once = count(&BTreeMap::new());
+    assert_eq!(crate::plan::plan_shared(&groups, &[], &once), []);
+    let twice = count(&once);
+    assert_eq!(
+        crate::plan::plan_shared(&groups, &[], &twice),
+        [Step::DeleteSecurityGroup {
+            group_id: "sg-1".into()
+        }]
+    );
+    // Somebody else wears it: EC2 refuses, and is not asked with each sweep.
+    let mut unused = twice;
+    let tries = (0..1_000).filter(|_| {
+        unused = count(&unused);
+        !crate::plan::plan_shared(&groups, &[], &unused).is_empty()
+    });
+    assert_eq!(
+        tries.count(),
+        5 + 15 - 1,
+        "after 4, 8, 16, 32 and 64 sweeps, then each 64"
+    );
+}
