@@ -83,7 +83,7 @@ impl<'a> Round<'a> {
             self.steps.push(Step::AddFinalizer);
         }
         let herd = self.herd()?;
-        self.stop_orphans(&herd);
+        self.steps.extend(herd.stop_orphans());
         if self.agent.power == Power::Suspended {
             return self.suspend(&herd);
         }

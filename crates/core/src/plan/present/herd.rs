@@ -24,16 +24,18 @@ impl<'a> Round<'a> {
         };
         Ok(sort_out(instances, self.observed))
     }
+}
 
+impl Herd<'_> {
     /// A second live instance may hold what the agent wrote: it is stopped and told, never terminated.
-    pub(super) fn stop_orphans(&mut self, herd: &Herd<'_>) {
-        let running = herd.orphans.iter().filter(|orphan| {
+    pub(super) fn stop_orphans(&self) -> impl Iterator<Item = Step> {
+        let running = self.orphans.iter().filter(|orphan| {
             orphan.state == InstanceState::Running
                 || (orphan.state == InstanceState::Stopped && !orphan.tags.contains_key(names::TAG_ORPHAN))
         });
-        self.steps.extend(running.map(|orphan| Step::StopOrphan {
+        running.map(|orphan| Step::StopOrphan {
             instance_id: orphan.id.clone(),
-        }));
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! An agent whose wish cannot be settled: what others do to it is undone all the same.
 
+use super::herd::sort_out;
 use super::{current_instance, network};
 use crate::api::Power;
 use crate::names;
@@ -17,6 +18,9 @@ pub(in crate::plan) fn keep(unsettled: &Unsettled<'_>, observed: &Observed, is_p
     let Some(instance) = current_instance(observed).filter(ours) else {
         return steps;
     };
+    if !is_passing && let Some(instances) = observed.instances.present() {
+        steps.extend(sort_out(instances, observed).stop_orphans());
+    }
     steps.extend(network::shut(observed, instance, unsettled.cluster_id));
     let instance_id = instance.id.clone();
     match (observed.unsettled_power, instance.state) {

@@ -226,7 +226,7 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
     let all = vec!["RevokeIngress", "SetSecurityGroups", "StartInstance"];
     let (steps, again) = decided(&about(), &|_| ());
     assert_eq!((steps, again < Duration::from_secs(5)), (all.clone(), true));
-    let instance = |o: &mut Observed, edit: fn(&mut Instance)| {
+    let edited = |o: &mut Observed, edit: fn(&mut Instance)| {
         if let Known::Present(instances) = &mut o.instances {
             edit(&mut instances[0]);
         }
@@ -236,10 +236,10 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         &|o| o.owner = OwnerRecord::Unbound,
         &|o| o.place = Known::Unknown,
         &|o| o.recorded.place = None,
-        &|o| instance(o, |instance| instance.state = InstanceState::ShuttingDown),
-        &|o| instance(o, |instance| instance.client_token = None),
+        &|o| edited(o, |instance| instance.state = InstanceState::ShuttingDown),
+        &|o| edited(o, |instance| instance.client_token = None),
         &|o| {
-            instance(o, |instance| {
+            edited(o, |instance| {
                 instance.client_token = Some(names::client_token("uid-2", 1, 1))
             })
         },
@@ -247,6 +247,20 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
     for (number, edit) in nothing.into_iter().enumerate() {
         assert_eq!(decided(&about(), edit), (vec![], Duration::from_secs(600)), "{number}");
     }
+    let copied = |o: &mut Observed| {
+        if let Known::Present(instances) = &mut o.instances {
+            instances.push(Instance {
+                client_token: Some("by-hand".into()),
+                ..instance("i-9", InstanceState::Running)
+            });
+        }
+    };
+    let beside = vec!["StopOrphan", "RevokeIngress", "SetSecurityGroups", "StartInstance"];
+    assert_eq!(
+        decided(&about(), &copied).0,
+        beside,
+        "a copy of its tags makes no second one"
+    );
     let paused = Unsettled {
         paused: true,
         ..about()
@@ -290,6 +304,7 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         if let Known::Present(instances) = &mut o.instances {
             instances[0].client_token = Some(names::client_token("uid-1", 1, 1));
         }
+        copied(o);
     });
     assert_eq!(unsettled(passing, &about(), &observed, now()).steps, []);
     // Its own word on the data is written on the volume.
