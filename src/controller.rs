@@ -458,8 +458,7 @@ impl<'a, C: Cloud> Round<'a, C> {
             Ok(desired) => plan(desired, &observed, self.context.clock.now()),
             Err(why) => {
                 let about = Unsettled {
-                    cluster_id: &self.context.catalogue.settings(&self.context.stores).cluster_id,
-                    agent_uid: self.agent.metadata.uid.as_deref().unwrap_or_default(),
+                    claim: desired::claim(&self.agent, &self.context.catalogue.settings(&self.context.stores)),
                     paused: desired::holds_still(&self.agent),
                     deletion_policy: self
                         .agent

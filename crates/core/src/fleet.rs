@@ -173,7 +173,8 @@ impl Index {
                 .unseen
                 .get(id)
                 .is_some_and(|unseen| after(unseen.since, GIVEN_UP) < now);
-            !fresh && !given_up
+            let deleted = agent.deleted_volume.as_deref() == Some(id);
+            !fresh && !given_up && !deleted
         };
         self.agents
             .values()

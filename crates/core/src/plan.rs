@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use crate::api::{DeletionPolicy, LaunchStatus, Reason, RepairStatus};
 use crate::change::Planned;
 use crate::desired::Desired;
-use crate::names;
+use crate::names::{self, Claim};
 use crate::observed::{Instance, Observed, OwnerRecord, Place, Refused, Rule, Source};
 use crate::refusal::{MISSING_GROUP, Refusal, Retry};
 use crate::rotation::Rotation;
@@ -553,12 +553,10 @@ pub fn blocked(why: Why) -> Plan {
 }
 
 /// What is known of an agent whose wish cannot be settled.
-#[derive(Clone, Copy, Debug)]
-pub struct Unsettled<'a> {
-    /// Id of the installation.
-    pub cluster_id: &'a str,
-    /// UID of the KoiAgent.
-    pub agent_uid: &'a str,
+#[derive(Clone, Debug)]
+pub struct Unsettled {
+    /// Whose it is.
+    pub claim: Claim,
     /// Nothing may be changed.
     pub paused: bool,
     /// What its own spec says of its data.
@@ -567,14 +565,19 @@ pub struct Unsettled<'a> {
 
 /// The plan of an agent whose wish cannot be settled and that may have an instance: nothing is changed but what others did to that.
 #[must_use]
-pub fn unsettled(why: Why, about: &Unsettled<'_>, observed: &Observed, now: Timestamp) -> Plan {
+pub fn unsettled(why: Why, about: &Unsettled, observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = blocked(why);
     let at_home = observed.place.present().is_some() && observed.recorded.place.as_ref() == observed.place.present();
     if about.paused || observed.owner != OwnerRecord::Ours || !at_home {
         return plan;
     }
     let is_passing = matches!(plan.verdict, Verdict::Converging(_));
-    plan.steps = present::keep(about, observed, is_passing);
+    let kept = present::keep(about, observed, is_passing, now);
+    plan.steps = kept.steps;
+    if let Some(at) = kept.look_at {
+        plan.check_again = plan.check_again.min(gate::until(at, now));
+    }
+    gate::tell_refused(&mut plan, observed);
     gate::hold_aside(&mut plan, observed, now);
     if !plan.steps.is_empty() {
         plan.check_again = SHORTLY;

@@ -565,8 +565,21 @@ fn planned_action(report: &Report<'_>) -> Option<PlannedAction> {
         });
     }
     let under_way = before.filter(|before| before.waiting_for.is_none());
-    let unfinished = report.agent().is_some() && report.plan.verdict != Verdict::Settled;
-    under_way.filter(|_| unfinished || report.desired.is_err()).cloned()
+    let unfinished = match report.desired {
+        Ok(_) => report.agent().is_some() && report.plan.verdict != Verdict::Settled,
+        Err(_) => !is_over_without_wish(report),
+    };
+    under_way.filter(|_| unfinished).cloned()
+}
+
+/// Whether nothing is under way at an agent whose wish cannot be settled: it runs and is well, in a view that has seen our last change. A
+/// change that was begun is planned anew when there is a wish again, and takes no place until then.
+fn is_over_without_wish(report: &Report<'_>) -> bool {
+    let observed = report.observed;
+    let seen = observed
+        .changed_at
+        .is_none_or(|changed| observed.seen_at > Some(changed));
+    matches!(report.plan.verdict, Verdict::Blocked(_)) && seen && conditions::is_well(report)
 }
 
 fn applied(report: &Report<'_>) -> Option<AppliedStatus> {

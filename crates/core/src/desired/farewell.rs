@@ -9,27 +9,28 @@ use crate::names::{self, Claim};
 pub(super) fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, settings: &Settings) -> Farewell {
     let status = agent.status.as_ref();
     let own = names::agent_role(&settings.cluster_id, &claim.agent_uid);
-    let recorded_profile = status.and_then(|status| match &status.launch {
-        // With the record of another agent's launch it is another agent's status.
-        Some(launch) => names::is_token_of(&claim.agent_uid, &launch.client_token).then_some(&launch.profile),
-        None => status.instance_profile.as_ref(),
-    });
-    let may_own = match (recorded_profile, plan) {
-        (Some(profile), _) if *profile == own => true,
-        (_, Some(plan)) => identity_mode(&plan.spec) == IdentityMode::PerAgent,
+    let launch = status.and_then(|status| status.launch.as_ref());
+    // With the record of another agent's launch it is another agent's status.
+    let its_own = launch.is_none_or(|launch| names::is_token_of(&claim.agent_uid, &launch.client_token));
+    // What it was launched with, and what it was given since.
+    let given = status.and_then(|status| status.instance_profile.as_ref());
+    let recorded: Vec<&String> = launch.map(|launch| &launch.profile).into_iter().chain(given).collect();
+    let recorded = if its_own { recorded } else { Vec::new() };
+    let may_own = match plan {
+        _ if recorded.contains(&&own) => true,
+        Some(plan) => identity_mode(&plan.spec) == IdentityMode::PerAgent,
         // The plan that said so may be gone, a default plan too, before there was a profile to record.
-        (None, None) => true,
-        (Some(_), None) => false,
+        None => recorded.is_empty(),
     };
     let asked = agent.spec.storage.as_ref().and_then(|storage| storage.deletion_policy);
-    let recorded = status.and_then(|status| status.resolved.as_ref()?.deletion_policy);
+    let resolved = status.and_then(|status| status.resolved.as_ref()?.deletion_policy);
     let planned = plan.and_then(|plan| plan.spec.defaults.as_ref()?.storage.as_ref()?.deletion_policy);
     Farewell {
         generation: agent.metadata.generation.unwrap_or_default(),
         // Each with its careful side: somebody wanted it to wait, and nobody said clearly that it may be left behind.
         paused: holds_still(agent),
         force: flag(agent, annotations::FORCE_DELETE).unwrap_or(false),
-        deletion_policy: asked.or(planned).or(recorded).unwrap_or(DeletionPolicy::Snapshot),
+        deletion_policy: asked.or(planned).or(resolved).unwrap_or(DeletionPolicy::Snapshot),
         is_policy_said: asked.or(planned).is_some(),
         own_role: may_own.then_some(own),
         cloud: plan.map(|plan| cloud(&plan.spec)).unwrap_or_default(),

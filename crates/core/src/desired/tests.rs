@@ -393,9 +393,30 @@ fn an_agent_that_goes_resolves_whatever_is_broken() {
     assert!(!farewell(&agent).is_policy_said, "status alone says so");
     // A default plan may have said so, and be gone as well.
     agent.spec.plan_ref = None;
-    assert!(farewell(&agent).own_role.is_some());
+    let own = farewell(&agent).own_role.unwrap();
     agent.status = Some(serde_json::from_value(json!({"observedGeneration": 3, "instanceProfile": "shared"})).unwrap());
     assert_eq!(farewell(&agent).own_role, None);
+    // What it was launched with, and what it was given since.
+    let profiles = |launched: &str, given: &str, uid: &str| {
+        let launch = crate::api::LaunchStatus {
+            profile: launched.into(),
+            client_token: crate::names::client_token(uid, 1, 1),
+            ..crate::api::LaunchStatus::default()
+        };
+        let mut moved = agent.clone();
+        let status = moved.status.as_mut().unwrap();
+        (status.launch, status.instance_profile) = (Some(launch), Some(given.into()));
+        farewell(&moved).own_role
+    };
+    let uid = agent.metadata.uid.as_deref().unwrap();
+    assert_eq!(profiles("shared", &own, uid), Some(own.clone()));
+    assert_eq!(profiles(&own, "shared", uid), Some(own.clone()));
+    assert_eq!(profiles("shared", "shared", uid), None);
+    assert_eq!(
+        profiles("shared", "shared", "another"),
+        Some(own),
+        "nothing is known of its own"
+    );
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(super) struct Agent {
     pub(super) bundle_gone: bool,
     pub(super) stray_bundles: Box<[Box<str>]>,
     pub(super) bundle_written: Option<Timestamp>,
+    /// The volume that we deleted: nobody looks for it.
+    pub(super) deleted_volume: Option<Box<str>>,
 }
 
 impl Agent {
@@ -88,6 +90,7 @@ impl Agent {
     /// Nobody decides about it any more.
     pub(super) fn forget(&mut self) {
         (self.recorded, self.changed_at, self.bundle_written) = (Box::default(), None, None);
+        self.deleted_volume = None;
         (self.wants_fresh, self.bundle_gone, self.stray_bundles) = (false, false, Box::default());
         self.unseen.clear();
     }

@@ -64,6 +64,7 @@ impl Index {
     /// The volume is being deleted.
     pub fn note_deleted_volume(&mut self, agent_uid: &str, volume_id: &str, now: Timestamp) {
         let agent = self.changed(agent_uid, now);
+        agent.deleted_volume = Some(volume_id.into());
         if let Some(held) = agent.volumes.get_mut(volume_id) {
             held.turn(after(now, HOLD), |volume| volume.state = VolumeState::Deleting);
         }

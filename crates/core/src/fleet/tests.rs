@@ -420,6 +420,15 @@ fn what_status_names_is_ours_whatever_became_of_its_tags() {
     sweep(&mut index, 0, sighting(&[ours("i-1", Running)]));
     index.view("a", &["i-1", "vol-1"]);
     assert_eq!(index.recorded(at(1)), ["i-1".to_owned(), "vol-1".to_owned()].into());
+    let mut deleted = Index::new("c");
+    sweep(&mut deleted, 0, sighting(&[ours("i-1", Running)]));
+    deleted.view("a", &["i-1", "vol-1"]);
+    deleted.note_deleted_volume("a", "vol-1", at(1));
+    assert_eq!(
+        deleted.recorded(at(2)),
+        ["i-1".to_owned()].into(),
+        "it was we who took it away"
+    );
     for lost in [vec![TAG_AGENT_UID], vec![TAG_CLUSTER], vec![TAG_AGENT_UID, TAG_CLUSTER]] {
         index.view("a", &["i-1", "vol-1"]);
         sweep(&mut index, 2, sighting(&[without(ours("i-1", Running), &lost)]));

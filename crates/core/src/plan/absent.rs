@@ -6,15 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::launch::{self, VISIBILITY};
 use super::snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
-use super::{Halt, Plan, SHORTLY, Step, present, shared, unknown};
+use super::{Halt, Plan, SHORTLY, Step, gate, present, shared, unknown};
 use crate::api::{DeletionPolicy, Reason};
 use crate::desired::Farewell;
 use crate::names;
-use crate::observed::{Instance, InstanceState, Known, Observed, Unseen, Volume, VolumeState};
+use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Unseen, Volume, VolumeState};
 use crate::reap;
 
 /// A volume that is there may be missing in reads for so long.
 const HIDDEN: SignedDuration = SignedDuration::from_secs(60);
+
+/// So often what a deletion can do without is tried.
+const TRIES: u32 = 4;
 
 pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> Plan {
     let mut round = Round {
@@ -61,7 +64,7 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         if self.farewell.force {
-            let left = self.left_behind();
+            let left = self.let_go();
             let told = if left.is_empty() {
                 "nothing that is known".to_owned()
             } else {
@@ -78,6 +81,29 @@ impl<'a> Round<'a> {
         self.identity()?;
         self.steps.push(Step::RemoveFinalizer);
         Err(deleting("Everything in the cloud is gone."))
+    }
+
+    /// Answers with what is left behind. What the spec says last of the data is written on it, if that can be: the reaper goes by that.
+    fn let_go(&mut self) -> Vec<String> {
+        let mut left = self.left_behind();
+        if !self.farewell.is_policy_said {
+            return left;
+        }
+        let policy = self.farewell.deletion_policy;
+        let unsaid: Vec<(&String, Step)> = self.unsaid(policy).collect();
+        for (volume_id, step) in unsaid {
+            if self.may_write() && !self.is_refused(&step) {
+                self.steps.push(step);
+                continue;
+            }
+            for told in left.iter_mut().filter(|told| *told == volume_id) {
+                *told = format!(
+                    "{volume_id} (not tagged {policy}, as the spec has it)",
+                    policy = policy.as_str()
+                );
+            }
+        }
+        left
     }
 
     fn place(&self) -> Result<(), Halt> {
@@ -101,6 +127,7 @@ impl<'a> Round<'a> {
                 InstanceState::Terminated => {}
                 InstanceState::ShuttingDown => waiting.push(format!("instance {} is terminating", instance.id)),
                 _ => {
+                    self.claim(instance);
                     self.steps.push(Step::TerminateInstance {
                         instance_id: instance.id.clone(),
                     });
@@ -112,6 +139,36 @@ impl<'a> Round<'a> {
             return Err(deleting(format!("Still there: {}.", waiting.join(", "))));
         }
         self.unseen(instances)
+    }
+
+    /// The operator may terminate and delete what has its claim: where tags were lost they are put back first. Whoever refuses that is not
+    /// asked again: the rest may be allowed.
+    fn claim(&mut self, instance: &Instance) {
+        let claim = &self.farewell.claim;
+        let volumes = self.observed.volumes.present().into_iter().flatten();
+        let unclaimed = |id: &str| {
+            let of_volume = volumes
+                .clone()
+                .any(|volume| volume.id == id && !claim.matches(&volume.tags));
+            of_volume || (instance.id == id && !claim.matches(&instance.tags))
+        };
+        let lost = present::lost(claim, self.observed, instance).into_iter();
+        let lost = lost.filter(|step| step.about().is_some_and(|id| unclaimed(&id)) && !self.is_refused(step));
+        let lost: Vec<Step> = lost.collect();
+        self.steps.extend(lost);
+    }
+
+    /// Whether the cloud will not do this while nobody acts on it, or has not done it for a while: what can do without goes on.
+    fn is_refused(&self, step: &Step) -> bool {
+        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        standing.any(|refused| {
+            gate::concerns(refused, step) && (refused.count >= TRIES || refused.refusal.stalls(refused.count))
+        })
+    }
+
+    /// Whether the cloud is known to be the agent's own, so that a word may be written there.
+    fn may_write(&self) -> bool {
+        self.observed.owner == OwnerRecord::Ours && self.place().is_ok()
     }
 
     fn seen_instances(&self) -> Result<&'a [Instance], Halt> {
@@ -177,7 +234,7 @@ impl<'a> Round<'a> {
     fn volumes(&mut self) -> Result<(), Halt> {
         if last_policy(self.farewell, self.observed) == DeletionPolicy::Retain {
             self.holder()?;
-            self.retain();
+            self.word_on_data(DeletionPolicy::Retain);
             return Ok(());
         }
         let volumes = match &self.observed.volumes {
@@ -221,22 +278,25 @@ impl<'a> Round<'a> {
         hidden.map_or(Ok(()), |id| Err(looked_for(id)))
     }
 
-    /// The word on the volume is the last one: nobody may take it for a left-over.
-    fn retain(&mut self) {
+    /// The word on the volume is the last one: nobody may take it for a left-over, or for less than that.
+    fn word_on_data(&mut self, policy: DeletionPolicy) {
+        let unsaid: Vec<Step> = self.unsaid(policy).map(|(_, step)| step).collect();
+        self.steps.extend(unsaid);
+    }
+
+    /// The volumes whose tag says something else, with the step that mends it.
+    fn unsaid(&self, policy: DeletionPolicy) -> impl Iterator<Item = (&'a String, Step)> {
         let volumes = self.observed.volumes.present().into_iter().flatten();
-        let unsaid = volumes.filter(|volume| {
+        let unsaid = volumes.filter(move |volume| {
             let ours = self.farewell.claim.matches(&volume.tags);
             let free = matches!(volume.state, VolumeState::Available | VolumeState::InUse);
-            ours && free && reap::policy(&volume.tags) != Some(DeletionPolicy::Retain)
+            ours && free && reap::policy(&volume.tags) != Some(policy)
         });
-        let word = (
-            names::TAG_DELETION_POLICY.to_owned(),
-            DeletionPolicy::Retain.as_str().to_owned(),
-        );
-        self.steps.extend(unsaid.map(|volume| Step::RestoreTags {
-            id: volume.id.clone(),
-            tags: [word.clone()].into(),
-        }));
+        let word = (names::TAG_DELETION_POLICY.to_owned(), policy.as_str().to_owned());
+        unsaid.map(move |volume| {
+            let (id, tags) = (volume.id.clone(), [word.clone()].into());
+            (&volume.id, Step::RestoreTags { id, tags })
+        })
     }
 
     fn volume(&mut self, volume: &Volume) -> Result<String, Halt> {

@@ -1,10 +1,13 @@
 //! What holds a plan back: whose cluster id it is, what the cloud refused, a pause that people asked for.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{AT_REST, Halt, Plan, SHORTLY, Step, Verdict, Why, present, unknown};
 use crate::api::{Reason, annotations};
 use crate::desired::Desired;
+use crate::names::{self, Claim};
 use crate::observed::{InstanceState, Observed, OwnerRecord, Refused};
 use crate::refusal::Retry;
 
@@ -78,11 +81,48 @@ pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, n
         let lag = refused.refusal.retry == Retry::Soon && refused.count <= LAG;
         if !(lag && matches!(plan.verdict, Verdict::Converging(_))) {
             plan.verdict = in_its_place(verdict_of(refused), desired, observed);
+            tell_lost_claim(plan, desired.claim(), observed);
         }
     }
     for refused in asked {
         hold(plan, refused, lives(desired, observed), now);
     }
+}
+
+/// The operator may change what has its claim. Where that was taken off whole IAM refuses, and no policy has to be mended.
+fn tell_lost_claim(plan: &mut Plan, claim: &Claim, observed: &Observed) {
+    let (Verdict::Blocked(why) | Verdict::Converging(why)) = &mut plan.verdict else {
+        return;
+    };
+    let is_bare = |tags: &BTreeMap<String, String>| {
+        !tags.contains_key(names::TAG_CLUSTER) && !tags.contains_key(names::TAG_AGENT_UID)
+    };
+    let own = |id: &String| {
+        let Observed { recorded, .. } = observed;
+        recorded.instance_id.as_ref() == Some(id) || recorded.volume_id.as_ref() == Some(id)
+    };
+    let instances = observed.instances.present().into_iter().flatten();
+    let instances = instances.filter(|instance| is_bare(&instance.tags) && !instance.state.is_dying());
+    let volumes = observed.volumes.present().into_iter().flatten();
+    let volumes = volumes.filter(|volume| is_bare(&volume.tags)).map(|volume| &volume.id);
+    let bare: Vec<&str> = instances
+        .map(|instance| &instance.id)
+        .chain(volumes)
+        .filter(|id| own(id))
+        .map(String::as_str)
+        .collect();
+    if why.reason != Reason::Unauthorized || bare.is_empty() {
+        return;
+    }
+    why.message = format!(
+        "{} But {} lost the tags that this permission rests on: put back {}={} and {}={} first.",
+        why.message,
+        bare.join(" and "),
+        names::TAG_CLUSTER,
+        claim.cluster_id,
+        names::TAG_AGENT_UID,
+        claim.agent_uid
+    );
 }
 
 /// Nobody may be told to wait for what the cloud refuses to show: what is not there is not launched, and whoever waits is told what it waits
@@ -130,6 +170,15 @@ fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
     } else {
         plan.steps.truncate(position);
         plan.check_again = waits;
+    }
+}
+
+/// What somebody has to act on is told beside what the verdict is about.
+pub(super) fn tell_refused(plan: &mut Plan, observed: &Observed) {
+    let mut standing = observed.refusal.iter().chain(&observed.refused_before);
+    let told = standing.find(|refused| refused.refusal.stalls(refused.count) && position(plan, refused).is_some());
+    if let (Some(refused), Verdict::Blocked(why)) = (told, &mut plan.verdict) {
+        why.message = format!("{} In the meantime: {}", why.message, refused.refusal.message);
     }
 }
 

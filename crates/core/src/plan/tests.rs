@@ -136,15 +136,19 @@ fn volume(state: VolumeState, attached_to: Option<&str>) -> Volume {
     }
 }
 
-/// The claim of the agent of these tests.
-fn tags(launch: Option<&str>) -> BTreeMap<String, String> {
-    let claim = names::Claim {
+/// Who the agent of these tests is.
+fn claim() -> names::Claim {
+    names::Claim {
         cluster_id: "demo".into(),
         agent_uid: "uid-1".into(),
         namespace: "team".into(),
         name: "ada".into(),
-    };
-    let mut tags = claim.tags(&BTreeMap::new());
+    }
+}
+
+/// The tags of what has its claim.
+fn tags(launch: Option<&str>) -> BTreeMap<String, String> {
+    let mut tags = claim().tags(&BTreeMap::new());
     tags.insert(names::TAG_DELETION_POLICY.into(), "Snapshot".into());
     tags.extend(launch.map(|launch| (names::TAG_LAUNCH.to_owned(), launch.to_owned())));
     tags

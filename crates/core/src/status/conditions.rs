@@ -149,7 +149,14 @@ fn is_at_rest(report: &Report<'_>) -> bool {
         return known && report.instance().is_none_or(down);
     }
     let suspended = report.agent().is_some_and(|agent| agent.power == Power::Suspended);
-    suspended && report.plan.verdict == Verdict::Settled
+    // A tag that is refused wakes nobody.
+    let rests = || match (&report.plan.verdict, report.instance()) {
+        (Verdict::Blocked(why), Some(instance)) => {
+            instance.state == InstanceState::Stopped && is_refused_step(report, why)
+        }
+        (verdict, _) => *verdict == Verdict::Settled,
+    };
+    suspended && rests()
 }
 
 fn ready(report: &Report<'_>) -> Said {
@@ -188,8 +195,12 @@ fn boot_before(report: &Report<'_>) -> String {
     }
 }
 
-/// The gateway was well when it was last asked in this boot.
 fn answers(report: &Report<'_>) -> bool {
+    report.agent().is_some() && is_well(report)
+}
+
+/// The gateway was well when it was last asked in this boot.
+pub(super) fn is_well(report: &Report<'_>) -> bool {
     let running = report
         .instance()
         .is_some_and(|instance| instance.state == InstanceState::Running);
@@ -197,7 +208,7 @@ fn answers(report: &Report<'_>) -> bool {
         Some(probe) => probe.outcome.as_ref().is_ok_and(|health| health.ok),
         None => report.observed.recorded.was_healthy,
     };
-    running && well && report.agent().is_some()
+    running && well
 }
 
 /// Work on the things around a gateway that answers does not make it unready, and neither does a change that is refused: what runs goes on.

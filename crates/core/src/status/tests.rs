@@ -602,6 +602,32 @@ fn rest_has_no_ready_condition() {
         (Some(("False", "Settled")), Some(("False", "Settled")))
     );
     assert!(Recorded::from_status(&rest).suspended && !Recorded::from_status(&rest).was_healthy);
+    // A tag that is refused wakes nobody, and a stop that is refused is none.
+    let refused = |step: &'static str, state: InstanceState| {
+        let mut observed = world(&rest, Ok(()), state);
+        if let (Known::Present(volumes), Known::Present(instances)) = (&mut observed.volumes, &mut observed.instances) {
+            volumes.iter_mut().for_each(|volume| volume.tags.clear());
+            instances.iter_mut().for_each(|instance| instance.tags.clear());
+        }
+        observed.refusal = Some(Refused {
+            refusal: crate::refusal::classify(step, "UnauthorizedOperation", ""),
+            step,
+            about: None,
+            count: 1,
+            retry_at: Some(later(600)),
+        });
+        let status = told(&rest, &desired, &observed, later(10));
+        ["Ready", "Suspended", "Stalled"].map(|kind| words(&status, kind).map(|(state, _)| state.to_owned()))
+    };
+    let says = |words: [Option<&str>; 3]| words.map(|word| word.map(str::to_owned));
+    assert_eq!(
+        refused("CreateTags", InstanceState::Stopped),
+        says([None, Some("True"), Some("True")])
+    );
+    assert_eq!(
+        refused("StopInstance", InstanceState::Running),
+        says([Some("True"), Some("False"), Some("True")])
+    );
 }
 
 #[test]

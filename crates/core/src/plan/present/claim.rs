@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Round;
 use super::gateway::valid_probe;
 use super::volume::data_volume_id;
-use crate::names;
-use crate::observed::{Instance, InstanceState, Volume};
+use crate::names::{self, Claim};
+use crate::observed::{Instance, InstanceState, Observed, Volume};
 use crate::plan::Step;
 
 /// EC2 may show the tags of a launch a moment after the instance; a gateway that answers took longer than that.
@@ -19,7 +19,10 @@ impl Round<'_> {
     pub(super) fn claim(&mut self, instance: &Instance) {
         let settled = matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
         let recorded = &self.observed.recorded;
-        if !settled || recorded.instance_id.as_ref() != Some(&instance.id) || !self.tags_settled(instance) {
+        if !settled
+            || recorded.instance_id.as_ref() != Some(&instance.id)
+            || !tags_settled(self.observed, instance, self.now)
+        {
             return;
         }
         let mut of_instance = self.agent.claim.tags(&self.agent.tags);
@@ -53,24 +56,43 @@ impl Round<'_> {
     }
 
     pub(super) fn restore(&mut self, id: &str, wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>) {
-        let tags: BTreeMap<String, String> = wanted
-            .iter()
-            .filter(|(key, value)| there.get(*key) != Some(value))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        if !tags.is_empty() {
-            self.steps.push(Step::RestoreTags { id: id.into(), tags });
-        }
+        self.steps.extend(restored(id, wanted, there));
     }
+}
 
-    fn tags_settled(&self, instance: &Instance) -> bool {
-        let launch = self.observed.recorded.launch.as_ref();
-        let recorded_at = launch.and_then(|launch| launch.recorded_at.as_ref());
-        let old = recorded_at.is_none_or(|at| self.now.duration_since(at.0) >= TAGS_SETTLE);
-        let probe = valid_probe(self.observed, instance);
-        // To get to a stop took longer than that, too.
-        old || instance.state == InstanceState::Stopped || probe.is_some_and(|probe| probe.outcome.is_ok())
+/// The claim on an instance that its token proves to be the agent's, and on the data volume that status tells of and that it holds: what of
+/// it was lost. Of nothing more, since what else is wished of their tags is not known.
+pub(in crate::plan) fn lost(claim: &Claim, observed: &Observed, instance: &Instance) -> Vec<Step> {
+    let token = instance.client_token.as_deref();
+    if !token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token)) {
+        return Vec::new();
     }
+    let wanted = claim.tags(&BTreeMap::new());
+    let recorded = observed.recorded.volume_id.as_deref();
+    let held = instance.data_device().filter(|held| Some(held.as_str()) == recorded);
+    let mut volumes = observed.volumes.present().into_iter().flatten();
+    let volume = volumes.find(|volume| held == Some(&volume.id));
+    let of_volume = volume.and_then(|volume| restored(&volume.id, &wanted, &volume.tags));
+    let of_instance = restored(&instance.id, &wanted, &instance.tags);
+    of_instance.into_iter().chain(of_volume).collect()
+}
+
+fn restored(id: &str, wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>) -> Option<Step> {
+    let tags: BTreeMap<String, String> = wanted
+        .iter()
+        .filter(|(key, value)| there.get(*key) != Some(value))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    (!tags.is_empty()).then(|| Step::RestoreTags { id: id.into(), tags })
+}
+
+pub(super) fn tags_settled(observed: &Observed, instance: &Instance, now: Timestamp) -> bool {
+    let launch = observed.recorded.launch.as_ref();
+    let recorded_at = launch.and_then(|launch| launch.recorded_at.as_ref());
+    let old = recorded_at.is_none_or(|at| now.duration_since(at.0) >= TAGS_SETTLE);
+    let probe = valid_probe(observed, instance);
+    // To get to a stop took longer than that, too.
+    old || instance.state == InstanceState::Stopped || probe.is_some_and(|probe| probe.outcome.is_ok())
 }
 
 fn made_by(instance: &Instance, token: &str) -> bool {

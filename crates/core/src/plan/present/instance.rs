@@ -1,6 +1,6 @@
 //! A live instance: that it runs, with its bundle.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Round;
 use super::remedy::restarts;
@@ -137,27 +137,14 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// A machine that goes down by itself before its gateway was ever well (EC2 may not use its volume's key, or its system halts) is not
-    /// started in a loop: thirty times an hour.
     fn unless_it_stops_itself(&self, instance: &Instance) -> Result<(), Halt> {
-        let told = self.observed.end_of(instance);
-        let by_hand = instance
-            .state_reason
-            .as_deref()
-            .is_none_or(|reason| reason.contains("UserInitiated"));
-        let Some(started) = instance
-            .launch_time
-            .filter(|_| !by_hand && !self.observed.recorded.was_healthy)
-        else {
+        let Some(again_at) = starts_again_at(self.observed, instance, self.now) else {
             return Ok(());
         };
-        let again_at = started.saturating_add(START_PAUSE).unwrap_or(started);
-        if again_at <= self.now {
-            return Ok(());
-        }
         let message = format!(
-            "Instance {} went down by itself right after its start ({told}); it is started again at {again_at:.0}.",
-            instance.id
+            "Instance {} went down by itself right after its start ({}); it is started again at {again_at:.0}.",
+            instance.id,
+            self.observed.end_of(instance)
         );
         Err(Halt {
             check_again: gate::until(again_at, self.now),
@@ -207,4 +194,14 @@ impl NoneOrEqual for Option<String> {
     fn is_none_or_equal(&self, other: Option<&str>) -> bool {
         self.as_deref().is_none_or(|text| other == Some(text))
     }
+}
+
+/// A machine that goes down by itself before its gateway was ever well (EC2 may not use its volume's key, or its system halts) is not
+/// started in a loop: thirty times an hour. None: at once.
+pub(super) fn starts_again_at(observed: &Observed, instance: &Instance, now: Timestamp) -> Option<Timestamp> {
+    let reason = instance.state_reason.as_deref()?;
+    let by_itself = !reason.contains("UserInitiated") && !observed.recorded.was_healthy;
+    let started = instance.launch_time.filter(|_| by_itself)?;
+    let again_at = started.saturating_add(START_PAUSE).unwrap_or(started);
+    (again_at > now).then_some(again_at)
 }

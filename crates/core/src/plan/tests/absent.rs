@@ -210,3 +210,148 @@ fn shared_things_go_when_two_sweeps_saw_no_user() {
         "after 4, 8, 16, 32 and 64 sweeps, then each 64"
     );
 }
+
+/// The word on the data of `ready()` is Snapshot.
+fn forced(spec: Value, edit: impl FnOnce(&mut Observed)) -> (Vec<&'static str>, Vec<String>) {
+    let forced = wish_of(spec, json!({}), true, json!({"skykoi.io/force-delete": "true"}));
+    let plan = plan(&forced, &change(ready(), edit), now());
+    let left = plan.steps.iter().find_map(|step| match step {
+        Step::Abandon { left } => Some(left.clone()),
+        _ => None,
+    });
+    (names_of(&plan), left.unwrap_or_default())
+}
+
+#[test]
+fn who_is_let_go_by_force_leaves_the_last_word_on_its_data() {
+    let retain = || json!({"storage": {"deletionPolicy": "Retain"}});
+    let lets_go = vec!["Abandon", "RemoveFinalizer"];
+    let writes = vec!["CreateTags", "Abandon", "RemoveFinalizer"];
+    let tells = |left: Vec<String>| {
+        left.iter()
+            .any(|told| told == "vol-1 (not tagged Retain, as the spec has it)")
+    };
+    let (steps, left) = forced(retain(), |_| ());
+    assert_eq!((steps, tells(left)), (writes.clone(), false));
+    let (steps, left) = forced(json!({"storage": {"deletionPolicy": "Snapshot"}}), |_| ());
+    assert_eq!((steps, tells(left)), (lets_go.clone(), false), "it is there");
+    assert_eq!(forced(json!({}), |_| ()).0, lets_go, "nobody said another word");
+    let cannot: [fn(&mut Observed); 4] = [
+        |o| o.owner = OwnerRecord::Unknown,
+        |o| o.owner = OwnerRecord::Unbound,
+        |o| o.place = Known::Unknown,
+        |o| {
+            o.recorded.place = Some(Place {
+                account: "2".into(),
+                region: "r".into(),
+            })
+        },
+    ];
+    for edit in cannot {
+        let (steps, left) = forced(retain(), edit);
+        assert_eq!((steps, tells(left)), (lets_go.clone(), true));
+    }
+    let refused_so = |code: &str, count: u32, retry_in: i64| {
+        forced(retain(), |o| {
+            o.refusal = Some(Refused {
+                about: Some("vol-1".into()),
+                count,
+                ..refused("CreateTags", code, retry_in)
+            });
+        })
+    };
+    assert_eq!(
+        refused_so("RequestLimitExceeded", 3, 5),
+        (vec![], vec![]),
+        "it is waited for"
+    );
+    assert_eq!(refused_so("RequestLimitExceeded", 3, -1).0, writes);
+    for (code, count) in [("RequestLimitExceeded", 4), ("UnauthorizedOperation", 1)] {
+        let (steps, left) = refused_so(code, count, 5);
+        assert_eq!(
+            (steps, tells(left)),
+            (lets_go.clone(), true),
+            "{code}: but not for ever"
+        );
+    }
+}
+
+#[test]
+fn a_lost_claim_is_put_back_before_the_deletion_that_rests_on_it() {
+    let lost = |edit: &dyn Fn(&mut Observed)| {
+        let observed = change(ready(), |o| {
+            if let (Known::Present(instances), Known::Present(volumes)) = (&mut o.instances, &mut o.volumes) {
+                instances[0].client_token = Some(names::client_token("uid-1", 1, 1));
+                for tags in [&mut instances[0].tags, &mut volumes[0].tags] {
+                    tags.remove(names::TAG_CLUSTER);
+                    tags.insert("Name".into(), "mine".into());
+                }
+            }
+            edit(o);
+        });
+        let plan = plan(&gone(json!({})), &observed, now());
+        let of = |step: &Step| match step {
+            Step::RestoreTags { id, .. } => id.clone(),
+            step => step.name().to_owned(),
+        };
+        plan.steps.iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(lost(&|_| ()), ["i-1", "vol-1", "TerminateInstance"]);
+    let claimed = |o: &mut Observed| {
+        if let Known::Present(instances) = &mut o.instances {
+            instances[0].tags.insert(names::TAG_CLUSTER.into(), "demo".into());
+        }
+    };
+    assert_eq!(
+        lost(&claimed),
+        ["vol-1", "TerminateInstance"],
+        "another name holds nothing up"
+    );
+    assert_eq!(lost(&|o| o.recorded.volume_id = None), ["i-1", "TerminateInstance"]);
+    let unproven = |o: &mut Observed| {
+        if let Known::Present(instances) = &mut o.instances {
+            instances[0].client_token = Some(names::client_token("uid-2", 1, 1));
+        }
+    };
+    assert_eq!(lost(&unproven), ["TerminateInstance"]);
+    let refused_before = |o: &mut Observed| {
+        o.refusal = Some(Refused {
+            about: Some("i-1".into()),
+            ..refused("CreateTags", "UnauthorizedOperation", 600)
+        });
+    };
+    assert_eq!(
+        lost(&refused_before),
+        ["vol-1", "TerminateInstance"],
+        "the rest may be allowed"
+    );
+}
+
+#[test]
+fn where_the_whole_claim_is_gone_the_refusal_says_so() {
+    let told = |keys: &[&str], desired: &Desired, step: &'static str| {
+        let observed = change(ready(), |o| {
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].tags.retain(|key, _| !keys.contains(&key.as_str()));
+            }
+            o.refusal = Some(Refused {
+                about: Some("i-1".into()),
+                ..refused(step, "UnauthorizedOperation", 600)
+            });
+        });
+        match plan(desired, &observed, now()).verdict {
+            Verdict::Blocked(why) => why.message,
+            other => panic!("{other:?}"),
+        }
+    };
+    let whole = [names::TAG_CLUSTER, names::TAG_AGENT_UID];
+    let says = "But i-1 lost the tags that this permission rests on: put back skykoi:cluster=demo and skykoi:agent-uid=uid-1 first.";
+    for (desired, step) in [(gone(json!({})), "TerminateInstance"), (wish(json!({})), "CreateTags")] {
+        let message = told(&whole, &desired, step);
+        assert!(message.ends_with(says), "{message}");
+    }
+    for keys in [&whole[..1], &[]] {
+        let message = told(keys, &gone(json!({})), "TerminateInstance");
+        assert!(!message.contains("lost the tags"), "{message}");
+    }
+}

@@ -202,12 +202,11 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
         message: "There is no KoiPlan \"p\".".into(),
     };
     let about = || Unsettled {
-        cluster_id: "demo",
-        agent_uid: "uid-1",
+        claim: claim(),
         paused: false,
         deletion_policy: None,
     };
-    let decided = |about: &Unsettled<'_>, edit: &dyn Fn(&mut Observed)| {
+    let decided = |about: &Unsettled, edit: &dyn Fn(&mut Observed)| {
         let observed = change(ready(), |o| {
             o.recorded.place = Some(place());
             let own = worn("sg-old", &["10.0.0.0/8"], vec![https("10.0.0.0/8"), ssh()]);
@@ -255,7 +254,7 @@ fn whose_wish_cannot_be_settled_is_kept_shut_and_running_and_nothing_else() {
             });
         }
     };
-    let beside = vec!["StopOrphan", "RevokeIngress", "SetSecurityGroups", "StartInstance"];
+    let beside = vec!["RevokeIngress", "SetSecurityGroups", "StopOrphan", "StartInstance"];
     assert_eq!(
         decided(&about(), &copied).0,
         beside,
@@ -376,4 +375,71 @@ fn who_was_stopped_from_outside_runs_although_the_secret_is_to_be_mended() {
         (vec![], Some(Reason::Pending)),
         "it may be on its way to another type"
     );
+}
+
+#[test]
+fn whose_wish_cannot_be_settled_keeps_its_claim_and_is_not_started_in_a_loop() {
+    let about = Unsettled {
+        claim: claim(),
+        paused: false,
+        deletion_policy: None,
+    };
+    let decided = |state: InstanceState, edit: &dyn Fn(&mut Observed)| {
+        let observed = change(ready(), |o| {
+            (o.recorded.place, o.unsettled_power) = (Some(place()), Some(Power::Running));
+            if let Known::Present(instances) = &mut o.instances {
+                (instances[0].client_token, instances[0].state) = (Some(names::client_token("uid-1", 1, 1)), state);
+            }
+            edit(o);
+        });
+        let why = Why {
+            reason: Reason::PlanNotFound,
+            message: String::new(),
+        };
+        let plan = unsettled(why, &about, &observed, now());
+        (plan.steps, plan.check_again)
+    };
+    assert_eq!(decided(InstanceState::Running, &|_| ()).0, []);
+    let stripped = |o: &mut Observed| {
+        if let (Known::Present(instances), Known::Present(volumes)) = (&mut o.instances, &mut o.volumes) {
+            instances[0].tags.remove(names::TAG_AGENT_UID);
+            instances[0].tags.insert("team".into(), "of the plan".into());
+            volumes[0].tags.insert(names::TAG_CLUSTER.into(), "another".into());
+        }
+    };
+    let puts_back = |id: &str, key: &str, value: &str| Step::RestoreTags {
+        id: id.into(),
+        tags: [(key.to_owned(), value.to_owned())].into(),
+    };
+    let back = [
+        puts_back("i-1", names::TAG_AGENT_UID, "uid-1"),
+        puts_back("vol-1", names::TAG_CLUSTER, "demo"),
+    ];
+    assert_eq!(decided(InstanceState::Running, &stripped).0, back);
+    let fresh = |o: &mut Observed| {
+        stripped(o);
+        o.probe = None;
+        if let Some(launch) = &mut o.recorded.launch {
+            launch.recorded_at = Some(crate::status::time(ago(5)));
+        }
+    };
+    assert_eq!(
+        decided(InstanceState::Running, &fresh).0,
+        [],
+        "EC2 may not show them yet"
+    );
+    let halted = |started: i64| {
+        decided(InstanceState::Stopped, &|o| {
+            o.recorded.was_healthy = false;
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].state_reason = Some("Client.InstanceInitiatedShutdown".into());
+                instances[0].launch_time = Some(ago(started));
+            }
+        })
+    };
+    assert_eq!(halted(20), (vec![], Duration::from_secs(100)));
+    let starts = Step::StartInstance {
+        instance_id: "i-1".into(),
+    };
+    assert_eq!(halted(120).0, [starts]);
 }

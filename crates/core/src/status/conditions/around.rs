@@ -172,12 +172,16 @@ fn unsettled_network(report: &Report<'_>) -> Option<Said> {
     })
 }
 
-/// The profile that the instance was launched with.
+/// The profile that the instance was launched with, or the one that it was given since.
 fn unsettled_identity(report: &Report<'_>) -> Option<Said> {
     let instance = unsettled_instance(report)?;
-    let profile = &report.observed.recorded.launch.as_ref()?.profile;
+    let launched = report.observed.recorded.launch.as_ref().map(|launch| &launch.profile);
+    let given = report.previous.instance_profile.as_ref();
+    let known = || given.into_iter().chain(launched);
+    let carried = known().find(|profile| carries(Some(instance), profile));
+    let profile = carried.or_else(|| known().next())?;
     let kind = ConditionType::IdentityReady;
-    Some(if carries(Some(instance), profile) {
+    Some(if carried.is_some() {
         said(
             kind,
             true,

@@ -120,17 +120,41 @@ fn a_plan_keeps_its_time_while_it_is_the_same_and_goes_when_it_is_done() {
         reason: Reason::PlanNotFound,
         message: "no plan".into(),
     };
-    let blocked_plan = blocked(broken.clone());
-    let unsettled = report(&Report {
-        previous: &before(&under_way),
-        generation: 3,
-        name: "ada",
-        desired: Err(&broken),
-        observed: &observed,
-        plan: &blocked_plan,
-        now: later(60),
-    });
-    assert!(unsettled.planned_action.is_some(), "its wish is not known");
+    let without_wish = |reason: Reason, edit: &dyn Fn(&mut Observed)| {
+        let why = Why {
+            reason,
+            ..broken.clone()
+        };
+        let mut observed = observed.clone();
+        edit(&mut observed);
+        let unsettled = report(&Report {
+            previous: &before(&under_way),
+            generation: 3,
+            name: "ada",
+            desired: Err(&why),
+            observed: &observed,
+            plan: &blocked(why.clone()),
+            now: later(60),
+        });
+        unsettled.planned_action.is_some()
+    };
+    assert!(
+        !without_wish(Reason::PlanNotFound, &|_| ()),
+        "it runs, and takes no place of others"
+    );
+    assert!(
+        without_wish(Reason::Pending, &|_| ()),
+        "the wish may be there in a moment"
+    );
+    let down = |o: &mut Observed| first(o).state = InstanceState::Stopped;
+    assert!(without_wish(Reason::PlanNotFound, &down));
+    let silent = |o: &mut Observed| (o.probe, o.recorded.was_healthy) = (None, false);
+    assert!(without_wish(Reason::PlanNotFound, &silent));
+    let unseen = |o: &mut Observed| (o.seen_at, o.changed_at) = (Some(later(0)), Some(later(1)));
+    assert!(
+        without_wish(Reason::PlanNotFound, &unseen),
+        "the view is from before our own change"
+    );
 }
 
 #[test]
@@ -473,6 +497,7 @@ fn what_is_around_an_agent_without_a_wish_is_told_as_it_is() {
             profile: "p".into(),
             ..crate::api::LaunchStatus::default()
         });
+        previous.instance_profile = Some("given".into());
         let mut observed = world(&previous, Ok(()), InstanceState::Running);
         observed.unsettled_power = Some(Power::Running);
         let rules = std::collections::BTreeSet::from([Rule::https(Source::Cidr("10.0.0.0/8".into()))]);
@@ -503,6 +528,11 @@ fn what_is_around_an_agent_without_a_wish_is_told_as_it_is() {
     };
     assert_eq!(told_of(&|_| ()), [true, true, true]);
     assert_eq!(told_of(&|o| first(o).profile_arn = None), [false, true, true]);
+    let given = "arn:aws:iam::1:instance-profile/given";
+    assert_eq!(
+        told_of(&|o| first(o).profile_arn = Some(given.into())),
+        [true, true, true]
+    );
     assert_eq!(told_of(&|o| o.worn[0].facts.ingress.clear()), [true, false, true]);
     assert_eq!(
         told_of(&|o| first(o).security_group_ids.push("sg-2".into())),
