@@ -58,7 +58,7 @@ impl<C: Cloud> Round<'_, C> {
         let mut observed = self.remembered(wish);
         let Ok(desired) = wish else {
             // Whatever is wrong with the wish, or with its plan: what runs goes on running, and is told as it is.
-            self.aim_unsettled(&observed).await;
+            self.aim_unsettled(&mut observed).await;
             observed.probe = self.context.rounds.last(&self.agent.uid().unwrap_or_default());
             observed.unsettled_power = Some(self.agent.spec.power);
             if let Some(instance) = current_instance(&observed) {
@@ -168,7 +168,10 @@ impl<C: Cloud> Round<'_, C> {
     async fn look_up(&mut self, desired: &Desired, observed: &mut Observed) {
         let mut failed = None;
         match desired {
-            Desired::Absent(farewell) if farewell.force => {}
+            // Who is let go waits for nobody; where the cloud is known the last word is written there.
+            Desired::Absent(farewell) if farewell.force => {
+                let _ = tokio::time::timeout(FIRST_WORD, self.look_up_home(observed, &mut None)).await;
+            }
             Desired::Absent(farewell) => self.look_up_absent(farewell, observed, &mut failed).await,
             Desired::Present(agent) => self.look_up_present(agent, observed, &mut failed).await,
         }
@@ -318,11 +321,7 @@ impl<C: Cloud> Round<'_, C> {
         };
         self.memory.work().unread = unread.is_some();
         let Some(secret) = self.secret() else {
-            observed.secret = match unread {
-                _ if self.memory.work().foreign_secret => Known::Present(foreign_secret()),
-                Some(_) => Known::Unknown,
-                None => Known::Absent,
-            };
+            observed.secret = self.no_secret(unread.is_none());
             return;
         };
         let volume_id = current_instance(observed).and_then(|instance| data_volume_id(observed, instance));
@@ -350,6 +349,15 @@ impl<C: Cloud> Round<'_, C> {
             self.memory.handover.meet_bundle(left, due, self.context.clock.now());
         }
         observed.secret = Known::Present(facts);
+    }
+
+    /// What it means that there is no Secret of the agent's own, which could be asked for or not.
+    fn no_secret(&mut self, asked: bool) -> Known<SecretFacts> {
+        match asked {
+            _ if self.memory.work().foreign_secret => Known::Present(foreign_secret()),
+            true => Known::Absent,
+            false => Known::Unknown,
+        }
     }
 
     async fn bundle_digest(
@@ -402,10 +410,14 @@ impl<C: Cloud> Round<'_, C> {
     }
 
     /// Whose wish cannot be settled is asked all the same, at any of its addresses.
-    async fn aim_unsettled(&mut self, observed: &Observed) {
+    async fn aim_unsettled(&mut self, observed: &mut Observed) {
+        // Who has no Secret, or may not read it, is not asked, and that is told.
+        let asked = self.read_secret().await.is_ok();
+        observed.secret = match self.secret() {
+            Some(secret) => Known::Present(secret.facts()),
+            None => self.no_secret(asked),
+        };
         let running = current_instance(observed).filter(|instance| instance.state == InstanceState::Running);
-        // Who has no Secret, or may not read it, is not asked.
-        let _ = self.read_secret().await;
         let target = running.and_then(|instance| {
             let there = |wanted| addresses(wanted, instance.private_ip.as_deref(), instance.public_ip.as_deref());
             self.target_at(ProbeAddress::default(), &instance.id, instance.launch_time, there)

@@ -137,6 +137,21 @@ def test_an_object_that_makes_no_sense_holds_up_nobody(stage: Stage, operator: O
         told = stage.wait_condition("nonsense", "Stalled", reason="InvalidSpec", seconds=20)
         assert "not a valid KoiAgent" in condition(told, "Stalled")["message"]
         stage.wait_condition(new_agent(planRef={"name": "no-such-plan"}), "Stalled", reason="PlanNotFound", seconds=20)
+        # One that has a finalizer of ours is not let go of in silence: its deletion says what it waits for.
+        finalized = {"name": "nonsense-that-had-sense", "finalizers": ["skykoi.io/instance"]}
+        stage.kube.create_agent({**nonsense, "metadata": finalized})
+        stage.kube.delete_agent(finalized["name"])
+
+        def says_what_it_waits_for() -> bool:
+            agent = stage.kube.agent(finalized["name"]) or {}
+            return "Its deletion waits" in (condition(agent, "Stalled") or {}).get("message", "")
+
+        until("its deletion says what it waits for", says_what_it_waits_for, 20)
+        forced = {"metadata": {"annotations": {"skykoi.io/force-delete": "true"}}}
+        stage.kube.patch_agent(finalized["name"], forced)
+        stage.wait_gone(finalized["name"], 20)
+        told = stage.kube.events(finalized["name"])
+        assert any("whatever has the tags skykoi:cluster=" in event["note"] for event in told), told
     finally:
         if stage.kube.agent("nonsense"):
             stage.kube.delete_agent("nonsense")

@@ -314,3 +314,119 @@ def test_a_volume_that_status_names_wrongly_gives_way_to_the_agents_own(ground: 
     assert agent["status"]["volume"]["id"] == before["volume"]["id"]
     mutating = cloud.calls(since, principal="operator", mutating=True)
     assert [call for call in mutating if theirs["volume"]["id"] in str(call)] == []
+
+
+def test_who_has_no_wish_keeps_its_claim_and_takes_no_place(ground: Ground) -> None:
+    """What needs no plan to be seen and undone; what is refused meanwhile is told, and so is a Secret that is gone."""
+    stage, cloud, ec2 = ground.stage, ground.stage.cloud, ground.stage.cloud.boto("ec2")
+    one_by_one = {"disruption": {"maxConcurrent": 1}}
+    apply_plan(stage, "rollout", defaults={"instance": {"type": "t3.small"}}, **one_by_one)
+    consent = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    names = [ground.agent(planRef={"name": "rollout"}) for _ in range(2)]
+    instance = {name: settled(ground, name)["status"]["instance"]["id"] for name in names}
+    for name in names:
+        stage.kube.patch_agent(name, {"metadata": {"annotations": {"skykoi.io/allow-disruption-until": consent}}})
+
+    # A typing error in the middle of a rollout keeps nobody else from it.
+    apply_plan(stage, "rollout", defaults={"instance": {"type": "t3.medium"}}, **one_by_one)
+    down = until("one stops", lambda: [name for name in names if cloud.instance(instance[name]).state != "running"], 60)
+    broken, other = down[0], next(name for name in names if name != down[0])
+    stage.kube.patch_agent(broken, {"spec": {"gateway": {"config": {"nonsense": 1}}}})
+    stage.wait_condition(broken, "Stalled", reason="ConfigRejected", seconds=30)
+
+    def is_rolled_out() -> bool:
+        return shown(ground, instance[other])["InstanceType"] == "t3.medium"
+
+    until("the rollout goes on", is_rolled_out, 90)
+    assert "plannedAction" not in stage.agent(broken)["status"]
+
+    agent = stage.wait_condition(broken, "GatewayHealthy", "True", 60)
+    uid, volume = agent["metadata"]["uid"], agent["status"]["volume"]["id"]
+    ec2.delete_tags(Resources=[instance[broken], volume], Tags=[{"Key": "skykoi:agent-uid"}])
+    (resting,) = ec2.describe_instances(InstanceIds=[instance[broken]])["Reservations"]
+    like = resting["Instances"][0]
+    tags = [{"ResourceType": "instance", "Tags": [*like["Tags"], {"Key": "skykoi:agent-uid", "Value": uid}]}]
+    launched = ec2.run_instances(
+        ImageId=like["ImageId"], InstanceType="t3.micro", MinCount=1, MaxCount=1, TagSpecifications=tags
+    )
+    copy = launched["Instances"][0]["InstanceId"]
+    until("the copy is stopped", lambda: cloud.instance(copy).state == "stopped", 60)
+
+    def claimed() -> int:
+        by_uid = [
+            {"Name": "key", "Values": ["skykoi:agent-uid"]},
+            {"Name": "resource-id", "Values": [instance[broken], volume]},
+        ]
+        return len(ec2.describe_tags(Filters=by_uid)["Tags"])
+
+    until("its claim is whole again", lambda: claimed() == 2, 30)
+    assert cloud.instance(instance[broken]).state == "running"
+
+    stage.kube.request("DELETE", f"api/v1/namespaces/default/secrets/{broken}-gateway")
+    agent = stage.wait_condition(broken, "GatewayHealthy", "False", 30)
+    assert f'Secret "{broken}-gateway" is gone' in condition(agent, "GatewayHealthy")["message"]
+
+    cloud.inject("StopInstances", code="OperationNotPermitted", match=instance[broken], times=0)
+    stage.kube.patch_agent(broken, {"spec": {"power": "Suspended"}})
+
+    def told() -> bool:
+        stalled = condition(stage.agent(broken), "Stalled") or {}
+        return stalled.get("reason") == "ConfigRejected" and "OperationNotPermitted" in stalled["message"]
+
+    until("what is refused is told beside it", told, 30)
+    ec2.terminate_instances(InstanceIds=[copy])
+
+
+def test_a_machine_that_halts_by_itself_is_started_in_measure_also_without_a_wish(ground: Ground) -> None:
+    stage, cloud = ground.stage, ground.stage.cloud
+    apply_plan(stage, "halting")
+    name = ground.agent(planRef={"name": "halting"})
+    instance = settled(ground, name)["status"]["instance"]["id"]
+    stage.kube.request("DELETE", f"{GROUP}/koiplans/halting")
+    stage.wait_condition(name, "Stalled", reason="PlanNotFound", seconds=30)
+    with ground.gateways.silenced(instance):
+        since = cloud.next_call()
+        cloud.guest_poweroff(instance)
+        until("it is started", lambda: cloud.instance(instance).state == "running", 30)
+        sweeps(ground, 2)
+        cloud.guest_poweroff(instance)
+        until("it is down", lambda: cloud.instance(instance).state == "stopped", 30)
+        sweeps(ground, 6)
+        starts = cloud.calls(since, principal="operator", action="StartInstances")
+        assert len(starts) == 1, starts
+
+
+def test_who_is_let_go_by_force_leaves_the_last_word_on_its_data(ground: Ground) -> None:
+    """The reaper goes by the volume's tag: what the spec said at the end is written there first."""
+    stage, ec2 = ground.stage, ground.stage.cloud.boto("ec2")
+    name = ground.agent()
+    agent = settled(ground, name)
+    volume, instance = agent["status"]["volume"]["id"], agent["status"]["instance"]["id"]
+    stage.kube.patch_agent(name, {"metadata": {"annotations": {"skykoi.io/paused": "true"}}})
+    stage.wait_condition(name, "Reconciling", reason="Paused", seconds=30)
+    stage.kube.patch_agent(name, {"spec": {"storage": {"deletionPolicy": "Retain"}}})
+    stage.kube.delete_agent(name)
+    forced = {"skykoi.io/paused": None, "skykoi.io/force-delete": "true"}
+    stage.kube.patch_agent(name, {"metadata": {"annotations": forced}})
+    stage.wait_gone(name, 30)
+    tags = ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["Tags"]
+    assert {"Key": "skykoi:deletion-policy", "Value": "Retain"} in tags
+    ec2.terminate_instances(InstanceIds=[instance])
+    until(
+        "the volume is free", lambda: ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["State"] == "available", 60
+    )
+    ec2.delete_volume(VolumeId=volume)
+
+
+def test_a_tag_that_is_refused_wakes_nobody(ground: Ground) -> None:
+    stage, cloud = ground.stage, ground.stage.cloud
+    name = ground.agent(power="Running")
+    volume = settled(ground, name)["status"]["volume"]["id"]
+    stage.kube.patch_agent(name, {"spec": {"power": "Suspended"}})
+    stage.wait_condition(name, "Suspended", "True", 60)
+    cloud.inject("CreateTags", code="UnauthorizedOperation", match=volume, times=0)
+    stage.kube.patch_agent(name, {"spec": {"storage": {"deletionPolicy": "Snapshot"}}})
+    agent = stage.wait_condition(name, "Stalled", "True", 30)
+    assert condition(agent, "Suspended")["status"] == "True"
+    assert condition(agent, "Ready") is None
+    stage.kube.patch_agent(name, {"spec": {"storage": {"deletionPolicy": "Delete"}}})

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use koi_wire::bundle::{Owner, PairedDevice};
 use kube::ResourceExt;
+use kube::core::ObjectMeta;
 
 use crate::api::{DeletionPolicy, KoiAgent, KoiPlan, LaunchStatus, Power, ProbeAddress, Reason, allows};
 use crate::change::{Consent, MaxConcurrent};
@@ -353,6 +354,14 @@ fn annotation<'a>(agent: &'a KoiAgent, key: &str) -> Option<&'a str> {
     agent.annotations().get(key).map(String::as_str)
 }
 
+/// Whether an object that is being deleted is to be let go as it is, whatever it has in the cloud.
+#[must_use]
+pub fn is_let_go(metadata: &ObjectMeta) -> bool {
+    let says = |key| flag_in(metadata, key);
+    let held = says(crate::api::annotations::PAUSED).unwrap_or(true);
+    metadata.deletion_timestamp.is_some() && !held && says(crate::api::annotations::FORCE_DELETE) == Ok(true)
+}
+
 /// Whether nothing may be changed: the annotation says so, or something that is neither yes nor no.
 #[must_use]
 pub fn holds_still(agent: &KoiAgent) -> bool {
@@ -362,7 +371,15 @@ pub fn holds_still(agent: &KoiAgent) -> bool {
 /// An annotation that is true or false, in the words that the field takes for it (those of Go's `strconv.ParseBool`); what is not there is
 /// false. `Err`: the text, which is neither.
 fn flag<'a>(agent: &'a KoiAgent, key: &str) -> Result<bool, &'a str> {
-    match annotation(agent, key) {
+    flag_in(&agent.metadata, key)
+}
+
+fn flag_in<'a>(metadata: &'a ObjectMeta, key: &str) -> Result<bool, &'a str> {
+    let annotations = metadata.annotations.as_ref();
+    match annotations
+        .and_then(|annotations| annotations.get(key))
+        .map(String::as_str)
+    {
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
         None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
         Some(other) => Err(other),

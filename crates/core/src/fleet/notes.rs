@@ -61,9 +61,9 @@ impl Index {
         }
     }
 
-    /// The volume is being deleted.
+    /// The volume is being deleted. Nothing can have come by that, so a view from before it still shows what there is.
     pub fn note_deleted_volume(&mut self, agent_uid: &str, volume_id: &str, now: Timestamp) {
-        let agent = self.changed(agent_uid, now);
+        let agent = self.agents.entry(agent_uid.to_owned()).or_default();
         agent.deleted_volume = Some(volume_id.into());
         if let Some(held) = agent.volumes.get_mut(volume_id) {
             held.turn(after(now, HOLD), |volume| volume.state = VolumeState::Deleting);

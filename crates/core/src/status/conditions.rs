@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::Report;
 use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
+use crate::names;
 use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Observed, Repair};
 use crate::plan::{STEP_NAMES, Verdict, Why, describe_failure, hop_reason, last_word};
 
@@ -409,6 +410,9 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
         let message = format!("The instance is not running.{}", before_the_remedy(report));
         return Some(said(kind, false, reason, message));
     }
+    if let Some(told) = unasked(report) {
+        return Some(told);
+    }
     match report.probe().map(|probe| &probe.outcome) {
         Some(Ok(health)) if health.ok => Some(said(
             kind,
@@ -448,6 +452,22 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
         )),
         None => Some(booting(report)),
     }
+}
+
+/// Who has no wish gets no new Secret, and without one its gateway cannot be asked: its last word is no news any more.
+fn unasked(report: &Report<'_>) -> Option<Said> {
+    report.observed.unsettled_power?;
+    let gone = match &report.observed.secret {
+        Known::Unknown => return None,
+        Known::Absent => "is gone".to_owned(),
+        Known::Present(facts) => format!("cannot be used: {}", facts.problem.as_deref()?.trim_end_matches('.')),
+    };
+    let secret = names::token_secret(report.name);
+    let message = format!(
+        "Secret {secret:?} {gone}. So the gateway is not asked; the Secret is made whole when the wish can be settled again."
+    );
+    let reason = verdict_why(report).map_or(Reason::InvalidSpec, |why| why.reason);
+    Some(said(ConditionType::GatewayHealthy, false, reason, message))
 }
 
 /// The artifact is taken by its digest; what it is called is only believed.
