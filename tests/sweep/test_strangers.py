@@ -403,7 +403,7 @@ def test_who_is_let_go_by_force_leaves_the_last_word_on_its_data(ground: Ground)
     agent = settled(ground, name)
     volume, instance = agent["status"]["volume"]["id"], agent["status"]["instance"]["id"]
     stage.kube.patch_agent(name, {"metadata": {"annotations": {"skykoi.io/paused": "true"}}})
-    stage.wait_condition(name, "Reconciling", reason="Paused", seconds=30)
+    stage.wait_condition(name, "Reconciling", "False", 30, reason="Paused")
     stage.kube.patch_agent(name, {"spec": {"storage": {"deletionPolicy": "Retain"}}})
     stage.kube.delete_agent(name)
     forced = {"skykoi.io/paused": None, "skykoi.io/force-delete": "true"}

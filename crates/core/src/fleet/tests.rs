@@ -903,3 +903,31 @@ fn a_volume_without_a_claim_is_the_agents_whose_instance_has_it_and_whose_status
     sweep(&mut index, 90, seen("i-none"));
     assert_eq!(shown(&mut index, "b"), 0, "a word in a status is not enough");
 }
+
+#[test]
+fn what_an_instance_wears_is_told_where_it_is_not_just_the_wished_group() {
+    let mut index = Index::new("c");
+    let other = Group {
+        name: "h".into(),
+        ..group("sg-2")
+    };
+    let seen = Sighting {
+        groups: vec![group("sg-1"), other],
+        ..Sighting::default()
+    };
+    sweep(&mut index, 0, seen);
+    let worn = |ids: &[&str], wished: Option<&str>| -> Vec<String> {
+        let wearing = Instance {
+            security_group_ids: ids.iter().map(ToString::to_string).collect(),
+            ..instance("a", "i-1", Running)
+        };
+        let wished = wished.map(|id| group(id).facts);
+        let worn = index.worn(&wearing, wished.as_ref()).into_iter();
+        worn.map(|worn| worn.facts.id).collect()
+    };
+    assert_eq!(worn(&["sg-1"], Some("sg-1")), [""; 0]);
+    assert_eq!(worn(&["sg-1"], Some("sg-2")), ["sg-1"]);
+    assert_eq!(worn(&["sg-1", "sg-2"], Some("sg-1")), ["sg-1", "sg-2"]);
+    assert_eq!(worn(&["sg-2"], None), ["sg-2"]);
+    assert_eq!(worn(&["sg-9"], None), [""; 0], "what no sweep showed");
+}

@@ -851,6 +851,14 @@ fn deletion_looks_for_the_volume_that_reads_do_not_show() {
         assert!(!leaves(policy, &|o| o.unseen = unseen("vol-1", 1, 600)));
         assert!(!leaves(policy, &|o| o.unseen = unseen("vol-2", 2, 600)));
         assert!(!leaves(policy, &|o| o.volume_deleted = Some("vol-2".into())));
+        let another = |o: &mut Observed| {
+            let gone = Volume {
+                id: "vol-7".into(),
+                ..volume(VolumeState::Deleted, None)
+            };
+            o.volumes = Known::Present(vec![gone]);
+        };
+        assert!(!leaves(policy, &another), "another volume is not it");
         assert!(leaves(policy, &|o| o.unseen = unseen("vol-1", 2, 60)));
         assert!(leaves(policy, &|o| o.volume_deleted = Some("vol-1".into())), "by us");
         assert!(leaves(policy, &|o| o.recorded.volume_id = None));

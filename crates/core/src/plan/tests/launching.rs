@@ -536,3 +536,30 @@ fn a_launch_that_dies_by_itself_is_not_repeated_in_a_loop() {
         );
     }
 }
+
+#[test]
+fn a_lost_volume_is_told_with_the_one_that_is_free() {
+    let told = |state: Option<VolumeState>| {
+        let observed = change(bare(), |o| {
+            o.recorded.volume_id = Some("vol-9".into());
+            o.unseen = unseen("vol-9", 2, 300);
+            o.volumes = Known::Present(state.map(|state| volume(state, None)).into_iter().collect());
+        });
+        match plan(&wish(json!({})), &observed, now()).verdict {
+            Verdict::Blocked(why) if why.reason == Reason::VolumeNotFound => why.message,
+            other => panic!("{other:?}"),
+        }
+    };
+    let free = told(Some(VolumeState::Available));
+    assert!(
+        free.contains("The data volume vol-9") && free.contains("Volume vol-1 has the agent's claim and is free"),
+        "{free}"
+    );
+    for state in [None, Some(VolumeState::InUse)] {
+        let none = told(state);
+        assert!(
+            none.contains("vol-9") && none.contains("spec.storage.restoreFrom"),
+            "{none}"
+        );
+    }
+}

@@ -892,3 +892,45 @@ fn the_refusal_that_keeps_a_change_from_an_agent_is_kept_over_newer_ones() {
     );
     assert_eq!(told_of(None, "CreateTags", "RequestLimitExceeded"), None);
 }
+
+#[test]
+fn a_group_that_waits_in_another_vpc_is_no_trouble() {
+    let network = |vpc: &str| {
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        first(&mut observed).security_group_ids = vec!["sg-old".into()];
+        let facts = SecurityGroup {
+            id: "sg-old".into(),
+            ours: true,
+            unclaimed: false,
+            ingress: std::collections::BTreeSet::new(),
+        };
+        observed.worn = vec![crate::observed::WornGroup {
+            name: "koi".into(),
+            vpc_id: vpc.into(),
+            facts,
+        }];
+        let (status, _, message) = condition_of(&told(&well(), &desired(), &observed, later(60)), "NetworkReady");
+        (status, message.contains("keeps its own in another VPC"))
+    };
+    let here = world(&well(), Ok(()), InstanceState::Running);
+    let here = here.subnet.present().unwrap().vpc_id.clone();
+    assert_eq!(network("vpc-elsewhere"), ("True".to_owned(), true));
+    assert_eq!(network(&here), ("False".to_owned(), false));
+}
+
+#[test]
+fn a_config_of_a_gateway_that_was_never_well_is_not_told_from_memory() {
+    let mut before = well();
+    before
+        .conditions
+        .retain(|condition| condition.type_ != "GatewayHealthy");
+    before.gateway.as_mut().unwrap().config_sha256 = Some("of an earlier spec".to_owned());
+    let mut observed = world(&before, Ok(()), InstanceState::Running);
+    (observed.probe, observed.recorded.was_healthy) = (None, false);
+    let status = told(&before, &desired(), &observed, later(60));
+    assert_eq!(
+        condition_of(&status, "ConfigSynced"),
+        condition_of(&well(), "ConfigSynced"),
+        "as it was told"
+    );
+}
