@@ -355,3 +355,18 @@ fn where_the_whole_claim_is_gone_the_refusal_says_so() {
         assert!(!message.contains("lost the tags"), "{message}");
     }
 }
+
+#[test]
+fn a_launch_that_came_after_all_is_the_one_that_was_looked_for() {
+    let observed = change(ready(), |o| {
+        o.recorded.launch = Some(launch(1, 2));
+        o.launch_trace = LaunchTrace::Since(ago(5));
+        if let Known::Present(instances) = &mut o.instances {
+            (instances[0].state, instances[0].launch) = (InstanceState::Terminated, Some((1, 1)));
+        }
+        o.volumes = Known::Present(Vec::new());
+        o.volume_deleted = o.recorded.volume_id.clone();
+    });
+    let steps = names_of(&plan(&gone(json!({})), &observed, now()));
+    assert!(steps.contains(&"RemoveFinalizer"), "{steps:?}");
+}

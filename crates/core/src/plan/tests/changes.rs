@@ -863,6 +863,12 @@ fn a_config_that_was_handed_over_is_not_handed_over_again_before_a_minute_is_ove
     assert_eq!((plan.steps, plan.check_again), (vec![], Duration::from_secs(1)));
     change.observed.pushed = pushed(ago(60), &wished);
     assert_eq!(change.steps(), ["PushConfig"]);
+    // To another instance, of this very config.
+    change.observed.pushed = pushed(ago(59), &wished).map(|pushed| Pushed {
+        instance_id: "i-9".into(),
+        ..pushed
+    });
+    assert_eq!(change.steps(), ["PushConfig"]);
     // What was said before it was handed over says nothing about it.
     change.observed.pushed = pushed(now(), &wished);
     assert_eq!(change.steps(), Vec::<&str>::new());
@@ -1075,4 +1081,24 @@ fn what_is_announced_is_the_same_in_all_that_it_says() {
     ] {
         assert!(!planned.is_announced(Some(&other)), "{other:?}");
     }
+}
+
+#[test]
+fn only_a_replacement_waits_for_a_data_volume_that_is_known() {
+    let waits = |after: Value, image: &str| {
+        let mut change = Change::new((json!({}), json!({})), (after, json!({})));
+        change.observed.recorded.volume_id = None;
+        change.observed.image = Known::Present(image.into());
+        let planned = change.plan().planned.unwrap();
+        (planned.kind, planned.waiting_for)
+    };
+    let Known::Present(there) = ready().image else {
+        panic!("unknown")
+    };
+    let (kind, waiting_for) = waits(typed("t3.large"), &there);
+    assert_eq!((kind, waiting_for), (ActionKind::StopStart, None));
+    let other = "ami-0123456789abcdef0";
+    let (kind, waiting_for) = waits(json!({"instance": {"image": {"id": other}}}), other);
+    assert_eq!(kind, ActionKind::Replace);
+    assert!(waiting_for.is_some_and(|waiting_for| waiting_for.contains("data volume")));
 }

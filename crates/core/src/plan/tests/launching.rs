@@ -563,3 +563,73 @@ fn a_lost_volume_is_told_with_the_one_that_is_free() {
         );
     }
 }
+
+/// Instances of the agent that are gone.
+fn dead(of: &[(i64, i64)]) -> Known<Vec<Instance>> {
+    let dead = of.iter().enumerate().map(|(number, launch)| Instance {
+        launch: Some(*launch),
+        client_token: Some(names::client_token("uid-1", launch.0, launch.1)),
+        ..instance(&format!("i-{}", number + 1), InstanceState::Terminated)
+    });
+    Known::Present(dead.collect())
+}
+
+#[test]
+fn a_launch_that_succeeds_a_dead_instance_is_made_as_it_was_recorded() {
+    let replaced = |recorded: i64| {
+        let observed = change(bare(), |o| {
+            o.instances = dead(&[(1, 1)]);
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+            o.recorded.instance_id = Some("i-1".into());
+            o.recorded.volume_id = Some("vol-1".into());
+            o.recorded.launch = Some(LaunchStatus {
+                kept_volume_id: Some("vol-1".into()),
+                data_volume: None,
+                ..launch(recorded, 1)
+            });
+        });
+        let plan = plan(&wish(json!({})), &observed, now());
+        plan.steps.iter().find_map(|step| match step {
+            Step::RunInstances { launch } => Some(("runs", launch.epoch)),
+            Step::RecordLaunch { launch, .. } => Some(("records", launch.epoch)),
+            _ => None,
+        })
+    };
+    assert_eq!(replaced(2), Some(("runs", 2)));
+    assert_eq!(replaced(1), Some(("records", 2)), "that was its own");
+}
+
+#[test]
+fn whatever_tells_of_an_earlier_instance_its_volume_is_taken_over() {
+    let kept = |edit: &dyn Fn(&mut Observed)| {
+        let observed = change(bare(), |o| {
+            o.volumes = Known::Present(vec![volume(VolumeState::Available, None)]);
+            o.recorded.launch = Some(launch(1, 1));
+            o.launch_trace = LaunchTrace::Clean;
+            edit(o);
+        });
+        let plan = plan(&wish(json!({})), &observed, now());
+        plan.steps.iter().find_map(|step| match step {
+            Step::RunInstances { launch } | Step::RecordLaunch { launch, .. } => Some(launch.kept_volume_id.clone()),
+            _ => None,
+        })
+    };
+    let taken = Some(Some("vol-1".to_owned()));
+    assert_eq!(
+        kept(&|o| o.instances = dead(&[(1, 1)])),
+        taken,
+        "an instance of a launch"
+    );
+    let told = |o: &mut Observed| {
+        o.recorded.instance_id = Some("i-1".into());
+        o.unseen = unseen("i-1", 2, 600);
+    };
+    assert_eq!(kept(&told), taken, "an instance that status tells of");
+    assert_eq!(
+        kept(&|o| o.recorded.volume_id = Some("vol-1".into())),
+        taken,
+        "a volume that status tells of"
+    );
+    let used = |o: &mut Observed| o.refusal = Some(refused("RunInstances", "IdempotentInstanceTerminated", -1));
+    assert_eq!(kept(&used), taken, "a token that was used");
+}

@@ -934,3 +934,17 @@ fn a_config_of_a_gateway_that_was_never_well_is_not_told_from_memory() {
         "as it was told"
     );
 }
+
+#[test]
+fn a_boot_is_forgotten_only_when_its_time_was_known_and_is_another() {
+    let forgets = |before: Option<i64>, now: Option<i64>| {
+        let mut recorded = Recorded::from_status(&well());
+        (recorded.was_healthy, recorded.launch_time) = (true, before.map(later));
+        recorded.keep_boot(now.map(later));
+        !recorded.was_healthy
+    };
+    assert!(forgets(Some(0), Some(60)));
+    assert!(!forgets(Some(0), Some(0)));
+    assert!(!forgets(None, Some(60)), "status of a version that did not tell it");
+    assert!(!forgets(Some(0), None), "EC2 does not tell it for a moment");
+}
