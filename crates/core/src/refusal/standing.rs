@@ -185,6 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_has_one_of_has_one_row_and_what_it_has_many_of_one_for_each() {
+        let refuse = |standing: &mut Standing, step: &'static str, about: &str, seconds: i64| {
+            let refusal = classify(step, "UnauthorizedOperation", "");
+            standing.refuse(step, Some(about.to_owned()), refusal, at(seconds));
+        };
+        let mut one = Standing::default();
+        refuse(&mut one, "SetInstanceType", "t3.large", 0);
+        refuse(&mut one, "SetInstanceType", "t3.medium", 1);
+        assert_eq!(counts(&one), [("SetInstanceType", 2)]);
+        let mut many = Standing::default();
+        refuse(&mut many, "StopOrphan", "i-1", 0);
+        refuse(&mut many, "StopOrphan", "i-2", 1);
+        assert_eq!(counts(&many), [("StopOrphan", 1), ("StopOrphan", 1)]);
+        many.succeed("StopOrphan", Some("i-2"));
+        assert_eq!(many.last().and_then(|refused| refused.about.as_deref()), Some("i-1"));
+        many.succeed("StopOrphan", Some("i-1"));
+        assert_eq!(many, Standing::default());
+    }
+
+    #[test]
     fn another_offering_is_tried_after_a_moment_where_capacity_is_missing() {
         for (code, waits) in [("InsufficientInstanceCapacity", 1), ("UnauthorizedOperation", 60)] {
             let mut standing = Standing::default();

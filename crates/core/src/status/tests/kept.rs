@@ -948,3 +948,13 @@ fn a_boot_is_forgotten_only_when_its_time_was_known_and_is_another() {
     assert!(!forgets(None, Some(60)), "status of a version that did not tell it");
     assert!(!forgets(Some(0), None), "EC2 does not tell it for a moment");
 }
+
+#[test]
+fn of_who_is_gone_nothing_is_left() {
+    let leaving = gone();
+    let observed = Observed::default();
+    let status = reported(&well(), &leaving, &observed, &settled());
+    let (ready, reason, message) = condition_of(&status, "Ready");
+    assert_eq!((ready.as_str(), reason.as_str()), ("False", "Deleting"));
+    assert_eq!(message, "Nothing is left of the agent.");
+}
