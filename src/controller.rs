@@ -84,6 +84,8 @@ const AT_ONCE: Duration = Duration::from_millis(150);
 const IN_LINE: Duration = Duration::from_secs(60);
 /// The first status is written at the latest after this, whatever else takes longer.
 const FIRST_WORD: Duration = Duration::from_millis(600);
+/// Who is let go by force waits so long to hear where its last word on the data is to be written.
+const LAST_WORD: Duration = Duration::from_secs(20);
 
 /// Whoever rests for so long waits without a timer of its own.
 const LONG: Duration = Duration::from_secs(60);
@@ -411,6 +413,10 @@ impl<'a, C: Cloud> Round<'a, C> {
         let health = self.context.fleet.health();
         let health = health.borrow();
         let known = self.status.observed_generation >= 0 && !self.is_leaving();
+        // What its volume says is to be known, or that it cannot be, before somebody is let go.
+        if health.done == 0 && health.problem.is_none() && desired::is_let_go(&self.agent.metadata) {
+            return Some(Duration::from_secs(1));
+        }
         if health.done > 0 || !known {
             return None;
         }

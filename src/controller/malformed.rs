@@ -117,7 +117,8 @@ fn metadata_ref(metadata: &ObjectMeta) -> ObjectReference {
 }
 
 fn status<C>(metadata: &ObjectMeta, name: &str, error: &str, context: &Context<C>) -> KoiAgentStatus {
-    let then = if metadata.deletion_timestamp.is_some() {
+    let ours = finalizer::remove(metadata.finalizers.as_deref().unwrap_or_default()).is_some();
+    let then = if metadata.deletion_timestamp.is_some() && ours {
         let key = annotations::FORCE_DELETE;
         format!(" Its deletion waits for that; the annotation {key} lets go of it, and of what it has in the cloud.")
     } else {

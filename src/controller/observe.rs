@@ -25,7 +25,7 @@ use kube::ResourceExt as _;
 use super::policy::Wished;
 use super::secret::GatewaySecret;
 use super::validate::digest;
-use super::{FIRST_WORD, Round};
+use super::{FIRST_WORD, LAST_WORD, Round};
 use crate::cloud::{Answer, Cloud, CloudError};
 use crate::janitor;
 use crate::lookups::Profile;
@@ -170,7 +170,7 @@ impl<C: Cloud> Round<'_, C> {
         match desired {
             // Who is let go waits for nobody; where the cloud is known the last word is written there.
             Desired::Absent(farewell) if farewell.force => {
-                let _ = tokio::time::timeout(FIRST_WORD, self.look_up_home(observed, &mut None)).await;
+                let _ = tokio::time::timeout(LAST_WORD, self.look_up_home(observed, &mut None)).await;
             }
             Desired::Absent(farewell) => self.look_up_absent(farewell, observed, &mut failed).await,
             Desired::Present(agent) => self.look_up_present(agent, observed, &mut failed).await,

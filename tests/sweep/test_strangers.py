@@ -364,7 +364,7 @@ def test_who_has_no_wish_keeps_its_claim_and_takes_no_place(ground: Ground) -> N
 
     stage.kube.request("DELETE", f"api/v1/namespaces/default/secrets/{broken}-gateway")
     agent = stage.wait_condition(broken, "GatewayHealthy", "False", 30)
-    assert f'Secret "{broken}-gateway" is gone' in condition(agent, "GatewayHealthy")["message"]
+    assert f'there is no Secret "{broken}-gateway"' in condition(agent, "GatewayHealthy")["message"]
 
     cloud.inject("StopInstances", code="OperationNotPermitted", match=instance[broken], times=0)
     stage.kube.patch_agent(broken, {"spec": {"power": "Suspended"}})

@@ -25,6 +25,7 @@ use crate::refusal::{MISSING_GROUP, Refusal, Retry};
 use crate::rotation::Rotation;
 
 pub use absent::last_policy;
+pub(crate) use gate::{LOST_CLAIM, MEANWHILE};
 pub(crate) use launch::rebuilt;
 pub(crate) use present::{
     UNTIL_THEN, describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe,

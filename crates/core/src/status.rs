@@ -23,7 +23,10 @@ use crate::names;
 use crate::observed::{
     Instance, InstanceState, Known, Observed, Place, Probe, Refused, Source, Subnet, Unseen, Volume, VolumeState,
 };
-use crate::plan::{Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, rebuilt, valid_probe};
+use crate::plan::{
+    LOST_CLAIM, MEANWHILE, Plan, UNTIL_THEN, Verdict, Why, current_instance, data_volume_id, is_proven, rebuilt,
+    valid_probe,
+};
 use crate::refusal::{Retry, classify};
 use crate::render::network;
 
@@ -252,7 +255,9 @@ pub fn restored_refusal(status: &KoiAgentStatus, generation: i64, now: Timestamp
         .map(|condition| &condition.message);
     if let Some(message) = told_so {
         // What is added while it stands is added again.
+        let message = message.rsplit(MEANWHILE).next().unwrap_or_default();
         let message = message.split(UNTIL_THEN).next().unwrap_or_default();
+        let message = message.split(LOST_CLAIM).next().unwrap_or_default();
         refusal = classify(operation, &told.code, message);
         message.clone_into(&mut refusal.message);
     }
@@ -566,20 +571,24 @@ fn planned_action(report: &Report<'_>) -> Option<PlannedAction> {
     }
     let under_way = before.filter(|before| before.waiting_for.is_none());
     let unfinished = match report.desired {
-        Ok(_) => report.agent().is_some() && report.plan.verdict != Verdict::Settled,
+        Ok(_) => {
+            let settled = report.plan.verdict == Verdict::Settled || conditions::is_at_rest(report);
+            report.agent().is_some() && !settled
+        }
         Err(_) => !is_over_without_wish(report),
     };
     under_way.filter(|_| unfinished).cloned()
 }
 
-/// Whether nothing is under way at an agent whose wish cannot be settled: it runs and is well, in a view that has seen our last change. A
+/// Whether nothing is under way at an agent whose wish cannot be settled: it runs and is well, or rests, in a view that has seen our last change. A
 /// change that was begun is planned anew when there is a wish again, and takes no place until then.
 fn is_over_without_wish(report: &Report<'_>) -> bool {
     let observed = report.observed;
     let seen = observed
         .changed_at
         .is_none_or(|changed| observed.seen_at > Some(changed));
-    matches!(report.plan.verdict, Verdict::Blocked(_)) && seen && conditions::is_well(report)
+    let still = conditions::is_well(report) || conditions::is_at_rest(report);
+    matches!(report.plan.verdict, Verdict::Blocked(_)) && seen && still
 }
 
 fn applied(report: &Report<'_>) -> Option<AppliedStatus> {
@@ -652,7 +661,8 @@ fn snapshot(report: &Report<'_>) -> Option<String> {
 
 fn gateway(report: &Report<'_>, status: &KoiAgentStatus) -> Option<GatewayStatus> {
     let before = report.previous.gateway.clone().unwrap_or_default();
-    let secret = report.observed.secret.present();
+    // Without a wish nobody hands it over: the gateway has what it was told last.
+    let secret = report.observed.secret.present().filter(|_| report.desired.is_ok());
     let health = report
         .probe()
         .and_then(|probe| probe.outcome.as_ref().ok().map(|health| (probe.at, health)));

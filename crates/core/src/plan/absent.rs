@@ -1,6 +1,6 @@
 //! An agent that ought to go: what of it is still there, in the order in which it can go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -52,6 +52,12 @@ fn deleting(message: impl Into<String>) -> Halt {
     Halt::converging(Reason::Deleting, message, SHORTLY * 2)
 }
 
+fn not_tagged(left: &mut [String], volume_id: &str, policy: DeletionPolicy) {
+    for told in left.iter_mut().filter(|told| *told == volume_id) {
+        *told = format!("{volume_id} (not tagged {}, as the spec has it)", policy.as_str());
+    }
+}
+
 fn looked_for(id: &str) -> Halt {
     deleting(format!(
         "EC2 does not show instance {id}; looked for until that is certain."
@@ -90,17 +96,18 @@ impl<'a> Round<'a> {
             return left;
         }
         let policy = self.farewell.deletion_policy;
+        let shown = self.observed.volumes.present().into_iter().flatten();
+        let shown: BTreeSet<&String> = shown.map(|volume| &volume.id).collect();
+        let recorded = self.observed.recorded.volume_id.as_ref();
+        if let Some(hidden) = recorded.filter(|id| !shown.contains(id)) {
+            not_tagged(&mut left, hidden, policy);
+        }
         let unsaid: Vec<(&String, Step)> = self.unsaid(policy).collect();
         for (volume_id, step) in unsaid {
             if self.may_write() && !self.is_refused(&step) {
                 self.steps.push(step);
-                continue;
-            }
-            for told in left.iter_mut().filter(|told| *told == volume_id) {
-                *told = format!(
-                    "{volume_id} (not tagged {policy}, as the spec has it)",
-                    policy = policy.as_str()
-                );
+            } else {
+                not_tagged(&mut left, volume_id, policy);
             }
         }
         left
@@ -158,11 +165,14 @@ impl<'a> Round<'a> {
         self.steps.extend(lost);
     }
 
-    /// Whether the cloud will not do this while nobody acts on it, or has not done it for a while: what can do without goes on.
+    /// Whether the cloud will not do this while nobody acts on it, or has not done it for a while: what can do without goes on until it is
+    /// tried again.
     fn is_refused(&self, step: &Step) -> bool {
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
         standing.any(|refused| {
-            gate::concerns(refused, step) && (refused.count >= TRIES || refused.refusal.stalls(refused.count))
+            let waits = refused.retry_at.is_none_or(|at| at > self.now);
+            let in_vain = refused.count >= TRIES || refused.refusal.stalls(refused.count);
+            waits && in_vain && gate::concerns(refused, step)
         })
     }
 
@@ -310,6 +320,7 @@ impl<'a> Round<'a> {
                 return Ok(format!("volume {id} is not free yet{holder}"));
             }
         }
+        self.claim_free(volume);
         let snapshot_id = match last_policy(self.farewell, self.observed) {
             DeletionPolicy::Snapshot => match self.snapshot(id)? {
                 Ok(done) => Some(done),
@@ -322,6 +333,19 @@ impl<'a> Round<'a> {
             snapshot_id,
         });
         Ok(format!("volume {id} is being deleted"))
+    }
+
+    /// The same of the recorded volume that no instance holds any more, as far as its tags still tell whose it is.
+    fn claim_free(&mut self, volume: &Volume) {
+        let claim = &self.farewell.claim;
+        let ours = volume.tags.get(names::TAG_AGENT_UID) == Some(&claim.agent_uid);
+        let recorded = self.observed.recorded.volume_id.as_ref() == Some(&volume.id);
+        if !ours || !recorded || claim.matches(&volume.tags) {
+            return;
+        }
+        let step = present::restored(&volume.id, &claim.tags(&BTreeMap::new()), &volume.tags);
+        let step = step.filter(|step| !self.is_refused(step));
+        self.steps.extend(step);
     }
 
     /// The last snapshot, once it is complete; until then what the volume waits for.

@@ -35,6 +35,14 @@ const ASIDE: &[&str] = &[
     "FetchConsole",
 ];
 
+/// What is told after the reason that an agent has no wish: what is refused besides.
+pub(crate) const MEANWHILE: &str = " In the meantime: ";
+/// What is told after a refusal that no policy mends.
+pub(crate) const LOST_CLAIM: &str = " What is missing are tags, and no permission: ";
+
+/// Steps on an instance or a volume that the operator may take only on what has its claim, and whose refusal does not say on which.
+const CLAIMED: &[&str] = &["AssociateIamInstanceProfile", "AttachVolume", "ModifyVolume"];
+
 /// So many refusals in a row may be the cloud's own delay: about ten seconds.
 const LAG: u32 = 8;
 
@@ -81,7 +89,7 @@ pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, n
         let lag = refused.refusal.retry == Retry::Soon && refused.count <= LAG;
         if !(lag && matches!(plan.verdict, Verdict::Converging(_))) {
             plan.verdict = in_its_place(verdict_of(refused), desired, observed);
-            tell_lost_claim(plan, desired.claim(), observed);
+            tell_lost_claim(plan, refused, desired.claim(), observed);
         }
     }
     for refused in asked {
@@ -90,7 +98,7 @@ pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, n
 }
 
 /// The operator may change what has its claim. Where that was taken off whole IAM refuses, and no policy has to be mended.
-fn tell_lost_claim(plan: &mut Plan, claim: &Claim, observed: &Observed) {
+fn tell_lost_claim(plan: &mut Plan, refused: &Refused, claim: &Claim, observed: &Observed) {
     let (Verdict::Blocked(why) | Verdict::Converging(why)) = &mut plan.verdict else {
         return;
     };
@@ -111,17 +119,21 @@ fn tell_lost_claim(plan: &mut Plan, claim: &Claim, observed: &Observed) {
         .filter(|id| own(id))
         .map(String::as_str)
         .collect();
-    if why.reason != Reason::Unauthorized || bare.is_empty() {
+    let rests_on_it = match &refused.about {
+        Some(id) => bare.contains(&id.as_str()),
+        None => CLAIMED.contains(&refused.step) && !bare.is_empty(),
+    };
+    if why.reason != Reason::Unauthorized || !rests_on_it {
         return;
     }
     why.message = format!(
-        "{} But {} lost the tags that this permission rests on: put back {}={} and {}={} first.",
+        "{}{LOST_CLAIM}put back {}={} and {}={} on {} first.",
         why.message,
-        bare.join(" and "),
         names::TAG_CLUSTER,
         claim.cluster_id,
         names::TAG_AGENT_UID,
-        claim.agent_uid
+        claim.agent_uid,
+        bare.join(" and ")
     );
 }
 
@@ -178,7 +190,7 @@ pub(super) fn tell_refused(plan: &mut Plan, observed: &Observed) {
     let mut standing = observed.refusal.iter().chain(&observed.refused_before);
     let told = standing.find(|refused| refused.refusal.stalls(refused.count) && position(plan, refused).is_some());
     if let (Some(refused), Verdict::Blocked(why)) = (told, &mut plan.verdict) {
-        why.message = format!("{} In the meantime: {}", why.message, refused.refusal.message);
+        why.message = format!("{}{MEANWHILE}{}", why.message, refused.refusal.message);
     }
 }
 

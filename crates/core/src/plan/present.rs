@@ -24,7 +24,7 @@ use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Pla
 use herd::Herd;
 
 pub(crate) use changing::UNTIL_THEN;
-pub(super) use claim::lost;
+pub(super) use claim::{lost, restored};
 pub(crate) use console::{failing_word, last_word};
 pub(super) use gateway::probe_target;
 pub(crate) use gateway::{describe_failure, hop_reason, valid_probe};

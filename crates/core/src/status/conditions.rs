@@ -143,7 +143,8 @@ pub(super) fn turned(previous: &KoiAgentStatus, status: &KoiAgentStatus) -> bool
     word(previous) != word(status)
 }
 
-fn is_at_rest(report: &Report<'_>) -> bool {
+/// Down by its own wish.
+pub(super) fn is_at_rest(report: &Report<'_>) -> bool {
     if report.observed.unsettled_power == Some(Power::Suspended) {
         let down = |instance: &Instance| instance.state == InstanceState::Stopped || instance.state.is_dying();
         let known = report.observed.instances != Known::Unknown;
@@ -457,15 +458,17 @@ fn gateway(report: &Report<'_>) -> Option<Said> {
 /// Who has no wish gets no new Secret, and without one its gateway cannot be asked: its last word is no news any more.
 fn unasked(report: &Report<'_>) -> Option<Said> {
     report.observed.unsettled_power?;
-    let gone = match &report.observed.secret {
-        Known::Unknown => return None,
-        Known::Absent => "is gone".to_owned(),
-        Known::Present(facts) => format!("cannot be used: {}", facts.problem.as_deref()?.trim_end_matches('.')),
-    };
     let secret = names::token_secret(report.name);
-    let message = format!(
-        "Secret {secret:?} {gone}. So the gateway is not asked; the Secret is made whole when the wish can be settled again."
-    );
+    let message = match &report.observed.secret {
+        Known::Unknown => return None,
+        Known::Absent => format!(
+            "The gateway is not asked: there is no Secret {secret:?} with the agent's label. A new one is made when the wish can be settled again."
+        ),
+        Known::Present(facts) => format!(
+            "The gateway is not asked: Secret {secret:?}: {}. Mend it, or delete it: a new one is made when the wish can be settled again.",
+            facts.problem.as_deref()?.trim_end_matches('.')
+        ),
+    };
     let reason = verdict_why(report).map_or(Reason::InvalidSpec, |why| why.reason);
     Some(said(ConditionType::GatewayHealthy, false, reason, message))
 }

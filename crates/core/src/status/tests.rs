@@ -847,6 +847,12 @@ fn the_pace_of_retries_survives_the_operator() {
     // In the second row a condition tells of something else, and Ready has words of its own around it.
     for (kind, reason, message, restored) in [
         ("Stalled", "QuotaExceeded", "In other words.", "In other words."),
+        (
+            "Stalled",
+            "PlanNotFound",
+            "There is no plan. In the meantime: VcpuLimitExceeded. What is missing are tags, and no permission: put them back.",
+            "VcpuLimitExceeded.",
+        ),
         ("Stalled", "Unauthorized", "Something else.", said.as_str()),
         ("Ready", "Ready", "In the meantime: VcpuLimitExceeded.", said.as_str()),
         (

@@ -77,7 +77,12 @@ pub(in crate::plan) fn lost(claim: &Claim, observed: &Observed, instance: &Insta
     of_instance.into_iter().chain(of_volume).collect()
 }
 
-fn restored(id: &str, wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>) -> Option<Step> {
+/// The step that puts back what a thing lacks of these tags.
+pub(in crate::plan) fn restored(
+    id: &str,
+    wanted: &BTreeMap<String, String>,
+    there: &BTreeMap<String, String>,
+) -> Option<Step> {
     let tags: BTreeMap<String, String> = wanted
         .iter()
         .filter(|(key, value)| there.get(*key) != Some(value))

@@ -236,6 +236,8 @@ fn who_is_let_go_by_force_leaves_the_last_word_on_its_data() {
     let (steps, left) = forced(json!({"storage": {"deletionPolicy": "Snapshot"}}), |_| ());
     assert_eq!((steps, tells(left)), (lets_go.clone(), false), "it is there");
     assert_eq!(forced(json!({}), |_| ()).0, lets_go, "nobody said another word");
+    let (_, left) = forced(retain(), |o| o.volumes = Known::Present(Vec::new()));
+    assert!(tells(left), "it is not shown");
     let cannot: [fn(&mut Observed); 4] = [
         |o| o.owner = OwnerRecord::Unknown,
         |o| o.owner = OwnerRecord::Unbound,
@@ -325,6 +327,15 @@ fn a_lost_claim_is_put_back_before_the_deletion_that_rests_on_it() {
         ["vol-1", "TerminateInstance"],
         "the rest may be allowed"
     );
+    let due = |o: &mut Observed| {
+        refused_before(o);
+        o.refusal.as_mut().unwrap().retry_at = Some(ago(1));
+    };
+    assert_eq!(
+        lost(&due),
+        ["i-1", "vol-1", "TerminateInstance"],
+        "the policy may be mended"
+    );
 }
 
 #[test]
@@ -345,14 +356,14 @@ fn where_the_whole_claim_is_gone_the_refusal_says_so() {
         }
     };
     let whole = [names::TAG_CLUSTER, names::TAG_AGENT_UID];
-    let says = "But i-1 lost the tags that this permission rests on: put back skykoi:cluster=demo and skykoi:agent-uid=uid-1 first.";
+    let says = " What is missing are tags, and no permission: put back skykoi:cluster=demo and skykoi:agent-uid=uid-1 on i-1 first.";
     for (desired, step) in [(gone(json!({})), "TerminateInstance"), (wish(json!({})), "CreateTags")] {
         let message = told(&whole, &desired, step);
         assert!(message.ends_with(says), "{message}");
     }
     for keys in [&whole[..1], &[]] {
         let message = told(keys, &gone(json!({})), "TerminateInstance");
-        assert!(!message.contains("lost the tags"), "{message}");
+        assert!(!message.contains("put back"), "{message}");
     }
 }
 
@@ -369,4 +380,56 @@ fn a_launch_that_came_after_all_is_the_one_that_was_looked_for() {
     });
     let steps = names_of(&plan(&gone(json!({})), &observed, now()));
     assert!(steps.contains(&"RemoveFinalizer"), "{steps:?}");
+}
+
+#[test]
+fn a_volume_that_is_free_gets_its_claim_back_while_its_tags_tell_whose_it_is() {
+    let steps = |keys: &[&str], recorded: bool| {
+        let observed = change(ready(), |o| {
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+            let mut free = volume(VolumeState::Available, None);
+            free.tags.retain(|key, _| !keys.contains(&key.as_str()));
+            o.volumes = Known::Present(vec![free]);
+            o.recorded.volume_id = recorded.then(|| "vol-1".into());
+        });
+        let deletes = json!({"storage": {"deletionPolicy": "Delete"}});
+        names_of(&plan(&gone(deletes), &observed, now()))
+    };
+    let both = ["CreateTags", "DeleteVolume"];
+    assert_eq!(steps(&[names::TAG_CLUSTER], true), both);
+    for (keys, recorded) in [
+        (&[][..], true),
+        (&[names::TAG_AGENT_UID][..], true),
+        (&[names::TAG_CLUSTER][..], false),
+    ] {
+        assert_eq!(steps(keys, recorded), both[1..], "{keys:?} {recorded}");
+    }
+}
+
+#[test]
+fn tags_that_are_lost_explain_only_what_rests_on_them() {
+    let told = |about: Option<&str>, step: &'static str, edit: &dyn Fn(&mut Observed)| {
+        let observed = change(ready(), |o| {
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].tags.clear();
+            }
+            edit(o);
+            o.refusal = Some(Refused {
+                about: about.map(Into::into),
+                ..refused(step, "UnauthorizedOperation", 600)
+            });
+        });
+        match plan(&wish(json!({})), &observed, now()).verdict {
+            Verdict::Blocked(why) => why.message.contains("put back"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(told(Some("i-1"), "CreateTags", &|_| ()));
+    let without_policy = |o: &mut Observed| {
+        if let Known::Present(identity) = &mut o.identity {
+            identity.has_policy = false;
+            identity.policy_current = false;
+        }
+    };
+    assert!(!told(None, "PutRolePolicy", &without_policy));
 }

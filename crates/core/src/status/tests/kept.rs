@@ -148,6 +148,14 @@ fn a_plan_keeps_its_time_while_it_is_the_same_and_goes_when_it_is_done() {
     );
     let down = |o: &mut Observed| first(o).state = InstanceState::Stopped;
     assert!(without_wish(Reason::PlanNotFound, &down));
+    let rests = |o: &mut Observed| {
+        down(o);
+        o.unsettled_power = Some(Power::Suspended);
+    };
+    assert!(
+        !without_wish(Reason::PlanNotFound, &rests),
+        "it rests, and takes no place either"
+    );
     let silent = |o: &mut Observed| (o.probe, o.recorded.was_healthy) = (None, false);
     assert!(without_wish(Reason::PlanNotFound, &silent));
     let unseen = |o: &mut Observed| (o.seen_at, o.changed_at) = (Some(later(0)), Some(later(1)));
@@ -557,6 +565,33 @@ fn what_the_secret_tells_nobody_else_tells() {
     let gateway = told(&forged, &desired(), &observed, later(60)).gateway.unwrap();
     assert_eq!(gateway.token_secret_name.as_deref(), Some("ada-gateway"));
     assert_eq!(gateway.observed_token_rotation, None);
+}
+
+#[test]
+fn without_a_wish_the_gateway_has_the_certificate_that_it_was_told_last() {
+    let pinned = |desired: Result<&Desired, &Why>| {
+        let mut observed = world(&well(), Ok(()), InstanceState::Running);
+        if let Known::Present(secret) = &mut observed.secret {
+            secret.tls_sha256 = "edited".into();
+        }
+        let plan = settled();
+        let status = report(&Report {
+            previous: &well(),
+            generation: 3,
+            name: "ada",
+            desired,
+            observed: &observed,
+            plan: &plan,
+            now: later(60),
+        });
+        status.gateway.and_then(|gateway| gateway.tls_sha256)
+    };
+    let why = Why {
+        reason: crate::api::Reason::PlanNotFound,
+        message: String::new(),
+    };
+    assert_eq!(pinned(Ok(&desired())).as_deref(), Some("edited"));
+    assert_eq!(pinned(Err(&why)), well().gateway.unwrap().tls_sha256);
 }
 
 #[test]
