@@ -53,9 +53,7 @@ impl<C: Cloud> Round<'_, C> {
         let (rounds, uid) = (&self.context.rounds, &agent.claim.agent_uid);
         match done {
             Configured::Fetches => rounds.hurry(uid),
-            Configured::Already | Configured::Taken => {
-                rounds.configured(uid, &pushed, &agent.config_restart_sha256, None);
-            }
+            Configured::Taken => rounds.configured(uid, &pushed, &agent.config_restart_sha256, None),
             Configured::Restarts => rounds.configured(uid, &pushed, &agent.config_restart_sha256, Some(RESTART)),
         }
         self.memory.work().pushed = Some(pushed);

@@ -26,8 +26,6 @@ pub struct Config<'a> {
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Configured {
-    /// The gateway had it already.
-    Already,
     /// The gateway runs with it.
     Taken,
     /// The gateway has it and starts anew.
@@ -78,7 +76,8 @@ struct Restart {
     scheduled: bool,
 }
 
-/// The talk.
+/// The talk. A gateway whose file has the config already is given it all the same: what it runs with is another one, or nobody would have
+/// come, and it looks at its file only now and then.
 ///
 /// # Errors
 /// When the gateway does not take it.
@@ -93,9 +92,6 @@ where
     let present: Present = ask(socket, method::CONFIG_GET, Value::Null, patience).await?;
     if present.hash.len() > HASH_MAX {
         return Err(broken(Hop::Health, "the hash in the answer to config.get makes no sense").into());
-    }
-    if present.hash == config.sha256 {
-        return Ok(Configured::Already);
     }
     let known = ssm_parameters(&present.config);
     if ssm_parameters(config.document).iter().any(|name| !known.contains(name)) {

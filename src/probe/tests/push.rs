@@ -120,15 +120,10 @@ async fn a_config_goes_on_top_of_what_the_gateway_has_and_is_checked_by_its_hash
 }
 
 #[tokio::test]
-async fn what_the_gateway_has_already_is_not_sent() {
+async fn a_file_that_has_it_already_is_brought_into_force() {
     let (result, asked) = Gateway::with(new()).pushed(&new()).await;
-    assert_eq!(
-        (result, asked),
-        (
-            Ok(Configured::Already),
-            vec!["connect".to_owned(), "config.get".to_owned()]
-        )
-    );
+    assert_eq!(result, Ok(Configured::Taken));
+    assert_eq!(asked, ["connect", "config.get", "config.apply"]);
 }
 
 #[tokio::test]
