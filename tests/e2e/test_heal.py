@@ -42,9 +42,18 @@ class Live:
         events = self.stage.kube.events(self.name)
         return [event["note"] for event in events if event["action"] == "Repair"]
 
-    def mends(self, what: str, look: Callable[[], object], told: str, seconds: float = SWEEP + GRACE) -> None:
-        """It is as it should be in time, and one Event says so. A busy machine is late with its sweeps: then they are counted."""
+    def mends(
+        self,
+        what: str,
+        look: Callable[[], object],
+        told: str,
+        seconds: float = SWEEP + GRACE,
+        ask: Callable[[], object] = lambda: None,
+    ) -> None:
+        """It is as it should be in time, and one Event says so. A busy machine is late with its sweeps: then they are counted. `ask`: what
+        is done at once, and may be told before anybody looks."""
         cloud, before = self.stage.cloud, len([note for note in self.repairs() if told in note])
+        ask()
         since, began = cloud.next_call(), time.monotonic()
         until(what, look, 60)
         took = time.monotonic() - began
@@ -243,12 +252,14 @@ def test_a_retirement_is_said_and_waits_for_the_budget(live: Live) -> None:
 
 def test_a_volume_that_grows(live: Live) -> None:
     """The last of these, and the end of the agent: not every host of this world can make a mounted file system larger."""
-    live.stage.kube.patch_agent(live.name, {"spec": {"storage": {"dataVolumeGiB": 2}}})
+
+    def grow() -> None:
+        live.stage.kube.patch_agent(live.name, {"spec": {"storage": {"dataVolumeGiB": 2}}})
 
     def size() -> int:
         return live.ec2.describe_volumes(VolumeIds=[live.volume])["Volumes"][0]["Size"]
 
-    live.mends("EC2 shows two GiB", lambda: size() == 2, "grow to 2 GiB", seconds=15)
+    live.mends("EC2 shows two GiB", lambda: size() == 2, "grow to 2 GiB", seconds=15, ask=grow)
     until(
         "status shows them",
         lambda: live.stage.agent(live.name)["status"]["volume"]["sizeGiB"] == 2,
