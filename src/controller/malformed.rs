@@ -1,6 +1,5 @@
 //! An object that does not parse as a KoiAgent: it is told so, and holds up nobody.
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use koi_core::api::{KoiAgent, KoiAgentStatus, Reason, annotations};
 use koi_core::desired::is_let_go;
 use koi_core::names::{MANAGER, TAG_AGENT_UID, TAG_CLUSTER};
@@ -10,7 +9,7 @@ use koi_core::status::{Report, event_for_step, report};
 use kube::Resource as _;
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
-use kube::core::{ObjectMeta, Request};
+use kube::core::{ObjectMeta, PartialObjectMetaExt as _, Request};
 use kube::runtime::controller::Action;
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -90,7 +89,7 @@ async fn let_go<C: Cloud>(
     );
     if let Some(event) = event_for_step(&step, &Observed::default()) {
         let by = (&context.client, &context.reporter);
-        let regarding = metadata_ref(metadata);
+        let regarding = metadata.clone().into_response_partial::<KoiAgent>().object_ref(&());
         if let Err(error) = events::publish(by, &regarding, &event, Telling::New, context.clock.now()).await {
             tracing::warn!(%error, "an Event could not be told");
         }
@@ -103,17 +102,6 @@ async fn let_go<C: Cloud>(
     send(context, agents.patch(name, &params, patch)).await?;
     context.metrics.count_write("KoiAgent");
     Ok(Action::await_change())
-}
-
-fn metadata_ref(metadata: &ObjectMeta) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(KoiAgent::api_version(&()).into_owned()),
-        kind: Some(KoiAgent::kind(&()).into_owned()),
-        name: metadata.name.clone(),
-        namespace: metadata.namespace.clone(),
-        uid: metadata.uid.clone(),
-        ..ObjectReference::default()
-    }
 }
 
 fn status<C>(metadata: &ObjectMeta, name: &str, error: &str, context: &Context<C>) -> KoiAgentStatus {

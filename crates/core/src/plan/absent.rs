@@ -148,8 +148,8 @@ impl<'a> Round<'a> {
         self.unseen(instances)
     }
 
-    /// The operator may terminate and delete what has its claim: where tags were lost they are put back first. Whoever refuses that is not
-    /// asked again: the rest may be allowed.
+    /// The operator may terminate and delete what has its claim: where tags were lost they are put back first. Where that is refused
+    /// the rest is tried until its time comes again: it may be allowed.
     fn claim(&mut self, instance: &Instance) {
         let claim = &self.farewell.claim;
         let volumes = self.observed.volumes.present().into_iter().flatten();
