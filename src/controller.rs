@@ -47,7 +47,7 @@ use tracing::Instrument as _;
 use crate::accounts::Accounts;
 use crate::budget::{self, Budget};
 use crate::clock::{self, Clock};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, CloudError};
 use crate::cpu::measured;
 use crate::device::DeviceKey;
 use crate::fleet::Fleet;
@@ -86,6 +86,8 @@ const IN_LINE: Duration = Duration::from_secs(60);
 const FIRST_WORD: Duration = Duration::from_millis(600);
 /// Who is let go by force waits so long to hear where its last word on the data is to be written.
 const LAST_WORD: Duration = Duration::from_secs(20);
+/// And for so many sweeps that fail, none of which has to say that it is in vain.
+const SWEEPS: u32 = 4;
 
 /// Whoever rests for so long waits without a timer of its own.
 const LONG: Duration = Duration::from_secs(60);
@@ -414,7 +416,9 @@ impl<'a, C: Cloud> Round<'a, C> {
         let health = health.borrow();
         let known = self.status.observed_generation >= 0 && !self.is_leaving();
         // What its volume says is to be known, or that it cannot be, before somebody is let go.
-        if health.done == 0 && health.problem.is_none() && desired::is_let_go(&self.agent.metadata) {
+        let refuses = |problem: &CloudError| health.failed >= SWEEPS || problem.refusal().stalls(health.failed);
+        if health.done == 0 && !health.problem.as_ref().is_some_and(refuses) && desired::is_let_go(&self.agent.metadata)
+        {
             return Some(Duration::from_secs(1));
         }
         if health.done > 0 || !known {

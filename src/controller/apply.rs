@@ -111,6 +111,11 @@ impl<C: Cloud> Round<'_, C> {
         if let Step::DeleteVolume { volume_id, .. } = step {
             self.memory.work().volume_deleted = Some(volume_id.clone());
         }
+        if let Step::Abandon { left } = step
+            && self.memory.work().abandoned.replace(left.clone()).as_ref() == Some(left)
+        {
+            return;
+        }
         if let Some(event) = event_for_step(step, observed) {
             if observed.recorded.instance_id.is_some() {
                 self.context.metrics.count_repair(step.name());

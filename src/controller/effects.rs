@@ -58,11 +58,24 @@ impl<C: Cloud> Round<'_, C> {
                 Ok(Effect::Done)
             }
             Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(Effect::Gone),
-            // A failed test of a JSON patch is 422, a failed precondition 409: somebody else wrote first.
+            // A failed test of a JSON patch is 422, a failed precondition 409: somebody else wrote first. A policy's word against the patch
+            // looks the same: where it was said about this state of the object before, it is that.
             Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.code == 422 => {
-                // A policy's word against the patch looks the same, and is for somebody to read.
-                tracing::info!(reason = refused.message, "the finalizers were not patched; looks again");
-                Ok(Effect::Conflict)
+                let version = self.agent.resource_version();
+                let before = std::mem::replace(&mut self.memory.work().unpatched, version.clone());
+                if version.is_none() || before != version {
+                    tracing::info!(reason = refused.message, "the finalizers were not patched; looks again");
+                    return Ok(Effect::Conflict);
+                }
+                let told = Why {
+                    reason: Reason::Unauthorized,
+                    message: format!(
+                        "Kubernetes does not take a change of the agent's finalizers: {}.",
+                        refused.message.trim_end_matches('.')
+                    ),
+                };
+                // The watch may only be late; who waits for longer is told that somebody has to act.
+                Ok(rejection(told, Retry::Soon))
             }
             Err(kube::Error::Api(refused)) if refused.is_forbidden() => {
                 let told = no_access("the agent's finalizers", &refused.message);

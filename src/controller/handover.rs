@@ -66,6 +66,13 @@ impl Handover {
         under_way
     }
 
+    /// Nobody hands anything over now: the time for it begins when somebody can.
+    pub(super) fn wait(&mut self, now: Timestamp) {
+        if self.under_way.is_some() {
+            self.begin(now);
+        }
+    }
+
     /// The gateway has them.
     pub(super) fn finish(&mut self) {
         self.under_way = None;
@@ -130,6 +137,19 @@ mod tests {
             (handover.remaining(at(130)), accepted(&handover, &second)),
             (None, BTreeSet::new())
         );
+    }
+
+    #[test]
+    fn it_goes_on_while_nobody_can_hand_anything_over() {
+        let (first, second) = (fresh(), fresh());
+        let mut handover = Handover::default();
+        handover.meet(&first, None, at(0));
+        handover.wait(at(5));
+        assert_eq!(handover.remaining(at(5)), None);
+        handover.meet(&second, None, at(10));
+        handover.wait(at(3600));
+        assert_eq!(handover.remaining(at(3600)), Some(LASTS));
+        assert_eq!(accepted(&handover, &second), [certificate(&first)].into());
     }
 
     #[test]

@@ -87,13 +87,7 @@ async fn let_go<C: Cloud>(
         name,
         "let go by annotation; this is left behind, as far as it is known"
     );
-    if let Some(event) = event_for_step(&step, &Observed::default()) {
-        let by = (&context.client, &context.reporter);
-        let regarding = metadata.clone().into_response_partial::<KoiAgent>().object_ref(&());
-        if let Err(error) = events::publish(by, &regarding, &event, Telling::New, context.clock.now()).await {
-            tracing::warn!(%error, "an Event could not be told");
-        }
-    }
+    // Told once it is so: who may not do it would tell it again and again.
     let params = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()
@@ -101,6 +95,13 @@ async fn let_go<C: Cloud>(
     let agents = Request::new(KoiAgent::url_path(&(), namespace));
     send(context, agents.patch(name, &params, patch)).await?;
     context.metrics.count_write("KoiAgent");
+    if let Some(event) = event_for_step(&step, &Observed::default()) {
+        let by = (&context.client, &context.reporter);
+        let regarding = metadata.clone().into_response_partial::<KoiAgent>().object_ref(&());
+        if let Err(error) = events::publish(by, &regarding, &event, Telling::New, context.clock.now()).await {
+            tracing::warn!(%error, "an Event could not be told");
+        }
+    }
     Ok(Action::await_change())
 }
 

@@ -279,6 +279,10 @@ pub(super) struct Work {
     pub(super) foreign_secret: bool,
     /// What is in the Secret could not be read when it was needed.
     pub(super) unread: bool,
+    /// The version of the object whose finalizers the API server would not change.
+    pub(super) unpatched: Option<String>,
+    /// What was told to be left behind.
+    pub(super) abandoned: Option<Vec<String>>,
     /// The bundle that was written, and what status said of it before: a status that cannot be written is no reason to write it again.
     put_bundle: Option<(Option<BundleStatus>, BundleStatus)>,
     /// Snapshots that were begun, and when, and that no list has shown yet.

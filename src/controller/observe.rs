@@ -67,7 +67,7 @@ impl<C: Cloud> Round<'_, C> {
             }
             return observed;
         };
-        if self.is_first_word() {
+        if self.is_first_word() && !matches!(desired.as_ref(), Desired::Absent(_)) {
             // Somebody waits for a first word: a cloud that is slow to answer may not delay it.
             let _ = tokio::time::timeout(FIRST_WORD, self.look_up(desired, &mut observed)).await;
         } else {
@@ -168,9 +168,9 @@ impl<C: Cloud> Round<'_, C> {
     async fn look_up(&mut self, desired: &Desired, observed: &mut Observed) {
         let mut failed = None;
         match desired {
-            // Who is let go waits for nobody; where the cloud is known the last word is written there.
+            // The last word on the data is written where it is known to belong; who does not say holds nobody for long.
             Desired::Absent(farewell) if farewell.force => {
-                let _ = tokio::time::timeout(LAST_WORD, self.look_up_home(observed, &mut None)).await;
+                let _ = tokio::time::timeout(LAST_WORD, self.look_up_home(observed, &mut failed)).await;
             }
             Desired::Absent(farewell) => self.look_up_absent(farewell, observed, &mut failed).await,
             Desired::Present(agent) => self.look_up_present(agent, observed, &mut failed).await,
@@ -183,6 +183,9 @@ impl<C: Cloud> Round<'_, C> {
         };
         if let Some(error) = failed {
             let told = failed_read(&error, *failed_reads, self.context.clock.now());
+            if matches!(desired, Desired::Absent(farewell) if farewell.force) {
+                observed.blind.get_or_insert_with(|| told.clone());
+            }
             observed.refusal.get_or_insert(told);
         }
     }
@@ -411,6 +414,7 @@ impl<C: Cloud> Round<'_, C> {
 
     /// Whose wish cannot be settled is asked all the same, at any of its addresses.
     async fn aim_unsettled(&mut self, observed: &mut Observed) {
+        self.memory.handover.wait(self.context.clock.now());
         // Who has no Secret, or may not read it, is not asked, and that is told.
         let asked = self.read_secret().await.is_ok();
         observed.secret = match self.secret() {

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -15,6 +16,8 @@ use kube::api::Api;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -38,6 +41,10 @@ const PAGE: u32 = 100;
 const WATCHED: usize = 4;
 /// In-flight rounds get this long when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(6);
+/// How soon a broken watch begins again, at first and after many failures; jitter adds as much once more.
+const BROKEN: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(5));
+/// A watch that worked for so long has a clean record.
+const CLEAN: Duration = Duration::from_secs(120);
 
 /// The kinds that were listed once.
 type Listed = Arc<watch::Sender<BTreeSet<String>>>;
@@ -273,7 +280,7 @@ where
     let Seen { listed, troubles } = seen.clone();
     let broken = troubles.clone();
     events
-        .default_backoff()
+        .backoff(pace())
         .inspect_err(move |error| {
             tracing::warn!(kind = %K::kind(&()), %error, "the watch broke and begins again");
             broken.watch_broke(&K::kind(&()), error);
@@ -287,6 +294,18 @@ where
             }
         })
         .touched_objects()
+}
+
+/// How soon a broken watch begins again. Kube's own pace waits up to a minute, twice over where the first answer is that what was seen is too
+/// old: so long an API server, or a kind, that came back would go unseen. There are four watches, and each asks for one page.
+fn pace() -> ResetTimerBackoff<ExponentialBackoff> {
+    let (first, last) = BROKEN;
+    let steps = ExponentialBuilder::default()
+        .with_min_delay(first)
+        .with_max_delay(last)
+        .with_jitter()
+        .without_max_times();
+    ResetTimerBackoff::new(steps.into(), CLEAN)
 }
 
 /// What nobody reads, and what would be kept twice.

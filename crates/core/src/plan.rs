@@ -216,8 +216,8 @@ pub enum Step {
         /// Those that are missing or were changed.
         tags: BTreeMap<String, String>,
     },
-    /// Gateway: hand over the wished config (`config.apply`, on top of what the gateway has), once the bundle holds it. Handing over what it
-    /// has already changes nothing.
+    /// Gateway: hand over the wished config (`config.apply`, on top of what the gateway has), once the bundle holds it. One that is only on the
+    /// machine's disk is brought into force by it.
     PushConfig {
         /// Whose gateway.
         instance_id: String,
@@ -578,7 +578,7 @@ pub fn unsettled(why: Why, about: &Unsettled, observed: &Observed, now: Timestam
     if let Some(at) = kept.look_at {
         plan.check_again = plan.check_again.min(gate::until(at, now));
     }
-    gate::tell_refused(&mut plan, observed);
+    gate::tell_refused(&mut plan, &about.claim, observed);
     gate::hold_aside(&mut plan, observed, now);
     if !plan.steps.is_empty() {
         plan.check_again = SHORTLY;

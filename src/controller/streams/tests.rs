@@ -196,3 +196,12 @@ async fn an_expired_watch_a_lost_right_and_a_kind_that_was_gone_are_survived() {
     let expected = ["list", "list", "watch", "list", "watch", "watch", "watch"];
     assert_eq!(asked.lock().unwrap()[..7], expected);
 }
+
+#[test]
+fn a_watch_begins_again_within_seconds_however_long_it_was_broken() {
+    let pauses: Vec<Duration> = pace().take(50).collect();
+    assert_eq!(pauses.len(), 50, "it never gives up");
+    assert!(pauses[0] <= 2 * BROKEN.0, "{pauses:?}");
+    let longest = pauses.iter().max().unwrap();
+    assert!((BROKEN.1..=2 * BROKEN.1).contains(longest), "{pauses:?}");
+}

@@ -9,8 +9,8 @@ use super::snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
 use super::{Halt, Plan, SHORTLY, Step, gate, present, shared, unknown};
 use crate::api::{DeletionPolicy, Reason};
 use crate::desired::Farewell;
-use crate::names;
-use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Unseen, Volume, VolumeState};
+use crate::names::{self, Claim};
+use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Refused, Unseen, Volume, VolumeState};
 use crate::reap;
 
 /// A volume that is there may be missing in reads for so long.
@@ -36,9 +36,20 @@ pub(super) fn plan(farewell: &Farewell, observed: &Observed, now: Timestamp) -> 
 pub fn last_policy(farewell: &Farewell, observed: &Observed) -> DeletionPolicy {
     let told = farewell.deletion_policy;
     let volumes = observed.volumes.present().into_iter().flatten();
-    let own = volumes.filter(|volume| !farewell.is_policy_said && farewell.claim.matches(&volume.tags));
+    // A lost claim takes nothing from what the rest of the tags says.
+    let own = volumes.filter(|volume| !farewell.is_policy_said && is_own(volume, &farewell.claim, observed));
     let tagged = own.filter_map(|volume| reap::policy(&volume.tags));
     tagged.fold(told, DeletionPolicy::max)
+}
+
+/// The agent's, as its tags tell, or status where they do not.
+fn is_own(volume: &Volume, claim: &Claim, observed: &Observed) -> bool {
+    let recorded = observed.recorded.volume_id.as_ref() == Some(&volume.id);
+    is_of_agent(volume, claim) || (recorded && !volume.tags.contains_key(names::TAG_AGENT_UID))
+}
+
+fn is_of_agent(volume: &Volume, claim: &Claim) -> bool {
+    volume.tags.get(names::TAG_AGENT_UID) == Some(&claim.agent_uid)
 }
 
 struct Round<'a> {
@@ -52,9 +63,10 @@ fn deleting(message: impl Into<String>) -> Halt {
     Halt::converging(Reason::Deleting, message, SHORTLY * 2)
 }
 
-fn not_tagged(left: &mut [String], volume_id: &str, policy: DeletionPolicy) {
+/// Adds to what is told of a volume that is left behind.
+fn remark(left: &mut [String], volume_id: &str, remark: &str) {
     for told in left.iter_mut().filter(|told| *told == volume_id) {
-        *told = format!("{volume_id} (not tagged {}, as the spec has it)", policy.as_str());
+        *told = format!("{volume_id} ({remark})");
     }
 }
 
@@ -70,6 +82,7 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         if self.farewell.force {
+            self.heard()?;
             let left = self.let_go();
             let told = if left.is_empty() {
                 "nothing that is known".to_owned()
@@ -96,21 +109,42 @@ impl<'a> Round<'a> {
             return left;
         }
         let policy = self.farewell.deletion_policy;
-        let shown = self.observed.volumes.present().into_iter().flatten();
-        let shown: BTreeSet<&String> = shown.map(|volume| &volume.id).collect();
+        let word = policy.as_str();
+        let shown: Vec<&Volume> = self.observed.volumes.present().into_iter().flatten().collect();
         let recorded = self.observed.recorded.volume_id.as_ref();
-        if let Some(hidden) = recorded.filter(|id| !shown.contains(id)) {
-            not_tagged(&mut left, hidden, policy);
+        if let Some(hidden) = recorded.filter(|id| shown.iter().all(|volume| volume.id != **id)) {
+            remark(
+                &mut left,
+                hidden,
+                &format!("EC2 does not show whether it is tagged {word}, as the spec has it"),
+            );
         }
-        let unsaid: Vec<(&String, Step)> = self.unsaid(policy).collect();
-        for (volume_id, step) in unsaid {
-            if self.may_write() && !self.is_refused(&step) {
-                self.steps.push(step);
-            } else {
-                not_tagged(&mut left, volume_id, policy);
+        let otherwise = shown.iter().filter(|volume| reap::policy(&volume.tags) != Some(policy));
+        let written: BTreeMap<&String, Step> = self.unsaid(policy).collect();
+        for volume in otherwise {
+            match written
+                .get(&volume.id)
+                .filter(|step| self.may_write() && !self.is_refused(step))
+            {
+                Some(step) => self.steps.push(step.clone()),
+                None => remark(&mut left, &volume.id, &format!("not tagged {word}, as the spec has it")),
             }
         }
         left
+    }
+
+    /// Who leaves a last word on the data waits until it is known where to write it. A cloud that refuses to say, or fails to a few times,
+    /// holds nobody.
+    fn heard(&self) -> Result<(), Halt> {
+        let is_unknown = self.observed.place == Known::Unknown || self.observed.owner == OwnerRecord::Unknown;
+        let may_answer = |failed: &Refused| failed.count < TRIES && !failed.refusal.stalls(failed.count);
+        if is_unknown && self.farewell.is_policy_said && self.observed.blind.as_ref().is_some_and(may_answer) {
+            return Err(unknown(
+                self.observed,
+                "Where the last word on the data is to be written",
+            ));
+        }
+        Ok(())
     }
 
     fn place(&self) -> Result<(), Halt> {
@@ -244,8 +278,7 @@ impl<'a> Round<'a> {
     fn volumes(&mut self) -> Result<(), Halt> {
         if last_policy(self.farewell, self.observed) == DeletionPolicy::Retain {
             self.holder()?;
-            self.word_on_data(DeletionPolicy::Retain);
-            return Ok(());
+            return self.retain();
         }
         let volumes = match &self.observed.volumes {
             Known::Present(volumes) => volumes.as_slice(),
@@ -288,10 +321,19 @@ impl<'a> Round<'a> {
         hidden.map_or(Ok(()), |id| Err(looked_for(id)))
     }
 
-    /// The word on the volume is the last one: nobody may take it for a left-over, or for less than that.
-    fn word_on_data(&mut self, policy: DeletionPolicy) {
-        let unsaid: Vec<Step> = self.unsaid(policy).map(|(_, step)| step).collect();
+    /// The word on the volume is the last one: nobody may take it for a left-over, or for less than that. It is written on what has its claim.
+    fn retain(&mut self) -> Result<(), Halt> {
+        let before = self.steps.len();
+        let volumes = self.observed.volumes.present().into_iter().flatten();
+        for volume in volumes.filter(|volume| volume.state == VolumeState::Available) {
+            self.claim_free(volume);
+        }
+        if self.steps.len() > before {
+            return Err(deleting("The tags that tell whose the data volume is are put back."));
+        }
+        let unsaid: Vec<Step> = self.unsaid(DeletionPolicy::Retain).map(|(_, step)| step).collect();
         self.steps.extend(unsaid);
+        Ok(())
     }
 
     /// The volumes whose tag says something else, with the step that mends it.
@@ -338,9 +380,8 @@ impl<'a> Round<'a> {
     /// The same of the recorded volume that no instance holds any more, as far as its tags still tell whose it is.
     fn claim_free(&mut self, volume: &Volume) {
         let claim = &self.farewell.claim;
-        let ours = volume.tags.get(names::TAG_AGENT_UID) == Some(&claim.agent_uid);
         let recorded = self.observed.recorded.volume_id.as_ref() == Some(&volume.id);
-        if !ours || !recorded || claim.matches(&volume.tags) {
+        if !is_of_agent(volume, claim) || !recorded || claim.matches(&volume.tags) {
             return;
         }
         let step = present::restored(&volume.id, &claim.tags(&BTreeMap::new()), &volume.tags);
@@ -434,7 +475,12 @@ impl<'a> Round<'a> {
         let known: BTreeSet<String> = instances
             .chain(volumes)
             .chain(recorded.instance_id.clone())
-            .chain(recorded.volume_id.clone())
+            .chain(
+                recorded
+                    .volume_id
+                    .clone()
+                    .filter(|id| self.observed.volume_deleted.as_ref() != Some(id)),
+            )
             .chain(bundle)
             .chain(self.farewell.own_role.clone())
             .chain(launched)

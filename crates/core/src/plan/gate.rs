@@ -40,8 +40,8 @@ pub(crate) const MEANWHILE: &str = " In the meantime: ";
 /// What is told after a refusal that no policy mends.
 pub(crate) const LOST_CLAIM: &str = " What is missing are tags, and no permission: ";
 
-/// Steps on an instance or a volume that the operator may take only on what has its claim, and whose refusal does not say on which.
-const CLAIMED: &[&str] = &["AssociateIamInstanceProfile", "AttachVolume", "ModifyVolume"];
+/// AWS names the thing that may not be touched.
+const ON_RESOURCE: &str = " on arn:";
 
 /// So many refusals in a row may be the cloud's own delay: about ten seconds.
 const LAG: u32 = 8;
@@ -89,7 +89,10 @@ pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, n
         let lag = refused.refusal.retry == Retry::Soon && refused.count <= LAG;
         if !(lag && matches!(plan.verdict, Verdict::Converging(_))) {
             plan.verdict = in_its_place(verdict_of(refused), desired, observed);
-            tell_lost_claim(plan, refused, desired.claim(), observed);
+            let lost = lost_claim(refused, desired.claim(), observed);
+            if let (Verdict::Blocked(why) | Verdict::Converging(why), Some(lost)) = (&mut plan.verdict, lost) {
+                why.message.push_str(&lost);
+            }
         }
     }
     for refused in asked {
@@ -97,11 +100,9 @@ pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, n
     }
 }
 
-/// The operator may change what has its claim. Where that was taken off whole IAM refuses, and no policy has to be mended.
-fn tell_lost_claim(plan: &mut Plan, refused: &Refused, claim: &Claim, observed: &Observed) {
-    let (Verdict::Blocked(why) | Verdict::Converging(why)) = &mut plan.verdict else {
-        return;
-    };
+/// The operator may change what has its claim. Where that was taken off whole IAM refuses, and no policy has to be mended: what is to be told
+/// then. A refusal names what it is about; one that does not is about what its step is about.
+pub(super) fn lost_claim(refused: &Refused, claim: &Claim, observed: &Observed) -> Option<String> {
     let is_bare = |tags: &BTreeMap<String, String>| {
         !tags.contains_key(names::TAG_CLUSTER) && !tags.contains_key(names::TAG_AGENT_UID)
     };
@@ -119,22 +120,22 @@ fn tell_lost_claim(plan: &mut Plan, refused: &Refused, claim: &Claim, observed: 
         .filter(|id| own(id))
         .map(String::as_str)
         .collect();
-    let rests_on_it = match &refused.about {
-        Some(id) => bare.contains(&id.as_str()),
-        None => CLAIMED.contains(&refused.step) && !bare.is_empty(),
+    let message = &refused.refusal.message;
+    let rests_on_it = if message.contains(ON_RESOURCE) {
+        bare.iter().any(|id| message.contains(id))
+    } else {
+        bare.iter().any(|id| refused.about.as_deref() == Some(id))
     };
-    if why.reason != Reason::Unauthorized || !rests_on_it {
-        return;
-    }
-    why.message = format!(
-        "{}{LOST_CLAIM}put back {}={} and {}={} on {} first.",
-        why.message,
-        names::TAG_CLUSTER,
-        claim.cluster_id,
-        names::TAG_AGENT_UID,
-        claim.agent_uid,
-        bare.join(" and ")
-    );
+    (refused.refusal.reason == Reason::Unauthorized && rests_on_it).then(|| {
+        format!(
+            "{LOST_CLAIM}put back {}={} and {}={} on {} first.",
+            names::TAG_CLUSTER,
+            claim.cluster_id,
+            names::TAG_AGENT_UID,
+            claim.agent_uid,
+            bare.join(" and ")
+        )
+    })
 }
 
 /// Nobody may be told to wait for what the cloud refuses to show: what is not there is not launched, and whoever waits is told what it waits
@@ -182,15 +183,18 @@ fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
     } else {
         plan.steps.truncate(position);
         plan.check_again = waits;
+        // Nothing is left behind while the object stays.
+        plan.steps.pop_if(|last| matches!(last, Step::Abandon { .. }));
     }
 }
 
 /// What somebody has to act on is told beside what the verdict is about.
-pub(super) fn tell_refused(plan: &mut Plan, observed: &Observed) {
+pub(super) fn tell_refused(plan: &mut Plan, claim: &Claim, observed: &Observed) {
     let mut standing = observed.refusal.iter().chain(&observed.refused_before);
     let told = standing.find(|refused| refused.refusal.stalls(refused.count) && position(plan, refused).is_some());
     if let (Some(refused), Verdict::Blocked(why)) = (told, &mut plan.verdict) {
-        why.message = format!("{}{MEANWHILE}{}", why.message, refused.refusal.message);
+        let lost = lost_claim(refused, claim, observed).unwrap_or_default();
+        why.message = format!("{}{MEANWHILE}{}{lost}", why.message, refused.refusal.message);
     }
 }
 

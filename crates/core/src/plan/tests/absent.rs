@@ -1,6 +1,9 @@
 //! The way out, and what shared things it leaves behind.
 
 use super::*;
+use crate::api::DeletionPolicy;
+use crate::plan::{Unsettled, unsettled};
+use crate::refusal::Refusal;
 
 #[test]
 fn the_way_out_one_thing_after_the_other() {
@@ -236,8 +239,25 @@ fn who_is_let_go_by_force_leaves_the_last_word_on_its_data() {
     let (steps, left) = forced(json!({"storage": {"deletionPolicy": "Snapshot"}}), |_| ());
     assert_eq!((steps, tells(left)), (lets_go.clone(), false), "it is there");
     assert_eq!(forced(json!({}), |_| ()).0, lets_go, "nobody said another word");
-    let (_, left) = forced(retain(), |o| o.volumes = Known::Present(Vec::new()));
-    assert!(tells(left), "it is not shown");
+    let hidden = |o: &mut Observed| o.volumes = Known::Present(Vec::new());
+    let (_, left) = forced(retain(), hidden);
+    let unknown = "vol-1 (EC2 does not show whether it is tagged Retain, as the spec has it)";
+    assert!(left.iter().any(|told| told == unknown), "{left:?}");
+    let (_, left) = forced(retain(), |o| {
+        hidden(o);
+        o.volume_deleted = Some("vol-1".into());
+    });
+    assert!(!left.iter().any(|told| told.contains("vol-1")), "it is gone: {left:?}");
+    let (steps, left) = forced(retain(), |o| {
+        if let Known::Present(volumes) = &mut o.volumes {
+            volumes[0].tags.remove(names::TAG_CLUSTER);
+        }
+    });
+    assert_eq!(
+        (steps, tells(left)),
+        (lets_go.clone(), true),
+        "it may not be written there"
+    );
     let cannot: [fn(&mut Observed); 4] = [
         |o| o.owner = OwnerRecord::Unknown,
         |o| o.owner = OwnerRecord::Unbound,
@@ -276,6 +296,54 @@ fn who_is_let_go_by_force_leaves_the_last_word_on_its_data() {
             "{code}: but not for ever"
         );
     }
+}
+
+#[test]
+fn who_leaves_a_last_word_waits_a_few_times_until_it_is_known_where_to() {
+    let retain = || json!({"storage": {"deletionPolicy": "Retain"}});
+    let failed = |spec: Value, code: &str, count: u32, edit: fn(&mut Observed)| {
+        let (steps, _) = forced(spec, |o| {
+            o.blind = Some(Refused {
+                count,
+                ..refused("GetParameter", code, 0)
+            });
+            edit(o);
+        });
+        steps
+    };
+    let lets_go = ["Abandon", "RemoveFinalizer"];
+    let unknown: [fn(&mut Observed); 2] = [|o| o.place = Known::Unknown, |o| o.owner = OwnerRecord::Unknown];
+    for edit in unknown {
+        let none: [&str; 0] = [];
+        assert_eq!(failed(retain(), "RequestLimitExceeded", 3, edit), none);
+        assert_eq!(failed(retain(), "RequestLimitExceeded", 4, edit), lets_go);
+        assert_eq!(failed(retain(), "UnauthorizedOperation", 1, edit), lets_go);
+        assert_eq!(
+            failed(json!({}), "RequestLimitExceeded", 1, edit),
+            lets_go,
+            "nothing is to be written"
+        );
+    }
+    let known = failed(retain(), "RequestLimitExceeded", 1, |_| ());
+    assert_eq!(known, ["CreateTags", "Abandon", "RemoveFinalizer"]);
+}
+
+#[test]
+fn who_cannot_be_let_go_leaves_nothing_behind_and_says_why() {
+    let forced = wish_of(json!({}), json!({}), true, json!({"skykoi.io/force-delete": "true"}));
+    let observed = change(ready(), |o| {
+        o.refusal = Some(Refused {
+            refusal: Refusal {
+                reason: Reason::Unauthorized,
+                retry: Retry::Slow,
+                message: "Kubernetes denies it.".into(),
+                code: String::new(),
+                definite: true,
+            },
+            ..refused("RemoveFinalizer", "", 60)
+        });
+    });
+    assert_eq!(decided(&forced, &observed), (vec![], Some(Reason::Unauthorized), true));
 }
 
 #[test]
@@ -384,16 +452,18 @@ fn a_launch_that_came_after_all_is_the_one_that_was_looked_for() {
 
 #[test]
 fn a_volume_that_is_free_gets_its_claim_back_while_its_tags_tell_whose_it_is() {
-    let steps = |keys: &[&str], recorded: bool| {
-        let observed = change(ready(), |o| {
+    let free = |keys: &[&str], recorded: bool| {
+        change(ready(), |o| {
             o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
             let mut free = volume(VolumeState::Available, None);
             free.tags.retain(|key, _| !keys.contains(&key.as_str()));
             o.volumes = Known::Present(vec![free]);
             o.recorded.volume_id = recorded.then(|| "vol-1".into());
-        });
+        })
+    };
+    let steps = |keys: &[&str], recorded: bool| {
         let deletes = json!({"storage": {"deletionPolicy": "Delete"}});
-        names_of(&plan(&gone(deletes), &observed, now()))
+        names_of(&plan(&gone(deletes), &free(keys, recorded), now()))
     };
     let both = ["CreateTags", "DeleteVolume"];
     assert_eq!(steps(&[names::TAG_CLUSTER], true), both);
@@ -404,32 +474,108 @@ fn a_volume_that_is_free_gets_its_claim_back_while_its_tags_tell_whose_it_is() {
     ] {
         assert_eq!(steps(keys, recorded), both[1..], "{keys:?} {recorded}");
     }
+    let retains = gone(json!({"storage": {"deletionPolicy": "Retain"}}));
+    let lost = free(&[names::TAG_CLUSTER], true);
+    let kept = plan(&retains, &lost, now());
+    assert_eq!(
+        names_of(&kept),
+        ["CreateTags"],
+        "the word is written on what has its claim"
+    );
+    assert!(matches!(&kept.steps[0], Step::RestoreTags { tags, .. } if tags.contains_key(names::TAG_CLUSTER)));
+    let in_vain = change(lost, |o| {
+        o.refusal = Some(Refused {
+            about: Some("vol-1".into()),
+            ..refused("CreateTags", "UnauthorizedOperation", 600)
+        });
+    });
+    let steps = names_of(&plan(&retains, &in_vain, now()));
+    assert!(steps.ends_with(&["RemoveFinalizer"]), "it holds nobody: {steps:?}");
+}
+
+#[test]
+fn a_lost_claim_takes_nothing_from_what_the_volume_says_of_its_data() {
+    let mut leaves = gone(json!({}));
+    if let Desired::Absent(farewell) = &mut leaves {
+        (farewell.is_policy_said, farewell.deletion_policy) = (false, DeletionPolicy::Delete);
+    }
+    let steps = |keys: &[&str], said: &str| {
+        let observed = change(ready(), |o| {
+            o.instances = Known::Present(vec![instance("i-1", InstanceState::Terminated)]);
+            let mut free = volume(VolumeState::Available, None);
+            free.tags.insert(names::TAG_DELETION_POLICY.into(), said.into());
+            free.tags.retain(|key, _| !keys.contains(&key.as_str()));
+            o.volumes = Known::Present(vec![free]);
+        });
+        names_of(&plan(&leaves, &observed, now()))
+    };
+    for keys in [&[][..], &[names::TAG_CLUSTER], &[names::TAG_AGENT_UID]] {
+        assert!(!steps(keys, "Retain").contains(&"DeleteVolume"), "{keys:?}");
+        assert!(steps(keys, "Delete").contains(&"DeleteVolume"), "{keys:?}");
+    }
 }
 
 #[test]
 fn tags_that_are_lost_explain_only_what_rests_on_them() {
-    let told = |about: Option<&str>, step: &'static str, edit: &dyn Fn(&mut Observed)| {
-        let observed = change(ready(), |o| {
+    let bare_instance = || {
+        change(ready(), |o| {
             if let Known::Present(instances) = &mut o.instances {
                 instances[0].tags.clear();
+                instances[0].client_token = Some(names::client_token("uid-1", 1, 1));
             }
-            edit(o);
-            o.refusal = Some(Refused {
-                about: about.map(Into::into),
-                ..refused(step, "UnauthorizedOperation", 600)
-            });
-        });
-        match plan(&wish(json!({})), &observed, now()).verdict {
-            Verdict::Blocked(why) => why.message.contains("put back"),
-            other => panic!("{other:?}"),
-        }
+            o.recorded.place = Some(place());
+        })
     };
-    assert!(told(Some("i-1"), "CreateTags", &|_| ()));
-    let without_policy = |o: &mut Observed| {
-        if let Known::Present(identity) = &mut o.identity {
-            identity.has_policy = false;
-            identity.policy_current = false;
-        }
+    let denied = |step: &'static str, about: Option<&str>, on: &str| Refused {
+        refusal: Refusal {
+            message: format!("{step}: the operator may not do it{on}."),
+            ..classify(step, "UnauthorizedOperation", "")
+        },
+        about: about.map(Into::into),
+        ..refused(step, "UnauthorizedOperation", 600)
     };
-    assert!(!told(None, "PutRolePolicy", &without_policy));
+    let (instance, role) = (" on arn:aws:ec2:r:1:instance/i-1", " on arn:aws:iam::1:role/x");
+    let rows = [
+        (denied("CreateTags", Some("i-1"), ""), true),
+        (denied("CreateTags", Some("i-1"), instance), true),
+        (denied("CreateTags", Some("i-1"), role), false),
+        (denied("CreateTags", Some("vol-1"), ""), false),
+        (denied("RebootInstance", None, instance), true),
+        (denied("RebootInstance", None, ""), false),
+        (denied("AssociateIamInstanceProfile", None, role), false),
+        (
+            Refused {
+                refusal: classify("StartInstances", "InsufficientInstanceCapacity", "i-1"),
+                ..denied("StartInstance", Some("i-1"), instance)
+            },
+            false,
+        ),
+    ];
+    for (refused, told) in rows {
+        let lost = crate::plan::gate::lost_claim(&refused, &claim(), &bare_instance());
+        assert_eq!(lost.is_some(), told, "{refused:?}");
+    }
+    let of_another = change(bare_instance(), |o| o.recorded.instance_id = Some("i-2".into()));
+    let refused = denied("CreateTags", Some("i-1"), instance);
+    assert_eq!(crate::plan::gate::lost_claim(&refused, &claim(), &of_another), None);
+    let observed = change(bare_instance(), |o| o.refusal = Some(refused.clone()));
+    let about = Unsettled {
+        claim: claim(),
+        paused: false,
+        deletion_policy: None,
+    };
+    let why = Why {
+        reason: Reason::PlanNotFound,
+        message: "There is no plan.".into(),
+    };
+    let Verdict::Blocked(told) = unsettled(why, &about, &observed, now()).verdict else {
+        panic!("it is blocked")
+    };
+    assert!(
+        told.message
+            .starts_with("There is no plan. In the meantime: CreateTags"),
+        "{}",
+        told.message
+    );
+    assert!(told.message.ends_with("on i-1 first."), "{}", told.message);
 }

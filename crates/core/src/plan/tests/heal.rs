@@ -755,7 +755,7 @@ fn what_only_status_says_of_a_volume_gives_way_to_its_own_more_careful_word() {
         let observed = on_volume(ready(), |volume| {
             volume.tags.insert(names::TAG_DELETION_POLICY.into(), tagged.into());
             if !ours {
-                volume.tags.remove(names::TAG_AGENT_UID);
+                volume.tags.insert(names::TAG_AGENT_UID.into(), "uid-2".into());
             }
         });
         crate::plan::last_policy(&farewell, &observed)

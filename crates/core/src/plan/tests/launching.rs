@@ -117,25 +117,48 @@ fn the_way_up_one_thing_after_the_other() {
 
 #[test]
 fn identity_is_made_whole_or_used_as_it_is() {
-    let made = [
-        "CreateRole",
-        "PutRolePolicy",
-        "CreateInstanceProfile",
-        "AddRoleToInstanceProfile",
-    ];
-    let absent = change(bare(), |o| o.identity = Known::Present(Identity::absent()));
+    let found = |identity: Identity| change(bare(), |o| o.identity = Known::Present(identity));
+    let waits = |steps: &[&'static str]| (steps.to_vec(), Some(Reason::WaitingForIdentity), false);
     assert_eq!(
-        decided(&wish(json!({})), &absent),
-        (made.to_vec(), Some(Reason::WaitingForIdentity), false)
+        decided(&wish(json!({})), &found(Identity::absent())),
+        waits(&["CreateRole", "CreateInstanceProfile"])
+    );
+    let parts = |changed_at| Identity {
+        profile_arn: Some("arn".into()),
+        role_exists: true,
+        changed_at,
+        ..Identity::absent()
+    };
+    let put_together = ["PutRolePolicy", "AddRoleToInstanceProfile"];
+    let cases = [
+        (Some(now()), &[][..]),
+        (Some(ago(1)), &put_together),
+        (None, &put_together),
+        (Some(ago(-3600)), &put_together),
+    ];
+    for (changed_at, steps) in cases {
+        let decided = decided(&wish(json!({})), &found(parts(changed_at)));
+        assert_eq!(decided, waits(steps), "changed at {changed_at:?}");
+    }
+    let pause = plan(&wish(json!({})), &found(parts(Some(now()))), now()).check_again;
+    assert_eq!(pause, Duration::from_secs(1));
+    let half = Identity {
+        role_in_profile: true,
+        ..parts(None)
+    };
+    let half = decided(&wish(json!({})), &found(half));
+    assert_eq!(
+        half.0,
+        ["PutRolePolicy", "RecordLaunch"],
+        "what is whole holds nobody up"
     );
     let foreign = Identity {
         ours: false,
         profile_arn: Some("arn".into()),
         ..Identity::absent()
     };
-    let foreign = change(bare(), |o| o.identity = Known::Present(foreign));
     assert_eq!(
-        decided(&wish(json!({})), &foreign),
+        decided(&wish(json!({})), &found(foreign)),
         (vec!["RecordLaunch"], Some(Reason::Launching), false)
     );
     let fresh = |seconds| {
