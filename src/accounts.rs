@@ -79,6 +79,7 @@ impl<C: Cloud> Accounts<C> {
     /// The one that a plan names; opened if it is not open yet.
     #[must_use]
     pub fn of(&self, wish: &CloudWish) -> Arc<Context<C>> {
+        let wish = &self.named_once(wish);
         if *wish == CloudWish::default() {
             return Arc::clone(&self.own);
         }
@@ -91,12 +92,33 @@ impl<C: Cloud> Accounts<C> {
         let Some(cloud) = self.own.cloud.elsewhere(wish) else {
             return Arc::clone(&self.own);
         };
-        others.retain(|_, account| now - account.used_at < UNUSED);
         tracing::info!(role = wish.role_arn, region = wish.region, "opens an account");
         let account = self.open(wish, Arc::new(cloud), now);
         let context = Arc::clone(&account.context);
         others.insert(wish.clone(), account);
         context
+    }
+
+    /// One that is named in two ways is one: who says nothing of a region means the operator's own.
+    fn named_once(&self, wish: &CloudWish) -> CloudWish {
+        let here = self.own.cloud.region();
+        let region = wish.region.clone().filter(|region| Some(region.as_str()) != here);
+        CloudWish { region, ..wish.clone() }
+    }
+
+    /// Closes those that nobody asked for in a while, with all that is told of them.
+    pub fn close_unused(&self) {
+        let now = Instant::now();
+        let unused = |_: &CloudWish, account: &mut Account<C>| now - account.used_at >= UNUSED;
+        let closed: Vec<_> = self.others().extract_if(unused).collect();
+        for (wish, account) in closed {
+            tracing::info!(role = wish.role_arn, region = wish.region, "closes an account");
+            if let Some(place) = account.context.lookups.known_place() {
+                self.own.metrics.forget_place(&place.account, &place.region);
+            }
+        }
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
     }
 
     /// Every one that is open, the operator's own first.
@@ -178,6 +200,10 @@ impl<C: Cloud> Accounts<C> {
     /// Plans that reach the same account and region by different roles share its budget: AWS counts them together.
     fn budget(&self, wish: &CloudWish) -> Arc<Budget> {
         let account = account_of(wish);
+        let own = self.own.lookups.known_place();
+        if wish.region.is_none() && own.is_some_and(|own| own.account == account) {
+            return Arc::clone(&self.own.budget);
+        }
         let key = (account.clone(), wish.region.clone());
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {

@@ -13,6 +13,7 @@ use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use kube::{Client, Config, Error};
 use tower::retry::RetryLayer;
+use tower::timeout::TimeoutLayer;
 use tower::{BoxError, ServiceBuilder};
 use tower_http::classify::ServerErrorsFailureClass;
 use tower_http::trace::TraceLayer;
@@ -21,20 +22,26 @@ use tracing::field::Empty;
 
 /// For so long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(10);
+/// An answer begins within this: webhooks, which the API server waits for, have half a minute. A connection whose other end is gone without a
+/// word would otherwise be waited on for as long as TCP does.
+const ANSWERS: Duration = Duration::from_secs(40);
+/// And goes on within this: a watch is ended by the API server after five minutes at most.
+const GOES_ON: Duration = Duration::from_secs(310);
 
 /// A client for the cluster that the surroundings name: `KUBECONFIG`, or the pod's ServiceAccount.
 ///
 /// # Errors
 /// When they name none, or one that cannot be used.
 pub async fn infer() -> Result<Client, Error> {
-    client(Config::infer().await.map_err(Error::InferConfig)?, IDLE)
+    client(Config::infer().await.map_err(Error::InferConfig)?, IDLE, ANSWERS)
 }
 
-/// A client that closes connections which were not used for so long.
+/// A client that closes connections which were not used for so long, and waits so long for an answer to begin.
 ///
 /// # Errors
 /// When the configuration cannot be used: a certificate, a key, a proxy.
-fn client(config: Config, idle: Duration) -> Result<Client, Error> {
+fn client(mut config: Config, idle: Duration, answers: Duration) -> Result<Client, Error> {
+    config.read_timeout.get_or_insert(GOES_ON);
     if config.proxy_url.is_some() {
         // Kube knows which proxies it supports.
         return Client::try_from(config);
@@ -68,6 +75,7 @@ fn client(config: Config, idle: Duration) -> Result<Client, Error> {
                 .on_eos(|_: Option<&HeaderMap>, _: Duration, _: &Span| tracing::debug!("stream closed"))
                 .on_failure(failed),
         )
+        .layer(TimeoutLayer::new(answers))
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
@@ -154,7 +162,12 @@ mod tests {
             }
         });
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = client(Config::new(address.parse().unwrap()), Duration::from_millis(100)).unwrap();
+        let client = client(
+            Config::new(address.parse().unwrap()),
+            Duration::from_millis(100),
+            ANSWERS,
+        )
+        .unwrap();
         let ask = |path: &str| {
             let (client, request) = (client.clone(), Request::get(path).body(Vec::new()).unwrap());
             async move { client.request_text(request).await }
@@ -175,5 +188,29 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
         assert!(!watched.is_finished(), "the watch goes on");
+    }
+
+    #[tokio::test]
+    async fn who_is_not_answered_asks_another_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            // The first connection is never answered on.
+            let silent = listener.accept().await.unwrap().0;
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) && !line.ends_with("\r\n\r\n") {}
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            drop(silent);
+        });
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let config = Config::new(address.parse().unwrap());
+        let client = client(config, IDLE, Duration::from_millis(200)).unwrap();
+        let ask = || client.request_text(Request::get("/version").body(Vec::new()).unwrap());
+        assert!(ask().await.is_err());
+        assert_eq!(ask().await.unwrap(), "{}");
+        served.await.unwrap();
     }
 }

@@ -126,6 +126,10 @@ impl Cloud for Aws {
         Some(Self::new(&there.build(), &self.metrics))
     }
 
+    fn region(&self) -> Option<&str> {
+        Some(&self.region)
+    }
+
     async fn place(&self) -> Answer<Place> {
         let answer = ask("GetCallerIdentity", || self.sts.get_caller_identity().send()).await?;
         let account = answer

@@ -175,6 +175,11 @@ pub trait Cloud: Send + Sync + 'static {
         None
     }
 
+    /// The region that is here, where there are several.
+    fn region(&self) -> Option<&str> {
+        None
+    }
+
     /// Whose account and which region our credentials work on.
     fn place(&self) -> impl Future<Output = Answer<Place>> + Send;
     /// A String parameter; `None` when there is none.

@@ -60,16 +60,18 @@ fn tell_usage<C: Cloud>(context: &Context<C>) {
 fn forget_the_gone<C: Cloud>(context: &Context<C>) {
     let there = context.stores.agent_uids();
     context.fleet.forget_gone(|uid| there.contains(uid));
-    for (uid, namespace, name) in context.memories.all() {
-        if there.contains(&uid) {
-            continue;
-        }
+    for uid in context.memories.uids().into_iter().filter(|uid| !there.contains(uid)) {
         context.memories.forget(&uid);
-        context.rounds.forget(&uid);
-        if !context.stores.has_agent(&namespace, &name) {
-            context.metrics.forget_agent(&namespace, &name);
-        }
     }
+    // A round that was under way when its agent went may have told of it afterwards.
+    for uid in context.rounds.agents().into_iter().filter(|uid| !there.contains(uid)) {
+        context.rounds.forget(&uid);
+    }
+    let stores = &context.stores;
+    context
+        .metrics
+        .keep_agents(|namespace, name| stores.has_agent(namespace, name));
+    context.lookups.forget_unused();
 }
 
 /// Removes shared things that nobody used for two sweeps.
@@ -104,7 +106,7 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
         groups.iter().filter(|group| unused.contains_key(&group.id)).count(),
     );
     let steps = plan_shared(&groups, &identities, &unused);
-    if !steps.is_empty() && context.gate.is_open() && context.lookups.owner().await == Ok(OwnerRecord::Ours) {
+    if !steps.is_empty() && context.gate.is_open() && context.lookups.owner_now().await == Ok(OwnerRecord::Ours) {
         for step in steps {
             if !context.gate.is_open() {
                 break;

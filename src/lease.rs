@@ -22,6 +22,8 @@ const DURATION: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// How often the holder renews and the others look.
 const RENEW: Duration = Duration::from_secs(2);
+/// How long an answer is waited for: two attempts fit into what is left of the Lease.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// By our own clock leadership ends this much earlier than others may begin theirs.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -118,11 +120,13 @@ impl Candidate {
         tokio::pin!(stop);
         loop {
             let started = Instant::now();
-            match self.attempt(started).await {
-                Ok(true) => drop(self.sender.send_replace(Some(started + DURATION - MARGIN))),
-                Ok(false) => drop(self.sender.send_replace(None)),
+            match tokio::time::timeout(ATTEMPT, self.attempt(started)).await {
+                Ok(Ok(true)) => drop(self.sender.send_replace(Some(started + DURATION - MARGIN))),
+                Ok(Ok(false)) => drop(self.sender.send_replace(None)),
                 // What we hold runs out by itself; until then the next attempt may work.
-                Err(error) => tracing::warn!(%error, "the Lease could not be renewed"),
+                Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be renewed"),
+                // A connection that nobody answers on is given up with the question: the next one goes another way.
+                Err(_) => tracing::warn!("the Lease could not be renewed: the API server does not answer"),
             }
             tokio::select! {
                 () = &mut stop => break,

@@ -1,7 +1,9 @@
 //! The log: one line for each event, as JSON or for people; with the feature `otlp` also as traces to a collector.
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Registry;
+use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -11,6 +13,8 @@ use crate::args::LogFormat;
 
 /// Ours in full, libraries when something is wrong.
 const DEFAULT: &str = "warn,koi_operator=info";
+/// Our own packages.
+const OURS: &[&str] = &["koi_core", "koi_operator", "koi_wire"];
 
 /// What a program keeps until its end: dropped, it sends what is left.
 pub type Traces = Option<Box<dyn std::any::Any + Send>>;
@@ -29,7 +33,10 @@ pub fn start(
     let (exported, traces) = collector.map(otlp::layer).transpose()?.unzip();
     let wanted = filter.filter(|text| !text.trim().is_empty()).unwrap_or(DEFAULT);
     let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let registry = tracing_subscriber::registry().with(exported).with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(exported)
+        .with(filter)
+        .with(FilterFn::new(harmless));
     // A subscriber that is there already, as in tests, is as good.
     let _ = match format {
         LogFormat::Json => registry.with(json(std::io::stdout)).try_init(),
@@ -38,6 +45,13 @@ pub fn start(
             .try_init(),
     };
     Ok(traces)
+}
+
+/// Libraries log nothing below info, whatever is wished: some write requests, frames and answers as they go over the wire, with the tokens and
+/// keys that are in them.
+fn harmless(metadata: &Metadata<'_>) -> bool {
+    let ours = |target: &str| OURS.iter().any(|name| target.split("::").next() == Some(name));
+    *metadata.level() <= Level::INFO || ours(metadata.target())
 }
 
 /// One object for each event: its own fields at the top, beside them `span`, which says whose round it belongs to.
@@ -70,7 +84,7 @@ mod otlp {
     impl Drop for Rest {
         fn drop(&mut self) {
             // The collector may be away; the program ends all the same.
-            let _ = self.0.shutdown();
+            let _ = self.0.shutdown_with_timeout(std::time::Duration::from_secs(1));
         }
     }
 

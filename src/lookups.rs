@@ -14,7 +14,7 @@ use koi_core::observed::{Known, OwnerRecord, Place, Subnet};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, after, since};
-use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts, SubnetChoice};
+use crate::cloud::{Answer, Cloud, CloudError, ProfileFacts, SubnetChoice, Tagged};
 use crate::fleet::SweepHealth;
 
 const PLACE: Duration = Duration::from_secs(300);
@@ -30,6 +30,10 @@ const DOUBT: Duration = Duration::from_secs(5);
 const ABSENT: Duration = Duration::from_secs(30);
 /// What only people can change is asked for again after this at the latest.
 const FAILED: Duration = Duration::from_secs(600);
+/// No answer is good for longer.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// What nobody asked for during this time is not kept: a settled agent is looked at every ten minutes.
+const UNUSED: Duration = Duration::from_secs(3600);
 
 /// The memory of all look-ups.
 pub struct Lookups<C> {
@@ -98,24 +102,35 @@ impl<C: Cloud> Lookups<C> {
             .await
     }
 
+    /// The same, as far as it is known.
+    #[must_use]
+    pub fn known_place(&self) -> Option<Place> {
+        self.place.peek("")
+    }
+
     /// Whose the cluster id is.
     ///
     /// # Errors
     /// When it was never known and cannot be asked.
     pub async fn owner(&self) -> Answer<OwnerRecord> {
+        self.owner.get("", self.moment(), owner_ttl, || self.read_owner()).await
+    }
+
+    /// The same, asked now: who removes what has no agent goes by nothing older.
+    ///
+    /// # Errors
+    /// When it cannot be asked, whatever was known of it.
+    pub async fn owner_now(&self) -> Answer<OwnerRecord> {
+        let now = self.clock.now();
+        let owner = self.read_owner().await?;
+        self.owner.put("", owner.clone(), after(now, owner_ttl(&owner)));
+        Ok(owner)
+    }
+
+    async fn read_owner(&self) -> Answer<OwnerRecord> {
         let name = names::owner_parameter(&self.cluster_id);
-        let ask = || async {
-            let text = self.cloud.parameter(&name).await?;
-            Ok(read_owner(text.as_deref(), &self.kube_system_uid))
-        };
-        self.owner
-            .get(
-                "",
-                self.moment(),
-                |owner| if *owner == OwnerRecord::Ours { OWNER } else { ABSENT },
-                ask,
-            )
-            .await
+        let text = self.cloud.parameter(&name).await?;
+        Ok(read_owner(text.as_deref(), &self.kube_system_uid))
     }
 
     /// The text of our own owner record.
@@ -241,11 +256,30 @@ impl<C: Cloud> Lookups<C> {
         }
     }
 
+    /// Forgets what nobody asks for any more. Shared profiles stay, for who removes them goes by what is remembered.
+    pub fn forget_unused(&self) {
+        let now = self.clock.now();
+        let is_own = |thing: &Option<Tagged>| {
+            let tags = thing.as_ref().map(|thing| &thing.tags);
+            tags.is_none_or(|tags| tags.contains_key(names::TAG_AGENT_UID))
+        };
+        self.images.forget_unused(now, |_| true);
+        self.subnets.forget_unused(now, |_| true);
+        let unshared = |profile: &Profile| is_own(&profile.facts.profile) && is_own(&profile.facts.role);
+        self.profiles.forget_unused(now, unshared);
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        doubts.retain(|_, at| since(*at, now) < DOUBT);
+    }
+
     /// Profiles that are remembered as there.
     #[must_use]
     pub fn profiles(&self) -> Vec<(String, Profile)> {
         self.profiles.all()
     }
+}
+
+fn owner_ttl(owner: &OwnerRecord) -> Duration {
+    if *owner == OwnerRecord::Ours { OWNER } else { ABSENT }
 }
 
 fn ttl<T>(found: Option<&T>, present: Duration) -> Duration {
@@ -343,7 +377,14 @@ impl<V: Clone> Cache<V> {
         if let Some(answer) = slot.fresh(at) {
             return answer;
         }
-        let _asking = slot.asking.lock().await;
+        let _asking = match slot.asking.try_lock() {
+            Ok(asking) => asking,
+            // Somebody asks, and may have to wait for that: the last answer is good until the next one comes.
+            Err(_) => match slot.lasting(at) {
+                Some(value) => return Ok(value),
+                None => slot.asking.lock().await,
+            },
+        };
         if let Some(answer) = slot.fresh(at) {
             return answer;
         }
@@ -369,6 +410,16 @@ impl<V: Clone> Cache<V> {
         self.slot(key).kept().fresh_until = Timestamp::MIN;
     }
 
+    /// Forgets what ran out long ago, as far as it may go.
+    fn forget_unused(&self, now: Timestamp, may_go: impl Fn(&V) -> bool) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slot| {
+            let kept = slot.kept();
+            let is_used = Arc::strong_count(slot) > 1 || after(kept.fresh_until, UNUSED) > now;
+            is_used || !kept.value.as_ref().is_none_or(&may_go)
+        });
+    }
+
     fn all(&self) -> Vec<(String, V)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots
@@ -386,9 +437,18 @@ impl<V: Clone> Slot<V> {
     fn fresh(&self, at: Moment) -> Option<Answer<V>> {
         let kept = self.kept();
         let outlived = kept.error.is_some() && kept.recovered < at.recovered;
-        (at.now < kept.fresh_until && !outlived)
+        // What is good for longer than any answer was kept before the clock was set back.
+        let ages = kept.fresh_until <= after(at.now, LONGEST);
+        (at.now < kept.fresh_until && ages && !outlived)
             .then(|| kept.answer())
             .flatten()
+    }
+
+    /// The last answer, where nothing but its age speaks against it.
+    fn lasting(&self, at: Moment) -> Option<V> {
+        let kept = self.kept();
+        let only_old = kept.fresh_until > Timestamp::MIN && kept.fresh_until <= at.now;
+        kept.value.clone().filter(|_| only_old)
     }
 
     fn keep(&self, answer: Answer<V>, at: Moment, ttl: impl Fn(&V) -> Duration) -> Answer<V> {
@@ -534,5 +594,52 @@ mod tests {
                 kube_system_uid: "unreadable".into()
             }
         );
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_that_is_under_way_has_the_last_one() {
+        let cache = Cache::default();
+        cache.put("k", 1, at(10));
+        let (asked, answer) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+        let slow = || async {
+            asked.notify_one();
+            answer.notified().await;
+            Ok(2)
+        };
+        let never = || async { panic!("it is asked already") };
+        let first = cache.get("k", on(20, 0), |_| PLACE, slow);
+        let others = async {
+            asked.notified().await;
+            assert_eq!(cache.get("k", on(20, 0), |_| PLACE, never).await, Ok(1));
+            cache.forget("k");
+            let doubted = cache.get("k", on(20, 0), |_| PLACE, never);
+            answer.notify_one();
+            assert_eq!(doubted.await, Ok(2), "what was called in question counts no more");
+        };
+        assert_eq!(futures::join!(first, others).0, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_before_the_clock_was_set_back_is_asked_for_again() {
+        let cache = Cache::default();
+        cache.put("k", 1, at(7200 + 30));
+        let ask = || async { Ok(2) };
+        assert_eq!(cache.get("k", on(0, 0), |_| PLACE, ask).await, Ok(2));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_kept() {
+        let cache = Cache::default();
+        cache.put("old", 1, at(0));
+        cache.put("shared", 2, at(0));
+        cache.put("new", 3, at(100));
+        let held = cache.slot("old");
+        cache.forget_unused(at(3600), |value| *value != 2);
+        assert_eq!(cache.all().len(), 3, "somebody holds it");
+        drop(held);
+        cache.forget_unused(at(3600), |value| *value != 2);
+        let mut kept: Vec<u8> = cache.all().into_iter().map(|(_, value)| value).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [2, 3]);
     }
 }

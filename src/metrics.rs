@@ -177,6 +177,12 @@ impl Metrics {
     pub fn set_orphans(&self, place: &str, kind: &'static str, count: usize) {
         let mut counts = self.sweeps.orphan_counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.insert((kind, place.to_owned()), i64::try_from(count).unwrap_or(i64::MAX));
+        drop(counts);
+        self.sum_orphans(kind);
+    }
+
+    fn sum_orphans(&self, kind: &'static str) {
+        let counts = self.sweeps.orphan_counts.lock().unwrap_or_else(PoisonError::into_inner);
         let all = counts
             .iter()
             .filter(|((of, _), _)| *of == kind)
@@ -192,9 +198,27 @@ impl Metrics {
         self.agents.each.set_ready(namespace, name, ready);
     }
 
-    /// The agent is gone.
-    pub fn forget_agent(&self, namespace: &str, name: &str) {
-        self.agents.each.forget(namespace, name);
+    /// Forgets the agents that are not `there` any more, by namespace and name.
+    pub fn keep_agents(&self, there: impl Fn(&str, &str) -> bool) {
+        self.agents.each.keep(there);
+    }
+
+    /// An account and region is no longer worked on.
+    pub fn forget_place(&self, account: &str, region: &str) {
+        // It may never have been swept.
+        let _ = self.sweeps.at.remove_label_values(&[account, region]);
+        let place = format!("{account}/{region}");
+        let mut counts = self.sweeps.orphan_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let kinds: Vec<&'static str> = counts
+            .keys()
+            .filter(|(_, at)| *at == place)
+            .map(|(kind, _)| *kind)
+            .collect();
+        counts.retain(|(_, at), _| *at != place);
+        drop(counts);
+        for kind in kinds {
+            self.sum_orphans(kind);
+        }
     }
 
     /// How many agents have which reason. Reasons that nobody has any more go to zero.

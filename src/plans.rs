@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use koi_core::api::{KoiPlan, KoiPlanStatus};
+use koi_core::api::{CloudStatus, KoiPlan, KoiPlanStatus};
 use koi_core::desired::plan_account;
 use koi_core::names::MANAGER;
 use koi_core::observed::{Known, Place};
@@ -24,6 +24,7 @@ pub async fn tell_forever<C: Cloud>(accounts: Arc<Accounts<C>>, mut swept: watch
     accounts.own().stores.listed().await;
     loop {
         tell(&accounts).await;
+        accounts.close_unused();
         // A cloud that cannot be swept is no reason to say nothing about plans.
         if let Ok(Err(_)) = tokio::time::timeout(pause, swept.changed()).await {
             return std::future::pending().await;
@@ -51,8 +52,8 @@ async fn tell<C: Cloud>(accounts: &Accounts<C>) {
         let name = plan.name_any();
         let used = uses.get(&name).unwrap_or(&unused);
         let account = accounts.of(&plan_account(plan));
-        let place = place(&account).await;
-        let images = images(&account, used).await;
+        let asked = async { (place(&account).await, images(&account, used).await) };
+        let (place, images) = Box::pin(account.budget.on_own_behalf(asked)).await;
         let facts = PlanFacts {
             place: place.as_ref().ok(),
             refused: place.as_ref().err().and_then(Option::as_ref),
@@ -133,6 +134,15 @@ fn patch(status: &KoiPlanStatus) -> Value {
         images,
         model_arns,
     } = status;
+    let cloud = cloud.as_ref().map(|cloud| {
+        let CloudStatus {
+            account,
+            region,
+            role_arn,
+            external_id,
+        } = cloud;
+        json!({ "account": account, "region": region, "roleArn": role_arn, "externalId": external_id })
+    });
     json!({ "status": {
         "observedGeneration": observed_generation,
         "conditions": conditions,
@@ -154,5 +164,19 @@ mod tests {
             "observedGeneration": -1, "conditions": [], "agents": null, "cloud": null, "images": [], "modelArns": [],
         } });
         assert_eq!(patch(&bare), expected);
+        let here = KoiPlanStatus {
+            cloud: Some(CloudStatus {
+                account: "1".to_owned(),
+                region: "r".to_owned(),
+                ..CloudStatus::default()
+            }),
+            ..bare
+        };
+        let expected = json!({ "account": "1", "region": "r", "roleArn": null, "externalId": null });
+        assert_eq!(
+            patch(&here)["status"]["cloud"],
+            expected,
+            "what a role left goes with it"
+        );
     }
 }

@@ -288,8 +288,7 @@ fn facts(gist: &Gist, leaving: bool) -> Living {
 
 /// Whether the owner record names this cluster, asked anew.
 async fn is_owner<C: Cloud>(context: &Context<C>) -> bool {
-    context.lookups.forget_owner();
-    context.lookups.owner().await == Ok(OwnerRecord::Ours)
+    context.lookups.owner_now().await == Ok(OwnerRecord::Ours)
 }
 
 /// What becomes of each orphan, once. `removes`: what is orphaned may be removed now.

@@ -120,8 +120,14 @@ impl<C: Cloud> Round<'_, C> {
                 created
             }
             Err(kube::Error::Api(refused)) if refused.is_already_exists() => {
-                let found = api.get(&made.name_any()).await.map_err(at("read of the Secret"))?;
-                self.label_secret(&api, found, &made).await?
+                let found = match api.get(&made.name_any()).await {
+                    Ok(found) => found,
+                    Err(error) => return self.denied("read of the Secret", error),
+                };
+                match self.label_secret(&api, found, &made).await {
+                    Ok(found) => found,
+                    Err(error) => return self.denied("patch of the Secret's labels", error),
+                }
             }
             // The namespace is going: the agent will be, too.
             Err(kube::Error::Api(refused))
@@ -141,8 +147,21 @@ impl<C: Cloud> Round<'_, C> {
         Ok(Effect::Done)
     }
 
+    /// A right that is missing is told to who can give it; anything else ends the round.
+    pub(super) fn denied(&self, what: &'static str, error: kube::Error) -> Result<Effect, RoundError> {
+        match error {
+            kube::Error::Api(refused) if refused.is_forbidden() => {
+                let told = no_access("the agent's Secret", &refused.message);
+                let refused = kube::Error::Api(refused);
+                self.context.stores.troubles.call_failed(what, &refused);
+                Ok(rejection(told, Retry::Slow))
+            }
+            error => Err(at(what)(error)),
+        }
+    }
+
     /// Our own Secret without our label is shown by no watch: it gets it back.
-    async fn label_secret(&self, api: &Api<Secret>, found: Secret, made: &Secret) -> Result<Secret, RoundError> {
+    async fn label_secret(&self, api: &Api<Secret>, found: Secret, made: &Secret) -> kube::Result<Secret> {
         let labels = made.labels();
         let labelled = labels
             .iter()
@@ -155,8 +174,7 @@ impl<C: Cloud> Round<'_, C> {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let patched = api.patch(&found.name_any(), &params, &Patch::Merge(patch)).await;
-        let patched = patched.map_err(at("patch of the Secret's labels"))?;
+        let patched = api.patch(&found.name_any(), &params, &Patch::Merge(patch)).await?;
         self.context.metrics.count_write("Secret");
         Ok(patched)
     }

@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use koi_core::plan::Step;
 
+/// Of so many changes it is known who made them: no round looks back so far.
+const KEPT: usize = 4096;
+
 /// Who makes what now, and who changed what last.
 #[derive(Clone, Debug, Default)]
 pub struct Makers(Arc<Mutex<State>>);
@@ -101,6 +104,11 @@ impl Drop for Making {
         let mut state = self.makers.lock();
         state.clock += 1;
         let now = state.clock;
+        if state.shared.len() > KEPT {
+            state
+                .shared
+                .retain(|_, entry| entry.busy || now - entry.changed < KEPT as u64);
+        }
         if let Some(entry) = state.shared.get_mut(&self.name) {
             entry.busy = false;
             if self.begun {

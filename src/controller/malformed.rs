@@ -34,6 +34,9 @@ pub(super) async fn tell<C: Cloud>(context: &Context<C>, invalid: &InvalidObject
         error = invalid.error,
         "the object does not parse as a KoiAgent"
     );
+    context
+        .memories
+        .note_no_wish(metadata.uid.as_deref().unwrap_or_default());
     if !context.gate.is_open() {
         return Ok(Action::await_change());
     }

@@ -136,6 +136,18 @@ impl Memories {
         }
     }
 
+    /// An agent without a wish: what it shared before it shares still; who was never seen with one shares what its instance has.
+    pub(super) fn note_no_wish(&self, uid: &str) {
+        let is_known = self
+            .book()
+            .entries
+            .get(&uid.into())
+            .is_some_and(|entry| entry.uses.is_some());
+        if !is_known {
+            self.note_uses(uid, BTreeSet::new());
+        }
+    }
+
     /// The agent is at rest: it is looked at again then, unless something makes it sooner. A timer of its own, in a queue with all its names
     /// twice, would be a tenth of all that is kept of it.
     pub(super) fn rests_until(&self, uid: &str, moment: Instant) {
@@ -191,14 +203,10 @@ impl Memories {
         }
     }
 
-    /// All that are remembered: UID, namespace, name.
+    /// All that are remembered.
     #[must_use]
-    pub fn all(&self) -> Vec<(String, String, String)> {
-        let told = |(uid, entry): (&Uid, &Entry)| {
-            let (namespace, name) = entry.whereabouts();
-            (uid.to_string(), namespace, name)
-        };
-        self.book().entries.iter().map(told).collect()
+    pub fn uids(&self) -> Vec<String> {
+        self.book().entries.keys().map(ToString::to_string).collect()
     }
 
     /// Remembers an agent as after a round that found it at rest: for the test that weighs it.

@@ -59,6 +59,9 @@ impl<C: Cloud> Round<'_, C> {
         let Ok(desired) = wish else {
             // Whatever is wrong with the wish, or with its plan: what runs goes on running, and is told as it is.
             self.aim_unsettled(&mut observed).await;
+            self.context
+                .memories
+                .note_no_wish(self.agent.metadata.uid.as_deref().unwrap_or_default());
             observed.probe = self.context.rounds.last(&self.agent.uid().unwrap_or_default());
             observed.unsettled_power = Some(self.agent.spec.power);
             if let Some(instance) = current_instance(&observed) {

@@ -14,7 +14,7 @@ use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use k8s_openapi::api::core::v1::Secret;
-use koi_core::api::KoiAgent;
+use koi_core::api::{GROUP, KoiAgent};
 use koi_core::gist::Gist;
 use kube::Resource;
 use kube::core::ObjectMeta;
@@ -59,6 +59,7 @@ impl Summed for KoiAgent {
 
     fn prune(metadata: &mut ObjectMeta) {
         trim(metadata);
+        keep_our_annotations(metadata);
         // Agents are found by name, and by nothing else.
         metadata.labels = None;
     }
@@ -80,6 +81,7 @@ impl Summed for Secret {
 
     fn prune(metadata: &mut ObjectMeta) {
         trim(metadata);
+        keep_our_annotations(metadata);
         // The watch chose it by its label.
         metadata.labels = None;
         for owner in metadata.owner_references.iter_mut().flatten() {
@@ -100,6 +102,14 @@ impl Summed for Secret {
         let read = DeflateDecoder::new(body).read_to_end(&mut text);
         read.map(|_| text).map_err(|error| error.to_string())
     }
+}
+
+/// Others may write a quarter of a megabyte of theirs.
+fn keep_our_annotations(metadata: &mut ObjectMeta) {
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, _| key.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/')));
+    }
+    metadata.annotations.take_if(|annotations| annotations.is_empty());
 }
 
 /// An object that is put away until somebody looks at it; or why it is none of its kind.
@@ -149,6 +159,11 @@ impl<K: Resource + Summed + Serialize + DeserializeOwned> Packed<K> {
             kept: kept.map_err(String::into_boxed_str),
             kind: PhantomData,
         }
+    }
+
+    /// How many bytes are kept beside the metadata.
+    pub(super) fn weight(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.body.len())
     }
 
     /// The object; or what is wrong with it.

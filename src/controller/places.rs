@@ -27,7 +27,7 @@ impl Places {
     /// Takes a place for one more agent of a plan, unless `limit` others have one. `shown`: those that status shows.
     fn take(&self, plan: Option<&str>, uid: &str, shown: BTreeSet<String>, limit: usize, now: Timestamp) -> bool {
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        given.retain(|_, (_, at)| since(*at, now) < WATCH_LAG);
+        given.retain(|uid, (_, at)| since(*at, now) < WATCH_LAG && !shown.contains(uid));
         let recent = given.iter().filter(|(_, (of, _))| of.as_deref() == plan);
         let mut others: BTreeSet<String> = recent.map(|(uid, _)| uid.clone()).chain(shown).collect();
         others.remove(uid);
@@ -108,6 +108,11 @@ mod tests {
             "status goes on saying it"
         );
         assert!(places.take(Some("p"), "d", shown(&["a"]), 2, at(40)));
+        assert!(!places.take(Some("p"), "e", shown(&["d"]), 1, at(41)));
+        assert!(
+            places.take(Some("p"), "e", shown(&[]), 1, at(42)),
+            "status showed it, and shows that it is over"
+        );
         assert!(!places.take(Some("p"), "e", shown(&[]), 0, at(80)), "none at all");
     }
 }

@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 
 use super::apply::{Effect, rejection};
-use super::{Round, RoundError, at, secret};
+use super::{Round, RoundError, secret};
 use crate::cloud::Cloud;
 use crate::probe::{self, Patience, Target};
 
@@ -91,8 +91,10 @@ impl<C: Cloud> Round<'_, C> {
         let now = self.context.clock.now();
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &namespace);
         // The watch keeps it, but may be behind: the patch holds for exactly this state.
-        let Some(found) = api.get_opt(&name).await.map_err(at("read of the Secret"))? else {
-            return Ok(Effect::Conflict);
+        let found = match api.get_opt(&name).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Effect::Conflict),
+            Err(error) => return self.denied("read of the Secret", error),
         };
         let decided_on = self.secret().and_then(|secret| secret.version.clone());
         if !secret::is_owned(&found, &self.agent) || found.resource_version() != decided_on {
@@ -116,7 +118,7 @@ impl<C: Cloud> Round<'_, C> {
                 Ok(Effect::Done)
             }
             Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.is_not_found() => Ok(Effect::Conflict),
-            Err(error) => Err(at("patch of the Secret")(error)),
+            Err(error) => self.denied("patch of the Secret", error),
         }
     }
 }

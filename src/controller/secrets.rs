@@ -20,6 +20,9 @@ use super::troubles::denied;
 use super::{Packed, Round};
 use crate::cloud::Cloud;
 
+/// No agent's Secret is as large, compressed.
+const LARGEST: usize = 32 << 10;
+
 /// All of them, by namespace and name.
 #[derive(Clone, Default)]
 pub struct Secrets(Arc<RwLock<HashMap<Box<str>, Shown>>>);
@@ -43,10 +46,18 @@ impl Shown {
         let is_read = before.is_some_and(|before| before.unread.is_none() && before.version == version);
         Self {
             owners: owners.collect(),
-            unread: (!is_read).then(|| Arc::new(secret.clone())),
+            unread: (!is_read && is_kept(secret)).then(|| Arc::new(secret.clone())),
             version,
         }
     }
+}
+
+/// Whether somebody will read it: anybody may put our label on anything. What an agent's own one holds is some kilobytes; of a larger one the API
+/// server is asked when it is needed.
+fn is_kept(secret: &Packed<Secret>) -> bool {
+    let name = secret.name_any();
+    let mut owners = secret.owner_references().iter();
+    owners.any(|owner| names::token_secret(&owner.name) == name) && secret.weight() <= LARGEST
 }
 
 impl Secrets {
@@ -227,19 +238,23 @@ fn key(namespace: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::ByteString;
     use serde_json::json;
 
     use super::*;
 
     fn secret(name: &str, version: &str) -> Packed<Secret> {
-        let owner = json!({ "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "name": "a", "uid": format!("uid-of-{name}") });
-        let metadata =
-            json!({ "namespace": "ns", "name": name, "resourceVersion": version, "ownerReferences": [owner] });
+        let owner = json!({ "apiVersion": "skykoi.io/v1alpha1", "kind": "KoiAgent", "name": name, "uid": format!("uid-of-{name}") });
+        let metadata = json!({ "namespace": "ns", "name": names::token_secret(name), "resourceVersion": version, "ownerReferences": [owner] });
         serde_json::from_value(json!({ "metadata": metadata, "data": { "token": "dG9rZW4=" } })).unwrap()
     }
 
     fn versions(secrets: &Secrets) -> [Option<String>; 2] {
-        ["a", "b"].map(|name| secrets.get("ns", name).map(|shown| shown.version.into()))
+        ["a", "b"].map(|name| {
+            secrets
+                .get("ns", &names::token_secret(name))
+                .map(|shown| shown.version.into())
+        })
     }
 
     #[test]
@@ -247,14 +262,17 @@ mod tests {
         let secrets = Secrets::default();
         let mut keeper = secrets.keeper();
         keeper(&Event::Apply(secret("a", "1")));
-        let shown = secrets.get("ns", "a").unwrap();
+        let shown = secrets.get("ns", &names::token_secret("a")).unwrap();
         assert_eq!((&*shown.owners, &*shown.version), (["uid-of-a".into()].as_slice(), "1"));
-        let read = secrets.read("ns", "a").unwrap().unpack().unwrap();
+        let read = secrets.read("ns", &names::token_secret("a")).unwrap().unpack().unwrap();
         assert_eq!(read.data.unwrap()["token"].0, b"token");
-        assert!(secrets.read("ns", "a").is_none());
+        assert!(secrets.read("ns", &names::token_secret("a")).is_none());
         assert_eq!(versions(&secrets), [Some("1".to_owned()), None]);
         keeper(&Event::Apply(secret("a", "2")));
-        assert!(secrets.read("ns", "a").is_some(), "another version");
+        assert!(
+            secrets.read("ns", &names::token_secret("a")).is_some(),
+            "another version"
+        );
     }
 
     #[test]
@@ -263,14 +281,38 @@ mod tests {
         let mut keeper = secrets.keeper();
         keeper(&Event::Apply(secret("a", "1")));
         keeper(&Event::Apply(secret("b", "1")));
-        drop(secrets.read("ns", "b"));
+        drop(secrets.read("ns", &names::token_secret("b")));
         keeper(&Event::Init);
         keeper(&Event::InitApply(secret("b", "1")));
         assert_eq!(versions(&secrets), [Some("1".to_owned()), Some("1".to_owned())]);
         keeper(&Event::InitDone);
         assert_eq!(versions(&secrets), [None, Some("1".to_owned())]);
-        assert!(secrets.read("ns", "b").is_none(), "it was read before");
+        assert!(
+            secrets.read("ns", &names::token_secret("b")).is_none(),
+            "it was read before"
+        );
         keeper(&Event::Delete(secret("b", "1")));
         assert_eq!(versions(&secrets), [None, None]);
+    }
+
+    #[test]
+    fn what_nobody_will_read_is_not_kept() {
+        let secrets = Secrets::default();
+        let mut keeper = secrets.keeper();
+        let mut large = secret("a", "1").unpack().unwrap();
+        let mut noise = vec![0; 3 * LARGEST];
+        getrandom::fill(&mut noise).unwrap();
+        large
+            .data
+            .get_or_insert_default()
+            .insert("more".to_owned(), ByteString(noise));
+        keeper(&Event::Apply(Packed::new(large)));
+        let mut strange = secret("b", "1").unpack().unwrap();
+        strange.metadata.name = Some("other".to_owned());
+        keeper(&Event::Apply(Packed::new(strange)));
+        for name in [names::token_secret("a"), "other".to_owned()] {
+            assert!(secrets.get("ns", &name).is_some(), "that it is there is known");
+            assert!(secrets.read("ns", &name).is_none(), "{name}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The wiring: what is watched, what is kept of it, and what wakes which agent.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
@@ -21,7 +21,7 @@ use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::memory::Sight;
@@ -32,7 +32,9 @@ use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 
 /// How many agents are worked on at once.
-const CONCURRENCY: u16 = 64;
+const AT_ONCE: usize = 64;
+/// How many of them of one namespace: the others always find room, whatever those wait for.
+const OF_ONE_NAMESPACE: usize = 48;
 /// What `kubectl apply` keeps for itself: the whole object once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How many objects are listed in one answer.
@@ -164,14 +166,20 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     let queue = Queue::default();
     let (queued, metrics) = (queue.clone(), Arc::clone(&context.metrics));
     let triggers = triggers(&context, wiring, woken).inspect_ok(move |request| queued.push(&request.obj_ref));
-    let spawned = tasks.clone();
+    let (spawned, room) = (tasks.clone(), Room::default());
     let work = move |guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>| {
-        queue.pop(&ObjectRef::from_obj(guarded.as_ref()));
-        metrics.set_queue(queue.len(), spawned.len() + 1);
-        let task = spawned.spawn(reconcile(guarded, accounts));
-        let task = AbortOnDropHandle::new(task);
-        // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
+        let (queue, metrics, spawned, room) = (queue.clone(), Arc::clone(&metrics), spawned.clone(), room.clone());
         async move {
+            let place = room.enter(&guarded.namespace().unwrap_or_default()).await;
+            queue.pop(&ObjectRef::from_obj(guarded.as_ref()));
+            metrics.set_queue(queue.len(), spawned.len() + 1);
+            let round = async move {
+                let done = reconcile(guarded, accounts).await;
+                drop(place);
+                done
+            };
+            let task = AbortOnDropHandle::new(spawned.spawn(round));
+            // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
             task.await.unwrap_or_else(|panic| {
                 Err(RoundError::Panic {
                     told: panic.to_string(),
@@ -180,7 +188,8 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
         }
         .boxed()
     };
-    let config = Config::default().concurrency(CONCURRENCY);
+    // Who waits for its turn waits in the room, where it is fair.
+    let config = Config::default().concurrency(0);
     let rounds = applier(work, on_error, accounts, agents, triggers, config);
     let rounds = rounds.for_each(|result| {
         if let Err(error) = result {
@@ -198,6 +207,49 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     tokio::select! {
         () = rounds => {}
         () = drained => {}
+    }
+}
+
+/// Where rounds happen: so many at once, and so many of one namespace, each in the order in which it came.
+#[derive(Clone)]
+struct Room {
+    all: Arc<Semaphore>,
+    namespaces: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
+}
+
+/// Room for one round; also what is shared by those of its namespace, while one of them is there.
+type Place = (Arc<Semaphore>, Vec<OwnedSemaphorePermit>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(AT_ONCE)),
+            namespaces: Arc::default(),
+        }
+    }
+}
+
+impl Room {
+    /// Waits for room. Whoever stands in line for the room at all has room in its namespace: there are never many of one.
+    async fn enter(&self, namespace: &str) -> Place {
+        let own = self.of(namespace);
+        let mut permits = Vec::with_capacity(2);
+        for semaphore in [&own, &self.all] {
+            // Neither is ever closed.
+            permits.extend(Arc::clone(semaphore).acquire_owned().await.ok());
+        }
+        (own, permits)
+    }
+
+    fn of(&self, namespace: &str) -> Arc<Semaphore> {
+        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = namespaces.get(namespace).and_then(Weak::upgrade) {
+            return there;
+        }
+        namespaces.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let fresh = Arc::new(Semaphore::new(OF_ONE_NAMESPACE));
+        namespaces.insert(namespace.to_owned(), Arc::downgrade(&fresh));
+        fresh
     }
 }
 
@@ -324,17 +376,18 @@ fn valid(
     troubles: &Troubles,
 ) -> impl Stream<Item = watcher::Result<watcher::Event<KoiPlan>>> + Send + 'static {
     use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-    let troubles = troubles.clone();
+    let (troubles, told) = (troubles.clone(), troubles.clone());
+    let mut listed = BTreeSet::new();
     let sift = move |guarded: Checked<KoiPlan>| {
         let object = malformed_plan(&guarded.name_any());
         match guarded.0 {
             Ok(plan) => {
-                troubles.mended(&object);
+                told.mended(&object);
                 Ok(plan)
             }
             Err(invalid) => {
                 tracing::warn!(object, error = invalid.error, "left aside");
-                troubles.malformed(&object, &invalid.error);
+                told.malformed(&object, &invalid.error);
                 Err(Box::new(KoiPlan {
                     metadata: invalid.metadata,
                     ..KoiPlan::default()
@@ -347,19 +400,33 @@ fn valid(
             Apply(guarded) => Some(sift(guarded).map_or_else(|plan| Delete(*plan), Apply)),
             Delete(guarded) => {
                 let plan = sift(guarded).unwrap_or_else(|plan| *plan);
+                troubles.mended(&malformed_plan(&plan.name_any()));
                 Some(Delete(plan))
             }
-            Init => Some(Init),
-            InitApply(guarded) => sift(guarded).ok().map(InitApply),
-            InitDone => Some(InitDone),
+            Init => {
+                listed.clear();
+                Some(Init)
+            }
+            InitApply(guarded) => {
+                listed.insert(malformed_plan(&guarded.name_any()));
+                sift(guarded).ok().map(InitApply)
+            }
+            InitDone => {
+                // What went while the watch was broken is wrong no more.
+                troubles.keep(PLAN, &std::mem::take(&mut listed));
+                Some(InitDone)
+            }
         };
         futures::future::ready(Ok(event))
     })
 }
 
-/// How a plan that does not parse is told.
+/// How plans that do not parse are told.
+const PLAN: &str = "KoiPlan/";
+
+/// How one of them is.
 pub(super) fn malformed_plan(name: &str) -> String {
-    format!("KoiPlan/{name}")
+    format!("{PLAN}{name}")
 }
 
 /// All of a kind, a few at a time: a page is in memory twice while it is read, with all that is not kept of it.

@@ -2,7 +2,7 @@
 //!
 //! It is told on `/readyz` in the API server's own words, which name the verb and the resource, until it works again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +68,12 @@ impl Troubles {
     /// The object is gone, or valid again.
     pub(super) fn mended(&self, object: &str) {
         self.lock().remove(object);
+    }
+
+    /// Of all objects that are told with this beginning only these are there.
+    pub(super) fn keep(&self, beginning: &str, there: &BTreeSet<String>) {
+        self.lock()
+            .retain(|object, _| !object.starts_with(beginning) || there.contains(object));
     }
 
     /// What is wrong with an object, if it is told as malformed.

@@ -65,11 +65,17 @@ pub async fn sweep_forever<C: Cloud>(
         if ok {
             swept.send_modify(|count| *count += 1);
         }
+        let ended = Instant::now();
         tokio::select! {
             () = tokio::time::sleep(pause(interval, began.elapsed(), ok)) => {}
-            () = fleet.inner.sweep_wanted.notified() => {}
+            () = fleet.inner.sweep_wanted.notified() => tokio::time::sleep_until(ended + wanted_pause(interval)).await,
         }
     }
+}
+
+/// Who wants a sweep at once waits so long after the last one: when a cloud fails a thousand agents, all of them want one.
+fn wanted_pause(interval: Duration) -> Duration {
+    (interval / 10).min(Duration::from_secs(2))
 }
 
 /// How long to wait after a sweep that took so long: they begin an interval after one another, and leave the cloud alone for a while however

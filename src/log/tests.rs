@@ -38,6 +38,25 @@ fn a_json_line_says_whose_round_which_step_and_which_request() {
     assert_eq!(line, expected);
 }
 
+#[test]
+fn a_library_says_nothing_of_what_it_sends_whatever_is_wished() {
+    let kept = Kept::default();
+    let writer = kept.clone();
+    let layers = Registry::default()
+        .with(EnvFilter::new("trace"))
+        .with(FilterFn::new(harmless))
+        .with(json(move || writer.clone()));
+    tracing::subscriber::with_default(layers, || {
+        tracing::trace!(target: "tungstenite::protocol", "sent the token");
+        tracing::info!(target: "tungstenite::protocol", "closed");
+        tracing::debug!(target: "koi_operator_like", "sent the key");
+        tracing::trace!(target: "koi_operator::probe", "looked");
+    });
+    let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("closed") && text.contains("looked"), "{text}");
+    assert!(!text.contains("sent"), "{text}");
+}
+
 #[cfg(not(feature = "otlp"))]
 #[test]
 fn a_collector_without_the_feature_is_told_and_not_passed_over() {

@@ -70,8 +70,8 @@ impl EachAgent {
         }
     }
 
-    pub(super) fn forget(&self, namespace: &str, name: &str) {
-        self.lock().remove(&key(namespace, name));
+    pub(super) fn keep(&self, there: impl Fn(&str, &str) -> bool) {
+        self.lock().retain(|(namespace, name), _| there(namespace, name));
     }
 
     pub(super) fn clear(&self) {

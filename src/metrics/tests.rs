@@ -31,7 +31,7 @@ fn an_agent_that_is_gone_leaves_no_series() {
             .text()
             .contains("koi_agent_ready{name=\"a\",namespace=\"ns\"} 1")
     );
-    metrics.forget_agent("ns", "a");
+    metrics.keep_agents(|_, name| name != "a");
     assert!(!metrics.text().contains("name=\"a\""));
 }
 
@@ -70,7 +70,7 @@ fn usage_grows_by_what_is_new_and_begins_anew_with_its_gateway() {
         text.contains("koi_agent_cost_usd_total{name=\"a\",namespace=\"ns\"} 2.25"),
         "{text}"
     );
-    metrics.forget_agent("ns", "a");
+    metrics.keep_agents(|_, name| name != "a");
     assert!(!metrics.text().contains("name=\"a\""));
 }
 

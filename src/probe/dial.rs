@@ -3,7 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
 use koi_core::observed::{Hop, ProbeFailure};
+use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -104,6 +106,13 @@ fn tls_words(error: &io::Error) -> String {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)) => {
             "another certificate than the Secret's answers".to_owned()
         }
+        // The library's words tell the time of the look: a status that is written for them would be written with each look.
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::ExpiredContext { not_after, .. })) => {
+            format!("the certificate ended {}", moment(*not_after))
+        }
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidYetContext {
+            not_before, ..
+        })) => format!("the certificate begins {} only", moment(*not_before)),
         Some(error) => error.to_string(),
         None if matches!(
             error.kind(),
@@ -114,6 +123,11 @@ fn tls_words(error: &io::Error) -> String {
         }
         None => error.to_string(),
     }
+}
+
+fn moment(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).map_or_else(|_| "at a time without a date".to_owned(), |time| time.to_string())
 }
 
 async fn upgrade(target: &Target, stream: TlsStream<TcpStream>, patience: Patience) -> Result<Socket, ProbeFailure> {

@@ -10,7 +10,7 @@ use koi_core::observed::{Probe, Pushed};
 use koi_core::uid::Uid;
 use koi_wire::Redacted;
 use koi_wire::health::Usage;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::answers::{Answer, Answers};
@@ -24,6 +24,11 @@ use crate::metrics::Metrics;
 
 /// At most so many at once.
 const AT_ONCE: usize = 64;
+/// Of them gateways that do not answer, and those that have not for long.
+const UNWELL: usize = 48;
+const LONG_UNWELL: usize = 32;
+/// When too many of those are asked, the next one waits for so long.
+const CROWDED: Duration = Duration::from_secs(1);
 /// While it boots, or has just broken.
 const EAGER: Duration = Duration::from_millis(500);
 /// For so long.
@@ -53,6 +58,8 @@ struct Inner {
     book: Mutex<Book>,
     changed: Notify,
     permits: Arc<Semaphore>,
+    unwell: Arc<Semaphore>,
+    long_unwell: Arc<Semaphore>,
     outage: Mutex<Option<(Instant, bool)>>,
 }
 
@@ -153,6 +160,28 @@ impl Entry {
     }
 }
 
+/// A question that is being asked. One that ends in a panic is a mistake of ours, and no reason never to ask again.
+struct Asked<'a> {
+    rounds: &'a Rounds,
+    uid: &'a str,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (mut book, agent) = (self.rounds.book(), Uid::from(self.uid));
+        if let Some(entry) = book.entries.get_mut(&agent) {
+            entry.asking = false;
+            entry.schedule.due = Instant::now() + PATIENT;
+        }
+        book.plan(agent);
+        drop(book);
+        self.rounds.inner.changed.notify_one();
+    }
+}
+
 /// What a look found out about token and certificate.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
@@ -209,6 +238,8 @@ impl Rounds {
             book: Mutex::default(),
             changed: Notify::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
+            unwell: Arc::new(Semaphore::new(UNWELL)),
+            long_unwell: Arc::new(Semaphore::new(LONG_UNWELL)),
             outage: Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
@@ -401,6 +432,11 @@ impl Rounds {
             // Whoever finishes makes room and rings.
             let permit = Arc::clone(&self.inner.permits).try_acquire_owned().ok()?;
             let entry = book.entries.get_mut(&uid)?;
+            let Some(room) = self.room(&entry.schedule, now) else {
+                entry.schedule.due = now + CROWDED;
+                book.plan(uid);
+                continue;
+            };
             entry.asking = true;
             let patience = if entry.schedule.broken_since.is_some() {
                 Patience::BOOTING
@@ -411,11 +447,28 @@ impl Rounds {
             let (rounds, target) = (self.clone(), entry.target.clone());
             let uid = uid.to_string();
             tokio::spawn(async move {
+                let asked = Asked {
+                    rounds: &rounds,
+                    uid: &uid,
+                };
                 rounds.visit(&uid, &target, patience, show).await;
-                drop(permit);
+                drop(asked);
+                drop((permit, room));
                 rounds.inner.changed.notify_one();
             });
         }
+    }
+
+    /// Who does not answer takes long to ask, and may be a whole network: it leaves room for who does, and who has not answered for long leaves
+    /// room for who boots. `None`: there is no room now.
+    fn room(&self, schedule: &Schedule, now: Instant) -> Option<Vec<OwnedSemaphorePermit>> {
+        let since = schedule.broken_since;
+        let unwell = since.map(|_| &self.inner.unwell);
+        let long = since
+            .filter(|since| now - *since >= EAGER_FOR)
+            .map(|_| &self.inner.long_unwell);
+        let rooms = unwell.into_iter().chain(long);
+        rooms.map(|room| Arc::clone(room).try_acquire_owned().ok()).collect()
     }
 
     async fn visit(&self, uid: &str, target: &Target, patience: Patience, show: bool) {

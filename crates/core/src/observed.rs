@@ -4,7 +4,7 @@ mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
@@ -785,4 +785,16 @@ pub struct Refused {
     pub count: u32,
     /// Not before this; `None`: not before the wish changes.
     pub retry_at: Option<Timestamp>,
+}
+
+/// The longest pause after a refusal, and some.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(70);
+
+impl Refused {
+    /// Whether it is too early to ask again. A time that lies further ahead than any pause was noted before the clock was set back.
+    #[must_use]
+    pub fn waits(&self, now: Timestamp) -> bool {
+        let ahead = |at: Timestamp| at.duration_since(now);
+        self.retry_at.is_none_or(|at| at > now && ahead(at) <= LONGEST_PAUSE)
+    }
 }

@@ -558,15 +558,22 @@ fn workspace(report: &Report<'_>) -> Option<WorkspaceStatus> {
 fn planned_action(report: &Report<'_>) -> Option<PlannedAction> {
     let before = report.previous.planned_action.as_ref();
     if let Some(planned) = &report.plan.planned {
-        let paused = report
-            .paused()
-            .then(|| format!("the end of the pause ({})", annotations::PAUSED));
+        let down = report
+            .instance()
+            .is_none_or(|instance| instance.state != InstanceState::Running);
+        let begun = before.is_some_and(|before| before.kind == planned.kind && before.waiting_for.is_none());
+        let waiting_for = match report.paused() {
+            // Who was taken down for it counts until it is well again.
+            true if begun && down => None,
+            true => Some(format!("the end of the pause ({})", annotations::PAUSED)),
+            false => planned.waiting_for.clone(),
+        };
         let same = before.filter(|before| before.kind == planned.kind && before.reason == planned.reason);
         return Some(PlannedAction {
             kind: planned.kind,
             reason: planned.reason.clone(),
             since: same.map_or_else(|| time(report.now), |before| before.since.clone()),
-            waiting_for: paused.or_else(|| planned.waiting_for.clone()),
+            waiting_for,
         });
     }
     let under_way = before.filter(|before| before.waiting_for.is_none());

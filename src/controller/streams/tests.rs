@@ -31,7 +31,7 @@ async fn a_plan_that_makes_no_sense_counts_as_gone_and_is_told_and_the_others_go
         InitDone,
         Apply(plan("a", &broken)),
         Apply(plan("b", &sound)),
-        Delete(plan("c", &sound)),
+        Delete(plan("c", &broken)),
     ];
     let troubles = Troubles::default();
     let seen: Vec<String> = valid(futures::stream::iter(events.map(Ok)), &troubles)
@@ -46,6 +46,27 @@ async fn a_plan_that_makes_no_sense_counts_as_gone_and_is_told_and_the_others_go
         !report.contains("KoiPlan/b") && !report.contains("KoiPlan/c"),
         "{report}"
     );
+}
+
+#[tokio::test]
+async fn a_plan_that_went_while_the_watch_was_broken_is_told_no_more() {
+    use watcher::Event::{Init, InitApply, InitDone};
+    let broken = json!({ "default": "yes, please" });
+    let events = [
+        Init,
+        InitApply(plan("a", &broken)),
+        InitApply(plan("b", &broken)),
+        InitDone,
+        Init,
+        InitApply(plan("b", &broken)),
+        InitDone,
+    ];
+    let troubles = Troubles::default();
+    troubles.malformed("other/a", "odd");
+    let events = valid(futures::stream::iter(events.map(Ok)), &troubles);
+    assert_eq!(events.try_collect::<Vec<_>>().await.unwrap().len(), 4);
+    let told = ["KoiPlan/a", "KoiPlan/b", "other/a"].map(|object| troubles.of(object).is_some());
+    assert_eq!(told, [false, true, true]);
 }
 
 #[test]
@@ -204,4 +225,28 @@ fn a_watch_begins_again_within_seconds_however_long_it_was_broken() {
     assert!(pauses[0] <= 2 * BROKEN.0, "{pauses:?}");
     let longest = pauses.iter().max().unwrap();
     assert!((BROKEN.1..=2 * BROKEN.1).contains(longest), "{pauses:?}");
+}
+
+#[tokio::test]
+async fn a_namespace_that_takes_its_time_leaves_room_for_the_others() {
+    let room = Room::default();
+    let slow = futures::future::join_all((0..OF_ONE_NAMESPACE).map(|_| room.enter("slow"))).await;
+    let soon = Duration::from_millis(50);
+    let waits = tokio::spawn({
+        let room = room.clone();
+        async move { room.enter("slow").await }
+    });
+    for _ in 0..3 {
+        let others = (OF_ONE_NAMESPACE..AT_ONCE).map(|number| {
+            let room = &room;
+            async move { room.enter(["b", "c"][number % 2]).await }
+        });
+        let others = tokio::time::timeout(soon, futures::future::join_all(others)).await;
+        assert_eq!(others.unwrap().len(), AT_ONCE - OF_ONE_NAMESPACE);
+    }
+    assert!(!waits.is_finished());
+    drop(slow);
+    drop(waits.await.unwrap());
+    drop(room.enter("b").await);
+    assert_eq!(room.namespaces.lock().unwrap().len(), 1, "nobody is in the others");
 }

@@ -204,7 +204,7 @@ impl<'a> Round<'a> {
     fn is_refused(&self, step: &Step) -> bool {
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
         standing.any(|refused| {
-            let waits = refused.retry_at.is_none_or(|at| at > self.now);
+            let waits = refused.waits(self.now);
             let in_vain = refused.count >= TRIES || refused.refusal.stalls(refused.count);
             waits && in_vain && gate::concerns(refused, step)
         })

@@ -173,7 +173,7 @@ pub(super) fn concerns(refused: &Refused, step: &Step) -> bool {
 
 /// Takes a step that waits out of the plan, with what hangs on it.
 fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
-    let Some(position) = position(plan, refused).filter(|_| refused.retry_at.is_none_or(|at| at > now)) else {
+    let Some(position) = position(plan, refused).filter(|_| refused.waits(now)) else {
         return;
     };
     let waits = refused.retry_at.map_or(AT_REST, |at| until(at, now));
@@ -201,7 +201,7 @@ pub(super) fn tell_refused(plan: &mut Plan, claim: &Claim, observed: &Observed) 
 /// Takes what is refused for now out of a plan whose verdict is about something else.
 pub(super) fn hold_aside(plan: &mut Plan, observed: &Observed, now: Timestamp) {
     for refused in observed.refusal.iter().chain(&observed.refused_before) {
-        let waits = refused.retry_at.is_none_or(|at| at > now);
+        let waits = refused.waits(now);
         if waits && position(plan, refused).is_some() {
             plan.steps.retain(|step| !concerns(refused, step));
             let again = refused.retry_at.map_or(AT_REST, |at| until(at, now));

@@ -13,8 +13,6 @@ use jiff::{SignedDuration, Timestamp};
 
 /// IAM takes seconds to show a fresh profile to EC2; waiting costs less than refused launches.
 const IDENTITY_PROPAGATION: SignedDuration = SignedDuration::from_secs(5);
-/// IAM's own replicas take a moment to know a fresh role or profile; what is asked of them before that is refused.
-const IDENTITY_REPLICATION: SignedDuration = SignedDuration::from_secs(1);
 /// How long EC2 may hide what exists.
 pub(super) const VISIBILITY: SignedDuration = SignedDuration::from_secs(300);
 /// How long a launch that may have happened unseen holds back conclusions.
@@ -243,25 +241,15 @@ pub(super) fn token_was_used(observed: &Observed, launch: &LaunchStatus) -> bool
     matches!(code, Some(TOKEN_MISMATCH | TOKEN_TERMINATED))
 }
 
-/// A launch waits until EC2 can have heard of what we changed in IAM.
+/// A launch waits until EC2 can have heard of what we changed in IAM. A change that lies ahead says that the clock was set, and nothing of its age.
 pub(super) fn propagated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Result<(), Halt> {
-    aged(agent, observed, IDENTITY_PROPAGATION, now)
-}
-
-/// What is put together waits until IAM can have heard of its parts.
-pub(super) fn replicated(agent: &DesiredAgent, observed: &Observed, now: Timestamp) -> Result<(), Halt> {
-    aged(agent, observed, IDENTITY_REPLICATION, now)
-}
-
-/// Our last change of the identity is at least so old. One that lies ahead says that the clock was set, and nothing of how old it is.
-fn aged(agent: &DesiredAgent, observed: &Observed, age: SignedDuration, now: Timestamp) -> Result<(), Halt> {
     let changed_at = observed
         .identity
         .present()
         .filter(|identity| identity.ours)
         .and_then(|identity| identity.changed_at)
         .filter(|changed_at| *changed_at <= now);
-    let Some(ready_at) = changed_at.and_then(|at| at.checked_add(age).ok()) else {
+    let Some(ready_at) = changed_at.and_then(|at| at.checked_add(IDENTITY_PROPAGATION).ok()) else {
         return Ok(());
     };
     if ready_at <= now {

@@ -127,21 +127,22 @@ pub fn event_for_step(step: &Step, observed: &Observed) -> Option<EventFacts> {
         )),
         Step::RestoreTags { id, tags } => {
             let keys: Vec<&str> = tags.keys().map(String::as_str).collect();
-            repair(format!("Put the tags {} of {id} back.", keys.join(", ")))
+            repair(format!("Set the tags {} of {id} as they are wished.", keys.join(", ")))
         }
         Step::GrowVolume { volume_id, size_gib } => {
             repair(format!("Lets data volume {volume_id} grow to {size_gib} GiB."))
         }
-        Step::PutBundle { instance_id, .. } if observed.bundle_gone => {
+        Step::PutBundle { instance_id, .. } if observed.bundle_gone && has_bundle(observed, instance_id) => {
             repair(format!("Wrote the lost bundle of instance {instance_id} again."))
         }
         Step::StartInstance { instance_id } => repair(format!("Started instance {instance_id}.")),
         Step::AttachVolume { volume_id, instance_id } => {
             repair(format!("Attached data volume {volume_id} to {instance_id}."))
         }
-        Step::AuthorizeIngress { group_id, rules } if live => {
-            repair(format!("Restored {} rules of security group {group_id}.", rules.len()))
-        }
+        Step::AuthorizeIngress { group_id, rules } if live => repair(format!(
+            "Gave security group {group_id} {} rules that it lacked.",
+            rules.len()
+        )),
         Step::RevokeIngress { group_id, rules } => repair(format!(
             "Removed {} rules that nobody asked for from security group {group_id}.",
             rules.len()
@@ -178,6 +179,12 @@ fn farewell_event(step: &Step) -> Option<EventFacts> {
         }),
         _ => None,
     }
+}
+
+/// A bundle was written for this instance before.
+fn has_bundle(observed: &Observed, instance_id: &str) -> bool {
+    let written = observed.recorded.bundle.as_ref();
+    written.is_some_and(|bundle| bundle.instance_id == instance_id)
 }
 
 fn is_restart(observed: &Observed, instance_id: &str) -> bool {

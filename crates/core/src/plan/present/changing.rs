@@ -21,6 +21,16 @@ const TAKES_TYPE: &str = "EC2 to take the new type";
 /// Follows what EC2 says about a change that it refuses.
 pub(crate) const UNTIL_THEN: &str = " Until then ";
 
+/// What no change brings about is for people; the instance goes on as it is.
+fn impossible(planned: &Planned) -> Halt {
+    let message = format!(
+        "{}: no change brings that about on the data volume that the agent has. Set it back, or make a new agent.{UNTIL_THEN}the instance \
+         stays as it is.",
+        planned.reason
+    );
+    Halt::blocked(Reason::InvalidSpec, message)
+}
+
 impl Round<'_> {
     /// Goes on with a change that is under way, or begins one; `Ok` where none stands in the way of keeping the instance.
     pub(super) fn change(&mut self, instance: &Instance) -> Result<(), Halt> {
@@ -34,6 +44,9 @@ impl Round<'_> {
         };
         let planned = self.unless_refused(instance, self.guarded(instance, planned));
         let planned = self.unless_successor_refused(instance, planned);
+        if planned.kind == ActionKind::Refused {
+            self.aside = Some(impossible(&planned));
+        }
         let planned = self.planned.insert(planned).clone();
         if planned.waiting_for.is_some() {
             // What interrupts nobody, or for a moment, does not wait with it.
@@ -276,7 +289,7 @@ impl Round<'_> {
 
     /// Whether a refusal holds for more than a moment from now on.
     fn lasts(&self, refused: &Refused) -> bool {
-        refused.refusal.lasts() && refused.retry_at.is_none_or(|at| at > self.now)
+        refused.refusal.lasts() && refused.waits(self.now)
     }
 
     /// What holds a change back, and how the instance goes on.

@@ -10,8 +10,7 @@ use crate::plan::{AT_ONCE, Halt, Step, launch, unknown};
 use crate::render::identity::{role_policy, trust_policy};
 
 impl<'a> Round<'a> {
-    /// Role and profile, then policy and membership: IAM can take them in this order, and has a moment to learn of the first two. A profile that is
-    /// not ours is used as it is.
+    /// Role, policy, profile, in the order in which IAM can take them. A profile that is not ours is used as it is.
     pub(super) fn identity(&mut self, place: &Place) -> Result<(), Halt> {
         let identity = match &self.observed.identity {
             Known::Present(identity) => identity.clone(),
@@ -33,7 +32,6 @@ impl<'a> Round<'a> {
                 format!("The instance profile {name:?} holds the role {other:?}; its own role takes the place.");
             return Err(Halt::converging(Reason::WaitingForIdentity, message, AT_ONCE));
         }
-        let parts = identity.role_exists && identity.profile_arn.is_some();
         if !identity.role_exists {
             self.steps.push(Step::CreateRole {
                 role: name.clone(),
@@ -42,17 +40,7 @@ impl<'a> Round<'a> {
                 tags: tags.clone(),
             });
         }
-        if identity.profile_arn.is_none() {
-            self.steps.push(Step::CreateInstanceProfile {
-                profile: name.clone(),
-                tags,
-            });
-        }
-        let whole = parts && identity.role_in_profile;
-        if parts && !whole {
-            launch::replicated(self.agent, self.observed, self.now)?;
-        }
-        if parts && !identity.policy_current {
+        if !identity.policy_current {
             let document = role_policy(
                 &self.agent.claim.cluster_id,
                 place,
@@ -64,12 +52,19 @@ impl<'a> Round<'a> {
                 document,
             });
         }
-        if parts && !identity.role_in_profile {
+        if identity.profile_arn.is_none() {
+            self.steps.push(Step::CreateInstanceProfile {
+                profile: name.clone(),
+                tags,
+            });
+        }
+        if !identity.role_in_profile {
             self.steps.push(Step::AddRoleToInstanceProfile {
                 profile: name.clone(),
                 role: name.clone(),
             });
         }
+        let whole = identity.role_exists && identity.profile_arn.is_some() && identity.role_in_profile;
         if whole {
             return Ok(());
         }

@@ -637,6 +637,12 @@ fn a_subnet_of_another_zone_is_refused() {
         change.planned().map(|(kind, _, waits)| (kind, waits)),
         Some((ActionKind::Refused, true))
     );
+    let Verdict::Blocked(why) = change.plan().verdict else {
+        panic!("somebody has to act")
+    };
+    assert_eq!(why.reason, Reason::InvalidSpec);
+    assert!(why.message.contains("Set it back"), "{}", why.message);
+    assert_eq!(change.steps(), [""; 0], "the instance stays as it is");
     change.observed.subnet = subnet("a");
     assert_eq!(
         change.planned().map(|(kind, _, waits)| (kind, waits)),

@@ -117,48 +117,25 @@ fn the_way_up_one_thing_after_the_other() {
 
 #[test]
 fn identity_is_made_whole_or_used_as_it_is() {
-    let found = |identity: Identity| change(bare(), |o| o.identity = Known::Present(identity));
-    let waits = |steps: &[&'static str]| (steps.to_vec(), Some(Reason::WaitingForIdentity), false);
-    assert_eq!(
-        decided(&wish(json!({})), &found(Identity::absent())),
-        waits(&["CreateRole", "CreateInstanceProfile"])
-    );
-    let parts = |changed_at| Identity {
-        profile_arn: Some("arn".into()),
-        role_exists: true,
-        changed_at,
-        ..Identity::absent()
-    };
-    let put_together = ["PutRolePolicy", "AddRoleToInstanceProfile"];
-    let cases = [
-        (Some(now()), &[][..]),
-        (Some(ago(1)), &put_together),
-        (None, &put_together),
-        (Some(ago(-3600)), &put_together),
+    let made = [
+        "CreateRole",
+        "PutRolePolicy",
+        "CreateInstanceProfile",
+        "AddRoleToInstanceProfile",
     ];
-    for (changed_at, steps) in cases {
-        let decided = decided(&wish(json!({})), &found(parts(changed_at)));
-        assert_eq!(decided, waits(steps), "changed at {changed_at:?}");
-    }
-    let pause = plan(&wish(json!({})), &found(parts(Some(now()))), now()).check_again;
-    assert_eq!(pause, Duration::from_secs(1));
-    let half = Identity {
-        role_in_profile: true,
-        ..parts(None)
-    };
-    let half = decided(&wish(json!({})), &found(half));
+    let absent = change(bare(), |o| o.identity = Known::Present(Identity::absent()));
     assert_eq!(
-        half.0,
-        ["PutRolePolicy", "RecordLaunch"],
-        "what is whole holds nobody up"
+        decided(&wish(json!({})), &absent),
+        (made.to_vec(), Some(Reason::WaitingForIdentity), false)
     );
     let foreign = Identity {
         ours: false,
         profile_arn: Some("arn".into()),
         ..Identity::absent()
     };
+    let foreign = change(bare(), |o| o.identity = Known::Present(foreign));
     assert_eq!(
-        decided(&wish(json!({})), &found(foreign)),
+        decided(&wish(json!({})), &foreign),
         (vec!["RecordLaunch"], Some(Reason::Launching), false)
     );
     let fresh = |seconds| {
@@ -173,10 +150,13 @@ fn identity_is_made_whole_or_used_as_it_is() {
         decided(&wish(json!({})), &fresh(2)),
         (vec![], Some(Reason::WaitingForIdentity), false)
     );
-    assert_eq!(
-        decided(&wish(json!({})), &fresh(6)),
-        (vec!["RecordLaunch"], Some(Reason::Launching), false)
-    );
+    for seconds in [6, -3600] {
+        assert_eq!(
+            decided(&wish(json!({})), &fresh(seconds)),
+            (vec!["RecordLaunch"], Some(Reason::Launching), false),
+            "changed {seconds} s ago"
+        );
+    }
     let waits = plan(&wish(json!({})), &fresh(2), now()).check_again;
     assert_eq!(waits, Duration::from_secs(3));
 }

@@ -147,9 +147,16 @@ fn each_step_that_puts_something_right_is_told() {
         volume_id: "vol-1".into(),
         overwrite: false,
     };
-    let gone = || Observed {
-        bundle_gone: true,
-        ..live()
+    let gone = |instance_id: &str| {
+        let mut observed = Observed {
+            bundle_gone: true,
+            ..live()
+        };
+        observed.recorded.bundle = Some(crate::observed::BundleRecord {
+            instance_id: instance_id.into(),
+            sha256: "b".into(),
+        });
+        observed
     };
     let never_launched = Observed::default;
     let tags = BTreeMap::from([("Name".to_owned(), "x".to_owned()), ("cost".to_owned(), "7".to_owned())]);
@@ -168,7 +175,7 @@ fn each_step_that_puts_something_right_is_told() {
                 tags,
             },
             live(),
-            repaired("Put the tags Name, cost of vol-1 back."),
+            repaired("Set the tags Name, cost of vol-1 as they are wished."),
         ),
         (
             Step::GrowVolume {
@@ -180,9 +187,11 @@ fn each_step_that_puts_something_right_is_told() {
         ),
         (
             bundle(),
-            gone(),
+            gone("i-1"),
             repaired("Wrote the lost bundle of instance i-1 again."),
         ),
+        // That of a successor is its first one.
+        (bundle(), gone("i-0"), None),
         (bundle(), live(), None),
         (
             Step::AttachVolume {
@@ -195,7 +204,7 @@ fn each_step_that_puts_something_right_is_told() {
         (
             authorize(),
             live(),
-            repaired("Restored 2 rules of security group sg-1."),
+            repaired("Gave security group sg-1 2 rules that it lacked."),
         ),
         (authorize(), never_launched(), None),
         (

@@ -65,6 +65,40 @@ fn files_are_handed_over_once_and_the_first_time_counts() {
 }
 
 #[test]
+fn who_was_taken_down_counts_while_a_pause_holds_it_up() {
+    let waits_for = |recorded: Option<&str>, state: InstanceState| {
+        let before = KoiAgentStatus {
+            planned_action: Some(PlannedAction {
+                kind: ActionKind::StopStart,
+                reason: "because".into(),
+                since: super::super::time(now()),
+                waiting_for: recorded.map(Into::into),
+            }),
+            ..well()
+        };
+        let decided = Plan {
+            planned: Some(Planned {
+                kind: ActionKind::StopStart,
+                reason: "because".into(),
+                waiting_for: None,
+                takes_place: false,
+            }),
+            ..settled()
+        };
+        let paused = wish(json!({}), json!({"skykoi.io/paused": "true"}));
+        let observed = world(&before, Err(Hop::Connect), state);
+        let told = reported(&before, &paused, &observed, &decided).planned_action.unwrap();
+        told.waiting_for.is_some()
+    };
+    assert!(!waits_for(None, InstanceState::Stopped), "it is down for the change");
+    assert!(waits_for(None, InstanceState::Running), "it is not taken down");
+    assert!(
+        waits_for(Some("consent"), InstanceState::Stopped),
+        "somebody else stopped it"
+    );
+}
+
+#[test]
 fn a_plan_keeps_its_time_while_it_is_the_same_and_goes_when_it_is_done() {
     let planned = |kind, reason: &str, waiting_for: Option<&str>| PlannedAction {
         kind,
