@@ -160,7 +160,7 @@ fn restart(call: &Call) -> Answer {
         .reason
         .map_or_else(|| "gateway.restart.request".to_owned(), Text::into_string);
     tracing::info!(by = %call.caller.connection, reason, active, "restart asked for");
-    call.shared.restart.notify_one();
+    call.shared.restart_soon();
     Ok(json!({
         "ok": true, "status": if at_once { "scheduled" } else { "deferred" }, "reason": reason,
         "preflight": {"safe": active == 0, "activeCount": active, "blockers": blockers(active)},
