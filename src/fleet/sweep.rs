@@ -10,7 +10,7 @@ use super::{Fleet, sweep_once};
 use crate::cloud::Cloud;
 use crate::metrics::Metrics;
 
-/// After a failed sweep the next one comes sooner, but not at once: whatever failed is busy or away.
+/// After a first failed sweep the next one comes sooner, but not at once: whatever failed is busy or away.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// SSM lists so many parameters in one call, and few calls a second.
 const PARAMETERS_PAGE: usize = 50;
@@ -65,9 +65,9 @@ pub async fn sweep_forever<C: Cloud>(
         if ok {
             swept.send_modify(|count| *count += 1);
         }
-        let ended = Instant::now();
+        let (ended, failed) = (Instant::now(), fleet.health().borrow().failed);
         tokio::select! {
-            () = tokio::time::sleep(pause(interval, began.elapsed(), ok)) => {}
+            () = tokio::time::sleep(pause(interval, began.elapsed(), failed)) => {}
             () = fleet.inner.sweep_wanted.notified() => tokio::time::sleep_until(ended + wanted_pause(interval)).await,
         }
     }
@@ -79,12 +79,11 @@ fn wanted_pause(interval: Duration) -> Duration {
 }
 
 /// How long to wait after a sweep that took so long: they begin an interval after one another, and leave the cloud alone for a while however
-/// long they take.
-fn pause(interval: Duration, took: Duration, ok: bool) -> Duration {
-    if ok {
-        interval.saturating_sub(took).max(interval / 5)
-    } else {
-        AFTER_FAILURE.min(interval)
+/// long they take. After one that failed the next one comes sooner, after many in a row in its time.
+fn pause(interval: Duration, took: Duration, failed: u32) -> Duration {
+    match failed.checked_sub(1) {
+        None => interval.saturating_sub(took).max(interval / 5),
+        Some(before) => AFTER_FAILURE.saturating_mul(1 << before.min(8)).min(interval),
     }
 }
 
@@ -155,16 +154,19 @@ mod tests {
     #[test]
     fn sweeps_begin_an_interval_after_one_another_and_leave_a_pause_in_any_case() {
         let seconds =
-            |interval, took, ok| pause(Duration::from_secs(interval), Duration::from_secs(took), ok).as_secs();
+            |interval, took, failed| pause(Duration::from_secs(interval), Duration::from_secs(took), failed).as_secs();
         let pauses = [
-            (30, 0, true),
-            (30, 7, true),
-            (30, 40, true),
-            (30, 7, false),
-            (2, 0, false),
+            (30, 0, 0),
+            (30, 7, 0),
+            (30, 40, 0),
+            (30, 7, 1),
+            (30, 7, 2),
+            (30, 7, 4),
+            (30, 7, u32::MAX),
+            (2, 0, 1),
         ];
-        let pauses = pauses.map(|(interval, took, ok)| seconds(interval, took, ok));
-        assert_eq!(pauses, [30, 23, 6, 5, 2]);
+        let pauses = pauses.map(|(interval, took, failed)| seconds(interval, took, failed));
+        assert_eq!(pauses, [30, 23, 6, 5, 10, 30, 30, 2]);
     }
 
     #[test]

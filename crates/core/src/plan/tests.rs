@@ -163,7 +163,7 @@ fn bare() -> Observed {
         secret: Known::Present(SecretFacts {
             problem: None,
             tls_sha256: "t".into(),
-            not_after: now(),
+            not_after: Timestamp::MAX,
             bundle_sha256: Some("b".into()),
             ..SecretFacts::default()
         }),

@@ -194,7 +194,6 @@ pub(super) const TABLE: &[Row] = &[
             "SecurityGroupsPerInterfaceLimitExceeded",
             "SecurityGroupsPerInstanceLimitExceeded",
             "NetworkInterfaceLimitExceeded",
-            "TagLimitExceeded",
             "LimitExceeded",
             "LimitExceededException",
             "ParameterLimitExceeded",
@@ -245,6 +244,12 @@ pub(super) const TABLE: &[Row] = &[
         Reason::SubnetNotFound,
         Retry::Slow,
         "name a subnet of this region in the plan's network.subnetIds or in spec.instance.subnetId",
+    ),
+    row(
+        &["TagLimitExceeded"],
+        Reason::InvalidSpec,
+        Retry::Slow,
+        "AWS takes fifty tags, ours among them; name fewer in the plan's tags",
     ),
     row(
         &["InvalidVpcID.NotFound"],
@@ -315,6 +320,8 @@ pub(super) const TABLE: &[Row] = &[
         &[
             "InvalidKMSKey.InvalidState",
             "InvalidKmsKey.InvalidState",
+            "InvalidKmsKey.InvalidKeyState",
+            "KmsKeyNotAccessible",
             "KMSKeyNotAccessibleFault",
             "KMSInvalidStateException",
             "InvalidKeyId",

@@ -114,7 +114,7 @@ fn world(previous: &KoiAgentStatus, outcome: Result<(), Hop>, state: InstanceSta
         secret: Known::Present(SecretFacts {
             problem: None,
             tls_sha256: "t".into(),
-            not_after: now(),
+            not_after: Timestamp::MAX,
             bundle_sha256: None,
             ..SecretFacts::default()
         }),

@@ -8,7 +8,7 @@ use super::volume::data_volume_id;
 use crate::api::{ActionKind, Reason};
 use crate::observed::{Instance, InstanceState, Known, Observed};
 use crate::plan::{AT_REST, Halt, SHORTLY, Step, gate};
-use crate::rotation;
+use crate::rotation::{self, Rotation};
 
 /// A machine that goes down by itself is started once in this time.
 const START_PAUSE: SignedDuration = SignedDuration::from_secs(120);
@@ -17,6 +17,7 @@ impl<'a> Round<'a> {
     /// A live instance: running, with its volume, its bundle and a gateway that answers.
     pub(super) fn keep(&mut self, instance: &Instance) -> Result<(), Halt> {
         self.volume(instance)?;
+        self.renew_ended(instance)?;
         self.bundle(instance);
         self.running(instance)?;
         self.carry_on(instance)?;
@@ -24,6 +25,21 @@ impl<'a> Round<'a> {
         let gateway = self.gateway(instance);
         self.machine(instance).and(gateway)?;
         self.rotate(instance)
+    }
+
+    /// A certificate that has ended keeps everybody from the gateway: nobody has to be well for a new one.
+    fn renew_ended(&mut self, instance: &Instance) -> Result<(), Halt> {
+        let secret = self.observed.secret.present();
+        if !secret.is_some_and(|secret| secret.problem.is_none() && secret.not_after < self.now) {
+            return Ok(());
+        }
+        let rotation = Rotation::Renew;
+        let told = rotation.told();
+        self.steps.push(Step::Rotate {
+            rotation,
+            instance_id: instance.id.clone(),
+        });
+        Err(Halt::converging(Reason::Rotating, told, SHORTLY))
     }
 
     /// The next step of a rotation, when the gateway has what the last one made.

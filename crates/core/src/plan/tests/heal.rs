@@ -889,3 +889,28 @@ fn deletion_looks_for_the_launch_that_was_recorded_after_the_instance_that_statu
         (vec![], Some(Reason::Launching), false)
     );
 }
+
+#[test]
+fn a_certificate_that_has_ended_is_renewed_before_anybody_has_to_be_well() {
+    let steps = |state: InstanceState, ended: i64, problem: Option<&str>| {
+        let observed = change(ready(), |o| {
+            if let Known::Present(instances) = &mut o.instances {
+                instances[0].state = state;
+            }
+            if let Known::Present(secret) = &mut o.secret {
+                (secret.not_after, secret.problem) = (ago(ended), problem.map(Into::into));
+            }
+            o.probe = None;
+        });
+        let plan = plan(&wish(json!({})), &observed, now());
+        (names_of(&plan), plan.verdict)
+    };
+    for state in [InstanceState::Running, InstanceState::Stopped] {
+        let (steps, verdict) = steps(state, 1, None);
+        assert_eq!(steps, ["Rotate"], "{state:?}");
+        assert!(matches!(verdict, Verdict::Converging(why) if why.reason == Reason::Rotating));
+    }
+    assert_eq!(steps(InstanceState::Stopped, -1, None).0, ["StartInstance"]);
+    let mended_by_people = steps(InstanceState::Stopped, 1, Some("another key")).0;
+    assert!(!mended_by_people.contains(&"Rotate"), "{mended_by_people:?}");
+}
