@@ -225,6 +225,25 @@ def test_a_token_and_a_certificate_rotate_and_nobody_is_shut_out(stage: Stage, n
     assert condition(stage.agent(name), "Ready")["lastTransitionTime"] == ready["lastTransitionTime"]
 
 
+def test_a_certificate_that_ended_while_the_agent_slept_is_renewed_before_it_wakes(
+    stage: Stage, new_agent: Callable[..., str]
+) -> None:
+    name = new_agent()
+    agent = stage.wait_ready(name)
+    stage.kube.patch_agent(name, {"spec": {"power": "Suspended"}})
+    stage.wait_condition(name, "Suspended", "True", 60)
+    ended, key = certificate(agent["metadata"]["uid"], days_old=365, days_left=-1)
+    patch_secret(stage, agent, {"data": {"tls.crt": encoded(ended), "tls.key": encoded(key)}})
+    since = stage.cloud.next_call()
+    stage.kube.patch_agent(name, {"spec": {"power": "Running"}})
+    awake = stage.wait_ready(name)
+    certificates = data_of(stage, agent)["tls.crt"].decode()
+    assert certificates.endswith(ended) and certificates != ended
+    address = awake["status"]["gateway"]["endpoint"].removeprefix("wss://")
+    assert certificates.startswith(ssl.get_server_certificate((address, 443)).strip())
+    assert stage.cloud.calls(since, principal="operator", action="RebootInstances") == []
+
+
 def test_the_last_snapshot_is_known_by_name_and_a_new_agent_starts_from_it(
     stage: Stage, new_agent: Callable[..., str]
 ) -> None:

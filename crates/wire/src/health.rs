@@ -1,6 +1,7 @@
 //! The payload of `health`: what a probe learns from a gateway that answers.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// What `health` answers, and what `hello-ok` carries in its snapshot. Open: a newer gateway says more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,11 +39,17 @@ pub struct Health {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_wake_at_ms: Option<i64>,
     /// What the models cost so far; left out by a gateway that does not count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "sound")]
     pub usage: Option<Usage>,
     /// What a person ought to look at, though the gateway does its work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Figures that make no sense are none: they say nothing of the gateway's health.
+fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Usage>, D::Error> {
+    let told = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(told).ok())
 }
 
 /// What the models of a gateway cost since its data volume was made, or since the gateway started where it does not keep count. Numbers
@@ -60,4 +67,34 @@ pub struct Usage {
     pub cache_write_tokens: u64,
     /// The cost in US dollars.
     pub cost_usd: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn figures_that_make_no_sense_leave_the_rest_as_it_is() {
+        let read = |usage: Value| {
+            let answer = json!({
+                "ok": true, "ts": 1, "runtimeVersion": "1", "configSha256": "c", "workspaceSeeded": true, "uptimeMs": 1, "usage": usage,
+            });
+            serde_json::from_value::<Health>(answer).unwrap().usage
+        };
+        let sound = Usage {
+            input_tokens: 7,
+            ..Usage::default()
+        };
+        assert_eq!(read(json!({ "inputTokens": 7 })), Some(sound));
+        for nonsense in [
+            json!({ "inputTokens": -5 }),
+            json!({ "costUsd": "NaN" }),
+            json!("much"),
+            Value::Null,
+        ] {
+            assert_eq!(read(nonsense.clone()), None, "{nonsense}");
+        }
+    }
 }
