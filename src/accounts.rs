@@ -29,11 +29,20 @@ const UNUSED: Duration = Duration::from_secs(30 * 60);
 /// What AWS counts calls by: an account, and the region that a plan names.
 type Bucketed = (String, Option<String>);
 
+/// A budget, and the task that serves it for as long as anybody uses it.
+struct Served {
+    budget: Arc<Budget>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+/// Who holds a budget that nobody uses: the list of them, and who serves it.
+const UNUSED_BUDGET: usize = 2;
+
 /// All accounts of one term of leadership.
 pub struct Accounts<C> {
     own: Arc<Context<C>>,
     others: Mutex<HashMap<CloudWish, Account<C>>>,
-    budgets: Mutex<HashMap<Bucketed, Arc<Budget>>>,
+    budgets: Mutex<HashMap<Bucketed, Served>>,
     manners: Manners,
 }
 
@@ -55,7 +64,7 @@ pub struct Manners {
 struct Account<C> {
     context: Arc<Context<C>>,
     used_at: Instant,
-    _work: Vec<AbortOnDropHandle<()>>,
+    _work: AbortOnDropHandle<()>,
 }
 
 impl<C: Cloud> Accounts<C> {
@@ -113,12 +122,16 @@ impl<C: Cloud> Accounts<C> {
         let closed: Vec<_> = self.others().extract_if(unused).collect();
         for (wish, account) in closed {
             tracing::info!(role = wish.role_arn, region = wish.region, "closes an account");
-            if let Some(place) = account.context.lookups.known_place() {
+            let place = account.context.lookups.known_place();
+            let mut open = self.all().into_iter();
+            // Another role may lead there.
+            let is_left = open.all(|other| other.lookups.known_place() != place);
+            if let Some(place) = place.filter(|_| is_left) {
                 self.own.metrics.forget_place(&place.account, &place.region);
             }
         }
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
-        budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
+        budgets.retain(|_, served| Arc::strong_count(&served.budget) > UNUSED_BUDGET);
     }
 
     /// Every one that is open, the operator's own first.
@@ -185,15 +198,11 @@ impl<C: Cloud> Accounts<C> {
                 () = tidying => {}
             }
         };
-        let serving = Arc::clone(&budget).serve_forever();
-        let work = vec![
-            AbortOnDropHandle::new(tokio::spawn(async move { Box::pin(budget.on_own_behalf(all)).await })),
-            AbortOnDropHandle::new(tokio::spawn(serving)),
-        ];
+        let work = async move { Box::pin(budget.on_own_behalf(all)).await };
         Account {
             context,
             used_at: now,
-            _work: work,
+            _work: AbortOnDropHandle::new(tokio::spawn(work)),
         }
     }
 
@@ -209,9 +218,13 @@ impl<C: Cloud> Accounts<C> {
         let fresh = || {
             let (fleet, metrics) = (self.own.fleet.clone(), Arc::clone(&self.own.metrics));
             let rate = self.manners.aws_rate;
-            Arc::new(Budget::new(&account, rate, fleet, metrics, self.own.gate.clone()))
+            let budget = Arc::new(Budget::new(&account, rate, fleet, metrics, self.own.gate.clone()));
+            Served {
+                _serving: AbortOnDropHandle::new(tokio::spawn(Arc::clone(&budget).serve_forever())),
+                budget,
+            }
         };
-        Arc::clone(budgets.entry(key).or_insert_with(fresh))
+        Arc::clone(&budgets.entry(key).or_insert_with(fresh).budget)
     }
 
     fn others(&self) -> MutexGuard<'_, HashMap<CloudWish, Account<C>>> {

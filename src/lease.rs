@@ -22,8 +22,8 @@ const DURATION: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// How often the holder renews and the others look.
 const RENEW: Duration = Duration::from_secs(2);
-/// How long an answer is waited for: two attempts fit into what is left of the Lease.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long an attempt may take: two of them fit into what is left of the Lease.
+const ATTEMPT: Duration = Duration::from_secs(3);
 /// By our own clock leadership ends this much earlier than others may begin theirs.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -120,17 +120,21 @@ impl Candidate {
         tokio::pin!(stop);
         loop {
             let started = Instant::now();
+            let mut pause = RENEW;
             match tokio::time::timeout(ATTEMPT, self.attempt(started)).await {
                 Ok(Ok(true)) => drop(self.sender.send_replace(Some(started + DURATION - MARGIN))),
                 Ok(Ok(false)) => drop(self.sender.send_replace(None)),
                 // What we hold runs out by itself; until then the next attempt may work.
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be renewed"),
                 // A connection that nobody answers on is given up with the question: the next one goes another way.
-                Err(_) => tracing::warn!("the Lease could not be renewed: the API server does not answer"),
+                Err(_) => {
+                    tracing::warn!("the Lease could not be renewed: the API server does not answer");
+                    pause = Duration::ZERO;
+                }
             }
             tokio::select! {
                 () = &mut stop => break,
-                () = tokio::time::sleep(RENEW) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         self.give_back().await;

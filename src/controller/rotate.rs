@@ -94,7 +94,7 @@ impl<C: Cloud> Round<'_, C> {
         let found = match api.get_opt(&name).await {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(Effect::Conflict),
-            Err(error) => return self.denied("read of the Secret", error),
+            Err(error) => return Ok(self.denied("read of the Secret", error)),
         };
         let decided_on = self.secret().and_then(|secret| secret.version.clone());
         if !secret::is_owned(&found, &self.agent) || found.resource_version() != decided_on {
@@ -118,7 +118,7 @@ impl<C: Cloud> Round<'_, C> {
                 Ok(Effect::Done)
             }
             Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.is_not_found() => Ok(Effect::Conflict),
-            Err(error) => self.denied("patch of the Secret", error),
+            Err(error) => Ok(self.denied("patch of the Secret", error)),
         }
     }
 }

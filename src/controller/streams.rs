@@ -33,7 +33,7 @@ use crate::cloud::Cloud;
 
 /// How many agents are worked on at once.
 const AT_ONCE: usize = 64;
-/// How many of them of one namespace: the others always find room, whatever those wait for.
+/// How many of them of one namespace: another one finds room, whatever those wait for.
 const OF_ONE_NAMESPACE: usize = 48;
 /// What `kubectl apply` keeps for itself: the whole object once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -166,12 +166,18 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     let queue = Queue::default();
     let (queued, metrics) = (queue.clone(), Arc::clone(&context.metrics));
     let triggers = triggers(&context, wiring, woken).inspect_ok(move |request| queued.push(&request.obj_ref));
-    let (spawned, room) = (tasks.clone(), Room::default());
+    let (spawned, room, shown) = (tasks.clone(), Room::default(), agents.clone());
     let work = move |guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>| {
-        let (queue, metrics, spawned, room) = (queue.clone(), Arc::clone(&metrics), spawned.clone(), room.clone());
+        let (queue, metrics, spawned) = (queue.clone(), Arc::clone(&metrics), spawned.clone());
+        let (room, shown) = (room.clone(), shown.clone());
         async move {
-            let place = room.enter(&guarded.namespace().unwrap_or_default()).await;
-            queue.pop(&ObjectRef::from_obj(guarded.as_ref()));
+            let agent = ObjectRef::from_obj(guarded.as_ref());
+            let place = room.enter(agent.namespace.as_deref().unwrap_or_default()).await;
+            queue.pop(&agent);
+            // What it was when it came into line may be long past.
+            let Some(guarded) = shown.get(&agent) else {
+                return Ok(Action::await_change());
+            };
             metrics.set_queue(queue.len(), spawned.len() + 1);
             let round = async move {
                 let done = reconcile(guarded, accounts).await;

@@ -1,7 +1,7 @@
 //! Who is asked when: settled gateways evenly over the interval, broken and booting ones often, all of them a few at a time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,8 +27,6 @@ const AT_ONCE: usize = 64;
 /// Of them gateways that do not answer, and those that have not for long.
 const UNWELL: usize = 48;
 const LONG_UNWELL: usize = 32;
-/// When too many of those are asked, the next one waits for so long.
-const CROWDED: Duration = Duration::from_secs(1);
 /// While it boots, or has just broken.
 const EAGER: Duration = Duration::from_millis(500);
 /// For so long.
@@ -70,13 +68,16 @@ struct Book {
     /// Everybody by the time of the next question. What an entry no longer says is passed over when its time comes: nobody looks through
     /// ten thousand agents to find the one whose turn it is.
     due: BinaryHeap<Reverse<(Instant, Uid)>>,
+    /// Who is due and found no room, in the order in which they came: of those that have been unwell for a while, and of those that have for long.
+    lines: [VecDeque<Uid>; 2],
     answers: Answers,
 }
 
 impl Book {
     /// The entry says so now.
     fn plan(&mut self, agent: Uid) {
-        if let Some(entry) = self.entries.get(&agent) {
+        if let Some(entry) = self.entries.get_mut(&agent) {
+            entry.in_line = false;
             self.due.push(Reverse((entry.schedule.due, agent)));
         }
     }
@@ -101,7 +102,7 @@ impl Book {
     fn next(&mut self, now: Instant) -> Result<Uid, Option<Instant>> {
         while let Some(Reverse((due, uid))) = self.due.peek() {
             let entry = self.entries.get(uid);
-            if entry.is_some_and(|entry| !entry.asking && entry.schedule.due == *due) {
+            if entry.is_some_and(|entry| !entry.asking && !entry.in_line && entry.schedule.due == *due) {
                 if *due > now {
                     return Err(Some(*due));
                 }
@@ -111,6 +112,29 @@ impl Book {
         }
         Err(None)
     }
+
+    /// One that is due waits until somebody who is asked now makes room.
+    fn stand_in_line(&mut self, agent: Uid, line: usize) {
+        if let Some(entry) = self.entries.get_mut(&agent) {
+            entry.in_line = true;
+            self.lines[line].push_back(agent);
+        }
+    }
+
+    /// The first in a line that still waits there.
+    fn first_in(&mut self, line: usize, now: Instant) -> Option<Uid> {
+        while let Some(agent) = self.lines[line].pop_front() {
+            let Some(entry) = self.entries.get_mut(&agent).filter(|entry| entry.in_line) else {
+                continue;
+            };
+            match entry.schedule.line(now) {
+                Some(other) if other == line => return Some(agent),
+                Some(other) => self.lines[other].push_back(agent),
+                None => self.plan(agent),
+            }
+        }
+        None
+    }
 }
 
 struct Entry {
@@ -118,6 +142,8 @@ struct Entry {
     last: Option<Answer>,
     schedule: Schedule,
     asking: bool,
+    /// It is due, and waits for room.
+    in_line: bool,
     /// What is being asked was asked before the gateway took another config: the answer tells of the past.
     outdated: bool,
     /// It answered to this process at least once.
@@ -160,24 +186,25 @@ impl Entry {
     }
 }
 
-/// A question that is being asked. One that ends in a panic is a mistake of ours, and no reason never to ask again.
-struct Asked<'a> {
-    rounds: &'a Rounds,
-    uid: &'a str,
+/// A question that is being asked: its end makes room, and rings. One that ends in a panic is a mistake of ours, and no reason never to ask
+/// again.
+struct Asked {
+    rounds: Rounds,
+    uid: String,
+    room: Vec<OwnedSemaphorePermit>,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Asked {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
+        self.room.clear();
+        if std::thread::panicking() {
+            let (mut book, agent) = (self.rounds.book(), Uid::from(self.uid.as_str()));
+            if let Some(entry) = book.entries.get_mut(&agent) {
+                entry.asking = false;
+                entry.schedule.due = Instant::now() + PATIENT;
+            }
+            book.plan(agent);
         }
-        let (mut book, agent) = (self.rounds.book(), Uid::from(self.uid));
-        if let Some(entry) = book.entries.get_mut(&agent) {
-            entry.asking = false;
-            entry.schedule.due = Instant::now() + PATIENT;
-        }
-        book.plan(agent);
-        drop(book);
         self.rounds.inner.changed.notify_one();
     }
 }
@@ -198,6 +225,11 @@ struct Schedule {
 }
 
 impl Schedule {
+    /// In which line it waits when there is no room: for a while unwell, or for long. `None`: it is well.
+    fn line(self, now: Instant) -> Option<usize> {
+        self.broken_since.map(|since| usize::from(now - since >= EAGER_FOR))
+    }
+
     /// After an answer.
     fn after(self, ok: bool, now: Instant, interval: Duration, share: f64) -> Self {
         if ok {
@@ -286,6 +318,7 @@ impl Rounds {
                     last: None,
                     schedule,
                     asking: false,
+                    in_line: false,
                     outdated: false,
                     was_well: was_healthy,
                     usage: None,
@@ -424,50 +457,61 @@ impl Rounds {
     /// Starts what is due, as far as there are permits; answers when to look again.
     fn start_due(&self, now: Instant) -> Option<Instant> {
         let mut book = self.book();
+        for line in 0..2 {
+            while let Some(uid) = book.first_in(line, now) {
+                if let Err(line) = self.start(&mut book, &uid, now) {
+                    book.lines[line].push_front(uid);
+                    break;
+                }
+            }
+        }
         loop {
             let uid = match book.next(now) {
                 Ok(uid) => uid,
                 Err(next) => return next,
             };
             // Whoever finishes makes room and rings.
-            let permit = Arc::clone(&self.inner.permits).try_acquire_owned().ok()?;
-            let entry = book.entries.get_mut(&uid)?;
-            let Some(room) = self.room(&entry.schedule, now) else {
-                entry.schedule.due = now + CROWDED;
-                book.plan(uid);
-                continue;
-            };
-            entry.asking = true;
-            let patience = if entry.schedule.broken_since.is_some() {
-                Patience::BOOTING
-            } else {
-                Patience::SETTLED
-            };
-            let show = entry.refusals.allow(true, now);
-            let (rounds, target) = (self.clone(), entry.target.clone());
-            let uid = uid.to_string();
-            tokio::spawn(async move {
-                let asked = Asked {
-                    rounds: &rounds,
-                    uid: &uid,
-                };
-                rounds.visit(&uid, &target, patience, show).await;
-                drop(asked);
-                drop((permit, room));
-                rounds.inner.changed.notify_one();
-            });
+            if self.inner.permits.available_permits() == 0 {
+                return None;
+            }
+            if let Err(line) = self.start(&mut book, &uid, now) {
+                book.stand_in_line(uid, line);
+            }
         }
+    }
+
+    /// Asks one, if there is room; else in which line it is to wait.
+    fn start(&self, book: &mut Book, uid: &Uid, now: Instant) -> Result<(), usize> {
+        let Some(entry) = book.entries.get_mut(uid) else {
+            return Ok(());
+        };
+        let room = self
+            .room(&entry.schedule, now)
+            .ok_or(entry.schedule.line(now).unwrap_or(0))?;
+        (entry.asking, entry.in_line) = (true, false);
+        let patience = if entry.schedule.broken_since.is_some() {
+            Patience::BOOTING
+        } else {
+            Patience::SETTLED
+        };
+        let show = entry.refusals.allow(true, now);
+        let (rounds, target) = (self.clone(), entry.target.clone());
+        let asked = Asked {
+            rounds: rounds.clone(),
+            uid: uid.to_string(),
+            room,
+        };
+        tokio::spawn(async move { rounds.visit(&asked.uid, &target, patience, show).await });
+        Ok(())
     }
 
     /// Who does not answer takes long to ask, and may be a whole network: it leaves room for who does, and who has not answered for long leaves
     /// room for who boots. `None`: there is no room now.
     fn room(&self, schedule: &Schedule, now: Instant) -> Option<Vec<OwnedSemaphorePermit>> {
-        let since = schedule.broken_since;
-        let unwell = since.map(|_| &self.inner.unwell);
-        let long = since
-            .filter(|since| now - *since >= EAGER_FOR)
-            .map(|_| &self.inner.long_unwell);
-        let rooms = unwell.into_iter().chain(long);
+        let line = schedule.line(now);
+        let unwell = line.map(|_| &self.inner.unwell);
+        let long = line.filter(|line| *line == 1).map(|_| &self.inner.long_unwell);
+        let rooms = std::iter::once(&self.inner.permits).chain(unwell).chain(long);
         rooms.map(|room| Arc::clone(room).try_acquire_owned().ok()).collect()
     }
 

@@ -427,7 +427,10 @@ impl Step {
             | Self::StopOrphan { instance_id }
             | Self::DeleteBundle { instance_id }
             | Self::TerminateInstance { instance_id } => Some(instance_id.clone()),
-            Self::DeleteVolume { volume_id, .. } | Self::CreateSnapshot { volume_id, .. } => Some(volume_id.clone()),
+            Self::AttachVolume { volume_id, .. }
+            | Self::GrowVolume { volume_id, .. }
+            | Self::DeleteVolume { volume_id, .. }
+            | Self::CreateSnapshot { volume_id, .. } => Some(volume_id.clone()),
             _ => None,
         }
     }

@@ -319,3 +319,70 @@ fn what_gateways_say_alike_is_kept_once_and_let_go_with_the_last_of_them() {
     rounds.forget("b");
     assert_eq!(kept(&rounds), 0);
 }
+
+#[test]
+fn who_does_not_answer_leaves_room_for_who_does() {
+    let (rounds, now) = (rounds(Duration::from_secs(60)), Instant::now() + EAGER_FOR);
+    let schedule = |broken_for: Option<Duration>| Schedule {
+        due: now,
+        broken_since: broken_for.map(|gone| now - gone),
+    };
+    let (long, boots, well) = (
+        schedule(Some(EAGER_FOR)),
+        schedule(Some(Duration::ZERO)),
+        schedule(None),
+    );
+    let mut taken: Vec<_> = (0..LONG_UNWELL).map(|_| rounds.room(&long, now).unwrap()).collect();
+    assert!(rounds.room(&long, now).is_none());
+    taken.extend((LONG_UNWELL..UNWELL).map(|_| rounds.room(&boots, now).unwrap()));
+    assert!(rounds.room(&boots, now).is_none());
+    assert!(rounds.room(&well, now).is_some());
+    drop(taken);
+    assert!(rounds.room(&long, now).is_some(), "it is given back");
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_asked_in_the_order_in_which_it_came() {
+    let rounds = rounds(Duration::from_secs(60));
+    let taken = Arc::clone(&rounds.inner.unwell).acquire_many_owned(48).await.unwrap();
+    let asking = |uid: &str| rounds.book().entries[&uid.into()].asking;
+    for uid in ["u-9", "u-1", "u-5"] {
+        rounds.aim(uid, Some(target("i-1")), false);
+        assert_eq!(rounds.start_due(Instant::now()), None, "a ring is waited for");
+    }
+    rounds.aim("u-7", Some(target("i-1")), true);
+    assert!(rounds.start_due(Instant::now()).is_some(), "that one has its time");
+    drop(taken);
+    let others = Arc::clone(&rounds.inner.unwell).acquire_many_owned(47).await.unwrap();
+    rounds.start_due(Instant::now());
+    assert_eq!(["u-9", "u-1", "u-5"].map(asking), [true, false, false]);
+    rounds.forget("u-1");
+    drop(others);
+    rounds.start_due(Instant::now());
+    assert!(asking("u-5"));
+}
+
+#[test]
+fn a_question_that_ends_in_a_panic_is_asked_again() {
+    let rounds = rounds(Duration::from_secs(60));
+    rounds.aim("u-1", Some(target("i-1")), false);
+    let asking = |asking: bool| {
+        let mut book = rounds.book();
+        book.entries.get_mut(&"u-1".into()).unwrap().asking = asking;
+    };
+    asking(true);
+    let asked = || Asked {
+        rounds: rounds.clone(),
+        uid: "u-1".into(),
+        room: Vec::new(),
+    };
+    drop(asked());
+    let later = Instant::now() + 2 * PATIENT;
+    assert!(rounds.book().next(later).is_err(), "it is being asked");
+    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _asked = asked();
+        panic!("a mistake");
+    }));
+    assert!(lost.is_err());
+    assert!(rounds.book().next(later).is_ok());
+}

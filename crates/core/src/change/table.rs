@@ -77,7 +77,7 @@ pub const TABLE: &[Row] = &[
     row(
         "instance.subnetId",
         REPLACE,
-        "in the zone of the data volume; a subnet of another zone is Refused, and the agent Stalled",
+        "in the zone of the data volume; a subnet of another zone is Refused, and the agent Stalled where its own spec names it",
     ),
     row(
         "storage.dataVolumeGiB",

@@ -33,6 +33,7 @@ const ASIDE: &[&str] = &[
     "DeleteBundle",
     "PutBundle",
     "FetchConsole",
+    "Rotate",
 ];
 
 /// What is told after the reason that an agent has no wish: what is refused besides.

@@ -44,7 +44,7 @@ impl Round<'_> {
         };
         let planned = self.unless_refused(instance, self.guarded(instance, planned));
         let planned = self.unless_successor_refused(instance, planned);
-        if planned.kind == ActionKind::Refused {
+        if planned.kind == ActionKind::Refused && self.asks_itself(instance) {
             self.aside = Some(impossible(&planned));
         }
         let planned = self.planned.insert(planned).clone();
@@ -60,6 +60,13 @@ impl Round<'_> {
             ActionKind::Replace => self.replace(instance, &planned),
             ActionKind::HotPush | ActionKind::Restart | ActionKind::Refused => Ok(()),
         }
+    }
+
+    /// The agent's own spec asks for what cannot be; what its plan says is for those to come.
+    fn asks_itself(&self, instance: &Instance) -> bool {
+        let differences = change::differences(self.agent, self.observed, instance);
+        let mut refused = differences.iter().filter(|differs| differs.kind == ActionKind::Refused);
+        refused.any(|differs| differs.own)
     }
 
     /// A config that a running gateway does not have yet is announced too, although it interrupts nobody, or for a moment only.

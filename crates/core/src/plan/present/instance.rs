@@ -35,10 +35,17 @@ impl<'a> Round<'a> {
         }
         let rotation = Rotation::Renew;
         let told = rotation.told();
-        self.steps.push(Step::Rotate {
+        let step = Step::Rotate {
             rotation,
             instance_id: instance.id.clone(),
-        });
+        };
+        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let waits = standing.any(|refused| refused.waits(self.now) && gate::concerns(refused, &step));
+        self.steps.push(step);
+        // While Kubernetes does not take it, the machine goes on with all else.
+        if waits {
+            return Ok(());
+        }
         Err(Halt::converging(Reason::Rotating, told, SHORTLY))
     }
 

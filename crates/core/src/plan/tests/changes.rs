@@ -643,6 +643,17 @@ fn a_subnet_of_another_zone_is_refused() {
     assert_eq!(why.reason, Reason::InvalidSpec);
     assert!(why.message.contains("Set it back"), "{}", why.message);
     assert_eq!(change.steps(), [""; 0], "the instance stays as it is");
+    let newcomers = json!({"network": {"subnetIds": ["subnet-9"]}});
+    let mut planned = Change::new((json!({}), json!({})), (json!({}), newcomers));
+    planned.instance().subnet_id = Some("subnet-1".into());
+    planned.observed.subnet = subnet("b");
+    let planned = planned.plan();
+    assert_eq!(planned.planned.unwrap().kind, ActionKind::Refused);
+    assert_eq!(
+        planned.verdict,
+        Verdict::Settled,
+        "what the plan says is for those to come"
+    );
     change.observed.subnet = subnet("a");
     assert_eq!(
         change.planned().map(|(kind, _, waits)| (kind, waits)),

@@ -913,4 +913,12 @@ fn a_certificate_that_has_ended_is_renewed_before_anybody_has_to_be_well() {
     assert_eq!(steps(InstanceState::Stopped, -1, None).0, ["StartInstance"]);
     let mended_by_people = steps(InstanceState::Stopped, 1, Some("another key")).0;
     assert!(!mended_by_people.contains(&"Rotate"), "{mended_by_people:?}");
+    let denied = change(ready(), |o| {
+        if let (Known::Present(instances), Known::Present(secret)) = (&mut o.instances, &mut o.secret) {
+            (instances[0].state, secret.not_after) = (InstanceState::Stopped, ago(1));
+        }
+        o.refusal = Some(refused("Rotate", "UnauthorizedOperation", 60));
+    });
+    let steps = names_of(&plan(&wish(json!({})), &denied, now()));
+    assert_eq!(steps, ["StartInstance"], "a machine does not stay down for that");
 }
