@@ -121,7 +121,12 @@ impl Candidate {
         loop {
             let started = Instant::now();
             let mut pause = RENEW;
-            match tokio::time::timeout(ATTEMPT, self.attempt(started)).await {
+            let attempt = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                attempt = tokio::time::timeout(ATTEMPT, self.attempt(started)) => attempt,
+            };
+            match attempt {
                 Ok(Ok(true)) => drop(self.sender.send_replace(Some(started + DURATION - MARGIN))),
                 Ok(Ok(false)) => drop(self.sender.send_replace(None)),
                 // What we hold runs out by itself; until then the next attempt may work.
@@ -147,6 +152,10 @@ impl Candidate {
         let Move::Write(spec) = decide(spec, &self.identity, unchanged_for, self.clock.now()) else {
             return Ok(false);
         };
+        let ours = found
+            .as_ref()
+            .and_then(|lease| lease.spec.as_ref()?.holder_identity.as_ref())
+            == Some(&self.identity);
         let written = match found {
             // The resourceVersion of what we read makes this conditional.
             Some(mut lease) => {
@@ -171,8 +180,8 @@ impl Candidate {
         };
         match written {
             Ok(_) => Ok(true),
-            // Somebody was quicker.
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+            // Somebody was quicker. Where it was ours that may have been our own write, which we gave up waiting for: it runs out by our clock.
+            Err(kube::Error::Api(status)) if !ours && (status.is_conflict() || status.is_already_exists()) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -122,11 +122,11 @@ impl<C: Cloud> Round<'_, C> {
             Err(kube::Error::Api(refused)) if refused.is_already_exists() => {
                 let found = match api.get(&made.name_any()).await {
                     Ok(found) => found,
-                    Err(error) => return Ok(self.denied("read of the Secret", error)),
+                    Err(error) => return self.denied("read of the Secret", error),
                 };
                 match self.label_secret(&api, found, &made).await {
                     Ok(found) => found,
-                    Err(error) => return Ok(self.denied("patch of the Secret's labels", error)),
+                    Err(error) => return self.denied("patch of the Secret's labels", error),
                 }
             }
             // The namespace is going: the agent will be, too.
@@ -147,12 +147,17 @@ impl<C: Cloud> Round<'_, C> {
         Ok(Effect::Done)
     }
 
-    /// A Secret that cannot be read or written is told; who lacks a right for it waits for somebody to give it.
-    pub(super) fn denied(&self, what: &'static str, error: kube::Error) -> Effect {
+    /// A right that is missing is told to who can give it, and somebody who was quicker to nobody; anything else ends the round.
+    pub(super) fn denied(&self, what: &'static str, error: kube::Error) -> Result<Effect, RoundError> {
         self.context.stores.troubles.call_failed(what, &error);
-        let is_denied = matches!(&error, kube::Error::Api(refused) if refused.is_forbidden());
-        let retry = if is_denied { Retry::Slow } else { Retry::BackOff };
-        rejection(unreadable("the agent's Secret", error), retry)
+        match error {
+            kube::Error::Api(refused) if refused.is_forbidden() => Ok(rejection(
+                no_access("the agent's Secret", &refused.message),
+                Retry::Slow,
+            )),
+            kube::Error::Api(refused) if refused.is_conflict() || refused.is_not_found() => Ok(Effect::Conflict),
+            error => Err(at(what)(error)),
+        }
     }
 
     /// Our own Secret without our label is shown by no watch: it gets it back.

@@ -94,7 +94,7 @@ impl<C: Cloud> Round<'_, C> {
         let found = match api.get_opt(&name).await {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(Effect::Conflict),
-            Err(error) => return Ok(self.denied("read of the Secret", error)),
+            Err(error) => return self.put_off("read of the Secret", error),
         };
         let decided_on = self.secret().and_then(|secret| secret.version.clone());
         if !secret::is_owned(&found, &self.agent) || found.resource_version() != decided_on {
@@ -117,9 +117,14 @@ impl<C: Cloud> Round<'_, C> {
                 self.memory.keep_secret(Some(read), now);
                 Ok(Effect::Done)
             }
-            Err(kube::Error::Api(refused)) if refused.is_conflict() || refused.is_not_found() => Ok(Effect::Conflict),
-            Err(error) => Ok(self.denied("patch of the Secret", error)),
+            Err(error) => self.put_off("patch of the Secret", error),
         }
+    }
+
+    /// A rotation holds up nothing: what comes after it is done, and told, while Kubernetes does not take it.
+    fn put_off(&self, what: &'static str, error: kube::Error) -> Result<Effect, RoundError> {
+        let put_off = |error: RoundError| rejection(rotating(format!("{error}.")), Retry::BackOff);
+        self.denied(what, error).or_else(|error| Ok(put_off(error)))
     }
 }
 

@@ -69,7 +69,9 @@ struct Book {
     /// ten thousand agents to find the one whose turn it is.
     due: BinaryHeap<Reverse<(Instant, Uid)>>,
     /// Who is due and found no room, in the order in which they came: of those that have been unwell for a while, and of those that have for long.
-    lines: [VecDeque<Uid>; 2],
+    lines: [VecDeque<(u64, Uid)>; 2],
+    /// Which of them is served first now, and the number of the next who comes.
+    turn: (usize, u64),
     answers: Answers,
 }
 
@@ -77,7 +79,7 @@ impl Book {
     /// The entry says so now.
     fn plan(&mut self, agent: Uid) {
         if let Some(entry) = self.entries.get_mut(&agent) {
-            entry.in_line = false;
+            entry.in_line = None;
             self.due.push(Reverse((entry.schedule.due, agent)));
         }
     }
@@ -102,7 +104,7 @@ impl Book {
     fn next(&mut self, now: Instant) -> Result<Uid, Option<Instant>> {
         while let Some(Reverse((due, uid))) = self.due.peek() {
             let entry = self.entries.get(uid);
-            if entry.is_some_and(|entry| !entry.asking && !entry.in_line && entry.schedule.due == *due) {
+            if entry.is_some_and(|entry| !entry.asking && entry.in_line.is_none() && entry.schedule.due == *due) {
                 if *due > now {
                     return Err(Some(*due));
                 }
@@ -116,20 +118,23 @@ impl Book {
     /// One that is due waits until somebody who is asked now makes room.
     fn stand_in_line(&mut self, agent: Uid, line: usize) {
         if let Some(entry) = self.entries.get_mut(&agent) {
-            entry.in_line = true;
-            self.lines[line].push_back(agent);
+            self.turn.1 += 1;
+            entry.in_line = Some(self.turn.1);
+            self.lines[line].push_back((self.turn.1, agent));
         }
     }
 
-    /// The first in a line that still waits there.
-    fn first_in(&mut self, line: usize, now: Instant) -> Option<Uid> {
-        while let Some(agent) = self.lines[line].pop_front() {
-            let Some(entry) = self.entries.get_mut(&agent).filter(|entry| entry.in_line) else {
+    /// The first in a line that still waits there, with its number.
+    fn first_in(&mut self, line: usize, now: Instant) -> Option<(u64, Uid)> {
+        while let Some((number, agent)) = self.lines[line].pop_front() {
+            let entry = self.entries.get(&agent);
+            // Whoever was planned anew meanwhile, or forgotten, has left the line.
+            let Some(entry) = entry.filter(|entry| entry.in_line == Some(number)) else {
                 continue;
             };
             match entry.schedule.line(now) {
-                Some(other) if other == line => return Some(agent),
-                Some(other) => self.lines[other].push_back(agent),
+                Some(other) if other == line => return Some((number, agent)),
+                Some(other) => self.stand_in_line(agent, other),
                 None => self.plan(agent),
             }
         }
@@ -142,8 +147,8 @@ struct Entry {
     last: Option<Answer>,
     schedule: Schedule,
     asking: bool,
-    /// It is due, and waits for room.
-    in_line: bool,
+    /// It is due and waits for room, with this number.
+    in_line: Option<u64>,
     /// What is being asked was asked before the gateway took another config: the answer tells of the past.
     outdated: bool,
     /// It answered to this process at least once.
@@ -318,7 +323,7 @@ impl Rounds {
                     last: None,
                     schedule,
                     asking: false,
-                    in_line: false,
+                    in_line: None,
                     outdated: false,
                     was_well: was_healthy,
                     usage: None,
@@ -457,10 +462,12 @@ impl Rounds {
     /// Starts what is due, as far as there are permits; answers when to look again.
     fn start_due(&self, now: Instant) -> Option<Instant> {
         let mut book = self.book();
-        for line in 0..2 {
-            while let Some(uid) = book.first_in(line, now) {
-                if let Err(line) = self.start(&mut book, &uid, now) {
-                    book.lines[line].push_front(uid);
+        // In turn: neither line waits until the other one is empty.
+        book.turn.0 = 1 - book.turn.0;
+        for line in [book.turn.0, 1 - book.turn.0] {
+            while let Some((number, uid)) = book.first_in(line, now) {
+                if self.start(&mut book, &uid, now).is_err() {
+                    book.lines[line].push_front((number, uid));
                     break;
                 }
             }
@@ -488,7 +495,7 @@ impl Rounds {
         let room = self
             .room(&entry.schedule, now)
             .ok_or(entry.schedule.line(now).unwrap_or(0))?;
-        (entry.asking, entry.in_line) = (true, false);
+        (entry.asking, entry.in_line) = (true, None);
         let patience = if entry.schedule.broken_since.is_some() {
             Patience::BOOTING
         } else {

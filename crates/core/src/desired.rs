@@ -102,6 +102,8 @@ pub struct DesiredAgent {
     pub image: ImageWish,
     /// Subnets to choose from, in order; empty: the default subnets of the default VPC.
     pub subnet_ids: Vec<String>,
+    /// The agent's own spec names the subnet.
+    pub names_subnet: bool,
     /// The data volume.
     pub storage: StorageWish,
     /// Who may reach 443.

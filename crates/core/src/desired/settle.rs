@@ -101,6 +101,7 @@ pub(super) fn settle(asked: &Asked<'_>, claim: Claim, settings: &Settings) -> Re
         type_limit: asked.limits().and_then(|limits| limits.instance_types.clone()),
         image: image(asked),
         subnet_ids: subnets(asked),
+        names_subnet: names_subnet(asked),
         storage: storage(asked)?,
         ingress: ingress(asked)?,
         public_address: asked
@@ -232,6 +233,11 @@ fn image(asked: &Asked<'_>) -> ImageWish {
         || ImageWish::Parameter(builtin::IMAGE_SSM_PARAMETER.into()),
         |chosen| chosen.value,
     )
+}
+
+fn names_subnet(asked: &Asked<'_>) -> bool {
+    let chosen = asked.instance(|instance| instance.subnet_id.clone());
+    chosen.is_some_and(|chosen| chosen.by_agent)
 }
 
 fn subnets(asked: &Asked<'_>) -> Vec<String> {

@@ -33,7 +33,6 @@ const ASIDE: &[&str] = &[
     "DeleteBundle",
     "PutBundle",
     "FetchConsole",
-    "Rotate",
 ];
 
 /// What is told after the reason that an agent has no wish: what is refused besides.

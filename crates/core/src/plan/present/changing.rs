@@ -7,7 +7,7 @@ use super::gateway::valid_probe;
 use super::network::no_subnet;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, LaunchStatus, Reason};
-use crate::change::{self, Planned};
+use crate::change::{self, Field, Planned};
 use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Probe, Refused};
 use crate::plan::launch::{self, Parts};
 use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate, unknown};
@@ -64,9 +64,9 @@ impl Round<'_> {
 
     /// The agent's own spec asks for what cannot be; what its plan says is for those to come.
     fn asks_itself(&self, instance: &Instance) -> bool {
-        let differences = change::differences(self.agent, self.observed, instance);
-        let mut refused = differences.iter().filter(|differs| differs.kind == ActionKind::Refused);
-        refused.any(|differs| differs.own)
+        let mut differences = change::differences(self.agent, self.observed, instance).into_iter();
+        let named = self.agent.names_subnet;
+        differences.any(|differs| differs.kind == ActionKind::Refused && differs.field == Field::Subnet && named)
     }
 
     /// A config that a running gateway does not have yet is announced too, although it interrupts nobody, or for a moment only.

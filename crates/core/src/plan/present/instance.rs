@@ -41,12 +41,15 @@ impl<'a> Round<'a> {
         };
         let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
         let waits = standing.any(|refused| refused.waits(self.now) && gate::concerns(refused, &step));
+        // While Kubernetes does not take it the machine comes up all the same; that nobody gets in is no fault of its own.
+        let up = if waits {
+            self.bundle(instance);
+            self.running(instance)
+        } else {
+            Ok(())
+        };
         self.steps.push(step);
-        // While Kubernetes does not take it, the machine goes on with all else.
-        if waits {
-            return Ok(());
-        }
-        Err(Halt::converging(Reason::Rotating, told, SHORTLY))
+        up.and(Err(Halt::converging(Reason::Rotating, told, SHORTLY)))
     }
 
     /// The next step of a rotation, when the gateway has what the last one made.

@@ -913,12 +913,24 @@ fn a_certificate_that_has_ended_is_renewed_before_anybody_has_to_be_well() {
     assert_eq!(steps(InstanceState::Stopped, -1, None).0, ["StartInstance"]);
     let mended_by_people = steps(InstanceState::Stopped, 1, Some("another key")).0;
     assert!(!mended_by_people.contains(&"Rotate"), "{mended_by_people:?}");
-    let denied = change(ready(), |o| {
-        if let (Known::Present(instances), Known::Present(secret)) = (&mut o.instances, &mut o.secret) {
-            (instances[0].state, secret.not_after) = (InstanceState::Stopped, ago(1));
-        }
-        o.refusal = Some(refused("Rotate", "UnauthorizedOperation", 60));
-    });
-    let steps = names_of(&plan(&wish(json!({})), &denied, now()));
-    assert_eq!(steps, ["StartInstance"], "a machine does not stay down for that");
+    let denied = |state: InstanceState| {
+        let observed = change(silent(3600, Hop::Certificate), |o| {
+            if let (Known::Present(instances), Known::Present(secret)) = (&mut o.instances, &mut o.secret) {
+                (instances[0].state, secret.not_after) = (state, ago(1));
+            }
+            o.refusal = Some(refused("Rotate", "UnauthorizedOperation", 60));
+        });
+        let plan = plan(&wish(json!({})), &observed, now());
+        (names_of(&plan), plan.check_again.as_secs())
+    };
+    assert_eq!(
+        denied(InstanceState::Stopped),
+        (vec!["StartInstance"], 60),
+        "it does not stay down for that"
+    );
+    assert_eq!(
+        denied(InstanceState::Running),
+        (vec![], 60),
+        "and is not put right for what is no fault of its own"
+    );
 }
