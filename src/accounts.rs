@@ -86,17 +86,23 @@ impl<C: Cloud> Accounts<C> {
     }
 
     /// The one that a plan names; opened if it is not open yet.
-    #[must_use]
-    pub fn of(&self, wish: &CloudWish) -> Arc<Context<C>> {
+    pub async fn of(&self, wish: &CloudWish) -> Arc<Context<C>> {
         let wish = &self.named_once(wish);
         if *wish == CloudWish::default() {
             return Arc::clone(&self.own);
         }
         let now = Instant::now();
+        if let Some(open) = Self::used(&mut self.others(), wish, now) {
+            return open;
+        }
+        // A role may lead into the operator's own account, whose budget it shares then. One that cannot be asked now counts as another.
+        if self.own.lookups.known_place().is_none() {
+            let asked = Box::pin(self.own.lookups.place());
+            drop(self.own.budget.on_own_behalf(asked).await);
+        }
         let mut others = self.others();
-        if let Some(account) = others.get_mut(wish) {
-            account.used_at = now;
-            return Arc::clone(&account.context);
+        if let Some(open) = Self::used(&mut others, wish, now) {
+            return open;
         }
         let Some(cloud) = self.own.cloud.elsewhere(wish) else {
             return Arc::clone(&self.own);
@@ -106,6 +112,12 @@ impl<C: Cloud> Accounts<C> {
         let context = Arc::clone(&account.context);
         others.insert(wish.clone(), account);
         context
+    }
+
+    fn used(others: &mut HashMap<CloudWish, Account<C>>, wish: &CloudWish, now: Instant) -> Option<Arc<Context<C>>> {
+        let account = others.get_mut(wish)?;
+        account.used_at = now;
+        Some(Arc::clone(&account.context))
     }
 
     /// One that is named in two ways is one: who says nothing of a region means the operator's own.
@@ -218,7 +230,10 @@ impl<C: Cloud> Accounts<C> {
         let fresh = || {
             let (fleet, metrics) = (self.own.fleet.clone(), Arc::clone(&self.own.metrics));
             let rate = self.manners.aws_rate;
-            let budget = Arc::new(Budget::new(&account, rate, fleet, metrics, self.own.gate.clone()));
+            // AWS counts the calls of each region apart.
+            let label = wish.region.as_ref().map(|region| format!("{account}/{region}"));
+            let label = label.unwrap_or_else(|| account.clone());
+            let budget = Arc::new(Budget::new(&label, rate, fleet, metrics, self.own.gate.clone()));
             Served {
                 _serving: AbortOnDropHandle::new(tokio::spawn(Arc::clone(&budget).serve_forever())),
                 budget,

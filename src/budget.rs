@@ -57,7 +57,7 @@ impl Drop for Token {
 
 /// The budget of one account and region.
 pub struct Budget {
-    /// The account, for metrics.
+    /// The account, for metrics; with its region where that is not the operator's own.
     account: String,
     /// `None`: nobody waits.
     state: Option<Mutex<State>>,
@@ -97,6 +97,15 @@ pub enum Turn {
     Now,
     /// The agent is woken when it is its turn.
     Later,
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        if let Some(state) = self.state() {
+            let buckets = state.lanes.lanes().map(|(bucket, _, _)| bucket);
+            self.metrics.forget_buckets(&self.account, buckets);
+        }
+    }
 }
 
 impl Budget {

@@ -20,6 +20,7 @@ mod places;
 mod policy;
 mod push;
 mod report;
+mod room;
 mod rotate;
 mod secret;
 mod secrets;
@@ -231,7 +232,7 @@ async fn look<C: Cloud>(guarded: &Guarded, accounts: &Accounts<C>) -> Result<Act
             }
         }
         round.home = round.whereabouts();
-        let at_home = accounts.of(&round.home);
+        let at_home = accounts.of(&round.home).await;
         let done = Box::pin(round.at(&at_home).in_turn()).await;
         memory.shown(context.stores.agent_version(&namespace, &name).as_deref());
         done

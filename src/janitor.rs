@@ -99,12 +99,10 @@ async fn tidy<C: Cloud>(context: &Context<C>, before: &Unused) -> Unused {
         .map(|group| group.id.as_str())
         .chain(identities.iter().map(|identity| identity.name.as_str()));
     let unused = count_unused(before, keys, &users);
-    let place = crate::reaper::place(context).await;
-    context.metrics.set_orphans(
-        &place,
-        "security-group",
-        groups.iter().filter(|group| unused.contains_key(&group.id)).count(),
-    );
+    if let Some(place) = crate::reaper::place(context).await {
+        let count = groups.iter().filter(|group| unused.contains_key(&group.id)).count();
+        context.metrics.set_orphans(&place, "security-group", count);
+    }
     let steps = plan_shared(&groups, &identities, &unused);
     if !steps.is_empty() && context.gate.is_open() && context.lookups.owner_now().await == Ok(OwnerRecord::Ours) {
         for step in steps {

@@ -32,6 +32,8 @@ const ABSENT: Duration = Duration::from_secs(30);
 const FAILED: Duration = Duration::from_secs(600);
 /// No answer is good for longer.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// The last answer is good for so much longer to all but the one who asks anew.
+const LASTING: Duration = Duration::from_secs(60);
 /// What nobody asked for during this time is not kept: a settled agent is looked at every ten minutes.
 const UNUSED: Duration = Duration::from_secs(3600);
 
@@ -106,6 +108,12 @@ impl<C: Cloud> Lookups<C> {
     #[must_use]
     pub fn known_place(&self) -> Option<Place> {
         self.place.peek("")
+    }
+
+    /// How often in a row it could not be asked where this is, or whose.
+    #[must_use]
+    pub fn failed_at_home(&self) -> u32 {
+        self.place.failures("").max(self.owner.failures(""))
     }
 
     /// Whose the cluster id is.
@@ -396,6 +404,10 @@ impl<V: Clone> Cache<V> {
         self.slot(key).kept().value.clone()
     }
 
+    fn failures(&self, key: &str) -> u32 {
+        self.slot(key).kept().failures
+    }
+
     fn put(&self, key: &str, value: V, fresh_until: Timestamp) {
         *self.slot(key).kept() = Kept {
             value: Some(value),
@@ -444,10 +456,11 @@ impl<V: Clone> Slot<V> {
             .flatten()
     }
 
-    /// The last answer, where nothing but its age speaks against it.
+    /// The last answer, where nothing but its age speaks against it, and not much of that: what ran out long ago may have changed.
     fn lasting(&self, at: Moment) -> Option<V> {
         let kept = self.kept();
-        let only_old = kept.fresh_until > Timestamp::MIN && kept.fresh_until <= at.now;
+        let ran_out = kept.fresh_until > Timestamp::MIN && kept.fresh_until <= at.now;
+        let only_old = ran_out && at.now <= after(kept.fresh_until, LASTING);
         kept.value.clone().filter(|_| only_old)
     }
 
@@ -617,6 +630,19 @@ mod tests {
             assert_eq!(doubted.await, Ok(2), "what was called in question counts no more");
         };
         assert_eq!(futures::join!(first, others).0, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn who_waits_has_no_answer_that_ran_out_long_ago() {
+        let cache = Cache::default();
+        cache.put("k", 1, at(10));
+        let late = 11 + LASTING.as_secs().cast_signed();
+        let ask = || async {
+            tokio::task::yield_now().await;
+            Ok(2)
+        };
+        let answers = futures::future::join_all((0..3).map(|_| cache.get("k", on(late, 0), |_| PLACE, ask))).await;
+        assert_eq!(answers, vec![Ok(2); 3]);
     }
 
     #[tokio::test]

@@ -104,6 +104,15 @@ impl Metrics {
         self.calls.share.with_label_values(labels).set(share);
     }
 
+    /// Nobody draws from these buckets any more.
+    pub fn forget_buckets(&self, account: &str, buckets: impl IntoIterator<Item = &'static str>) {
+        for labels in buckets.into_iter().map(|bucket| [account, bucket]) {
+            // One may never have been told.
+            let _ = self.calls.queue.remove_label_values(&labels);
+            let _ = self.calls.share.remove_label_values(&labels);
+        }
+    }
+
     /// One round of one agent.
     pub fn observe_reconcile(&self, took: Duration, ok: bool) {
         self.rounds
@@ -159,7 +168,7 @@ impl Metrics {
         self.set_leader(false);
         self.set_agents(&BTreeMap::new());
         self.set_conditions(&BTreeMap::new());
-        self.set_queue(0, 0);
+        self.set_queue((0, 0));
         self.agents.each.clear();
         self.sweeps.at.reset();
         self.sweeps.orphans.reset();
@@ -252,7 +261,7 @@ impl Metrics {
     }
 
     /// How many agents wait to be looked at, and how many are being looked at.
-    pub fn set_queue(&self, waiting: usize, in_flight: usize) {
+    pub fn set_queue(&self, (waiting, in_flight): (usize, usize)) {
         self.rounds.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.rounds.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
     }

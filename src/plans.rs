@@ -51,7 +51,7 @@ async fn tell<C: Cloud>(accounts: &Accounts<C>) {
     for plan in &plans {
         let name = plan.name_any();
         let used = uses.get(&name).unwrap_or(&unused);
-        let account = accounts.of(&plan_account(plan));
+        let account = accounts.of(&plan_account(plan)).await;
         let asked = async { (place(&account).await, images(&account, used).await) };
         let (place, images) = Box::pin(account.budget.on_own_behalf(asked)).await;
         let facts = PlanFacts {

@@ -99,7 +99,9 @@ impl Reaper {
         let place = place(context).await;
         for kind in Kind::ALL {
             let count = orphans.iter().filter(|orphan| orphan.kind == kind).count();
-            context.metrics.set_orphans(&place, kind.as_str(), count);
+            if let Some(place) = &place {
+                context.metrics.set_orphans(place, kind.as_str(), count);
+            }
         }
         let grace = SignedDuration::try_from(self.reaping.grace).unwrap_or(SignedDuration::MAX);
         let due = reap::due(&orphans, &self.ages, grace, now);
@@ -215,13 +217,10 @@ fn key(orphan: &Orphan) -> Key {
     (orphan.kind, orphan.id.clone())
 }
 
-/// Where this is, as one word.
-pub(crate) async fn place<C: Cloud>(context: &Context<C>) -> String {
-    let place = context.lookups.place().await;
-    place.map_or_else(
-        |_| "unknown".into(),
-        |place| format!("{}/{}", place.account, place.region),
-    )
+/// Where this is, as one word, if that is known: what is counted of nowhere would be counted again.
+pub(crate) async fn place<C: Cloud>(context: &Context<C>) -> Option<String> {
+    let place = context.lookups.place().await.ok()?;
+    Some(format!("{}/{}", place.account, place.region))
 }
 
 /// The lists that have no sweep.

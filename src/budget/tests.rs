@@ -33,6 +33,25 @@ fn budget() -> (Arc<Budget>, tokio::sync::mpsc::UnboundedReceiver<String>) {
     (Arc::new(Budget::new("own", Some(SCALE), fleet, metrics, open())), woken)
 }
 
+#[test]
+fn buckets_that_nobody_draws_from_any_more_are_not_told() {
+    let (fleet, _woken) = Fleet::new("c", Clock::new(Timestamp::now));
+    let metrics = Arc::new(Metrics::new("1").unwrap());
+    let of = |account: &str| Budget::new(account, Some(SCALE), fleet.clone(), Arc::clone(&metrics), open());
+    let (own, other) = (of("own"), of("111122223333/eu-west-2"));
+    for budget in [&own, &other] {
+        budget.turn(RUN, &asker("a", "agent"));
+        budget.serve();
+    }
+    assert!(metrics.text().contains("account=\"111122223333/eu-west-2\""));
+    drop(other);
+    let told = metrics.text();
+    assert!(
+        !told.contains("111122223333") && told.contains("account=\"own\""),
+        "{told}"
+    );
+}
+
 fn refused(code: &str) -> CloudError {
     CloudError {
         code: code.into(),

@@ -367,6 +367,8 @@ impl<C: Cloud> Round<'_, C> {
                     self.memory.note_bundle(before, written);
                 }
                 self.context.fleet.note_bundle(&agent.claim.agent_uid);
+                // It may have waited long for its turn: the gateway has the whole time from here.
+                self.memory.handover.wait(self.context.clock.now());
                 if overwrite {
                     self.tell_of_bundle(agent, observed, instance_id).await;
                 }

@@ -185,9 +185,11 @@ impl<C: Cloud> Round<'_, C> {
             0
         };
         if let Some(error) = failed {
-            let told = failed_read(&error, *failed_reads, self.context.clock.now());
+            let mut told = failed_read(&error, *failed_reads, self.context.clock.now());
             if matches!(desired, Desired::Absent(farewell) if farewell.force) {
-                observed.blind.get_or_insert_with(|| told.clone());
+                // Looks that are answered with the last failure are no tries.
+                told.count = self.context.lookups.failed_at_home();
+                observed.blind = Some(told.clone());
             }
             observed.refusal.get_or_insert(told);
         }

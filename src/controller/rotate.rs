@@ -97,7 +97,12 @@ impl<C: Cloud> Round<'_, C> {
             Err(error) => return self.put_off("read of the Secret", error),
         };
         let decided_on = self.secret().and_then(|secret| secret.version.clone());
-        if !secret::is_owned(&found, &self.agent) || found.resource_version() != decided_on {
+        if !secret::is_owned(&found, &self.agent) {
+            return Ok(Effect::Conflict);
+        }
+        if found.resource_version() != decided_on {
+            // A watch that is broken does not bring it: what was read is what the next look goes by.
+            self.adopt_secret(&found);
             return Ok(Effect::Conflict);
         }
         let patch = match secret::rotate(&found, rotation, &uid, now) {

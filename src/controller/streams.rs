@@ -1,8 +1,8 @@
 //! The wiring: what is watched, what is kept of it, and what wakes which agent.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
@@ -21,20 +21,17 @@ use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::memory::Sight;
 use super::packed::Checked;
+use super::room::Room;
 use super::secrets::Secrets;
 use super::{Context, Guarded, Memories, Packed, RoundError, Troubles, reconcile};
 use crate::accounts::Accounts;
 use crate::cloud::Cloud;
 
-/// How many agents are worked on at once.
-const AT_ONCE: usize = 64;
-/// How many of them of one namespace: another one finds room, whatever those wait for.
-const OF_ONE_NAMESPACE: usize = 48;
 /// What `kubectl apply` keeps for itself: the whole object once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How many objects are listed in one answer.
@@ -163,22 +160,18 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     let stopping = context.gate.stopping();
     let tasks = TaskTracker::new();
     let agents = context.stores.agents.clone();
-    let queue = Queue::default();
-    let (queued, metrics) = (queue.clone(), Arc::clone(&context.metrics));
-    let triggers = triggers(&context, wiring, woken).inspect_ok(move |request| queued.push(&request.obj_ref));
-    let (spawned, room, shown) = (tasks.clone(), Room::default(), agents.clone());
+    let (room, called) = Room::new();
+    let mut triggers = triggers(&context, wiring, woken);
+    triggers.push(from_room(called));
+    let (spawned, metrics, line) = (tasks.clone(), Arc::clone(&context.metrics), room.clone());
     let work = move |guarded: Arc<Guarded>, accounts: Arc<Accounts<C>>| {
-        let (queue, metrics, spawned) = (queue.clone(), Arc::clone(&metrics), spawned.clone());
-        let (room, shown) = (room.clone(), shown.clone());
+        let (metrics, spawned, room) = (Arc::clone(&metrics), spawned.clone(), line.clone());
         async move {
-            let agent = ObjectRef::from_obj(guarded.as_ref());
-            let place = room.enter(agent.namespace.as_deref().unwrap_or_default()).await;
-            queue.pop(&agent);
-            // What it was when it came into line may be long past.
-            let Some(guarded) = shown.get(&agent) else {
+            let place = room.enter(&ObjectRef::from_obj(guarded.as_ref()));
+            metrics.set_queue(room.count());
+            let Some(place) = place else {
                 return Ok(Action::await_change());
             };
-            metrics.set_queue(queue.len(), spawned.len() + 1);
             let round = async move {
                 let done = reconcile(guarded, accounts).await;
                 drop(place);
@@ -186,11 +179,13 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
             };
             let task = AbortOnDropHandle::new(spawned.spawn(round));
             // A round that panicked is a mistake of ours: it is told, and the agent is looked at again.
-            task.await.unwrap_or_else(|panic| {
+            let done = task.await.unwrap_or_else(|panic| {
                 Err(RoundError::Panic {
                     told: panic.to_string(),
                 })
-            })
+            });
+            metrics.set_queue(room.count());
+            done
         }
         .boxed()
     };
@@ -200,6 +195,9 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     let rounds = rounds.for_each(|result| {
         if let Err(error) = result {
             tracing::debug!(%error, "a round did not end well");
+            if let kube::runtime::controller::Error::ObjectNotFound(agent) = error {
+                room.forget(&ObjectRef::new(&agent.name).within(agent.namespace.as_deref().unwrap_or_default()));
+            }
         }
         futures::future::ready(())
     });
@@ -213,71 +211,6 @@ pub async fn run<C: Cloud>(accounts: Arc<Accounts<C>>, wiring: Wiring, woken: Un
     tokio::select! {
         () = rounds => {}
         () = drained => {}
-    }
-}
-
-/// Where rounds happen: so many at once, and so many of one namespace, each in the order in which it came.
-#[derive(Clone)]
-struct Room {
-    all: Arc<Semaphore>,
-    namespaces: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
-}
-
-/// Room for one round; also what is shared by those of its namespace, while one of them is there.
-type Place = (Arc<Semaphore>, Vec<OwnedSemaphorePermit>);
-
-impl Default for Room {
-    fn default() -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(AT_ONCE)),
-            namespaces: Arc::default(),
-        }
-    }
-}
-
-impl Room {
-    /// Waits for room. Whoever stands in line for the room at all has room in its namespace: there are never many of one.
-    async fn enter(&self, namespace: &str) -> Place {
-        let own = self.of(namespace);
-        let mut permits = Vec::with_capacity(2);
-        for semaphore in [&own, &self.all] {
-            // Neither is ever closed.
-            permits.extend(Arc::clone(semaphore).acquire_owned().await.ok());
-        }
-        (own, permits)
-    }
-
-    fn of(&self, namespace: &str) -> Arc<Semaphore> {
-        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = namespaces.get(namespace).and_then(Weak::upgrade) {
-            return there;
-        }
-        namespaces.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let fresh = Arc::new(Semaphore::new(OF_ONE_NAMESPACE));
-        namespaces.insert(namespace.to_owned(), Arc::downgrade(&fresh));
-        fresh
-    }
-}
-
-/// Agents that something wants to be looked at, for the metric.
-#[derive(Clone, Default)]
-struct Queue(Arc<Mutex<HashSet<ObjectRef<Guarded>>>>);
-
-impl Queue {
-    fn push(&self, agent: &ObjectRef<Guarded>) {
-        self.lock().insert(agent.clone());
-    }
-
-    fn pop(&self, agent: &ObjectRef<Guarded>) {
-        self.lock().remove(agent);
-    }
-
-    fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<ObjectRef<Guarded>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -559,6 +492,15 @@ fn from_fleet<C: Cloud>(woken: UnboundedReceiver<String>, context: &Arc<Context<
             )
         })
         .boxed()
+}
+
+/// Those whose turn has come.
+fn from_room(called: UnboundedReceiver<ObjectRef<Guarded>>) -> Trigger {
+    futures::stream::unfold(called, async |mut called| {
+        called.recv().await.map(|agent| (agent, called))
+    })
+    .map(|agent| Ok(agent.into()))
+    .boxed()
 }
 
 impl Stores {

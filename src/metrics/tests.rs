@@ -84,7 +84,7 @@ fn who_leads_no_more_tells_nothing_of_agents_and_what_it_did_stays() {
         metrics.set_agents(&BTreeMap::from([("Booting", 2)]));
         metrics.set_conditions(&BTreeMap::from([(("Ready", "True", "Ready"), 1)]));
         metrics.set_orphans("1/eu", "volume", 3);
-        metrics.set_queue(4, 5);
+        metrics.set_queue((4, 5));
         metrics.set_bucket("own", "RunInstances", 6, 0.5);
         metrics.set_swept_at("1", "eu", Timestamp::UNIX_EPOCH);
         let usage = Usage {
@@ -110,8 +110,8 @@ const HEAD: &str = "# Metrics
 What `/metrics` of the operator serves, made from the code by `KOI_BLESS=1 cargo test --lib metrics`. Every family is there from the start.
 
 Labels are bounded: operations are those that the operator calls, reasons those of [reasons.md](reasons.md), steps those of its planner, accounts
-and regions those that plans name (`own` is the operator's own account). `namespace` and `name` are those of agents; their series go when
-the agent goes.
+and regions those that plans name (`own` is the operator's own account; buckets of another region than the operator's have it behind their
+account's name). `namespace` and `name` are those of agents; their series go when the agent goes.
 
 | name | type | labels | says |
 |---|---|---|---|

@@ -157,8 +157,15 @@ def test_an_object_that_makes_no_sense_holds_up_nobody(stage: Stage, operator: O
         forced = {"metadata": {"annotations": {"skykoi.io/force-delete": "true"}}}
         stage.kube.patch_agent(finalized["name"], forced)
         stage.wait_gone(finalized["name"], 20)
-        told = stage.kube.events(finalized["name"])
-        assert any("whatever has the tags skykoi:cluster=" in event["note"] for event in told), told
+        # Told once it is so, a moment after it is gone.
+        until(
+            "what it leaves is told",
+            lambda: any(
+                "whatever has the tags skykoi:cluster=" in event["note"]
+                for event in stage.kube.events(finalized["name"])
+            ),
+            10,
+        )
     finally:
         if stage.kube.agent("nonsense"):
             stage.kube.delete_agent("nonsense")

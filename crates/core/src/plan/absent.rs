@@ -276,15 +276,21 @@ impl<'a> Round<'a> {
     }
 
     fn volumes(&mut self) -> Result<(), Halt> {
-        if last_policy(self.farewell, self.observed) == DeletionPolicy::Retain {
-            self.holder()?;
-            return self.retain();
-        }
         let volumes = match &self.observed.volumes {
             Known::Present(volumes) => volumes.as_slice(),
             Known::Absent => &[],
             Known::Unknown => return Err(unknown(self.observed, "Which volumes the agent has")),
         };
+        if last_policy(self.farewell, self.observed) == DeletionPolicy::Retain {
+            self.holder()?;
+            self.retain()?;
+            // What a read left out has the old word on it, and goes by that later.
+            return self.unseen_volume(volumes).map_or(Ok(()), |hidden| {
+                Err(deleting(format!(
+                    "The last word on the data is still to be written: {hidden}."
+                )))
+            });
+        }
         let mut waiting = Vec::new();
         for volume in volumes.iter().filter(|volume| volume.state != VolumeState::Deleted) {
             waiting.push(self.volume(volume)?);

@@ -44,7 +44,8 @@ impl<'a> Round<'a> {
         // While Kubernetes does not take it the machine comes up all the same; that nobody gets in is no fault of its own.
         let up = if waits {
             self.bundle(instance);
-            self.running(instance)
+            let well = self.running(instance).and_then(|()| self.carry_on(instance));
+            well.and_then(|()| self.machine(instance))
         } else {
             Ok(())
         };
