@@ -410,6 +410,7 @@ impl<C: Cloud> Round<'_, C> {
                     volume_id: volume_id.to_owned(),
                     state: SnapshotState::Pending,
                     last: true,
+                    started_at: None,
                 };
                 self.memory.note_snapshot(begun, self.context.clock.now());
                 Effect::Done
@@ -451,7 +452,8 @@ impl<C: Cloud> Round<'_, C> {
                     reason: Reason::InvalidSpec,
                     message: format!("spec.workspace: {fault}."),
                 },
-                Retry::Never,
+                // A file of the ConfigMap may be mended, which no generation tells.
+                Retry::Slow,
             );
         }
         let Some(target) = self.target(agent, instance) else {

@@ -14,7 +14,9 @@ use koi_core::observed::{
     SecretFacts, Snapshot, Subnet, VolumeState,
 };
 use koi_core::offering;
-use koi_core::plan::{Why, current_instance, data_volume_id, forget_past_boot, last_policy, probe_target};
+use koi_core::plan::{
+    Why, current_instance, data_volume_id, forget_past_boot, last_policy, of_this_farewell, probe_target,
+};
 use koi_core::refusal::NO_CREDENTIALS;
 use koi_core::render::bundle;
 use koi_core::render::network;
@@ -80,7 +82,9 @@ impl<C: Cloud> Round<'_, C> {
         self.secret_and_bundle(desired, &mut observed, unread).await;
         self.aim(desired, &observed);
         self.note_uses(desired, &observed);
-        observed.probe = self.context.rounds.last(&desired.claim().agent_uid);
+        let agent_uid = &desired.claim().agent_uid;
+        observed.probe = self.context.rounds.last(agent_uid);
+        observed.silent_since = self.context.rounds.silent_since(agent_uid);
         let confirmed = |pushed: &mut Pushed| {
             observed
                 .probe
@@ -288,7 +292,11 @@ impl<C: Cloud> Round<'_, C> {
             }
         };
         self.memory.complete(&mut listed, now);
-        Known::Present(listed)
+        let leaves_since = self.agent.metadata.deletion_timestamp.as_ref();
+        Known::Present(match leaves_since {
+            Some(leaves_since) => of_this_farewell(listed, leaves_since.0),
+            None => listed,
+        })
     }
 
     /// The profile that an agent wishes.

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use koi_core::observed::{Probe, Pushed};
 use koi_core::uid::Uid;
 use koi_wire::Redacted;
@@ -155,6 +156,8 @@ struct Entry {
     was_well: bool,
     /// What its models cost so far.
     usage: Option<Usage>,
+    /// Since when it does not answer although it did; `None` also where this process never saw an answer.
+    silent_since: Option<Timestamp>,
     /// When it refused our token.
     refusals: Refusals,
     /// It has what a handover is to bring it.
@@ -181,6 +184,16 @@ impl Entry {
             && talk::is_lockout(told)
         {
             told.clone_from(cause);
+        }
+    }
+
+    /// Keeps when it fell silent, if it had answered in the same boot before.
+    fn note_silence(&mut self, probe: &Probe) {
+        let answered = |last: &Answer| last.launch_time == probe.launch_time && last.outcome.is_ok();
+        if probe.outcome.is_ok() {
+            self.silent_since = None;
+        } else if self.last.as_ref().is_some_and(answered) {
+            self.silent_since = Some(probe.at);
         }
     }
 
@@ -327,6 +340,7 @@ impl Rounds {
                     outdated: false,
                     was_well: was_healthy,
                     usage: None,
+                    silent_since: None,
                     refusals: Refusals::default(),
                     has_taken: false,
                 };
@@ -406,6 +420,12 @@ impl Rounds {
     #[must_use]
     pub fn last(&self, agent_uid: &str) -> Option<Probe> {
         self.book().entries.get(&agent_uid.into())?.probe()
+    }
+
+    /// Since when the gateway does not answer that had answered before.
+    #[must_use]
+    pub fn silent_since(&self, agent_uid: &str) -> Option<Timestamp> {
+        self.book().entries.get(&agent_uid.into())?.silent_since
     }
 
     /// Whether so many gateways that were well fell silent that the fault is more likely on our side: our network, our proxy, our node.
@@ -577,6 +597,7 @@ impl Rounds {
             entry.schedule.due = entry.schedule.due.max(entry.soonest(now));
         }
         entry.keep_cause(&mut probe);
+        entry.note_silence(&probe);
         let taken = entry.target.in_handover && found.has_taken && !entry.has_taken;
         entry.has_taken = found.has_taken;
         let news = entry.last.as_ref().is_none_or(|last| last.differs(&probe.outcome));

@@ -495,7 +495,7 @@ def test_an_instance_stays_until_its_successor_can_come(ground: Ground) -> None:
     ground.stage.kube.patch_agent(name, {"spec": {"instance": {"image": {"id": "ami-0123456789abcdeff"}}}})
     agent = ground.stage.wait_condition(name, "Stalled", reason="ImageNotFound", seconds=45)
     assert condition(agent, "Ready")["status"] == "True"
-    assert agent["status"]["plannedAction"]["waitingFor"] == "EC2 to take the launch of the new instance"
+    assert agent["status"]["plannedAction"]["waitingFor"] == "a launch of the new instance that EC2 takes"
     bill = Bill(ground)
     sweeps(ground, 4)
     assert len(cloud.calls(bill.since, principal="operator", action="RunInstances")) <= 1

@@ -99,6 +99,8 @@ pub struct Observed {
     /// The plan has a place for one more agent that is interrupted by what its own spec did not ask for. Asked for only where
     /// [`crate::change::wants_place`] says so.
     pub may_disrupt: bool,
+    /// Since when the gateway does not answer that had answered before, as far as this process saw that.
+    pub silent_since: Option<Timestamp>,
     /// So many other gateways fell silent together that the operator's own way to them is the likelier fault.
     pub outage: bool,
     /// The end of the console, fetched when a boot takes too long.
@@ -167,6 +169,8 @@ pub struct Snapshot {
     pub state: SnapshotState,
     /// It was begun as the last one of a volume that is to be deleted: [`crate::names::TAG_LAST_SNAPSHOT`].
     pub last: bool,
+    /// When it was begun, where that is known.
+    pub started_at: Option<Timestamp>,
 }
 
 /// The states of a snapshot.
@@ -278,7 +282,9 @@ impl Recorded {
                 account: cloud.account.clone(),
                 region: cloud.region.clone(),
             }),
-            instance_id: instance.map(|instance| instance.id.clone()).filter(is_id),
+            instance_id: instance
+                .map(|instance| instance.id.clone())
+                .filter(|id| is_id(id, "i-")),
             booting_since: instance
                 .and_then(|instance| instance.booting_since.as_ref())
                 .map(|time| time.0),
@@ -287,7 +293,11 @@ impl Recorded {
                 .map(|time| time.0),
             instance_type: instance.and_then(|instance| instance.instance_type.clone()),
             previous_type: instance.and_then(|instance| instance.previous_type.clone()),
-            volume_id: status.volume.as_ref().map(|volume| volume.id.clone()).filter(is_id),
+            volume_id: status
+                .volume
+                .as_ref()
+                .map(|volume| volume.id.clone())
+                .filter(|id| is_id(id, "vol-")),
             volume_gib: status.volume.as_ref().and_then(|volume| volume.size_gib).map(i64::from),
             bundle: status.bundle.as_ref().map(|bundle| BundleRecord {
                 instance_id: bundle.instance_id.clone(),
@@ -360,9 +370,8 @@ impl Recorded {
 }
 
 /// EC2's ids are a short word and a number in hexadecimal; what somebody else wrote into status leads nowhere.
-#[expect(clippy::ptr_arg, reason = "a filter of options gives it so")]
-fn is_id(id: &String) -> bool {
-    let number = id.strip_prefix("i-").or_else(|| id.strip_prefix("vol-"));
+fn is_id(id: &str, kind: &str) -> bool {
+    let number = id.strip_prefix(kind);
     number.is_some_and(|number| !number.is_empty() && number.chars().all(|digit| digit.is_ascii_hexdigit()))
 }
 

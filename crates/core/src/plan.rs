@@ -26,6 +26,7 @@ use crate::rotation::Rotation;
 
 pub use absent::last_policy;
 pub(crate) use gate::{LOST_CLAIM, MEANWHILE};
+pub(crate) use launch::is_lost;
 pub(crate) use launch::rebuilt;
 pub(crate) use present::{
     UNTIL_THEN, describe_failure, failing_word, hop_reason, is_proven, last_word, restarts, valid_probe,
@@ -33,7 +34,7 @@ pub(crate) use present::{
 pub use present::{current_instance, data_volume_id, forget_past_boot};
 pub use shared::teardown as identity_teardown;
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
-pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags};
+pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags, of_this_farewell};
 
 /// One change: at most one call to the cloud or one write to the cluster.
 #[derive(Clone, Debug, PartialEq)]

@@ -159,6 +159,7 @@ impl Account {
                     volume_id: volume_id.to_owned(),
                     state: SnapshotState::Pending,
                     last: tags.contains_key(names::TAG_LAST_SNAPSHOT),
+                    started_at: Some(now),
                 },
                 tags: tags.clone(),
                 begun: now,

@@ -13,6 +13,7 @@ fn a_snapshot_under_way_is_asked_after_now_and_then() {
         volume_id: "vol-1".to_owned(),
         state,
         last: true,
+        started_at: None,
     };
     let mut memory = Memory::default();
     assert_eq!(memory.snapshots_still_known(now), None, "never asked");
@@ -163,6 +164,7 @@ fn what_the_next_round_needs_outlasts_a_rest() {
         volume_id: "vol-1".to_owned(),
         state: SnapshotState::Pending,
         last: true,
+        started_at: None,
     };
     let pushed = Pushed {
         at: at(0),

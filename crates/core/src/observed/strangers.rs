@@ -3,6 +3,7 @@
 use super::{Instance, Known, Observed, Recorded, Volume, VolumeState};
 use crate::api::{KoiAgentStatus, LaunchStatus};
 use crate::names::{self, Claim};
+use crate::plan::is_lost;
 
 impl Observed {
     /// Holds the ids that status names against what the cloud shows: somebody else may have written them. An instance that has neither our
@@ -25,6 +26,13 @@ impl Observed {
             .take()
             .and_then(|launch| of_our_token(launch, claim));
         let copied = had_launch && self.recorded.launch.is_none();
+        if copied && !self.shows_own(claim) && self.is_instance_gone() {
+            // Restored under another UID, long after: all of it, the place too, tells of another agent.
+            (forget_stranger(status), status.cloud = None);
+            let volume_id = self.recorded.volume_id.take();
+            self.recorded = Recorded::from_status(status);
+            self.recorded.volume_id = volume_id;
+        }
         self.disown_instance(claim);
         self.keep_held_volume(claim);
         if self.is_volume_strange(claim, copied, leaves) {
@@ -36,6 +44,20 @@ impl Observed {
         }
     }
 
+    /// No instance is recorded, or none that any read has shown for as long as EC2 may hide one.
+    fn is_instance_gone(&self) -> bool {
+        let Some(id) = &self.recorded.instance_id else {
+            return true;
+        };
+        self.seen_at.is_some_and(|seen_at| is_lost(self, id, seen_at))
+    }
+
+    /// An instance that is the agent's by its token, or its claim.
+    fn shows_own(&self, claim: &Claim) -> bool {
+        let mut instances = self.instances.present().into_iter().flatten();
+        instances.any(|instance| is_own(instance, claim))
+    }
+
     fn disown_instance(&mut self, claim: &Claim) {
         let Some(id) = self.recorded.instance_id.clone() else {
             return;
@@ -43,11 +65,9 @@ impl Observed {
         let Known::Present(instances) = &mut self.instances else {
             return;
         };
-        let ours = |instance: &Instance| {
-            let token = instance.client_token.as_deref();
-            claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
-        };
-        let strange = instances.iter().any(|instance| instance.id == id && !ours(instance));
+        let strange = instances
+            .iter()
+            .any(|instance| instance.id == id && !is_own(instance, claim));
         if strange || self.strangers.contains(&id) {
             instances.retain(|instance| instance.id != id);
             self.recorded.forget_instance();
@@ -62,6 +82,13 @@ impl Observed {
             claim.matches(&volume.tags) && instances().any(mapped)
         };
         self.volumes.present()?.iter().find(held)
+    }
+
+    /// An instance has it as another disk than the one for data.
+    fn is_other_disk(&self, id: &String) -> bool {
+        let mut instances = self.instances.present().into_iter().flatten();
+        let other = |(device, held): (&String, &String)| device != names::DATA_DEVICE && held == id;
+        instances.any(|instance| instance.block_devices.iter().any(other))
     }
 
     /// What a launch took over is what its instance holds, where the record names something else.
@@ -87,7 +114,7 @@ impl Observed {
         let holds = self.held_volume(claim).is_some();
         let anothers = self.strangers.contains(id);
         let strange = match volumes.iter().find(|volume| volume.id == *id) {
-            Some(volume) => claim.is_anothers(&volume.tags),
+            Some(volume) => claim.is_anothers(&volume.tags) || self.is_other_disk(id),
             // What is another agent's is not shown to this one.
             None => {
                 let unseen = self.unseen.get(id);
@@ -101,6 +128,11 @@ impl Observed {
         let replaced = holds || (anothers && volumes.iter().any(free));
         strange && (replaced || !needed)
     }
+}
+
+fn is_own(instance: &Instance, claim: &Claim) -> bool {
+    let token = instance.client_token.as_deref();
+    claim.matches(&instance.tags) || token.is_some_and(|token| names::is_token_of(&claim.agent_uid, token))
 }
 
 /// All that status says of an instance that is another agent's: it was the other one's status.
@@ -125,6 +157,10 @@ fn forget_stranger(status: &mut KoiAgentStatus) {
 /// A record with a token of ours, which tells epoch and attempt whatever somebody wrote beside it; any other is no record.
 fn of_our_token(launch: LaunchStatus, claim: &Claim) -> Option<LaunchStatus> {
     let (epoch, attempt) = names::parse_client_token(&claim.agent_uid, &launch.client_token)?;
+    // After the last that there may be comes none.
+    if epoch.max(attempt) >= names::LAUNCHES_MAX {
+        return None;
+    }
     Some(LaunchStatus {
         epoch,
         attempt,

@@ -13,7 +13,7 @@ use crate::names::{self, Claim};
 use crate::observed::{Instance, InstanceState, Known, Observed, OwnerRecord, Refused, Unseen, Volume, VolumeState};
 use crate::reap;
 
-/// A volume that is there may be missing in reads for so long.
+/// What is there may be missing in reads for so long.
 const HIDDEN: SignedDuration = SignedDuration::from_secs(60);
 
 /// So often what a deletion can do without is tried.
@@ -250,8 +250,8 @@ impl<'a> Round<'a> {
                 .recorded_at
                 .as_ref()
                 .map_or(VISIBILITY, |time| self.now.duration_since(time.0));
-            let reads = self.observed.unseen.get(id).map_or(0, |unseen| unseen.reads);
-            if reads >= 2 && age >= VISIBILITY {
+            let unseen = self.observed.unseen.get(id);
+            if unseen.is_some_and(|unseen| self.is_surely_gone(unseen)) && age >= VISIBILITY {
                 return Ok(());
             }
             return Err(looked_for(id));
@@ -308,9 +308,13 @@ impl<'a> Round<'a> {
         let observed = self.observed;
         let id = observed.recorded.volume_id.as_ref()?;
         let shown = volumes.iter().any(|volume| volume.id == *id);
-        let surely_gone = |unseen: &Unseen| unseen.reads >= 2 && self.now.duration_since(unseen.since) >= HIDDEN;
-        let gone = observed.volume_deleted.as_ref() == Some(id) || observed.unseen.get(id).is_some_and(surely_gone);
+        let is_unseen = |unseen: &Unseen| self.is_surely_gone(unseen);
+        let gone = observed.volume_deleted.as_ref() == Some(id) || observed.unseen.get(id).is_some_and(is_unseen);
         (!shown && !gone).then(|| format!("EC2 does not show volume {id}, which is looked for until that is certain"))
+    }
+
+    fn is_surely_gone(&self, unseen: &Unseen) -> bool {
+        unseen.reads >= 2 && self.now.duration_since(unseen.since) >= HIDDEN
     }
 
     /// Where status tells of no instance a volume may: whoever holds what has the agent's claim, and is not shown, is its instance.

@@ -45,6 +45,8 @@ const ON_RESOURCE: &str = " on arn:";
 
 /// So many refusals in a row may be the cloud's own delay: about ten seconds.
 const LAG: u32 = 8;
+/// Who waits for nothing but a refusal is not looked at sooner.
+const HELD: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// The cloud is changed only under our own owner record; where there is none it is written just before the first change.
 pub(super) fn owner(plan: &mut Plan, desired: &Desired, observed: &Observed) {
@@ -179,13 +181,24 @@ fn hold(plan: &mut Plan, refused: &Refused, lives: bool, now: Timestamp) {
     let waits = refused.retry_at.map_or(AT_REST, |at| until(at, now));
     if lives && ASIDE.contains(&refused.step) {
         plan.steps.retain(|step| !concerns(refused, step));
-        plan.check_again = plan.check_again.min(waits);
+        rest(plan, waits);
     } else {
         plan.steps.truncate(position);
         plan.check_again = waits;
         // Nothing is left behind while the object stays.
         plan.steps.pop_if(|last| matches!(last, Step::Abandon { .. }));
     }
+}
+
+/// When to look again at a plan that lost a step until then. Where none is left, nothing that this agent did is waited for: what the cloud
+/// or the gateway has to say wakes it.
+fn rest(plan: &mut Plan, waits: std::time::Duration) {
+    let soonest = if plan.steps.is_empty() {
+        HELD
+    } else {
+        std::time::Duration::ZERO
+    };
+    plan.check_again = plan.check_again.max(soonest).min(waits);
 }
 
 /// What somebody has to act on is told beside what the verdict is about.
@@ -204,8 +217,7 @@ pub(super) fn hold_aside(plan: &mut Plan, observed: &Observed, now: Timestamp) {
         let waits = refused.waits(now);
         if waits && position(plan, refused).is_some() {
             plan.steps.retain(|step| !concerns(refused, step));
-            let again = refused.retry_at.map_or(AT_REST, |at| until(at, now));
-            plan.check_again = plan.check_again.min(again);
+            rest(plan, refused.retry_at.map_or(AT_REST, |at| until(at, now)));
         }
     }
 }

@@ -315,7 +315,7 @@ fn lost_volume(recorded: &str, free: Option<&String>) -> String {
 }
 
 /// Whole reads, at least two, over the time that EC2 may hide things, did not show it.
-pub(super) fn is_lost(observed: &Observed, id: &str, now: Timestamp) -> bool {
+pub(crate) fn is_lost(observed: &Observed, id: &str, now: Timestamp) -> bool {
     observed
         .unseen
         .get(id)

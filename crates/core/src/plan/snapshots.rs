@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::names;
 use crate::observed::{Snapshot, SnapshotState};
 
+/// By so much the clocks of EC2 and of the API server may differ.
+const SKEW: SignedDuration = SignedDuration::from_mins(10);
 /// So many that failed are enough to ask people.
 const FAILED: usize = 3;
 
@@ -44,6 +48,15 @@ pub fn last_snapshot(volume_id: &str, snapshots: &[Snapshot]) -> LastSnapshot {
     }
 }
 
+/// Those of the `listed` that may keep the last state of an agent that leaves since then: one that was begun as the last in an earlier
+/// farewell, which was undone, tells of a state from before. Clocks may differ.
+#[must_use]
+pub fn of_this_farewell(mut listed: Vec<Snapshot>, leaves_since: Timestamp) -> Vec<Snapshot> {
+    let earliest = leaves_since.saturating_sub(SKEW).unwrap_or(leaves_since);
+    listed.retain(|snapshot| snapshot.started_at.is_none_or(|started_at| started_at >= earliest));
+    listed
+}
+
 /// The tags of such a snapshot: the claim, and that it is the last one.
 #[must_use]
 pub fn last_snapshot_tags(claim: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -63,6 +76,7 @@ mod tests {
             volume_id: "vol-1".into(),
             state,
             last,
+            started_at: None,
         }
     }
 
@@ -93,5 +107,18 @@ mod tests {
             last_snapshot("vol-2", &[snapshot("s", Completed, true)]),
             LastSnapshot::Missing
         );
+    }
+
+    #[test]
+    fn a_snapshot_of_an_earlier_farewell_is_not_the_last_state() {
+        let at = |minutes: i64| Timestamp::from_second(1_800_000_000 + minutes * 60).unwrap();
+        let begun = |minutes: Option<i64>| Snapshot {
+            started_at: minutes.map(at),
+            ..snapshot("s", SnapshotState::Completed, true)
+        };
+        let counts = |minutes: Option<i64>| !of_this_farewell(vec![begun(minutes)], at(0)).is_empty();
+        assert!(counts(Some(1)) && counts(Some(-10)), "clocks differ");
+        assert!(counts(None), "begun by this process");
+        assert!(!counts(Some(-11)));
     }
 }

@@ -209,6 +209,7 @@ fn a_volume_waits_for_its_snapshot() {
         volume_id: "vol-1".into(),
         state,
         last: true,
+        started_at: None,
     };
     let names = |snapshots: &[Snapshot]| {
         let steps = after_snapshot("vol-1", snapshots, &BTreeMap::new());

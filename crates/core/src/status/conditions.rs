@@ -9,7 +9,7 @@ use crate::api::{ConditionType, KoiAgentStatus, Power, Reason, Remedy};
 use crate::desired::{Desired, DesiredAgent};
 use crate::names;
 use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Observed, Repair};
-use crate::plan::{STEP_NAMES, Verdict, Why, describe_failure, hop_reason, last_word};
+use crate::plan::{STEP_NAMES, UNTIL_THEN, Verdict, Why, describe_failure, hop_reason, last_word};
 
 /// How long a boot says nothing about the hop that does not answer yet: the hops come up one after the other.
 const QUIET_BOOT: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
@@ -217,7 +217,8 @@ pub(super) fn is_well(report: &Report<'_>) -> bool {
 fn leaves_ready(report: &Report<'_>, why: &Why) -> bool {
     if matches!(report.plan.verdict, Verdict::Blocked(_)) {
         let paused = report.agent().is_some_and(|agent| agent.unclear_pause.is_some());
-        return paused || why.reason == Reason::BundleTooLarge || is_refused_step(report, why);
+        let goes_on = why.reason == Reason::BundleTooLarge || why.message.contains(UNTIL_THEN);
+        return paused || goes_on || is_refused_step(report, why);
     }
     matches!(
         why.reason,

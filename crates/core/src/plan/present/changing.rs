@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 
 use super::Round;
 use super::gateway::valid_probe;
+use super::launching::same_zone;
 use super::network::no_subnet;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, LaunchStatus, Reason};
@@ -22,11 +23,10 @@ const TAKES_TYPE: &str = "EC2 to take the new type";
 pub(crate) const UNTIL_THEN: &str = " Until then ";
 
 /// What no change brings about is for people; the instance goes on as it is.
-fn impossible(planned: &Planned) -> Halt {
+fn impossible(asked: &str) -> Halt {
     let message = format!(
-        "{}: no change brings that about on the data volume that the agent has. Set it back, or make a new agent.{UNTIL_THEN}the instance \
-         stays as it is.",
-        planned.reason
+        "{asked}: no change brings that about on the data volume that the agent has. Set it back, or make a new agent.{UNTIL_THEN}the \
+         instance stays as it is."
     );
     Halt::blocked(Reason::InvalidSpec, message)
 }
@@ -39,14 +39,19 @@ impl Round<'_> {
             self.planned = Some(planned);
             return halt;
         }
+        if self.observed.image == Known::Absent {
+            // Nothing could follow the instance: that is told while there is time.
+            let goes_on = format!("instance {} goes on.", instance.id);
+            self.aside = self.image().err().map(|halt| beside(halt, &goes_on));
+        }
         let Some(planned) = change::decide(self.agent, self.observed, instance, self.now) else {
             return self.push(instance);
         };
+        if let Some(asked) = self.asks_itself(instance) {
+            self.aside = Some(impossible(&asked));
+        }
         let planned = self.unless_refused(instance, self.guarded(instance, planned));
         let planned = self.unless_successor_refused(instance, planned);
-        if planned.kind == ActionKind::Refused && self.asks_itself(instance) {
-            self.aside = Some(impossible(&planned));
-        }
         let planned = self.planned.insert(planned).clone();
         if planned.waiting_for.is_some() {
             // What interrupts nobody, or for a moment, does not wait with it.
@@ -62,11 +67,12 @@ impl Round<'_> {
         }
     }
 
-    /// The agent's own spec asks for what cannot be; what its plan says is for those to come.
-    fn asks_itself(&self, instance: &Instance) -> bool {
-        let mut differences = change::differences(self.agent, self.observed, instance).into_iter();
-        let named = self.agent.names_subnet;
-        differences.any(|differs| differs.kind == ActionKind::Refused && differs.field == Field::Subnet && named)
+    /// What the agent's own spec asks for that cannot be; what its plan says is for those to come.
+    fn asks_itself(&self, instance: &Instance) -> Option<String> {
+        let differences = change::differences(self.agent, self.observed, instance).into_iter();
+        let mut refused = differences.filter(|differs| differs.kind == ActionKind::Refused);
+        let asked = refused.find(|differs| differs.field == Field::Subnet && self.agent.names_subnet)?;
+        Some(asked.told)
     }
 
     /// A config that a running gateway does not have yet is announced too, although it interrupts nobody, or for a moment only.
@@ -272,10 +278,13 @@ impl Round<'_> {
         if !runs || planned.waiting_for.is_some() {
             return planned;
         }
-        self.aside = self.refused_type(instance);
+        let Some(halt) = self.refused_type(instance) else {
+            return planned;
+        };
+        self.aside = Some(halt);
         Planned {
-            waiting_for: self.aside.is_some().then(|| TAKES_TYPE.into()),
-            takes_place: planned.takes_place && self.aside.is_none(),
+            waiting_for: Some(TAKES_TYPE.into()),
+            takes_place: false,
             ..planned
         }
     }
@@ -378,6 +387,7 @@ impl Round<'_> {
             kept: volumes.find(|shown| Some(&shown.id) == volume.as_ref()),
             instance_type: &self.agent.instance_type,
         };
+        same_zone(parts.kept, subnet)?;
         let recorded = observed.recorded.launch.as_ref().map_or(0, |launch| launch.epoch);
         let epoch = recorded.max(instance.launch.map_or(0, |(epoch, _)| epoch)) + 1;
         launch::record(self.agent, &parts, epoch, 1, self.now)
@@ -387,18 +397,18 @@ impl Round<'_> {
     fn unless_successor_refused(&mut self, instance: &Instance, planned: Planned) -> Planned {
         let takes_down = match planned.kind {
             ActionKind::Replace => true,
-            ActionKind::StopStart => instance.state == InstanceState::Running && self.aside.is_none(),
+            ActionKind::StopStart => instance.state == InstanceState::Running,
             ActionKind::HotPush | ActionKind::Restart | ActionKind::Refused => false,
         };
         if !takes_down || planned.waiting_for.is_some() {
             return planned;
         }
-        let Some(halt) = self.refused_successor(instance, planned.kind) else {
+        let Some(halt) = self.hindered_successor(instance, planned.kind) else {
             return planned;
         };
         self.aside = Some(halt);
         let waiting_for = if planned.kind == ActionKind::Replace {
-            "EC2 to take the launch of the new instance"
+            "a launch of the new instance that EC2 takes"
         } else {
             TAKES_TYPE
         };
@@ -409,15 +419,18 @@ impl Round<'_> {
         }
     }
 
-    fn refused_successor(&self, instance: &Instance, kind: ActionKind) -> Option<Halt> {
-        let launch = self.successor(instance).ok()?;
+    fn hindered_successor(&self, instance: &Instance, kind: ActionKind) -> Option<Halt> {
+        let stays = format!("instance {} stays as it is.", instance.id);
+        let launch = match self.successor(instance) {
+            Ok(launch) => launch,
+            Err(halt) => return (kind == ActionKind::Replace).then(|| beside(halt, &stays)),
+        };
         let refused = self.refusal_of(&asked(&launch))?;
         let about_type = matches!(
             refused.refusal.reason,
             Reason::InvalidSpec | Reason::InsufficientCapacity
         );
-        (kind == ActionKind::Replace || about_type)
-            .then(|| self.told_of(refused, &format!("instance {} stays as it is.", instance.id)))
+        (kind == ActionKind::Replace || about_type).then(|| self.told_of(refused, &stays))
     }
 
     /// What EC2 said against exactly this step, where that still holds.
@@ -445,6 +458,20 @@ impl Round<'_> {
             ..planned
         }
     }
+}
+
+/// What is wrong with a wish while an instance goes on.
+fn beside(halt: Halt, goes_on: &str) -> Halt {
+    let told = |why: Why| Why {
+        message: format!("{}{UNTIL_THEN}{goes_on}", why.message),
+        ..why
+    };
+    let verdict = match halt.verdict {
+        Verdict::Settled => Verdict::Settled,
+        Verdict::Converging(why) => Verdict::Converging(told(why)),
+        Verdict::Blocked(why) => Verdict::Blocked(told(why)),
+    };
+    Halt { verdict, ..halt }
 }
 
 /// The question whether EC2 would take a launch.

@@ -55,7 +55,9 @@ impl<'a> Round<'a> {
     fn unanswered(&mut self, instance: &Instance, reason: Reason, told: &str, silent: bool) -> Halt {
         let recorded = &self.observed.recorded;
         if recorded.was_healthy {
+            // One that answered, if only that it is not well, was not silent yet.
             let since = recorded.silent_since.unwrap_or(self.now);
+            let since = self.observed.silent_since.map_or(since, |seen| seen.max(since));
             return self.fell_silent(instance, reason, told, since, silent);
         }
         let since = recorded.booting_since.unwrap_or(self.now);

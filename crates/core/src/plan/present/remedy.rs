@@ -23,6 +23,8 @@ const PAUSE: SignedDuration = SignedDuration::from_secs(300);
 const REPLACEMENT_PAUSE: SignedDuration = SignedDuration::from_secs(3600);
 /// Pauses grow up to this.
 const PAUSE_MAX: SignedDuration = SignedDuration::from_secs(6 * 3600);
+/// What was recorded and could not be carried out for so long is decided anew: what it was for may be over.
+const LAPSES: SignedDuration = SignedDuration::from_secs(900);
 /// Trouble that begins so long after the last remedy is an episode of its own.
 const EPISODE_GAP: SignedDuration = SignedDuration::from_secs(3600);
 /// What AWS announces for later than this can wait: the agent may be suspended by then, which does the same.
@@ -68,6 +70,9 @@ impl Round<'_> {
         let Some(remedy) = self.begun(instance).map(|repair| repair.remedy) else {
             return Ok(());
         };
+        if remedy == Remedy::Replace {
+            self.replaceable()?;
+        }
         let instance_id = instance.id.clone();
         let (step, doing) = match remedy {
             Remedy::Reboot => (Step::RebootInstance { instance_id }, "rebooted"),
@@ -93,7 +98,8 @@ impl Round<'_> {
         let repair = recorded
             .repair
             .as_ref()
-            .filter(|repair| repair.instance_id == instance.id && self.is_in_trouble(instance, repair))?;
+            .filter(|repair| repair.instance_id == instance.id && self.is_in_trouble(instance, repair))
+            .filter(|repair| self.now < later(repair.at, LAPSES))?;
         let old_boot =
             recorded.booting_since.is_some_and(|since| since < repair.at) && started_before(instance, repair);
         (repair.remedy == Remedy::Replace || old_boot).then_some(repair)
@@ -102,7 +108,10 @@ impl Round<'_> {
     /// Whether anything is still said against the machine or its gateway.
     fn is_in_trouble(&self, instance: &Instance, repair: &Repair) -> bool {
         let is_it = |event: &ScheduledEvent| repair.event_id.as_ref() == Some(&event.id);
+        let began_since = self.observed.silent_since.is_some_and(|since| since > repair.at);
         let silent = match valid_probe(self.observed, instance).map(|probe| &probe.outcome) {
+            // Of another silence than the one that it was begun for, or of everybody's, it is no remedy.
+            Some(Err(_)) if began_since || self.observed.outage => false,
             Some(outcome) => !outcome.as_ref().is_ok_and(|health| health.ok),
             // Not asked yet since the operator started: as it was told.
             None => self.observed.recorded.silent_since.is_some() || !self.observed.recorded.was_healthy,

@@ -23,6 +23,7 @@ fn the_way_out_one_thing_after_the_other() {
                 volume_id: "vol-1".into(),
                 state,
                 last: true,
+                started_at: None,
             }]);
         })
     };

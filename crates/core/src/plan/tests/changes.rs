@@ -466,7 +466,7 @@ fn an_instance_stays_until_ec2_takes_the_launch_of_its_successor() {
     let planned = planned.unwrap();
     assert_eq!(
         planned.waiting_for.as_deref(),
-        Some("EC2 to take the launch of the new instance")
+        Some("a launch of the new instance that EC2 takes")
     );
     assert!(!planned.takes_place);
     let Verdict::Blocked(why) = verdict else {
@@ -1118,4 +1118,62 @@ fn only_a_replacement_waits_for_a_data_volume_that_is_known() {
     let (kind, waiting_for) = waits(json!({"instance": {"image": {"id": other}}}), other);
     assert_eq!(kind, ActionKind::Replace);
     assert!(waiting_for.is_some_and(|waiting_for| waiting_for.contains("data volume")));
+}
+
+#[test]
+fn an_instance_stays_while_its_successor_cannot_be_composed() {
+    let elsewhere = json!({"instance": {"subnetId": "subnet-9", "image": {"id": "ami-2"}}});
+    let mut change = Change::new((json!({}), json!({})), (elsewhere, json!({})));
+    change.observed.image = Known::Present("ami-2".into());
+    change.instance().subnet_id = Some("subnet-1".into());
+    change.instance().state = InstanceState::Stopped;
+    change.observed.probe = None;
+    let goes_on = |change: &mut Change, reason: Reason, what: &str| {
+        let plan = change.plan();
+        let planned = plan.planned.clone().unwrap();
+        assert_eq!(
+            (planned.kind, planned.takes_place),
+            (ActionKind::Replace, false),
+            "{what}"
+        );
+        assert!(planned.waiting_for.is_some(), "{what}");
+        assert_eq!(names_of(&plan), ["StartInstance"], "{what}");
+        change.instance().state = InstanceState::Running;
+        change.observed.probe = ready().probe;
+        let Verdict::Blocked(why) = change.plan().verdict else {
+            panic!("{what}: {:?}", change.plan())
+        };
+        assert_eq!(why.reason, reason, "{what}");
+        assert!(why.message.contains("stays as it is"), "{}", why.message);
+        (change.instance().state, change.observed.probe) = (InstanceState::Stopped, None);
+    };
+    let Known::Present(subnet) = ready().subnet else {
+        panic!("unknown")
+    };
+    change.observed.subnet = Known::Present(Subnet {
+        id: "subnet-9".into(),
+        zone: "another".into(),
+        ..subnet.clone()
+    });
+    goes_on(&mut change, Reason::SubnetNotFound, "a subnet of another zone");
+    change.observed.subnet = Known::Present(subnet);
+    change.observed.image = Known::Absent;
+    goes_on(&mut change, Reason::ImageNotFound, "an image that is not there");
+}
+
+#[test]
+fn an_image_that_is_not_there_is_told_before_it_is_needed() {
+    let mut change = Change::new((json!({}), json!({})), (json!({}), json!({})));
+    assert_eq!(change.plan().verdict, Verdict::Settled);
+    change.observed.image = Known::Absent;
+    let Verdict::Blocked(why) = change.plan().verdict else {
+        panic!("somebody has to act")
+    };
+    assert_eq!(why.reason, Reason::ImageNotFound);
+    assert!(
+        why.message.contains("Until then instance i-1 goes on"),
+        "{}",
+        why.message
+    );
+    assert_eq!(change.steps(), [""; 0]);
 }

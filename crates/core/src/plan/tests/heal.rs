@@ -944,3 +944,43 @@ fn a_certificate_that_has_ended_is_renewed_before_anybody_has_to_be_well() {
         "what EC2 itself says of the machine is"
     );
 }
+
+#[test]
+fn a_remedy_that_could_not_be_carried_out_lapses_and_is_none_for_another_silence() {
+    let left = |minutes: i64, edit: &dyn Fn(&mut Observed)| {
+        let base = change(
+            repaired(silent(7200, Hop::Connect), Remedy::Replace, 3, minutes * 60),
+            |o| {
+                o.recorded.repair.as_mut().unwrap().instance_id = "i-1".into();
+                edit(o);
+            },
+        );
+        names_of(&plan(&wish(json!({})), &base, now()))
+    };
+    assert_eq!(left(1, &|_| ()), ["TerminateInstance"]);
+    assert!(!left(15, &|_| ()).contains(&"TerminateInstance"));
+    let again = |o: &mut Observed| o.silent_since = Some(ago(30));
+    assert!(!left(1, &again).contains(&"TerminateInstance"), "it had answered since");
+    assert!(!left(1, &|o| o.outage = true).contains(&"TerminateInstance"));
+    assert!(!left(1, &|o| o.image = Known::Absent).contains(&"TerminateInstance"));
+}
+
+#[test]
+fn a_gateway_that_answered_that_it_is_not_well_was_not_silent_yet() {
+    let fell = |seconds: i64| {
+        let observed = change(silent(3600, Hop::Connect), |o| o.silent_since = Some(ago(seconds)));
+        names_of(&plan(&wish(json!({})), &observed, now()))
+    };
+    assert!(!fell(119).contains(&"RecordRemedy"));
+    assert!(fell(120).contains(&"RecordRemedy"));
+}
+
+#[test]
+fn what_is_refused_is_not_looked_at_in_a_hurry() {
+    let observed = change(ready(), |o| {
+        o.security_group = Known::Absent;
+        o.refusal = Some(refused("CreateSecurityGroup", "UnauthorizedOperation", 600));
+    });
+    let plan = plan(&wish(json!({})), &observed, now());
+    assert_eq!((names_of(&plan), plan.check_again.as_secs()), (vec![], 15));
+}

@@ -204,6 +204,34 @@ fn nothing_of_another_agents_status_is_kept() {
     assert_eq!(named(&["i-9"]), (cleared, None));
     let (kept, bundle) = named(&["i-8"]);
     assert_eq!((&kept, bundle.is_some()), (&theirs, true), "another one is a stranger");
+    // Restored under another UID when the other agent's instance is long gone.
+    let restored = |since: i64, own: bool| {
+        let mut status = theirs.clone();
+        let mut observed = change(bare(), |observed| {
+            observed.recorded = Recorded::from_status(&theirs);
+            (observed.unseen, observed.seen_at) = (unseen("i-9", 2, since), Some(now()));
+            if own {
+                observed.instances = ready().instances;
+            }
+        });
+        observed.disown(&wish(json!({})).claim().clone(), false, &mut status);
+        (
+            status,
+            observed.recorded.workspace_seeded,
+            observed.recorded.place.is_some(),
+        )
+    };
+    let nothing = KoiAgentStatus {
+        observed_generation: 3,
+        ..KoiAgentStatus::default()
+    };
+    assert_eq!(restored(300, false), (nothing, false, false));
+    assert_eq!(restored(299, false).0, theirs, "EC2 may hide it");
+    assert_eq!(
+        restored(300, true).0,
+        theirs,
+        "it has one of its own, whatever was written beside it"
+    );
 }
 
 #[test]

@@ -337,6 +337,7 @@ fn a_last_snapshot_stays_told() {
         volume_id: "vol-1".into(),
         state: crate::observed::SnapshotState::Completed,
         last: true,
+        started_at: None,
     };
     observed.snapshots = Known::Present(vec![snapshot("snap-1"), snapshot("snap-2")]);
     let mut previous = well();
