@@ -8,15 +8,16 @@
 mod sweep;
 mod transit;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use koi_core::fleet::{Folded, Index, Sighting, View};
 use koi_core::observed::{Checkup, Instance, InstanceState, Rule, SecurityGroup, Volume, WornGroup};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, since};
 use crate::cloud::{Cloud, CloudError, Group};
 
 pub use sweep::sweep_forever;
@@ -28,6 +29,11 @@ pub struct Fleet {
     inner: Arc<Inner>,
 }
 
+/// Lists are never older when they are gone by.
+const GONE_FOR: Duration = Duration::from_secs(3600);
+/// So many that went are kept before those that no list has any more are thrown away.
+const GONE_BUNDLES: usize = 1024;
+
 struct Inner {
     index: Mutex<Index>,
     clock: Clock,
@@ -35,6 +41,7 @@ struct Inner {
     moved: Notify,
     sweep_wanted: Notify,
     health: watch::Sender<SweepHealth>,
+    gone_bundles: Mutex<HashMap<(String, String), Timestamp>>,
 }
 
 /// How the last sweep went, for readiness and for what depends on whole views.
@@ -64,6 +71,7 @@ impl Fleet {
             moved: Notify::new(),
             sweep_wanted: Notify::new(),
             health: watch::Sender::new(SweepHealth::default()),
+            gone_bundles: Mutex::default(),
         };
         (Self { inner: Arc::new(inner) }, wakes)
     }
@@ -78,6 +86,7 @@ impl Fleet {
             moved: Notify::new(),
             sweep_wanted: Notify::new(),
             health: watch::Sender::new(SweepHealth::default()),
+            gone_bundles: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -219,6 +228,29 @@ impl Fleet {
     /// The agent's bundle was written.
     pub fn note_bundle(&self, agent_uid: &str) {
         self.index().note_bundle(agent_uid, self.inner.clock.now());
+    }
+
+    /// The bundle of this instance is gone: who lists them now and then only still has its name.
+    pub fn note_gone_bundle(&self, agent_uid: &str, instance_id: &str) {
+        let now = self.inner.clock.now();
+        let mut gone = self.gone_bundles();
+        if gone.len() >= GONE_BUNDLES {
+            gone.retain(|_, at| since(*at, now) < GONE_FOR);
+        }
+        gone.insert((agent_uid.to_owned(), instance_id.to_owned()), now);
+    }
+
+    /// Whether it went lately.
+    #[must_use]
+    pub fn is_bundle_gone(&self, bundle: &(String, String)) -> bool {
+        let now = self.inner.clock.now();
+        self.gone_bundles()
+            .get(bundle)
+            .is_some_and(|at| since(*at, now) < GONE_FOR)
+    }
+
+    fn gone_bundles(&self) -> MutexGuard<'_, HashMap<(String, String), Timestamp>> {
+        self.inner.gone_bundles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The volume is being attached.

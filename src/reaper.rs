@@ -200,6 +200,7 @@ impl Reaper {
             let agent = living.get(uid);
             !agent.is_some_and(|agent| agent.leaving || agent.instances.contains(id))
         });
+        let strays = strays.filter(|bundle| !context.fleet.is_bundle_gone(bundle));
         let parameters: BTreeSet<(String, String)> = strays.cloned().collect();
         let named = parameters.iter().map(|(_, id)| id.clone()).collect();
         let (instances, volumes) = context.fleet.suspects(|uid| living.contains_key(uid), &named);

@@ -26,7 +26,9 @@ pub(crate) async fn shared<C: Cloud>(context: &Context<C>, uid: Option<&str>, st
                 uid,
                 instance_id,
             );
-            context.cloud.delete_parameter(&name).await
+            context.cloud.delete_parameter(&name).await?;
+            context.fleet.note_gone_bundle(uid, instance_id);
+            Ok(())
         }
         Step::StartInstance { .. }
         | Step::StopInstance { .. }

@@ -31,6 +31,7 @@ use super::{FIRST_WORD, LAST_WORD, Round};
 use crate::cloud::{Answer, Cloud, CloudError};
 use crate::janitor;
 use crate::lookups::Profile;
+use crate::probe::rounds::Past;
 use crate::probe::{HTTPS, Target};
 
 /// As long as any volume's id, and as hard to compress.
@@ -415,14 +416,13 @@ impl<C: Cloud> Round<'_, C> {
     /// Tells the probes whom to ask.
     fn aim(&mut self, desired: &Desired, observed: &Observed) {
         let uid = desired.claim().agent_uid.clone();
-        let was_healthy = observed.recorded.was_healthy;
         let target = match desired {
             Desired::Present(agent) => {
                 probe_target(desired, observed).and_then(|instance| self.target(agent, instance))
             }
             Desired::Absent(_) => None,
         };
-        self.context.rounds.aim(&uid, target, was_healthy);
+        self.context.rounds.aim(&uid, target, past(observed));
     }
 
     /// Whose wish cannot be settled is asked all the same, at any of its addresses.
@@ -440,7 +440,7 @@ impl<C: Cloud> Round<'_, C> {
             self.target_at(ProbeAddress::default(), &instance.id, instance.launch_time, there)
         });
         let uid = self.agent.uid().unwrap_or_default();
-        self.context.rounds.aim(&uid, target, observed.recorded.was_healthy);
+        self.context.rounds.aim(&uid, target, past(observed));
     }
 
     /// Before the first list the gateway is asked where status says that it is: whether it answers no cloud has to tell.
@@ -457,7 +457,7 @@ impl<C: Cloud> Round<'_, C> {
             told.launch_time.map(|time| time.0),
             |wanted| addresses(wanted, told.private_ip.as_deref(), told.public_ip.as_deref()),
         );
-        self.context.rounds.aim(&agent.claim.agent_uid, target, true);
+        self.context.rounds.aim(&agent.claim.agent_uid, target, Past::Well);
     }
 
     /// The gateway of this instance.
@@ -526,6 +526,16 @@ fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
         about: None,
         count,
         retry_at: Some(now),
+    }
+}
+
+/// What status tells of the gateway.
+fn past(observed: &Observed) -> Past {
+    let recorded = &observed.recorded;
+    match (recorded.was_healthy, recorded.is_well()) {
+        (_, true) => Past::Well,
+        (true, false) => Past::Silent,
+        (false, false) => Past::New,
     }
 }
 

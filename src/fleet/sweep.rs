@@ -29,8 +29,23 @@ pub async fn sweep_forever<C: Cloud>(
     metrics: Arc<Metrics>,
     swept: watch::Sender<u64>,
 ) {
+    let whole = swept.subscribe();
+    tokio::select! {
+        () = sweep_at_home(&fleet, cloud.as_ref(), &cluster_id, interval, &metrics, swept) => {}
+        // Beside it: SSM takes few calls a second, and a drift is not to wait for thousands of names.
+        () = list_parameters_forever(&fleet, cloud.as_ref(), &cluster_id, interval, whole) => {}
+    }
+}
+
+async fn sweep_at_home<C: Cloud>(
+    fleet: &Fleet,
+    cloud: &C,
+    cluster_id: &str,
+    interval: Duration,
+    metrics: &Metrics,
+    swept: watch::Sender<u64>,
+) {
     let mut home = None;
-    let mut parameters_due = Instant::now();
     loop {
         let began = Instant::now();
         let ok = match cloud.place().await {
@@ -43,13 +58,9 @@ pub async fn sweep_forever<C: Cloud>(
                 return;
             }
             Ok(place) => {
-                let ok = sweep(&fleet, cloud.as_ref(), &cluster_id).await;
+                let ok = sweep(fleet, cloud, cluster_id).await;
                 if ok {
                     metrics.set_swept_at(&place.account, &place.region, fleet.inner.clock.now());
-                }
-                if ok && parameters_due <= Instant::now() {
-                    parameters_due =
-                        Instant::now() + list_parameters(&fleet, cloud.as_ref(), &cluster_id, interval).await;
                 }
                 ok
             }
@@ -118,6 +129,22 @@ async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
                 tracing::warn!(%error, "the fleet sweep failed; what is known stays");
             }
             false
+        }
+    }
+}
+
+/// Lists them after a whole sweep, when it is time.
+async fn list_parameters_forever<C: Cloud>(
+    fleet: &Fleet,
+    cloud: &C,
+    cluster_id: &str,
+    interval: Duration,
+    mut swept: watch::Receiver<u64>,
+) {
+    let mut due = Instant::now();
+    while swept.changed().await.is_ok() {
+        if due <= Instant::now() {
+            due = Instant::now() + list_parameters(fleet, cloud, cluster_id, interval).await;
         }
     }
 }

@@ -204,6 +204,17 @@ impl Entry {
     }
 }
 
+/// What status tells of a gateway when this process first hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// It was not well in this boot yet.
+    New,
+    /// It was when it was last asked.
+    Well,
+    /// It had been, and was not when it was last asked.
+    Silent,
+}
+
 /// A question that is being asked: its end makes room, and rings. One that ends in a panic is a mistake of ours, and no reason never to ask
 /// again.
 struct Asked {
@@ -297,20 +308,22 @@ impl Rounds {
 
     /// This is the gateway of the agent now; `None`: it has none that could answer. A changed one is asked at once; one that was well
     /// when the operator started waits for its turn.
-    pub fn aim(&self, agent_uid: &str, target: Option<Target>, was_healthy: bool) {
+    pub fn aim(&self, agent_uid: &str, target: Option<Target>, past: Past) {
+        let was_healthy = past != Past::New;
         let (mut book, agent) = (self.book(), Uid::from(agent_uid));
         let Some(target) = target else {
             book.forget(&agent);
             return;
         };
-        let (now, mut past) = (Instant::now(), None);
+        let (now, mut let_go) = (Instant::now(), None);
         match book.entries.get_mut(&agent) {
             Some(entry) if entry.target.same(&target) => return,
             Some(entry) => {
                 let another = entry.target.instance_id != target.instance_id;
-                past = entry.last.take_if(|_| another);
+                let_go = entry.last.take_if(|_| another);
                 let another_boot = another || entry.target.launch_time != target.launch_time;
                 if another_boot {
+                    entry.silent_since = None;
                     entry.refusals.forget();
                 }
                 entry.target = target;
@@ -321,7 +334,7 @@ impl Rounds {
                 };
             }
             None => {
-                let wait = if was_healthy {
+                let wait = if past == Past::Well {
                     self.inner.interval.mul_f64(share(agent_uid))
                 } else {
                     Duration::ZERO
@@ -347,8 +360,8 @@ impl Rounds {
                 book.entries.insert(agent.clone(), Box::new(entry));
             }
         }
-        if let Some(past) = past {
-            book.answers.let_go(past);
+        if let Some(answer) = let_go {
+            book.answers.let_go(answer);
         }
         book.plan(agent);
         drop(book);

@@ -5,6 +5,7 @@ mod strangers;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
@@ -223,6 +224,8 @@ pub struct Recorded {
     pub applied: Option<AppliedStatus>,
     /// Since when the gateway, healthy before in this boot, is not.
     pub silent_since: Option<Timestamp>,
+    /// What was told of that.
+    pub silence: Option<Why>,
     /// The remedy that was last begun.
     pub repair: Option<Repair>,
     /// Id of the security group that the agent wears.
@@ -318,12 +321,15 @@ impl Recorded {
             repairing: status.conditions.iter().any(|condition| {
                 condition.type_ == ConditionType::Reconciling.as_str() && condition.reason == Reason::Repairing.as_str()
             }),
-            silent_since: status
-                .conditions
-                .iter()
-                .find(|condition| condition.type_ == ConditionType::GatewayHealthy.as_str())
-                .filter(|condition| condition.status == "False")
-                .map(|condition| condition.last_transition_time.0),
+            silent_since: silence(status).map(|condition| condition.last_transition_time.0),
+            silence: silence(status).map(|condition| Why {
+                reason: Reason::ALL
+                    .iter()
+                    .copied()
+                    .find(|reason| reason.as_str() == condition.reason)
+                    .unwrap_or(Reason::GatewayUnreachable),
+                message: condition.message.clone(),
+            }),
             repair: status.repair.as_ref().map(|repair| Repair {
                 instance_id: repair.instance_id.clone(),
                 remedy: repair.remedy,
@@ -353,7 +359,13 @@ impl Recorded {
     fn forget_instance(&mut self) {
         (self.instance_id, self.booting_since, self.launch_time) = (None, None, None);
         (self.instance_type, self.previous_type) = (None, None);
-        (self.was_healthy, self.silent_since) = (false, None);
+        (self.was_healthy, self.silent_since, self.silence) = (false, None, None);
+    }
+
+    /// The gateway was well when it was last asked.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.was_healthy && self.silent_since.is_none()
     }
 
     /// Forgets what is remembered of the recorded instance's boot when EC2 started it anew between two looks.
@@ -367,6 +379,12 @@ impl Recorded {
             self.was_healthy = false;
         }
     }
+}
+
+fn silence(status: &KoiAgentStatus) -> Option<&Condition> {
+    let mut conditions = status.conditions.iter();
+    conditions
+        .find(|condition| condition.type_ == ConditionType::GatewayHealthy.as_str() && condition.status == "False")
 }
 
 /// EC2's ids are a short word and a number in hexadecimal; what somebody else wrote into status leads nowhere.

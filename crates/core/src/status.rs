@@ -617,7 +617,9 @@ fn applied(report: &Report<'_>) -> Option<AppliedStatus> {
 /// agent. That one is never forgotten over a start of the operator, whose next try would take the agent down.
 fn refusal(report: &Report<'_>) -> Option<RefusalStatus> {
     // A read is asked for by the look-ups, at a pace of their own.
-    let is_step = |refused: &&Refused| crate::plan::STEP_NAMES.contains(&refused.step);
+    // What the operator itself says no to, or Kubernetes, is found out anew at no cost of the cloud's.
+    let is_clouds = |refused: &Refused| !(refused.refusal.definite && refused.refusal.code.is_empty());
+    let is_step = |refused: &&Refused| crate::plan::STEP_NAMES.contains(&refused.step) && is_clouds(refused);
     let pause = |refused: &Refused| refused.refusal.pause(refused.count);
     let is_slow = |refused: &&Refused| pause(refused).is_none_or(|pause| pause.as_secs() >= 30);
     let newest = report.observed.refusal.as_ref();

@@ -108,7 +108,7 @@ fn after_a_start_the_settled_ones_are_asked_evenly_over_one_interval() {
     let rounds = rounds(interval);
     let target = target("i-1");
     for n in 0..600 {
-        rounds.aim(&format!("uid-{n}"), Some(target.clone()), true);
+        rounds.aim(&format!("uid-{n}"), Some(target.clone()), Past::Well);
     }
     let told = order(&rounds);
     assert_eq!(told.len(), 600);
@@ -125,11 +125,11 @@ fn a_change_is_asked_about_at_once_and_each_gateway_once() {
     let rounds = rounds(Duration::from_secs(60));
     let (first, second) = (target("i-1"), target("i-2"));
     for uid in ["settled", "changed", "hurried", "gone", "twice"] {
-        rounds.aim(uid, Some(first.clone()), true);
+        rounds.aim(uid, Some(first.clone()), Past::Well);
     }
-    rounds.aim("settled", Some(first.clone()), true);
-    rounds.aim("changed", Some(second), true);
-    rounds.aim("fresh", Some(first), false);
+    rounds.aim("settled", Some(first.clone()), Past::Well);
+    rounds.aim("changed", Some(second), Past::Well);
+    rounds.aim("fresh", Some(first), Past::New);
     rounds.hurry("hurried");
     rounds.hurry("twice");
     rounds.hurry("twice");
@@ -149,9 +149,9 @@ fn a_change_is_asked_about_at_once_and_each_gateway_once() {
 fn a_question_that_changed_while_it_was_asked_is_asked_again() {
     let rounds = rounds(Duration::from_secs(60));
     let (asked, now) = (target("i-1"), target("i-2"));
-    rounds.aim("u", Some(asked.clone()), false);
+    rounds.aim("u", Some(asked.clone()), Past::New);
     assert_eq!(order(&rounds).len(), 1);
-    rounds.aim("u", Some(now.clone()), false);
+    rounds.aim("u", Some(now.clone()), Past::New);
     assert_eq!(order(&rounds).len(), 0, "it is being asked");
     let probe = |target: &Target| Probe {
         at: Timestamp::UNIX_EPOCH,
@@ -175,7 +175,7 @@ fn an_answer_from_before_a_config_was_taken_is_none_about_it() {
     let runs_with = |config: &str| runs_with(&target, config);
     let config = || rounds.last("u").unwrap().outcome.unwrap().config_sha256.unwrap();
     let say = |config: &str| rounds.take("u", &target, runs_with(config), None, TAKEN);
-    rounds.aim("u", Some(target.clone()), false);
+    rounds.aim("u", Some(target.clone()), Past::New);
     assert!(say("old"));
     rounds.hurry("u");
     assert_eq!(order(&rounds).len(), 1, "it is being asked");
@@ -232,11 +232,33 @@ const TAKEN: Found = Found {
 };
 
 #[test]
+fn silence_begins_when_the_last_answer_is_not_followed_by_another_one() {
+    let rounds = rounds(Duration::from_secs(60));
+    let target = target("i-1");
+    let say = |seconds: i64, told: Option<&str>| {
+        let mut probe = answer(&target, told);
+        probe.at = Timestamp::from_second(seconds).unwrap();
+        if let Ok(health) = &mut probe.outcome {
+            health.ok = false;
+        }
+        rounds.take("u", &target, probe, None, Found::default());
+        rounds.silent_since("u").map(Timestamp::as_second)
+    };
+    rounds.aim("u", Some(target.clone()), Past::Silent);
+    assert_eq!(order(&rounds)[0].1, Duration::ZERO, "what was told of it may be over");
+    assert_eq!(say(1, Some("no answer")), None, "nobody saw when that began");
+    assert_eq!(say(2, None), None);
+    assert_eq!(say(3, Some("no answer")), Some(3), "it had said that it is not well");
+    assert_eq!(say(4, Some("no answer")), Some(3));
+    assert_eq!(say(5, None), None);
+}
+
+#[test]
 fn a_refused_token_is_shown_again_after_a_pause_whoever_hurries() {
     let rounds = rounds(Duration::from_secs(60));
     let target = target("i-1");
     let wrong = "AUTH_TOKEN_MISMATCH: unauthorized";
-    rounds.aim("u", Some(target.clone()), true);
+    rounds.aim("u", Some(target.clone()), Past::Well);
     assert!(rounds.take("u", &target, answer(&target, Some(wrong)), None, REFUSED));
     rounds.hurry("u");
     let due = order(&rounds)[0].1;
@@ -260,7 +282,7 @@ fn a_refused_token_is_shown_again_after_a_pause_whoever_hurries() {
         launch_time: Some(Timestamp::UNIX_EPOCH),
         ..target.clone()
     };
-    rounds.aim("u", Some(booted), true);
+    rounds.aim("u", Some(booted), Past::Well);
     assert_eq!(order(&rounds)[0].1, Duration::ZERO);
 }
 
@@ -272,7 +294,7 @@ fn a_handover_is_looked_at_often_and_ends_when_the_gateway_has_token_and_certifi
         ..target("i-1")
     };
     let told = |token: &str| rounds.has_taken("u", &Redacted::from(token), target.pin.sha256());
-    rounds.aim("u", Some(target.clone()), true);
+    rounds.aim("u", Some(target.clone()), Past::Well);
     rounds.take("u", &target, answer(&target, None), None, REFUSED);
     assert!(!told("t"));
     let due = order(&rounds)[0].1;
@@ -294,7 +316,7 @@ fn what_gateways_say_alike_is_kept_once_and_let_go_with_the_last_of_them() {
     let runs_with = |config: &str| runs_with(&target, config);
     let say = |uid: &str, config: &str| rounds.take(uid, &target, runs_with(config), None, TAKEN);
     for uid in ["a", "b", "c"] {
-        rounds.aim(uid, Some(target.clone()), true);
+        rounds.aim(uid, Some(target.clone()), Past::Well);
         assert!(say(uid, "1") && !say(uid, "1"), "news once");
     }
     assert_eq!((kept(&rounds), rounds.last("b")), (1, Some(runs_with("1"))));
@@ -313,9 +335,9 @@ fn what_gateways_say_alike_is_kept_once_and_let_go_with_the_last_of_them() {
     assert_eq!(kept(&rounds), 3);
     rounds.take("b", &target, answer(&target, Some("no")), None, REFUSED);
     assert_eq!(kept(&rounds), 2, "nobody says so any more");
-    rounds.aim("a", Some(self::target("i-2")), true);
+    rounds.aim("a", Some(self::target("i-2")), Past::Well);
     assert_eq!((kept(&rounds), rounds.last("a")), (1, None));
-    rounds.aim("c", None, true);
+    rounds.aim("c", None, Past::Well);
     rounds.forget("b");
     assert_eq!(kept(&rounds), 0);
 }
@@ -347,10 +369,10 @@ async fn who_finds_no_room_is_asked_in_the_order_in_which_it_came() {
     let taken = Arc::clone(&rounds.inner.unwell).acquire_many_owned(48).await.unwrap();
     let asking = |uid: &str| rounds.book().entries[&uid.into()].asking;
     for uid in ["u-9", "u-1", "u-5"] {
-        rounds.aim(uid, Some(target("i-1")), false);
+        rounds.aim(uid, Some(target("i-1")), Past::New);
         assert_eq!(rounds.start_due(Instant::now()), None, "a ring is waited for");
     }
-    rounds.aim("u-7", Some(target("i-1")), true);
+    rounds.aim("u-7", Some(target("i-1")), Past::Well);
     assert!(rounds.start_due(Instant::now()).is_some(), "that one has its time");
     drop(taken);
     let others = Arc::clone(&rounds.inner.unwell).acquire_many_owned(47).await.unwrap();
@@ -365,7 +387,7 @@ async fn who_finds_no_room_is_asked_in_the_order_in_which_it_came() {
 #[test]
 fn a_question_that_ends_in_a_panic_is_asked_again() {
     let rounds = rounds(Duration::from_secs(60));
-    rounds.aim("u-1", Some(target("i-1")), false);
+    rounds.aim("u-1", Some(target("i-1")), Past::New);
     let asking = |asking: bool| {
         let mut book = rounds.book();
         book.entries.get_mut(&"u-1".into()).unwrap().asking = asking;

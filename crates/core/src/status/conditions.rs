@@ -208,7 +208,7 @@ pub(super) fn is_well(report: &Report<'_>) -> bool {
         .is_some_and(|instance| instance.state == InstanceState::Running);
     let well = match report.probe() {
         Some(probe) => probe.outcome.as_ref().is_ok_and(|health| health.ok),
-        None => report.observed.recorded.was_healthy,
+        None => report.observed.recorded.is_well(),
     };
     running && well
 }

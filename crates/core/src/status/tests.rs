@@ -1089,10 +1089,10 @@ fn what_somebody_else_wrote_into_status_is_taken_away_but_for_conditions_of_thei
 
 #[test]
 fn what_is_asked_again_by_itself_is_no_refusal_to_keep() {
-    let kept = |step, code: &str| {
+    let keeps = |step, refusal: crate::refusal::Refusal| {
         let mut observed = world(&well(), Ok(()), InstanceState::Running);
         observed.refusal = Some(Refused {
-            refusal: crate::refusal::classify(step, code, ""),
+            refusal,
             step,
             about: None,
             count: 3,
@@ -1101,9 +1101,20 @@ fn what_is_asked_again_by_itself_is_no_refusal_to_keep() {
         let status = told(&well(), &wish(json!({}), json!({})), &observed, now());
         status.refusal.is_some()
     };
+    let kept = |step, code: &str| keeps(step, crate::refusal::classify(step, code, ""));
     assert!(kept("CreateTags", "UnauthorizedOperation"));
     assert!(!kept("DescribeSubnets", "UnauthorizedOperation"));
     assert!(!kept("CreateTags", "RequestLimitExceeded"), "it is over soon");
+    let by_us = crate::refusal::Refusal {
+        code: String::new(),
+        retry: crate::refusal::Retry::Slow,
+        definite: true,
+        ..crate::refusal::classify("Rotate", "UnauthorizedOperation", "")
+    };
+    assert!(
+        !keeps("Rotate", by_us),
+        "no code of the cloud's tells it to the next operator"
+    );
 }
 
 mod events;

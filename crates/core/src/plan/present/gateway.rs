@@ -9,7 +9,7 @@ use super::remedy::{SILENT_FOR, Trouble};
 use crate::api::{Power, Reason};
 use crate::desired::{DesiredAgent, span};
 use crate::observed::{Hop, Instance, InstanceState, Observed, Probe, ProbeFailure};
-use crate::plan::{AT_ONCE, Halt, SHORTLY, Step};
+use crate::plan::{AT_ONCE, Halt, SHORTLY, Step, Why};
 
 /// A gateway that is silent for so long may have left a word on the console: its machine boots anew when the guest asks for it.
 const CONSOLE_AFTER: SignedDuration = SignedDuration::from_secs(45);
@@ -28,7 +28,14 @@ impl<'a> Round<'a> {
                 probe.map_or(Ok(()), |probe| self.hand_over(instance, probe, health))
             }
             // Nothing has been asked since the operator started: what was true stays until the first answer.
-            None if recorded.was_healthy => self.awaits_config(),
+            None if recorded.is_well() => self.awaits_config(),
+            None if recorded.was_healthy => {
+                let told = recorded.silence.clone().unwrap_or_else(|| Why {
+                    reason: Reason::GatewayUnreachable,
+                    message: "The gateway did not answer when it was last asked.".into(),
+                });
+                Err(Halt::converging(told.reason, told.message, SHORTLY * 5))
+            }
             outcome => {
                 if let (Some(probe), Some(Ok(health))) = (probe, outcome) {
                     // It may be unwell because of its config; what is wrong with it is told first.

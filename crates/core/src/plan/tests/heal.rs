@@ -984,3 +984,19 @@ fn what_is_refused_is_not_looked_at_in_a_hurry() {
     let plan = plan(&wish(json!({})), &observed, now());
     assert_eq!((names_of(&plan), plan.check_again.as_secs()), (vec![], 15));
 }
+
+#[test]
+fn a_silence_that_is_known_from_status_stands_until_the_gateway_is_asked_and_is_no_ground_for_a_remedy() {
+    let observed = change(silent(3600, Hop::Connect), |o| {
+        o.probe = None;
+        o.recorded.silence = Some(crate::plan::Why {
+            reason: Reason::GatewayUnreachable,
+            message: "Connect: refused.".into(),
+        });
+    });
+    let plan = plan(&wish(json!({})), &observed, now());
+    assert_eq!(
+        (names_of(&plan), reason(&plan)),
+        (vec![], Some(Reason::GatewayUnreachable))
+    );
+}
