@@ -21,7 +21,7 @@ use koi_operator::fleet::Fleet;
 use koi_operator::metrics::Metrics;
 use koi_operator::probe::Target;
 use koi_operator::probe::pin::Pin;
-use koi_operator::probe::rounds::Rounds;
+use koi_operator::probe::rounds::{Past, Rounds};
 use koi_wire::Redacted;
 use koi_wire::health::Usage;
 use serde_json::{Value, json};
@@ -252,7 +252,7 @@ fn rounds(agents: usize) -> Rounds {
             token: Redacted::new(&digest(number)[..43]),
             in_handover: false,
         };
-        rounds.aim(&uid(number), Some(target), true);
+        rounds.aim(&uid(number), Some(target), Past::Well);
     }
     rounds
 }

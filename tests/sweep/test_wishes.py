@@ -339,6 +339,23 @@ def test_a_start_while_the_cloud_cannot_be_asked_leaves_everything_as_it_was_tol
         assert {name: ground.stage.agent(name)["status"] for name in before} == before
 
 
+def test_a_gateway_that_is_silent_stays_told_over_a_restart(ground: Ground) -> None:
+    """What was true when the operator went is true until the gateway itself says otherwise."""
+    name = ground.agent()
+    settled(ground, name)
+    instance = ground.stage.agent(name)["status"]["instance"]["id"]
+    with ground.gateways.silenced(instance):
+        silent = ground.stage.wait_condition(name, "Ready", "False", 60, reason="GatewayUnreachable")
+        began = condition(silent, "Ready")["lastTransitionTime"]
+        for _ in range(2):
+            ground.operator().kill()
+            ground.operator()
+            sweeps(ground, 3)
+            now = condition(ground.stage.agent(name), "Ready")
+            assert (now["status"], now["reason"], now["lastTransitionTime"]) == ("False", "GatewayUnreachable", began)
+    ground.stage.wait_ready(name, 60)
+
+
 def test_an_outage_that_is_over_is_told_to_nobody(ground: Ground) -> None:
     """The first sweep that works wakes everybody: what else could not be asked is asked then, too, and not in its own time."""
     awake, asleep = ground.agent(), ground.agent()

@@ -322,14 +322,7 @@ impl Recorded {
                 condition.type_ == ConditionType::Reconciling.as_str() && condition.reason == Reason::Repairing.as_str()
             }),
             silent_since: silence(status).map(|condition| condition.last_transition_time.0),
-            silence: silence(status).map(|condition| Why {
-                reason: Reason::ALL
-                    .iter()
-                    .copied()
-                    .find(|reason| reason.as_str() == condition.reason)
-                    .unwrap_or(Reason::GatewayUnreachable),
-                message: condition.message.clone(),
-            }),
+            silence: silence(status).map(told),
             repair: status.repair.as_ref().map(|repair| Repair {
                 instance_id: repair.instance_id.clone(),
                 remedy: repair.remedy,
@@ -385,6 +378,15 @@ fn silence(status: &KoiAgentStatus) -> Option<&Condition> {
     let mut conditions = status.conditions.iter();
     conditions
         .find(|condition| condition.type_ == ConditionType::GatewayHealthy.as_str() && condition.status == "False")
+}
+
+fn told(condition: &Condition) -> Why {
+    let mut reasons = Reason::ALL.iter().copied();
+    let reason = reasons.find(|reason| reason.as_str() == condition.reason);
+    Why {
+        reason: reason.unwrap_or(Reason::GatewayUnreachable),
+        message: condition.message.clone(),
+    }
 }
 
 /// EC2's ids are a short word and a number in hexadecimal; what somebody else wrote into status leads nowhere.

@@ -28,7 +28,8 @@ impl Observed {
         let copied = had_launch && self.recorded.launch.is_none();
         if copied && !self.shows_own(claim) && self.is_instance_gone() {
             // Restored under another UID, long after: all of it, the place too, tells of another agent.
-            (forget_stranger(status), status.cloud = None);
+            forget_stranger(status);
+            status.cloud = None;
             let volume_id = self.recorded.volume_id.take();
             self.recorded = Recorded::from_status(status);
             self.recorded.volume_id = volume_id;
