@@ -29,8 +29,8 @@ pub struct Fleet {
     inner: Arc<Inner>,
 }
 
-/// Lists are never older when they are gone by.
-const GONE_FOR: Duration = Duration::from_secs(3600);
+/// Who lists them does so four times an hour, if that is not refused for long.
+const GONE_FOR: Duration = Duration::from_secs(6 * 3600);
 /// So many that went are kept before those that no list has any more are thrown away.
 const GONE_BUNDLES: usize = 1024;
 

@@ -295,6 +295,8 @@ pub(super) struct Work {
     put_bundle: Option<(Option<BundleStatus>, BundleStatus)>,
     /// Snapshots that were begun, and when, and that no list has shown yet.
     begun_snapshots: Vec<(Timestamp, Snapshot)>,
+    /// Those that this process began, whatever the clocks say of them.
+    pub(super) own_snapshots: BTreeSet<String>,
     /// When snapshots were listed last, and those that there were.
     pub(super) listed_snapshots: Option<(Timestamp, Vec<Snapshot>)>,
     /// The wish, settled: it weighs as much as all the rest, and is settled again in no time.
@@ -462,7 +464,9 @@ impl Memory {
 
     /// A snapshot was begun.
     pub(super) fn note_snapshot(&mut self, begun: Snapshot, now: Timestamp) {
-        self.work().begun_snapshots.push((now, begun));
+        let work = self.work();
+        work.own_snapshots.insert(begun.id.clone());
+        work.begun_snapshots.push((now, begun));
     }
 
     /// A console was fetched.

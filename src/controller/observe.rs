@@ -15,7 +15,7 @@ use koi_core::observed::{
 };
 use koi_core::offering;
 use koi_core::plan::{
-    Why, current_instance, data_volume_id, forget_past_boot, last_policy, of_this_farewell, probe_target,
+    Why, current_instance, data_volume_id, forget_past_boot, is_of_farewell, last_policy, probe_target,
 };
 use koi_core::refusal::NO_CREDENTIALS;
 use koi_core::render::bundle;
@@ -85,7 +85,7 @@ impl<C: Cloud> Round<'_, C> {
         self.note_uses(desired, &observed);
         let agent_uid = &desired.claim().agent_uid;
         observed.probe = self.context.rounds.last(agent_uid);
-        observed.silent_since = self.context.rounds.silent_since(agent_uid);
+        (observed.silent_since, observed.failing_since) = self.context.rounds.silent_since(agent_uid);
         let confirmed = |pushed: &mut Pushed| {
             observed
                 .probe
@@ -293,11 +293,11 @@ impl<C: Cloud> Round<'_, C> {
             }
         };
         self.memory.complete(&mut listed, now);
-        let leaves_since = self.agent.metadata.deletion_timestamp.as_ref();
-        Known::Present(match leaves_since {
-            Some(leaves_since) => of_this_farewell(listed, leaves_since.0),
-            None => listed,
-        })
+        if let Some(leaves_since) = &self.agent.metadata.deletion_timestamp {
+            let own = &self.memory.work().own_snapshots;
+            listed.retain(|snapshot| own.contains(&snapshot.id) || is_of_farewell(snapshot, leaves_since.0));
+        }
+        Known::Present(listed)
     }
 
     /// The profile that an agent wishes.
@@ -422,7 +422,7 @@ impl<C: Cloud> Round<'_, C> {
             }
             Desired::Absent(_) => None,
         };
-        self.context.rounds.aim(&uid, target, past(observed));
+        self.context.rounds.aim(&uid, target, past(&observed.recorded));
     }
 
     /// Whose wish cannot be settled is asked all the same, at any of its addresses.
@@ -440,7 +440,7 @@ impl<C: Cloud> Round<'_, C> {
             self.target_at(ProbeAddress::default(), &instance.id, instance.launch_time, there)
         });
         let uid = self.agent.uid().unwrap_or_default();
-        self.context.rounds.aim(&uid, target, past(observed));
+        self.context.rounds.aim(&uid, target, past(&observed.recorded));
     }
 
     /// Before the first list the gateway is asked where status says that it is: whether it answers no cloud has to tell.
@@ -457,7 +457,8 @@ impl<C: Cloud> Round<'_, C> {
             told.launch_time.map(|time| time.0),
             |wanted| addresses(wanted, told.private_ip.as_deref(), told.public_ip.as_deref()),
         );
-        self.context.rounds.aim(&agent.claim.agent_uid, target, Past::Well);
+        let past = past(&Recorded::from_status(&self.status));
+        self.context.rounds.aim(&agent.claim.agent_uid, target, past);
     }
 
     /// The gateway of this instance.
@@ -530,8 +531,7 @@ fn failed_read(error: &CloudError, count: u32, now: Timestamp) -> Refused {
 }
 
 /// What status tells of the gateway.
-fn past(observed: &Observed) -> Past {
-    let recorded = &observed.recorded;
+fn past(recorded: &Recorded) -> Past {
     match (recorded.was_healthy, recorded.is_well()) {
         (_, true) => Past::Well,
         (true, false) => Past::Silent,

@@ -158,6 +158,8 @@ struct Entry {
     usage: Option<Usage>,
     /// Since when it does not answer although it did; `None` also where this process never saw an answer.
     silent_since: Option<Timestamp>,
+    /// Since when it does not answer this process.
+    failing_since: Option<Timestamp>,
     /// When it refused our token.
     refusals: Refusals,
     /// It has what a handover is to bring it.
@@ -191,8 +193,11 @@ impl Entry {
     fn note_silence(&mut self, probe: &Probe) {
         let answered = |last: &Answer| last.launch_time == probe.launch_time && last.outcome.is_ok();
         if probe.outcome.is_ok() {
-            self.silent_since = None;
-        } else if self.last.as_ref().is_some_and(answered) {
+            (self.silent_since, self.failing_since) = (None, None);
+            return;
+        }
+        self.failing_since.get_or_insert(probe.at);
+        if self.last.as_ref().is_some_and(answered) {
             self.silent_since = Some(probe.at);
         }
     }
@@ -323,7 +328,7 @@ impl Rounds {
                 let_go = entry.last.take_if(|_| another);
                 let another_boot = another || entry.target.launch_time != target.launch_time;
                 if another_boot {
-                    entry.silent_since = None;
+                    (entry.silent_since, entry.failing_since) = (None, None);
                     entry.refusals.forget();
                 }
                 entry.target = target;
@@ -354,6 +359,7 @@ impl Rounds {
                     was_well: was_healthy,
                     usage: None,
                     silent_since: None,
+                    failing_since: None,
                     refusals: Refusals::default(),
                     has_taken: false,
                 };
@@ -435,10 +441,12 @@ impl Rounds {
         self.book().entries.get(&agent_uid.into())?.probe()
     }
 
-    /// Since when the gateway does not answer that had answered before.
+    /// Since when the gateway does not answer that had answered before, and since when it fails at all.
     #[must_use]
-    pub fn silent_since(&self, agent_uid: &str) -> Option<Timestamp> {
-        self.book().entries.get(&agent_uid.into())?.silent_since
+    pub fn silent_since(&self, agent_uid: &str) -> (Option<Timestamp>, Option<Timestamp>) {
+        let book = self.book();
+        let entry = book.entries.get(&agent_uid.into());
+        entry.map_or((None, None), |entry| (entry.silent_since, entry.failing_since))
     }
 
     /// Whether so many gateways that were well fell silent that the fault is more likely on our side: our network, our proxy, our node.

@@ -102,6 +102,8 @@ pub struct Observed {
     pub may_disrupt: bool,
     /// Since when the gateway does not answer that had answered before, as far as this process saw that.
     pub silent_since: Option<Timestamp>,
+    /// Since when this process sees it fail.
+    pub failing_since: Option<Timestamp>,
     /// So many other gateways fell silent together that the operator's own way to them is the likelier fault.
     pub outage: bool,
     /// The end of the console, fetched when a boot takes too long.

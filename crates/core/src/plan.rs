@@ -34,7 +34,7 @@ pub(crate) use present::{
 pub use present::{current_instance, data_volume_id, forget_past_boot};
 pub use shared::teardown as identity_teardown;
 pub use shared::{SharedGroup, SharedIdentity, count_unused, plan_shared};
-pub use snapshots::{LastSnapshot, last_snapshot, last_snapshot_tags, of_this_farewell};
+pub use snapshots::{LastSnapshot, is_of_farewell, last_snapshot, last_snapshot_tags};
 
 /// One change: at most one call to the cloud or one write to the cluster.
 #[derive(Clone, Debug, PartialEq)]

@@ -242,15 +242,20 @@ fn silence_begins_when_the_last_answer_is_not_followed_by_another_one() {
             health.ok = false;
         }
         rounds.take("u", &target, probe, None, Found::default());
-        rounds.silent_since("u").map(Timestamp::as_second)
+        let (silent, failing) = rounds.silent_since("u");
+        (silent.map(Timestamp::as_second), failing.map(Timestamp::as_second))
     };
     rounds.aim("u", Some(target.clone()), Past::Silent);
     assert_eq!(order(&rounds)[0].1, Duration::ZERO, "what was told of it may be over");
-    assert_eq!(say(1, Some("no answer")), None, "nobody saw when that began");
-    assert_eq!(say(2, None), None);
-    assert_eq!(say(3, Some("no answer")), Some(3), "it had said that it is not well");
-    assert_eq!(say(4, Some("no answer")), Some(3));
-    assert_eq!(say(5, None), None);
+    assert_eq!(say(1, Some("no answer")), (None, Some(1)), "nobody saw when that began");
+    assert_eq!(say(2, None), (None, None));
+    assert_eq!(
+        say(3, Some("no answer")),
+        (Some(3), Some(3)),
+        "it had said that it is not well"
+    );
+    assert_eq!(say(4, Some("no answer")), (Some(3), Some(3)));
+    assert_eq!(say(5, None), (None, None));
 }
 
 #[test]

@@ -48,13 +48,12 @@ pub fn last_snapshot(volume_id: &str, snapshots: &[Snapshot]) -> LastSnapshot {
     }
 }
 
-/// Those of the `listed` that may keep the last state of an agent that leaves since then: one that was begun as the last in an earlier
-/// farewell, which was undone, tells of a state from before. Clocks may differ.
+/// Whether it may keep the last state of an agent that leaves since then: one that was begun as the last in an earlier farewell, which was
+/// undone, tells of a state from before. Clocks may differ.
 #[must_use]
-pub fn of_this_farewell(mut listed: Vec<Snapshot>, leaves_since: Timestamp) -> Vec<Snapshot> {
+pub fn is_of_farewell(snapshot: &Snapshot, leaves_since: Timestamp) -> bool {
     let earliest = leaves_since.saturating_sub(SKEW).unwrap_or(leaves_since);
-    listed.retain(|snapshot| snapshot.started_at.is_none_or(|started_at| started_at >= earliest));
-    listed
+    snapshot.started_at.is_none_or(|started_at| started_at >= earliest)
 }
 
 /// The tags of such a snapshot: the claim, and that it is the last one.
@@ -116,7 +115,7 @@ mod tests {
             started_at: minutes.map(at),
             ..snapshot("s", SnapshotState::Completed, true)
         };
-        let counts = |minutes: Option<i64>| !of_this_farewell(vec![begun(minutes)], at(0)).is_empty();
+        let counts = |minutes: Option<i64>| is_of_farewell(&begun(minutes), at(0));
         assert!(counts(Some(1)) && counts(Some(-10)), "clocks differ");
         assert!(counts(None), "begun by this process");
         assert!(!counts(Some(-11)));

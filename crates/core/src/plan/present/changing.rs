@@ -423,7 +423,11 @@ impl Round<'_> {
         let stays = format!("instance {} stays as it is.", instance.id);
         let launch = match self.successor(instance) {
             Ok(launch) => launch,
-            Err(halt) => return (kind == ActionKind::Replace).then(|| beside(halt, &stays)),
+            // What is only being made, or not known yet, is waited for with the change.
+            Err(halt) => {
+                let blocks = kind == ActionKind::Replace && matches!(halt.verdict, Verdict::Blocked(_));
+                return blocks.then(|| beside(halt, &stays));
+            }
         };
         let refused = self.refusal_of(&asked(&launch))?;
         let about_type = matches!(

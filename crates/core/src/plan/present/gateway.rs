@@ -64,7 +64,13 @@ impl<'a> Round<'a> {
         if recorded.was_healthy {
             // One that answered, if only that it is not well, was not silent yet.
             let since = recorded.silent_since.unwrap_or(self.now);
-            let since = self.observed.silent_since.map_or(since, |seen| seen.max(since));
+            let since = match self.observed.silent_since {
+                Some(seen) => seen.max(since),
+                None if recorded.silence.as_ref().is_some_and(|told| !is_silence(told.reason)) => {
+                    self.observed.failing_since.map_or(since, |seen| seen.max(since))
+                }
+                None => since,
+            };
             return self.fell_silent(instance, reason, told, since, silent);
         }
         let since = recorded.booting_since.unwrap_or(self.now);
@@ -197,6 +203,14 @@ pub(crate) fn hop_reason(hop: Hop) -> Reason {
         Hop::Handshake => Reason::GatewayUnauthorized,
         Hop::Health => Reason::GatewayUnhealthy,
     }
+}
+
+/// Whether the reason tells of a gateway that gave no answer.
+fn is_silence(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::GatewayUnreachable | Reason::CertificateMismatch | Reason::GatewayUnauthorized
+    )
 }
 
 /// What broke, where, and where to look.

@@ -99,10 +99,15 @@ impl Round<'_> {
             .repair
             .as_ref()
             .filter(|repair| repair.instance_id == instance.id && self.is_in_trouble(instance, repair))
-            .filter(|repair| self.now < later(repair.at, LAPSES))?;
-        let old_boot =
-            recorded.booting_since.is_some_and(|since| since < repair.at) && started_before(instance, repair);
-        (repair.remedy == Remedy::Replace || old_boot).then_some(repair)
+            // What AWS announced lasts until it is answered.
+            .filter(|repair| repair.event_id.is_some() || self.now < later(repair.at, LAPSES))?;
+        (repair.remedy == Remedy::Replace || self.is_in_old_boot(instance, repair)).then_some(repair)
+    }
+
+    /// The instance has not started anew since then.
+    fn is_in_old_boot(&self, instance: &Instance, repair: &Repair) -> bool {
+        let booting_since = self.observed.recorded.booting_since;
+        booting_since.is_some_and(|since| since < repair.at) && started_before(instance, repair)
     }
 
     /// Whether anything is still said against the machine or its gateway.
@@ -177,7 +182,7 @@ impl Round<'_> {
 
     /// The next rung, when its time has come; else what is waited for.
     pub(super) fn remedy(&mut self, instance: &Instance, trouble: &Trouble) -> Halt {
-        let (remedy, count, at) = self.next_rung(trouble);
+        let (remedy, count, at) = self.next_rung(instance, trouble);
         let verb = match remedy {
             Remedy::Reboot => "rebooted",
             Remedy::StopStart => "stopped and started",
@@ -216,12 +221,15 @@ impl Round<'_> {
     }
 
     /// Which rung comes next, how many there were in this episode, and when it may come.
-    fn next_rung(&self, trouble: &Trouble) -> (Remedy, u32, Timestamp) {
+    fn next_rung(&self, instance: &Instance, trouble: &Trouble) -> (Remedy, u32, Timestamp) {
         let recorded = self.observed.recorded.repair.as_ref();
         // What AWS announces is no sequel of anything.
         let sequel = |repair: &&Repair| trouble.event_id.is_none() && trouble.since <= later(repair.at, EPISODE_GAP);
         let same = recorded.filter(sequel);
+        // What was recorded and never carried out is no rung that did not help.
+        let in_vain = same.filter(|repair| repair.instance_id == instance.id && self.is_in_old_boot(instance, repair));
         let count = same.map_or(0, |repair| repair.count);
+        let count = count.saturating_sub(u32::from(in_vain.is_some()));
         let rungs = u32::try_from(trouble.ladder.len()).unwrap_or(1);
         let rung = usize::try_from(count % rungs).unwrap_or_default();
         let remedy = trouble.ladder.get(rung).copied().unwrap_or(Remedy::Reboot);

@@ -1159,6 +1159,12 @@ fn an_instance_stays_while_its_successor_cannot_be_composed() {
     change.observed.subnet = Known::Present(subnet);
     change.observed.image = Known::Absent;
     goes_on(&mut change, Reason::ImageNotFound, "an image that is not there");
+    change.observed.image = Known::Present("ami-2".into());
+    change.observed.security_group = Known::Absent;
+    assert!(
+        !change.steps().contains(&"StartInstance"),
+        "what is only being made is waited for"
+    );
 }
 
 #[test]

@@ -1000,3 +1000,48 @@ fn a_silence_that_is_known_from_status_stands_until_the_gateway_is_asked_and_is_
         (vec![], Some(Reason::GatewayUnreachable))
     );
 }
+
+#[test]
+fn a_remedy_that_was_never_carried_out_is_no_rung_that_did_not_help() {
+    let next = |carried_out: bool| {
+        let base = repaired(sick(true, 3000), Remedy::StopStart, 1, 1200);
+        begun(&change(base, |o| {
+            if !carried_out {
+                o.recorded.booting_since = Some(ago(9000));
+            }
+        }))
+    };
+    assert_eq!((next(true), next(false)), (Ok(Remedy::Replace), Ok(Remedy::StopStart)));
+}
+
+#[test]
+fn what_aws_announced_is_answered_however_long_that_was_refused() {
+    let retiring = on_instance(ready(), |instance| {
+        instance.events = vec![ScheduledEvent {
+            id: "event-1".into(),
+            code: "instance-retirement".into(),
+            not_before: Some(now()),
+        }];
+    });
+    let observed = change(repaired(retiring, Remedy::StopStart, 1, 7200), |o| {
+        o.recorded.repair.as_mut().unwrap().event_id = Some("event-1".into());
+        o.recorded.booting_since = Some(ago(9000));
+    });
+    assert_eq!(names_of(&plan(&wish(json!({})), &observed, now())), ["StopInstance"]);
+}
+
+#[test]
+fn what_status_tells_of_a_gateway_that_answered_is_no_silence() {
+    let fell = |reason: Reason, seconds: i64| {
+        let observed = change(silent(3600, Hop::Connect), |o| {
+            o.recorded.silence = Some(crate::plan::Why {
+                reason,
+                message: "told".into(),
+            });
+            o.failing_since = Some(ago(seconds));
+        });
+        names_of(&plan(&wish(json!({})), &observed, now())).contains(&"RecordRemedy")
+    };
+    assert!(!fell(Reason::GatewayUnhealthy, 119) && fell(Reason::GatewayUnhealthy, 120));
+    assert!(fell(Reason::GatewayUnreachable, 1), "its time outlives the operator");
+}
