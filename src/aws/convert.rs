@@ -128,7 +128,7 @@ pub(super) fn snapshot(found: &types::Snapshot) -> Option<Snapshot> {
             _ => SnapshotState::Unrecognized,
         },
         last: tags(found.tags()).contains_key(names::TAG_LAST_SNAPSHOT),
-        started_at: found.start_time().and_then(timestamp),
+        started_at: found.start_time.as_ref().and_then(timestamp),
     })
 }
 
