@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use koi_core::observed::Place;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -58,7 +59,7 @@ async fn sweep_at_home<C: Cloud>(
                 return;
             }
             Ok(place) => {
-                let ok = sweep(fleet, cloud, cluster_id).await;
+                let ok = sweep(fleet, cloud, cluster_id, &place).await;
                 if ok {
                     metrics.set_swept_at(&place.account, &place.region, fleet.inner.clock.now());
                 }
@@ -110,12 +111,20 @@ async fn look_for_groups_in_the_way<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_
     }
 }
 
-async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str) -> bool {
+/// Takes in what was listed `here`: credentials may change between two calls, and what another account does not have is not gone.
+async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, here: &Place) -> bool {
     look_for_groups_in_the_way(fleet, cloud, cluster_id).await;
     let began = fleet.inner.clock.now();
     let recorded = fleet.index().recorded(began);
-    match sweep_once(cloud, cluster_id, &recorded, |listed| fleet.take_turned(began, listed)).await {
-        Ok(seen) => {
+    let seen = sweep_once(cloud, cluster_id, &recorded, |listed| fleet.take_turned(began, listed)).await;
+    let still_here = match &seen {
+        Ok(_) => cloud.place().await.map(|place| place == *here),
+        Err(_) => Ok(true),
+    };
+    match still_here.and_then(|still_here| Ok((still_here, seen?))) {
+        // The next sweep finds out where that is.
+        Ok((false, _)) => false,
+        Ok((true, seen)) => {
             let (instances, volumes) = (seen.instances.len(), seen.volumes.len());
             let changed = fleet.index().take_sweep(began, fleet.inner.clock.now(), seen);
             tracing::debug!(instances, volumes, changed = changed.len(), "swept the fleet");
