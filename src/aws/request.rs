@@ -13,9 +13,6 @@ use koi_core::observed::{Rule, Source};
 
 use crate::cloud::{CloudError, Launch, SubnetChoice};
 
-/// Ubuntu's root device; the images that the product supports are Ubuntu's and derivatives of them.
-const ROOT_DEVICE: &str = "/dev/sda1";
-
 /// The whole RunInstances request, made of the record and nothing else: a repeated call is byte-equal.
 pub(super) fn run_instances(launch: Launch<'_>) -> Result<RunInstancesInput, CloudError> {
     let record = launch.record;
@@ -75,7 +72,7 @@ fn block_devices(record: &LaunchStatus) -> Vec<types::BlockDeviceMapping> {
         .delete_on_termination(true);
     let mut mappings = vec![
         types::BlockDeviceMapping::builder()
-            .device_name(ROOT_DEVICE)
+            .device_name(names::ROOT_DEVICE)
             .ebs(root.build())
             .build(),
     ];

@@ -114,13 +114,12 @@ impl<C: Cloud> Round<'_, C> {
             .flatten()
             .map(String::as_str)
             .collect();
-        let mut view = self.context.fleet.view(&uid, &ids);
+        let view = self.context.fleet.view(&uid, &ids);
         let strangers = if status::is_in_doubt(&self.status, &uid, &view.unseen) {
             self.context.fleet.strangers(&uid, &ids)
         } else {
             BTreeSet::new()
         };
-        complete_sizes(&mut view.volumes, &self.status);
         let mut observed = Observed {
             has_finalizer: self.agent.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
             instances: view.instances,
@@ -144,6 +143,7 @@ impl<C: Cloud> Round<'_, C> {
             let leaves = matches!(desired.as_ref(), Desired::Absent(_));
             observed.disown(desired.claim(), leaves, &mut self.status);
         }
+        complete_sizes(&mut observed.volumes, &self.status);
         forget_past_boot(&mut observed);
         let now = self.context.clock.now();
         if let Some(instance) = current_instance(&observed).map(|instance| instance.id.clone()) {

@@ -1,6 +1,6 @@
 //! The sweep: everything with our claim, once for each interval, for all agents.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use koi_core::observed::Place;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Fleet, sweep_once};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, CloudError};
 use crate::metrics::Metrics;
 
 /// After a first failed sweep the next one comes sooner, but not at once: whatever failed is busy or away.
@@ -31,10 +31,27 @@ pub async fn sweep_forever<C: Cloud>(
     swept: watch::Sender<u64>,
 ) {
     let whole = swept.subscribe();
+    let home = Home::default();
     tokio::select! {
-        () = sweep_at_home(&fleet, cloud.as_ref(), &cluster_id, interval, &metrics, swept) => {}
+        () = sweep_at_home(&fleet, cloud.as_ref(), &cluster_id, interval, &metrics, swept, &home) => {}
         // Beside it: SSM takes few calls a second, and a drift is not to wait for thousands of names.
-        () = list_parameters_forever(&fleet, cloud.as_ref(), &cluster_id, interval, whole) => {}
+        () = list_parameters_forever(&fleet, cloud.as_ref(), &cluster_id, interval, whole, &home) => {}
+    }
+}
+
+/// Where the credentials worked at first. They may change between two calls, and what another account does not have is not gone: what was
+/// listed is taken in only when they still work there afterwards.
+#[derive(Default)]
+struct Home(OnceLock<Place>);
+
+impl Home {
+    /// Whether this is it; the first place that is asked about is.
+    fn is(&self, place: &Place) -> bool {
+        self.0.get_or_init(|| place.clone()) == place
+    }
+
+    async fn is_still<C: Cloud>(&self, cloud: &C) -> Result<bool, CloudError> {
+        Ok(self.is(&cloud.place().await?))
     }
 }
 
@@ -45,12 +62,12 @@ async fn sweep_at_home<C: Cloud>(
     interval: Duration,
     metrics: &Metrics,
     swept: watch::Sender<u64>,
+    home: &Home,
 ) {
-    let mut home = None;
     loop {
         let began = Instant::now();
         let ok = match cloud.place().await {
-            Ok(place) if *home.get_or_insert_with(|| place.clone()) != place => {
+            Ok(place) if !home.is(&place) => {
                 tracing::error!(
                     account = place.account,
                     region = place.region,
@@ -59,7 +76,7 @@ async fn sweep_at_home<C: Cloud>(
                 return;
             }
             Ok(place) => {
-                let ok = sweep(fleet, cloud, cluster_id, &place).await;
+                let ok = sweep(fleet, cloud, cluster_id, home).await;
                 if ok {
                     metrics.set_swept_at(&place.account, &place.region, fleet.inner.clock.now());
                 }
@@ -111,20 +128,19 @@ async fn look_for_groups_in_the_way<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_
     }
 }
 
-/// Takes in what was listed `here`: credentials may change between two calls, and what another account does not have is not gone.
-async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, here: &Place) -> bool {
+async fn sweep<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, home: &Home) -> bool {
     look_for_groups_in_the_way(fleet, cloud, cluster_id).await;
     let began = fleet.inner.clock.now();
     let recorded = fleet.index().recorded(began);
     let seen = sweep_once(cloud, cluster_id, &recorded, |listed| fleet.take_turned(began, listed)).await;
-    let still_here = match &seen {
-        Ok(_) => cloud.place().await.map(|place| place == *here),
-        Err(_) => Ok(true),
+    let seen = match seen {
+        Ok(seen) => home.is_still(cloud).await.map(|is_home| is_home.then_some(seen)),
+        Err(error) => Err(error),
     };
-    match still_here.and_then(|still_here| Ok((still_here, seen?))) {
+    match seen {
         // The next sweep finds out where that is.
-        Ok((false, _)) => false,
-        Ok((true, seen)) => {
+        Ok(None) => false,
+        Ok(Some(seen)) => {
             let (instances, volumes) = (seen.instances.len(), seen.volumes.len());
             let changed = fleet.index().take_sweep(began, fleet.inner.clock.now(), seen);
             tracing::debug!(instances, volumes, changed = changed.len(), "swept the fleet");
@@ -149,20 +165,33 @@ async fn list_parameters_forever<C: Cloud>(
     cluster_id: &str,
     interval: Duration,
     mut swept: watch::Receiver<u64>,
+    home: &Home,
 ) {
     let mut due = Instant::now();
     while swept.changed().await.is_ok() {
         if due <= Instant::now() {
-            due = Instant::now() + list_parameters(fleet, cloud, cluster_id, interval).await;
+            due = Instant::now() + list_parameters(fleet, cloud, cluster_id, interval, home).await;
         }
     }
 }
 
 /// Which bundles there are. Answers when to look again: on average one call for each sweep, however large the fleet is.
-async fn list_parameters<C: Cloud>(fleet: &Fleet, cloud: &C, cluster_id: &str, interval: Duration) -> Duration {
+async fn list_parameters<C: Cloud>(
+    fleet: &Fleet,
+    cloud: &C,
+    cluster_id: &str,
+    interval: Duration,
+    home: &Home,
+) -> Duration {
     let began = fleet.inner.clock.now();
-    match cloud.parameters(cluster_id).await {
-        Ok(names) => {
+    let listed = match cloud.parameters(cluster_id).await {
+        Ok(names) => home.is_still(cloud).await.map(|is_home| is_home.then_some(names)),
+        Err(error) => Err(error),
+    };
+    match listed {
+        // The sweep finds out where that is.
+        Ok(None) => interval,
+        Ok(Some(names)) => {
             let changed = fleet.index().take_parameters(began, &names);
             fleet.wake(changed);
             slower(interval, names.len())

@@ -344,7 +344,8 @@ impl Rounds {
                 } else {
                     Duration::ZERO
                 };
-                let broken_since = (!was_healthy).then_some(now);
+                // One that was silent is so until it answers: right after a start, most of them at once are an outage of ours.
+                let broken_since = (past != Past::Well).then_some(now);
                 let schedule = Schedule {
                     due: now + wait,
                     broken_since,

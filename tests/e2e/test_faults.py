@@ -222,13 +222,21 @@ def test_another_cluster_with_the_same_id_is_refused(stage: Stage, new_agent) ->
     assert namespace and namespace["metadata"]["uid"] in record
 
 
-def test_another_account_is_noticed_and_nothing_is_made_there(stage: Stage, new_agent) -> None:
-    """The credentials change under a running operator: Stalled, no changing call, and back again without a restart."""
+@pytest.mark.parametrize("nth", [0, 1, 2], ids=["between calls", "in a sweep", "after a sweep"])
+def test_another_account_is_noticed_and_nothing_is_made_there(stage: Stage, new_agent, nth: int) -> None:
+    """The credentials change under a running operator: Stalled, no changing call, and back again without a restart.
+
+    A sweep asks where it is at its beginning and at its end: held after either answer, all that is listed next is another account's."""
     name = new_agent()
     instance = stage.wait_ready(name)["status"]["instance"]["id"]
     home, since = stage.cloud.ready().account, stage.cloud.next_call()
+    if nth:
+        stage.cloud.inject("GetCallerIdentity", hold=True, when="after", nth=nth)
+        hold = stage.cloud.wait_hold("GetCallerIdentity")
     stage.cloud.switch_account("210987654321")
     try:
+        if nth:
+            stage.cloud.release(hold.id)
         agent = stage.wait_condition(name, "Stalled", reason="AccountChanged", seconds=30)
         assert home in condition(agent, "Stalled")["message"]
         assert stage.cloud.calls(since, principal="operator", mutating=True) == []

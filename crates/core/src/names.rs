@@ -24,6 +24,8 @@ pub const TAG_RULE_SET: &str = "skykoi:rule-set";
 pub const TAG_INSTANCE_ID: &str = "InstanceId";
 /// Device name of the data volume in the block device mapping; on the machine it is found by volume id.
 pub const DATA_DEVICE: &str = "/dev/sdf";
+/// Device name of the root volume in the block device mapping: Ubuntu's, whose images and derivatives the product supports.
+pub const ROOT_DEVICE: &str = "/dev/sda1";
 /// Name of the inline policy of a role that we made.
 pub const ROLE_POLICY: &str = "koi";
 /// The finalizer that keeps a KoiAgent until the cloud says that its things are gone.

@@ -10,8 +10,6 @@ use koi_core::observed::{Instance, InstanceState, ScheduledEvent, VolumeState};
 use crate::volume::Disk;
 use crate::{Account, Answer, refuse};
 
-/// Device of the root volume.
-const ROOT_DEVICE: &str = "/dev/sda1";
 /// EC2's words for a stop or a termination that somebody asked for.
 const BY_USER: &str = "Client.UserInitiatedShutdown: User initiated shutdown";
 
@@ -237,7 +235,7 @@ impl Account {
             launch_time: Some(self.now),
             profile_arn: (!wanted.profile.is_empty()).then(|| self.profile_arn(&wanted.profile)),
             security_group_ids: wanted.group_ids.clone(),
-            block_devices: BTreeMap::from([(ROOT_DEVICE.to_owned(), root.to_owned())]),
+            block_devices: BTreeMap::from([(names::ROOT_DEVICE.to_owned(), root.to_owned())]),
             client_token: Some(wanted.token.clone()),
             impaired: None,
             events: Vec::new(),

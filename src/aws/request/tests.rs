@@ -82,7 +82,10 @@ fn both_volumes_are_encrypted_and_only_the_data_outlives_the_instance() {
     let root = ebs.delete_on_termination(true).build();
     assert_eq!(
         told,
-        [(ROOT_DEVICE.to_owned(), root), (names::DATA_DEVICE.to_owned(), data)]
+        [
+            (names::ROOT_DEVICE.to_owned(), root),
+            (names::DATA_DEVICE.to_owned(), data)
+        ]
     );
     let kept = LaunchStatus {
         data_volume: None,

@@ -73,6 +73,19 @@ fn rounds(interval: Duration) -> Rounds {
     Rounds::new(DeviceKey::from_seed(&[7; 32]), clock, metrics, fleet, interval)
 }
 
+#[test]
+fn most_of_them_silent_before_a_start_are_an_outage_before_the_first_is_asked() {
+    let told = |past: Past| {
+        let rounds = rounds(Duration::from_secs(60));
+        for n in 0..10 {
+            rounds.aim(&format!("uid-{n}"), Some(target("i-1")), past);
+        }
+        rounds.outage()
+    };
+    assert!(told(Past::Silent));
+    assert!(!told(Past::Well) && !told(Past::New));
+}
+
 fn target(instance_id: &str) -> Target {
     const NAME: &str = "u.koi.internal";
     let pem = rcgen::generate_simple_self_signed([NAME.to_owned()])

@@ -127,7 +127,8 @@ pub struct PlanLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::model_patterns")]
     pub models: Option<Vec<String>>,
-    /// Networks that an agent's `network.ingressCidrs` must lie in; at most 50. Default: everywhere.
+    /// Networks that an agent's `network.ingressCidrs` must lie in; at most 50. Default: everywhere. What an agent has that names none, the
+    /// networks of its own VPC, is not held against them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::cidrs")]
     pub ingress_cidrs: Option<Vec<String>>,

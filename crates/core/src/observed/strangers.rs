@@ -75,21 +75,21 @@ impl Observed {
         }
     }
 
-    /// The volume with our claim that our instance holds. Its root volume carries the claim, too.
+    /// The volume with our claim that our instance holds. Its root volume carries the claim, too. One that only a mapping names has no size,
+    /// and its instance's tags until a read shows its own.
     fn held_volume(&self, claim: &Claim) -> Option<&Volume> {
         let instances = || self.instances.present().into_iter().flatten();
         let held = |volume: &&Volume| {
             let mapped = |instance: &Instance| instance.data_device() == Some(&volume.id);
-            claim.matches(&volume.tags) && instances().any(mapped)
+            volume.size_gib > 0 && claim.matches(&volume.tags) && instances().any(mapped)
         };
         self.volumes.present()?.iter().find(held)
     }
 
-    /// An instance has it as another disk than the one for data.
-    fn is_other_disk(&self, id: &String) -> bool {
+    /// An instance has started from it.
+    fn is_root(&self, id: &String) -> bool {
         let mut instances = self.instances.present().into_iter().flatten();
-        let other = |(device, held): (&String, &String)| device != names::DATA_DEVICE && held == id;
-        instances.any(|instance| instance.block_devices.iter().any(other))
+        instances.any(|instance| instance.block_devices.get(names::ROOT_DEVICE) == Some(id))
     }
 
     /// What a launch took over is what its instance holds, where the record names something else.
@@ -115,7 +115,7 @@ impl Observed {
         let holds = self.held_volume(claim).is_some();
         let anothers = self.strangers.contains(id);
         let strange = match volumes.iter().find(|volume| volume.id == *id) {
-            Some(volume) => claim.is_anothers(&volume.tags) || self.is_other_disk(id),
+            Some(volume) => claim.is_anothers(&volume.tags) || self.is_root(id),
             // What is another agent's is not shown to this one.
             None => {
                 let unseen = self.unseen.get(id);

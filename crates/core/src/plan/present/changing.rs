@@ -9,7 +9,7 @@ use super::network::no_subnet;
 use super::volume::data_volume_id;
 use crate::api::{ActionKind, LaunchStatus, Reason};
 use crate::change::{self, Field, Planned};
-use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Probe, Refused};
+use crate::observed::{GatewayHealth, Instance, InstanceState, Known, Probe, Refused, Subnet};
 use crate::plan::launch::{self, Parts};
 use crate::plan::{AT_ONCE, AT_REST, Halt, SHORTLY, Step, Verdict, Why, gate, unknown};
 
@@ -326,7 +326,7 @@ impl Round<'_> {
 
     /// The instance goes, its data volume stays; the launch of the successor is the one of any instance that is gone.
     fn replace(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
-        let launch = self.successor(instance)?;
+        let launch = self.successor(instance, ActionKind::Replace)?;
         self.ask_for(&launch, planned, "the new instance")?;
         self.steps.push(Step::TerminateInstance {
             instance_id: instance.id.clone(),
@@ -351,17 +351,24 @@ impl Round<'_> {
 
     /// The same for a type alone: only an answer that is about the type counts.
     fn ask_for_type(&mut self, instance: &Instance, planned: &Planned) -> Result<(), Halt> {
-        match self.successor(instance) {
+        match self.successor(instance, ActionKind::StopStart) {
             Ok(launch) if self.refusal_of(&asked(&launch)).is_none() => self.ask_for(&launch, planned, "the new type"),
             _ => Ok(()),
         }
     }
 
-    /// The launch that follows a replacement.
-    fn successor(&self, instance: &Instance) -> Result<LaunchStatus, Halt> {
+    /// The launch that follows a replacement, or that would make what a stop and a start are to make of the instance where it is.
+    fn successor(&self, instance: &Instance, kind: ActionKind) -> Result<LaunchStatus, Halt> {
         let observed = self.observed;
         let subnet = match &observed.subnet {
-            Known::Present(subnet) => subnet,
+            Known::Present(subnet) => match &instance.subnet_id {
+                Some(id) if kind != ActionKind::Replace => &Subnet {
+                    id: id.clone(),
+                    zone: instance.zone.clone(),
+                    ..subnet.clone()
+                },
+                _ => subnet,
+            },
             Known::Absent => return Err(no_subnet(self.agent)),
             Known::Unknown => return Err(unknown(observed, "The subnet")),
         };
@@ -421,7 +428,7 @@ impl Round<'_> {
 
     fn hindered_successor(&self, instance: &Instance, kind: ActionKind) -> Option<Halt> {
         let stays = format!("instance {} stays as it is.", instance.id);
-        let launch = match self.successor(instance) {
+        let launch = match self.successor(instance, kind) {
             Ok(launch) => launch,
             // What is only being made, or not known yet, is waited for with the change.
             Err(halt) => {

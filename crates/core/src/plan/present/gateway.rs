@@ -13,6 +13,8 @@ use crate::plan::{AT_ONCE, Halt, SHORTLY, Step, Why};
 
 /// A gateway that is silent for so long may have left a word on the console: its machine boots anew when the guest asks for it.
 const CONSOLE_AFTER: SignedDuration = SignedDuration::from_secs(45);
+/// For so long at least a process sees a silence itself before it acts on it.
+const SEEN_FOR: SignedDuration = SignedDuration::from_secs(10);
 
 /// A boot that takes so long may have left a word there, too.
 const EARLY_LOOK: SignedDuration = SignedDuration::from_secs(120);
@@ -128,7 +130,10 @@ impl<'a> Round<'a> {
             );
             return Halt::converging(reason, message, SHORTLY * 5);
         }
-        let due = since.saturating_add(SILENT_FOR).unwrap_or(since);
+        // A silence from before a start is held against what the others say by now.
+        let seen = self.observed.failing_since.unwrap_or(since);
+        let seen = seen.saturating_add(SEEN_FOR).unwrap_or(seen);
+        let due = since.saturating_add(SILENT_FOR).unwrap_or(since).max(seen);
         if !silent || instance.impaired.is_some() {
             return Halt::converging(reason, format!("{told}."), SHORTLY * 5);
         }

@@ -73,16 +73,12 @@ impl Round<'_> {
         if remedy == Remedy::Replace {
             self.replaceable()?;
         }
-        let instance_id = instance.id.clone();
-        let (step, doing) = match remedy {
-            Remedy::Reboot => (Step::RebootInstance { instance_id }, "rebooted"),
-            Remedy::StopStart => (Step::StopInstance { instance_id }, "stopped, and started again"),
-            Remedy::Replace => (
-                Step::TerminateInstance { instance_id },
-                "replaced; the data volume is kept",
-            ),
+        let doing = match remedy {
+            Remedy::Reboot => "rebooted",
+            Remedy::StopStart => "stopped, and started again",
+            Remedy::Replace => "replaced; the data volume is kept",
         };
-        self.steps.push(step);
+        self.steps.push(first_step(remedy, instance));
         let message = format!("Instance {} is being {doing}.", instance.id);
         let reason = match remedy {
             Remedy::Replace => Reason::Replacing,
@@ -99,9 +95,18 @@ impl Round<'_> {
             .repair
             .as_ref()
             .filter(|repair| repair.instance_id == instance.id && self.is_in_trouble(instance, repair))
-            // What AWS announced lasts until it is answered.
-            .filter(|repair| repair.event_id.is_some() || self.now < later(repair.at, LAPSES))?;
+            // What AWS announced lasts until it is answered; what is refused is told, and tried, until it is not.
+            .filter(|repair| {
+                repair.event_id.is_some()
+                    || self.now < later(repair.at, LAPSES)
+                    || self.is_step_refused(&first_step(repair.remedy, instance))
+            })?;
         (repair.remedy == Remedy::Replace || self.is_in_old_boot(instance, repair)).then_some(repair)
+    }
+
+    fn is_step_refused(&self, step: &Step) -> bool {
+        let mut refused = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        refused.any(|refused| gate::concerns(refused, step))
     }
 
     /// The instance has not started anew since then.
@@ -198,11 +203,10 @@ impl Round<'_> {
         {
             return halt;
         }
-        let recorded = self.observed.recorded.repair.as_ref();
         let now = time(self.now);
         let replaced_at = match remedy {
             Remedy::Replace => Some(now.clone()),
-            _ => recorded.and_then(|repair| repair.replaced_at).map(time),
+            _ => self.replaced_at(instance).map(time),
         };
         self.steps.push(Step::RecordRemedy {
             repair: Box::new(RepairStatus {
@@ -238,11 +242,17 @@ impl Round<'_> {
         if let Some(repair) = recorded {
             at = at.max(later(repair.at, pause));
         }
-        let replaced_at = recorded.and_then(|repair| repair.replaced_at);
-        if let (Remedy::Replace, Some(replaced_at)) = (remedy, replaced_at) {
+        if let (Remedy::Replace, Some(replaced_at)) = (remedy, self.replaced_at(instance)) {
             at = at.max(later(replaced_at, REPLACEMENT_PAUSE));
         }
         (remedy, count, at)
+    }
+
+    /// When this agent's instance was last replaced for trouble; one that still is there was not.
+    fn replaced_at(&self, instance: &Instance) -> Option<Timestamp> {
+        let repair = self.observed.recorded.repair.as_ref()?;
+        let in_vain = repair.remedy == Remedy::Replace && repair.instance_id == instance.id;
+        repair.replaced_at.filter(|_| !in_vain)
     }
 
     /// Nothing is terminated before it is known that its successor can be launched.
@@ -261,6 +271,16 @@ impl Round<'_> {
             .iter()
             .find(|volume| recorded.volume_id.as_ref() == Some(&volume.id));
         super::launching::same_zone(Some(kept.ok_or_else(|| wait("its data volume"))?), subnet)
+    }
+}
+
+/// What a remedy begins with.
+fn first_step(remedy: Remedy, instance: &Instance) -> Step {
+    let instance_id = instance.id.clone();
+    match remedy {
+        Remedy::Reboot => Step::RebootInstance { instance_id },
+        Remedy::StopStart => Step::StopInstance { instance_id },
+        Remedy::Replace => Step::TerminateInstance { instance_id },
     }
 }
 

@@ -298,6 +298,22 @@ fn nobody_is_stopped_for_a_type_that_ec2_would_not_launch() {
 }
 
 #[test]
+fn a_new_type_is_asked_for_where_the_instance_is_whatever_subnets_the_plan_names_by_now() {
+    let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
+    let Known::Present(subnet) = &mut change.observed.subnet else {
+        panic!("unknown")
+    };
+    let home = subnet.id.clone();
+    (subnet.id, subnet.zone) = ("subnet-elsewhere".into(), "us-east-1z".into());
+    change.instance().subnet_id = Some(home.clone());
+    change.announce();
+    let Some(Step::TryLaunch { launch }) = change.plan().steps.pop() else {
+        panic!("{:?}", change.plan())
+    };
+    assert_eq!((launch.subnet_id, launch.instance_type), (home, "t3.large".to_owned()));
+}
+
+#[test]
 fn what_an_earlier_operator_was_refused_holds_no_agent_down() {
     let mut change = Change::new((json!({}), json!({})), (typed("t3.large"), json!({})));
     // As it is restored from status: by its code, without the pace of the step.

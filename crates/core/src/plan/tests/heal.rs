@@ -963,6 +963,25 @@ fn a_remedy_that_could_not_be_carried_out_lapses_and_is_none_for_another_silence
     assert!(!left(1, &again).contains(&"TerminateInstance"), "it had answered since");
     assert!(!left(1, &|o| o.outage = true).contains(&"TerminateInstance"));
     assert!(!left(1, &|o| o.image = Known::Absent).contains(&"TerminateInstance"));
+    let refused = |o: &mut Observed| o.refusal = Some(refused("TerminateInstance", "OperationNotPermitted", -1));
+    assert_eq!(left(15, &refused), ["TerminateInstance"], "what is refused is tried on");
+}
+
+#[test]
+fn a_replacement_that_was_never_made_delays_none() {
+    let next = |instance_id: &str| {
+        begun(&change(
+            repaired(silent(7200, Hop::Connect), Remedy::Replace, 3, 1200),
+            |o| {
+                let repair = o.recorded.repair.as_mut().unwrap();
+                (repair.instance_id, repair.replaced_at) = (instance_id.into(), Some(ago(1200)));
+                (repair.count, o.recorded.booting_since) = (if instance_id == "i-1" { 3 } else { 2 }, Some(ago(9000)));
+            },
+        ))
+    };
+    assert_eq!(next("i-1"), Ok(Remedy::Replace), "the instance is still there");
+    let waits = next("i-0").unwrap_err();
+    assert!(waits.contains("If that lasts, it is replaced, not before"), "{waits}");
 }
 
 #[test]
@@ -1043,5 +1062,9 @@ fn what_status_tells_of_a_gateway_that_answered_is_no_silence() {
         names_of(&plan(&wish(json!({})), &observed, now())).contains(&"RecordRemedy")
     };
     assert!(!fell(Reason::GatewayUnhealthy, 119) && fell(Reason::GatewayUnhealthy, 120));
-    assert!(fell(Reason::GatewayUnreachable, 1), "its time outlives the operator");
+    assert!(
+        !fell(Reason::GatewayUnreachable, 9),
+        "those that are asked beside it may be silent, too"
+    );
+    assert!(fell(Reason::GatewayUnreachable, 10), "its time outlives the operator");
 }

@@ -137,6 +137,34 @@ fn the_root_volume_with_its_claim_makes_no_stranger_of_the_data_volume() {
 }
 
 #[test]
+fn a_volume_in_place_of_ours_does_not_take_it_and_the_root_is_none() {
+    let named = |device: &str, size_gib: i64| {
+        let observed = disowned(change(ready(), |observed| {
+            let held = Volume {
+                id: "vol-9".into(),
+                size_gib,
+                ..volumes_of(observed)[0].clone()
+            };
+            volumes_of(observed).push(held);
+            let instance = &mut instances_of(observed)[0];
+            instance.block_devices = [(names::DATA_DEVICE, "vol-9"), (device, "vol-1")]
+                .map(|(device, id)| (device.to_owned(), id.to_owned()))
+                .into();
+        }));
+        observed.recorded.volume_id.is_some()
+    };
+    assert!(named("/dev/sdg", 8), "somebody attached it as another disk");
+    assert!(
+        !named(names::ROOT_DEVICE, 8),
+        "somebody wrote the root volume into status"
+    );
+    assert!(
+        named(names::ROOT_DEVICE, 0),
+        "whose the other is tells no mapping, which names it"
+    );
+}
+
+#[test]
 fn what_another_agent_surely_has_is_let_go_of_at_once() {
     let named = |edit: &dyn Fn(&mut Observed), leaves: bool| {
         let mut observed = change(ready(), |observed| {
