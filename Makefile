@@ -21,8 +21,9 @@ setup: ## Install what is missing (Debian packages as root, Python packages, Kub
 build: ## Dev binaries: target/debug/{koi-operator,koi-gateway}
 	$(BUILD)
 
-# Functions that run lie side by side in them: tools/layout/cc.py says why.
-LAID_OUT = -C linker=tools/layout/cc.py -C link-arg=--layout=tools/layout/$(1).txt
+# Functions that run lie side by side in them: tools/layout/cc.py says why. With its checksum, for cargo links again only what it is told
+# otherwise.
+LAID_OUT = -C linker=tools/layout/cc.py -C link-arg=--layout=tools/layout/$(1).txt:$$(cksum < tools/layout/$(1).txt | cut -d ' ' -f 1)
 OPERATOR := cargo rustc -p koi-operator --profile slim --features jemalloc
 GATEWAY  := cargo rustc -p koi-gateway --profile slim
 

@@ -10,8 +10,8 @@ use koi_core::api::{DeletionPolicy, KoiAgentStatus, ProbeAddress, Reason};
 use koi_core::desired::{Desired, DesiredAgent, Farewell, ImageWish};
 use koi_core::names::{self, FINALIZER};
 use koi_core::observed::{
-    Hop, Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Probe, Pushed, Recorded, Refused,
-    SecretFacts, Snapshot, Subnet, VolumeState,
+    Identity, Instance, InstanceState, Known, Observed, OwnerRecord, Pushed, Recorded, Refused, SecretFacts, Snapshot,
+    Subnet, VolumeState,
 };
 use koi_core::offering;
 use koi_core::plan::{
@@ -96,8 +96,8 @@ impl<C: Cloud> Round<'_, C> {
         work.pushed.take_if(confirmed);
         observed.pushed.clone_from(&work.pushed);
         observed.may_disrupt = self.may_disrupt(desired, &observed);
-        let unreachable = |probe: &Probe| probe.outcome.as_ref().is_err_and(|failure| failure.hop == Hop::Connect);
-        observed.outage = observed.probe.as_ref().is_some_and(unreachable) && self.context.rounds.outage();
+        let failed = observed.probe.as_ref().filter(|probe| probe.outcome.is_err());
+        observed.outage = failed.is_some_and(|probe| self.context.rounds.outage(probe.at));
         observed
     }
 

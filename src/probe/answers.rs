@@ -8,7 +8,7 @@ use koi_core::observed::{GatewayHealth, Probe, ProbeFailure};
 
 /// The last answer of the instance that is asked now.
 pub(super) struct Answer {
-    at: Timestamp,
+    pub(super) at: Timestamp,
     pub(super) launch_time: Option<Timestamp>,
     pub(super) outcome: Result<Arc<GatewayHealth>, Box<ProbeFailure>>,
 }

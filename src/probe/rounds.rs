@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use koi_core::observed::{Probe, Pushed};
 use koi_core::uid::Uid;
 use koi_wire::Redacted;
@@ -41,6 +41,8 @@ const PATIENT_FOR: Duration = Duration::from_secs(900);
 const OUTAGE_FROM: usize = 3;
 /// A judgement about all of them is good for so long.
 const JUDGED_FOR: Duration = Duration::from_secs(1);
+/// What was asked so soon after an outage may have been asked before the way was open again.
+const OPENS: SignedDuration = SignedDuration::from_secs(10);
 
 /// The rounds.
 #[derive(Clone)]
@@ -59,7 +61,16 @@ struct Inner {
     permits: Arc<Semaphore>,
     unwell: Arc<Semaphore>,
     long_unwell: Arc<Semaphore>,
-    outage: Mutex<Option<(Instant, bool)>>,
+    outage: Mutex<Judgement>,
+}
+
+/// What was last said of all of them together.
+#[derive(Default)]
+struct Judgement {
+    made: Option<Instant>,
+    is_one: bool,
+    /// When it was an outage last.
+    last: Option<Timestamp>,
 }
 
 /// Whom we ask, and in which order.
@@ -99,6 +110,19 @@ impl Book {
         if let Some(past) = past {
             self.answers.let_go(past);
         }
+    }
+
+    /// What everybody that was well said last; `now` and `at` are the same moment. Who was well before this process began and was not asked
+    /// yet said that longest ago.
+    fn words(&self, now: Instant, at: Timestamp) -> Vec<Word> {
+        let since = |asked: Timestamp| Duration::try_from(at.duration_since(asked)).unwrap_or_default();
+        let known = self.entries.values().filter(|entry| entry.was_well);
+        let words = known.map(|entry| match (entry.schedule.broken_since, &entry.last) {
+            (Some(fell), _) => (now.saturating_duration_since(fell), true),
+            (None, Some(answer)) => (since(answer.at), false),
+            (None, None) => (Duration::MAX, false),
+        });
+        words.collect()
     }
 
     /// The next one whose time has come; else when it comes.
@@ -220,6 +244,9 @@ pub enum Past {
     Silent,
 }
 
+/// How long ago a gateway that was well fell silent, or answered last, and whether it is silent.
+type Word = (Duration, bool);
+
 /// A question that is being asked: its end makes room, and rings. One that ends in a panic is a mistake of ours, and no reason never to ask
 /// again.
 struct Asked {
@@ -306,7 +333,7 @@ impl Rounds {
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             unwell: Arc::new(Semaphore::new(UNWELL)),
             long_unwell: Arc::new(Semaphore::new(LONG_UNWELL)),
-            outage: Mutex::new(None),
+            outage: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -450,22 +477,20 @@ impl Rounds {
         entry.map_or((None, None), |entry| (entry.silent_since, entry.failing_since))
     }
 
-    /// Whether so many gateways that were well fell silent that the fault is more likely on our side: our network, our proxy, our node.
+    /// Whether so many gateways that were well fell silent that the fault of one that was asked then is more likely in what they have in
+    /// common: our network, our proxy, our clock, a version, a setting. That holds until it was asked again after all that.
     #[must_use]
-    pub fn outage(&self) -> bool {
-        let now = Instant::now();
+    pub fn outage(&self, asked: Timestamp) -> bool {
+        let (now, at) = (Instant::now(), self.inner.clock.now());
         let mut judged = self.inner.outage.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, outage)) = judged.filter(|(at, _)| now - *at < JUDGED_FOR) {
-            return outage;
+        if judged.made.is_none_or(|made| now - made >= JUDGED_FOR) {
+            let words = self.book().words(now, at);
+            judged.made = Some(now);
+            judged.is_one = is_outage(words);
+            judged.last = if judged.is_one { Some(at) } else { judged.last };
         }
-        let book = self.book();
-        let known = book.entries.values().filter(|entry| entry.was_well);
-        let (known, silent) = known.fold((0_usize, 0_usize), |(known, silent), entry| {
-            (known + 1, silent + usize::from(entry.schedule.broken_since.is_some()))
-        });
-        let outage = is_outage(known, silent);
-        *judged = Some((now, outage));
-        outage
+        let opens = judged.last.map(|last| last.saturating_add(OPENS).unwrap_or(last));
+        judged.is_one || opens.is_some_and(|opens| asked < opens)
     }
 
     /// The agent is gone.
@@ -634,9 +659,16 @@ impl Rounds {
     }
 }
 
-/// More than half of those that were well are silent.
-fn is_outage(known: usize, silent: usize) -> bool {
-    silent >= OUTAGE_FROM && silent * 2 > known
+/// Of those that were well and have been asked since some moment, most are silent. Whoever was not asked since then says nothing: with
+/// thousands of them it takes minutes until everybody was.
+fn is_outage(mut words: Vec<Word>) -> bool {
+    words.sort_unstable();
+    let mut heard = (0_usize, 0_usize);
+    words.into_iter().any(|(_, is_silent)| {
+        heard.0 += usize::from(is_silent);
+        heard.1 += usize::from(!is_silent);
+        heard.0 >= OUTAGE_FROM && heard.0 > heard.1
+    })
 }
 
 async fn sleep_until(moment: Option<Instant>) {

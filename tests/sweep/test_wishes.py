@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import threading
 from collections.abc import Iterator
@@ -354,6 +355,43 @@ def test_a_gateway_that_is_silent_stays_told_over_a_restart(ground: Ground) -> N
             now = condition(ground.stage.agent(name), "Ready")
             assert (now["status"], now["reason"], now["lastTransitionTime"]) == ("False", "GatewayUnreachable", began)
     ground.stage.wait_ready(name, 60)
+
+
+#: After so long a gateway that alone is silent is rebooted.
+DUE = datetime.timedelta(seconds=125)
+
+
+def test_most_gateways_silent_at_once_over_a_restart_reboot_nothing_and_one_alone_is_rebooted(ground: Ground) -> None:
+    """They answer the call and break off in the handshake, which a proxy or a wrong clock of the operator's does to all of them."""
+    names = [ground.agent() for _ in range(3)]
+    machines = [settled(ground, name)["status"]["instance"]["id"] for name in names]
+    cloud = ground.stage.cloud
+
+    def reboots(since: int) -> list[str]:
+        return [str(call.parameters) for call in cloud.calls(since, principal="operator", action="RebootInstances")]
+
+    with ground.gateways.silenced(machines[0]):
+        with ground.gateways.silenced(machines[1]), ground.gateways.silenced(machines[2]):
+            for name in names:
+                ground.stage.wait_condition(name, "Ready", "False", 60, reason="GatewayUnreachable")
+            ground.operator().kill()
+            since = cloud.next_call()
+            ground.operator()
+
+            def word(name: str) -> str:
+                return condition(ground.stage.agent(name), "Ready")["message"]
+
+            for name in names:
+                until("it is told", lambda name=name: "Most gateways fell silent together" in word(name), 30)
+            # By then a remedy of one alone is due.
+            now = datetime.datetime.now(datetime.UTC)
+            until("two minutes went by", lambda: datetime.datetime.now(datetime.UTC) > now + DUE, 150)
+            assert reboots(since) == []
+        for name in names[1:]:
+            ground.stage.wait_ready(name, 60)
+        until("the one that stays silent is rebooted", lambda: reboots(since), 60)
+        assert machines[0] in reboots(since)[0]
+    ground.stage.wait_ready(names[0], 60)
 
 
 def test_an_outage_that_is_over_is_told_to_nobody(ground: Ground) -> None:

@@ -72,7 +72,9 @@ def ordered(wanted: list[str], there: dict[str, Namesakes]) -> list[str]:
 
 def main() -> int:
     """Links; the exit code is the linker's."""
-    layouts = [Path(word.removeprefix(OPTION)) for word in sys.argv[1:] if word.startswith(OPTION)]
+    # After the colon is what tells cargo that the list is another.
+    given = [word.removeprefix(OPTION).partition(":")[0] for word in sys.argv[1:] if word.startswith(OPTION)]
+    layouts = [Path(path) for path in given]
     words = [word for word in sys.argv[1:] if not word.startswith(OPTION)]
     if not layouts or "-fuse-ld=lld" not in words:
         os.execvp("cc", ["cc", *words])

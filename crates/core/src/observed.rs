@@ -104,7 +104,7 @@ pub struct Observed {
     pub silent_since: Option<Timestamp>,
     /// Since when this process sees it fail.
     pub failing_since: Option<Timestamp>,
-    /// So many other gateways fell silent together that the operator's own way to them is the likelier fault.
+    /// So many other gateways fell silent together that what they have in common is the likelier fault, wherever it shows.
     pub outage: bool,
     /// The end of the console, fetched when a boot takes too long.
     pub console: Option<String>,

@@ -1,4 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 use koi_wire::Redacted;
@@ -41,18 +42,29 @@ fn a_settled_gateway_is_asked_once_for_each_interval_and_a_broken_one_often_at_f
 }
 
 #[test]
-fn one_silent_gateway_is_its_own_trouble_and_most_of_them_are_ours() {
-    let cases = [
-        (1, 1, false),
-        (2, 2, false),
-        (3, 3, true),
-        (10, 5, false),
-        (10, 6, true),
-        (9000, 3, false),
-    ];
-    for (known, silent, outage) in cases {
-        assert_eq!(is_outage(known, silent), outage, "{silent} of {known}");
+fn one_silent_gateway_is_its_own_trouble_and_most_of_those_that_were_asked_since_are_ours() {
+    // So many that are silent for so many seconds, and that answered so many seconds ago.
+    let judged = |silent: &[(usize, u64)], answered: &[(usize, u64)]| {
+        let words = |(many, seconds): &(usize, u64), is_silent| vec![(Duration::from_secs(*seconds), is_silent); *many];
+        let silent = silent.iter().flat_map(|group| words(group, true));
+        is_outage(
+            silent
+                .chain(answered.iter().flat_map(|group| words(group, false)))
+                .collect(),
+        )
+    };
+    for silent in 1..3 {
+        assert!(!judged(&[(silent, 130)], &[]), "{silent}");
     }
+    assert!(judged(&[(3, 130)], &[]));
+    assert!(judged(&[(6, 130)], &[(4, 20)]) && !judged(&[(5, 130)], &[(5, 20)]));
+    assert!(!judged(&[(3, 130)], &[(8997, 20)]));
+    // Of nine thousand, three were silent for long when the way to all was cut, and the others were not asked since.
+    assert!(judged(&[(3, 9000), (40, 2)], &[(8957, 30)]));
+    // Three that fell silent together are no outage once others were asked.
+    assert!(judged(&[(3, 5)], &[(997, 6)]) && !judged(&[(3, 5)], &[(4, 4), (993, 6)]));
+    // One that answered in the moment in which others fell silent speaks for their own trouble.
+    assert!(!judged(&[(3, 5)], &[(3, 5)]));
 }
 
 #[test]
@@ -67,7 +79,10 @@ fn agents_are_spread_over_the_interval() {
 }
 
 fn rounds(interval: Duration) -> Rounds {
-    let clock = Clock::new(Timestamp::now);
+    rounds_by(Clock::new(Timestamp::now), interval)
+}
+
+fn rounds_by(clock: Clock, interval: Duration) -> Rounds {
     let (fleet, _) = Fleet::new("c", clock.clone());
     let metrics = Arc::new(Metrics::new("1").unwrap());
     Rounds::new(DeviceKey::from_seed(&[7; 32]), clock, metrics, fleet, interval)
@@ -80,10 +95,40 @@ fn most_of_them_silent_before_a_start_are_an_outage_before_the_first_is_asked() 
         for n in 0..10 {
             rounds.aim(&format!("uid-{n}"), Some(target("i-1")), past);
         }
-        rounds.outage()
+        rounds.outage(Timestamp::now())
     };
     assert!(told(Past::Silent));
     assert!(!told(Past::Well) && !told(Past::New));
+}
+
+#[test]
+fn an_outage_holds_for_each_until_it_was_asked_again_afterwards() {
+    let since = |seconds: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+    let seconds = Arc::new(AtomicI64::new(0));
+    let told = Arc::clone(&seconds);
+    let clock = Clock::new(move || since(told.load(Ordering::Relaxed)));
+    let rounds = rounds_by(clock, Duration::from_secs(60));
+    let passes = |to: i64| {
+        seconds.store(to, Ordering::Relaxed);
+        rounds.inner.outage.lock().unwrap().made = None;
+    };
+    let asked = target("i-1");
+    for n in 0..10 {
+        rounds.aim(&format!("uid-{n}"), Some(asked.clone()), Past::Silent);
+    }
+    assert!(rounds.outage(since(0)));
+    passes(100);
+    assert!(rounds.outage(since(99)));
+    for n in 0..5 {
+        let well = Probe {
+            at: since(100),
+            ..answer(&asked, None)
+        };
+        rounds.take(&format!("uid-{n}"), &asked, well, None, Found::default());
+    }
+    passes(100);
+    assert!(rounds.outage(since(99)), "it was asked when nobody could be reached");
+    assert!(rounds.outage(since(109)) && !rounds.outage(since(110)));
 }
 
 fn target(instance_id: &str) -> Target {

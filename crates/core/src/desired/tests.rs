@@ -397,10 +397,12 @@ fn an_agent_that_goes_resolves_whatever_is_broken() {
     agent.status = Some(serde_json::from_value(json!({"observedGeneration": 3, "instanceProfile": "shared"})).unwrap());
     assert_eq!(farewell(&agent).own_role, None);
     // What it was launched with, and what it was given since.
-    let profiles = |launched: &str, given: &str, uid: &str| {
+    let in_epoch = |epoch, launched: &str, given: &str, uid: &str| {
         let launch = crate::api::LaunchStatus {
+            epoch,
+            attempt: 1,
             profile: launched.into(),
-            client_token: crate::names::client_token(uid, 1, 1),
+            client_token: crate::names::client_token(uid, epoch, 1),
             ..crate::api::LaunchStatus::default()
         };
         let mut moved = agent.clone();
@@ -408,10 +410,13 @@ fn an_agent_that_goes_resolves_whatever_is_broken() {
         (status.launch, status.instance_profile) = (Some(launch), Some(given.into()));
         farewell(&moved).own_role
     };
+    let profiles = |launched: &str, given: &str, uid: &str| in_epoch(1, launched, given, uid);
     let uid = agent.metadata.uid.as_deref().unwrap();
     assert_eq!(profiles("shared", &own, uid), Some(own.clone()));
     assert_eq!(profiles(&own, "shared", uid), Some(own.clone()));
     assert_eq!(profiles("shared", "shared", uid), None);
+    // Made with its own, and replaced since.
+    assert_eq!(in_epoch(2, "shared", "shared", uid), Some(own.clone()));
     assert_eq!(
         profiles("shared", "shared", "another"),
         Some(own),

@@ -340,13 +340,34 @@ impl Round<'_> {
 
     /// Nothing is taken down for what EC2 would not make.
     fn ask_for(&mut self, launch: &LaunchStatus, planned: &Planned, what: &str) -> Result<(), Halt> {
-        let tried = self.observed.tried_launch.as_ref();
-        if tried.is_some_and(|tried| launch::same_parameters(tried, launch)) {
+        if self.would_be_taken(launch) {
             return Ok(());
         }
         self.steps.push(asked(launch));
         let what = format!("is about to be made: EC2 is asked for {what}");
         Err(changing(planned, &what, AT_ONCE))
+    }
+
+    /// EC2 was asked for this launch and said that it would take it.
+    fn would_be_taken(&self, launch: &LaunchStatus) -> bool {
+        let tried = self.observed.tried_launch.as_ref();
+        tried.is_some_and(|tried| launch::same_parameters(tried, launch))
+    }
+
+    /// The same for a remedy: an instance in trouble may still do some of its work, which none does that cannot be launched.
+    pub(super) fn ask_for_successor(&mut self, instance: &Instance, trouble: &str) -> Result<(), Halt> {
+        let launch = self.successor(instance, ActionKind::Replace)?;
+        let asked = asked(&launch);
+        if let Some(refused) = self.refusal_of(&asked) {
+            let stays = format!("instance {} stays, to be replaced then. {trouble}.", instance.id);
+            return Err(self.told_of(refused, &stays));
+        }
+        if self.would_be_taken(&launch) {
+            return Ok(());
+        }
+        self.steps.push(asked);
+        let message = format!("{trouble}. It is to be replaced: EC2 is asked for the new instance.");
+        Err(Halt::converging(Reason::Repairing, message, AT_ONCE))
     }
 
     /// The same for a type alone: only an answer that is about the type counts.

@@ -126,7 +126,7 @@ impl<'a> Round<'a> {
         let told = told.trim_end_matches(['.', '?']);
         if self.observed.outage {
             let message = format!(
-                "{told}. Most gateways fell silent together: the operator's own way to them is the likelier fault, so nothing is rebooted."
+                "{told}. Most gateways fell silent together: what they have in common is the likelier fault (the operator's way to them, its clock, a version, a setting), so nothing is rebooted."
             );
             return Halt::converging(reason, message, SHORTLY * 5);
         }

@@ -199,7 +199,9 @@ impl Round<'_> {
             return Halt::converging(trouble.reason, message, pause);
         }
         if remedy == Remedy::Replace
-            && let Err(halt) = self.replaceable()
+            && let Err(halt) = self
+                .replaceable()
+                .and_then(|()| self.ask_for_successor(instance, &trouble.told))
         {
             return halt;
         }

@@ -48,9 +48,19 @@ fn repaired(base: Observed, remedy: Remedy, count: u32, since: i64) -> Observed 
     })
 }
 
+/// With EC2's word that it would take the launch that it is asked for, if it is.
+fn once_taken(observed: &Observed) -> Observed {
+    let asked = plan(&wish(json!({})), observed, now()).steps.pop();
+    change(observed.clone(), |observed| {
+        if let Some(Step::TryLaunch { launch }) = asked {
+            observed.tried_launch = Some(launch);
+        }
+    })
+}
+
 /// The remedy that is begun, or what is waited for.
 fn begun(observed: &Observed) -> Result<Remedy, String> {
-    let plan = plan(&wish(json!({})), observed, now());
+    let plan = plan(&wish(json!({})), &once_taken(observed), now());
     match (plan.steps.last(), &plan.verdict) {
         (Some(Step::RecordRemedy { repair, .. }), _) => Ok(repair.remedy),
         (_, Verdict::Converging(why) | Verdict::Blocked(why)) => Err(why.message.clone()),
@@ -126,7 +136,7 @@ fn at_most_one_replacement_an_hour() {
     };
     assert!(begun(&replaced(3_599)).unwrap_err().contains("replaced, not before"));
     assert_eq!(begun(&replaced(3_600)), Ok(Remedy::Replace));
-    let step = plan(&wish(json!({})), &replaced(3_600), now()).steps.pop();
+    let step = plan(&wish(json!({})), &once_taken(&replaced(3_600)), now()).steps.pop();
     let Some(Step::RecordRemedy { repair, .. }) = step else {
         panic!("{step:?}")
     };
@@ -154,6 +164,34 @@ fn nothing_is_terminated_whose_successor_cannot_be_launched() {
     for (number, case) in cases.into_iter().enumerate() {
         assert!(begun(&change(due(), case)).is_err(), "case {number}");
     }
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &due(), now())),
+        ["TryLaunch"],
+        "asked first"
+    );
+    let denied = |seconds: i64| {
+        let asked = plan(&wish(json!({})), &due(), now()).steps.pop().unwrap();
+        change(due(), |o| {
+            let mut denied = refused("TryLaunch", "UnauthorizedOperation", seconds);
+            denied.about = asked.about();
+            o.refusal = Some(denied);
+        })
+    };
+    let waits = plan(&wish(json!({})), &denied(600), now());
+    assert_eq!((names_of(&waits), reason(&waits)), (vec![], Some(Reason::Unauthorized)));
+    let Verdict::Blocked(why) = &waits.verdict else {
+        panic!("{waits:?}")
+    };
+    assert!(
+        why.message.contains("i-1 stays") && why.message.contains("impaired"),
+        "{}",
+        why.message
+    );
+    assert_eq!(
+        names_of(&plan(&wish(json!({})), &denied(-1), now())),
+        ["TryLaunch"],
+        "and again"
+    );
 }
 
 #[test]
