@@ -16,6 +16,10 @@ const CONSOLE_AFTER: SignedDuration = SignedDuration::from_secs(45);
 /// For so long at least a process sees a silence itself before it acts on it.
 const SEEN_FOR: SignedDuration = SignedDuration::from_secs(10);
 
+/// What is told while nobody is rebooted for being silent.
+const OUTAGE: &str = "Most gateways fell silent together: what they have in common is the likelier fault (the operator's way to them, \
+                      its clock, a version, a setting), so nothing is rebooted.";
+
 /// A boot that takes so long may have left a word there, too.
 const EARLY_LOOK: SignedDuration = SignedDuration::from_secs(120);
 
@@ -96,6 +100,9 @@ impl<'a> Round<'a> {
         if !silent || (self.observed.console.is_none() && !self.is_refused("FetchConsole")) {
             return Halt::converging(Reason::BootTimeout, message, SHORTLY * 10);
         }
+        if self.observed.outage {
+            return Halt::converging(Reason::BootTimeout, format!("{message} {OUTAGE}"), SHORTLY * 10);
+        }
         let trouble = Trouble::silence(Reason::BootTimeout, message, since, deadline);
         self.remedy(instance, &trouble)
     }
@@ -125,10 +132,7 @@ impl<'a> Round<'a> {
     fn fell_silent(&mut self, instance: &Instance, reason: Reason, told: &str, since: Timestamp, silent: bool) -> Halt {
         let told = told.trim_end_matches(['.', '?']);
         if self.observed.outage {
-            let message = format!(
-                "{told}. Most gateways fell silent together: what they have in common is the likelier fault (the operator's way to them, its clock, a version, a setting), so nothing is rebooted."
-            );
-            return Halt::converging(reason, message, SHORTLY * 5);
+            return Halt::converging(reason, format!("{told}. {OUTAGE}"), SHORTLY * 5);
         }
         // A silence from before a start is held against what the others say by now.
         let seen = self.observed.failing_since.unwrap_or(since);

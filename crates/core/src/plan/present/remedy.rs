@@ -118,10 +118,13 @@ impl Round<'_> {
     /// Whether anything is still said against the machine or its gateway.
     fn is_in_trouble(&self, instance: &Instance, repair: &Repair) -> bool {
         let is_it = |event: &ScheduledEvent| repair.event_id.as_ref() == Some(&event.id);
-        let began_since = self.observed.silent_since.is_some_and(|since| since > repair.at);
+        // Status tells of a silence from before a start, too.
+        let silences = [self.observed.silent_since, self.observed.recorded.silent_since];
+        let began_since = silences.into_iter().flatten().any(|since| since > repair.at);
         let silent = match valid_probe(self.observed, instance).map(|probe| &probe.outcome) {
             // Of another silence than the one that it was begun for, or of everybody's, it is no remedy.
             Some(Err(_)) if began_since || self.observed.outage => false,
+            None if began_since => false,
             Some(outcome) => !outcome.as_ref().is_ok_and(|health| health.ok),
             // Not asked yet since the operator started: as it was told.
             None => self.observed.recorded.silent_since.is_some() || !self.observed.recorded.was_healthy,

@@ -385,6 +385,12 @@ fn a_boot_that_takes_too_long_is_acted_on_when_its_console_was_read() {
         (vec!["FetchConsole"], Some(Reason::BootTimeout), false)
     );
     assert_eq!(begun(&late(Some("failed"))), Ok(Remedy::Reboot));
+    let outage = change(late(Some("failed")), |observed| observed.outage = true);
+    assert_eq!(
+        decided(&wish(json!({})), &outage),
+        (vec![], Some(Reason::BootTimeout), false)
+    );
+    assert!(begun(&outage).unwrap_err().contains("nothing is rebooted"));
 }
 
 #[test]
@@ -999,6 +1005,14 @@ fn a_remedy_that_could_not_be_carried_out_lapses_and_is_none_for_another_silence
     assert!(!left(15, &|_| ()).contains(&"TerminateInstance"));
     let again = |o: &mut Observed| o.silent_since = Some(ago(30));
     assert!(!left(1, &again).contains(&"TerminateInstance"), "it had answered since");
+    // This process saw no answer: status tells when the silence began.
+    let told = |o: &mut Observed| o.recorded.silent_since = Some(ago(30));
+    assert!(!left(1, &told).contains(&"TerminateInstance"), "by status");
+    let unasked = |o: &mut Observed| (o.recorded.silent_since, o.probe) = (Some(ago(30)), None);
+    assert!(
+        !left(1, &unasked).contains(&"TerminateInstance"),
+        "by status, not asked yet"
+    );
     assert!(!left(1, &|o| o.outage = true).contains(&"TerminateInstance"));
     assert!(!left(1, &|o| o.image = Known::Absent).contains(&"TerminateInstance"));
     let refused = |o: &mut Observed| o.refusal = Some(refused("TerminateInstance", "OperationNotPermitted", -1));
