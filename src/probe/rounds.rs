@@ -41,6 +41,8 @@ const PATIENT_FOR: Duration = Duration::from_secs(900);
 const OUTAGE_FROM: usize = 3;
 /// A judgement about all of them is good for so long.
 const JUDGED_FOR: Duration = Duration::from_secs(1);
+/// A silence counts in it after so long: what was just changed, or starts anew, is none, and nobody can make one of it.
+const COUNTS_AFTER: Duration = Duration::from_secs(30);
 /// What was asked so soon after an outage may have been asked before the way was open again.
 const OPENS: SignedDuration = SignedDuration::from_secs(10);
 
@@ -112,7 +114,7 @@ impl Book {
         }
     }
 
-    /// What everybody that was well said last; `now` and `at` are the same moment. Who was well before this process began and was not asked
+    /// What everybody that was well said last, without what is too young to count; `now` and `at` are the same moment. Who was well before this process began and was not asked
     /// yet said that longest ago.
     fn words(&self, now: Instant, at: Timestamp) -> Vec<Word> {
         let since = |asked: Timestamp| Duration::try_from(at.duration_since(asked)).unwrap_or_default();
@@ -122,7 +124,9 @@ impl Book {
             (None, Some(answer)) => (since(answer.at), false),
             (None, None) => (Duration::MAX, false),
         });
-        words.collect()
+        words
+            .filter(|(ago, is_silent)| !is_silent || *ago >= COUNTS_AFTER)
+            .collect()
     }
 
     /// The next one whose time has come; else when it comes.
@@ -372,7 +376,8 @@ impl Rounds {
                     Duration::ZERO
                 };
                 // One that was silent is so until it answers: right after a start, most of them at once are an outage of ours.
-                let broken_since = (past != Past::Well).then_some(now);
+                let long_ago = now.checked_sub(COUNTS_AFTER).unwrap_or(now);
+                let broken_since = (past != Past::Well).then_some(long_ago);
                 let schedule = Schedule {
                     due: now + wait,
                     broken_since,

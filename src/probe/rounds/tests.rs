@@ -60,11 +60,11 @@ fn one_silent_gateway_is_its_own_trouble_and_most_of_those_that_were_asked_since
     assert!(judged(&[(6, 130)], &[(4, 20)]) && !judged(&[(5, 130)], &[(5, 20)]));
     assert!(!judged(&[(3, 130)], &[(8997, 20)]));
     // Of nine thousand, three were silent for long when the way to all was cut, and the others were not asked since.
-    assert!(judged(&[(3, 9000), (40, 2)], &[(8957, 30)]));
+    assert!(judged(&[(3, 9000), (40, 31)], &[(8957, 35)]));
     // Three that fell silent together are no outage once others were asked.
-    assert!(judged(&[(3, 5)], &[(997, 6)]) && !judged(&[(3, 5)], &[(4, 4), (993, 6)]));
+    assert!(judged(&[(3, 45)], &[(997, 46)]) && !judged(&[(3, 45)], &[(4, 44), (993, 46)]));
     // One that answered in the moment in which others fell silent speaks for their own trouble.
-    assert!(!judged(&[(3, 5)], &[(3, 5)]));
+    assert!(!judged(&[(3, 45)], &[(3, 45)]));
 }
 
 #[test]
@@ -99,6 +99,16 @@ fn most_of_them_silent_before_a_start_are_an_outage_before_the_first_is_asked() 
     };
     assert!(told(Past::Silent));
     assert!(!told(Past::Well) && !told(Past::New));
+}
+
+#[test]
+fn what_was_just_changed_on_all_of_them_is_no_outage() {
+    let rounds = rounds(Duration::from_secs(60));
+    for n in 0..10 {
+        rounds.aim(&format!("uid-{n}"), Some(target("i-1")), Past::Well);
+        rounds.hurry(&format!("uid-{n}"));
+    }
+    assert!(!rounds.outage(Timestamp::now()));
 }
 
 #[test]
