@@ -97,6 +97,8 @@ impl<C: Cloud> Round<'_, C> {
         self.context.metrics.count_step(step.name(), true);
         if matches!(step, Step::RunInstances { .. }) {
             self.context.metrics.count_launch("ok");
+            // What EC2 said of this one says nothing of the next.
+            self.memory.work().tried_launch = None;
         }
         tracing::info!(step = step.name(), "done");
         tracing::debug!(detail = ?step, "done");

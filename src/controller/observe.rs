@@ -96,8 +96,10 @@ impl<C: Cloud> Round<'_, C> {
         work.pushed.take_if(confirmed);
         observed.pushed.clone_from(&work.pushed);
         observed.may_disrupt = self.may_disrupt(desired, &observed);
-        let failed = observed.probe.as_ref().filter(|probe| probe.outcome.is_err());
-        observed.outage = failed.is_some_and(|probe| self.context.rounds.outage(probe.at));
+        observed.outage = match &observed.probe {
+            Some(probe) => probe.outcome.is_err() && self.context.rounds.outage(probe.at),
+            None => self.context.rounds.outage(self.context.clock.now()),
+        };
         observed
     }
 

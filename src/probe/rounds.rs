@@ -114,15 +114,16 @@ impl Book {
         }
     }
 
-    /// What everybody that was well said last, without what is too young to count; `now` and `at` are the same moment. Who was well before this process began and was not asked
-    /// yet said that longest ago.
+    /// What everybody that was well said last, without what is too young to count; `now` and `at` are the same moment. Who was well before
+    /// this process began and was not asked yet said that longest ago.
     fn words(&self, now: Instant, at: Timestamp) -> Vec<Word> {
         let since = |asked: Timestamp| Duration::try_from(at.duration_since(asked)).unwrap_or_default();
         let known = self.entries.values().filter(|entry| entry.was_well);
         let words = known.map(|entry| match (entry.schedule.broken_since, &entry.last) {
+            // One that says that it is not well is not silent, nor one that is to be asked anew.
+            (_, Some(answer)) if answer.outcome.is_ok() => (since(answer.at), false),
             (Some(fell), _) => (now.saturating_duration_since(fell), true),
-            (None, Some(answer)) => (since(answer.at), false),
-            (None, None) => (Duration::MAX, false),
+            (None, _) => (Duration::MAX, false),
         });
         words
             .filter(|(ago, is_silent)| !is_silent || *ago >= COUNTS_AFTER)
@@ -376,8 +377,11 @@ impl Rounds {
                     Duration::ZERO
                 };
                 // One that was silent is so until it answers: right after a start, most of them at once are an outage of ours.
-                let long_ago = now.checked_sub(COUNTS_AFTER).unwrap_or(now);
-                let broken_since = (past != Past::Well).then_some(long_ago);
+                let broken_since = match past {
+                    Past::Well => None,
+                    Past::New => Some(now),
+                    Past::Silent => Some(now.checked_sub(COUNTS_AFTER).unwrap_or(now)),
+                };
                 let schedule = Schedule {
                     due: now + wait,
                     broken_since,
@@ -492,7 +496,12 @@ impl Rounds {
             let words = self.book().words(now, at);
             judged.made = Some(now);
             judged.is_one = is_outage(words);
-            judged.last = if judged.is_one { Some(at) } else { judged.last };
+            // A clock that was ahead was set right.
+            judged.last = if judged.is_one {
+                Some(at)
+            } else {
+                judged.last.map(|last| last.min(at))
+            };
         }
         let opens = judged.last.map(|last| last.saturating_add(OPENS).unwrap_or(last));
         judged.is_one || opens.is_some_and(|opens| asked < opens)

@@ -112,6 +112,18 @@ fn what_was_just_changed_on_all_of_them_is_no_outage() {
 }
 
 #[test]
+fn gateways_that_answer_that_they_are_not_well_are_no_outage() {
+    let (rounds, asked) = (rounds(Duration::from_secs(60)), target("i-1"));
+    for n in 0..10 {
+        rounds.aim(&format!("uid-{n}"), Some(asked.clone()), Past::Silent);
+        let mut unwell = answer(&asked, None);
+        unwell.outcome.as_mut().unwrap().ok = false;
+        rounds.take(&format!("uid-{n}"), &asked, unwell, None, Found::default());
+    }
+    assert!(!rounds.outage(Timestamp::now()));
+}
+
+#[test]
 fn an_outage_holds_for_each_until_it_was_asked_again_afterwards() {
     let since = |seconds: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
     let seconds = Arc::new(AtomicI64::new(0));

@@ -2,7 +2,7 @@
 
 use super::plans::{cloud, identity_mode};
 use super::{CloudWish, Desired, Farewell, Settings, flag, holds_still};
-use crate::api::{DeletionPolicy, IdentityMode, KoiAgent, KoiAgentStatus, KoiPlan, LaunchStatus, annotations};
+use crate::api::{DeletionPolicy, IdentityMode, KoiAgent, KoiAgentStatus, KoiPlan, annotations};
 use crate::names::{self, Claim};
 
 /// What goes into an agent that ought to go. Total: whatever is missing has a careful default.
@@ -16,9 +16,8 @@ pub(super) fn farewell(agent: &KoiAgent, plan: Option<&KoiPlan>, claim: Claim, s
     let given = status.and_then(|status| status.instance_profile.as_ref());
     let recorded: Vec<&String> = launch.map(|launch| &launch.profile).into_iter().chain(given).collect();
     let recorded = if its_own { recorded } else { Vec::new() };
-    // One that was launched anew may have been made with a role of its own that no record names any more.
-    let is_first = |launch: &LaunchStatus| (launch.epoch, launch.attempt) <= (1, 1);
-    let was_another = launch.is_some_and(|launch| its_own && !is_first(launch));
+    // Before one that was replaced there may have been one with a role of its own, which no record names any more.
+    let was_another = launch.is_some_and(|launch| its_own && launch.epoch > 1);
     let may_own = match plan {
         _ if was_another || recorded.contains(&&own) => true,
         Some(plan) => identity_mode(&plan.spec) == IdentityMode::PerAgent,

@@ -358,16 +358,31 @@ impl Round<'_> {
     pub(super) fn ask_for_successor(&mut self, instance: &Instance, trouble: &str) -> Result<(), Halt> {
         let launch = self.successor(instance, ActionKind::Replace)?;
         let asked = asked(&launch);
-        if let Some(refused) = self.refusal_of(&asked) {
+        if let Some(refused) = self.refusal_of(&asked).filter(|refused| self.holds_for(refused)) {
             let stays = format!("instance {} stays, to be replaced then. {trouble}.", instance.id);
             return Err(self.told_of(refused, &stays));
         }
-        if self.would_be_taken(&launch) {
+        if self.would_be_taken(&launch) || self.any_try_refused() {
             return Ok(());
         }
         self.steps.push(asked);
         let message = format!("{trouble}. It is to be replaced: EC2 is asked for the new instance.");
         Err(Halt::converging(Reason::Repairing, message, AT_ONCE))
+    }
+
+    /// What is broken is not kept for want of what its own end sets free, or of a type that has stand-ins.
+    fn holds_for(&self, refused: &Refused) -> bool {
+        match refused.refusal.reason {
+            Reason::QuotaExceeded => false,
+            Reason::InsufficientCapacity => self.agent.fallback_types.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// EC2 refused this launch, or the one of a change: of two questions each would be forgotten for the other.
+    fn any_try_refused(&self) -> bool {
+        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        standing.any(|refused| refused.step == "TryLaunch" && self.lasts(refused))
     }
 
     /// The same for a type alone: only an answer that is about the type counts.

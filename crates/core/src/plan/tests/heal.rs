@@ -192,6 +192,22 @@ fn nothing_is_terminated_whose_successor_cannot_be_launched() {
         ["TryLaunch"],
         "and again"
     );
+    let with = |code: &str, about: Option<String>| {
+        let asked = plan(&wish(json!({})), &due(), now()).steps.pop().unwrap();
+        let observed = change(due(), |o| {
+            let mut denied = refused("TryLaunch", code, 600);
+            denied.about = about.or(asked.about());
+            o.refusal = Some(denied);
+        });
+        names_of(&plan(&wish(json!({})), &observed, now()))
+    };
+    assert_eq!(with("VcpuLimitExceeded", None), ["RecordRemedy"], "its end makes room");
+    let another = Some("another".to_owned());
+    assert_eq!(
+        with("UnauthorizedOperation", another),
+        ["RecordRemedy"],
+        "the question of a change stands"
+    );
 }
 
 #[test]
