@@ -249,6 +249,17 @@ pub enum Past {
     Silent,
 }
 
+impl Past {
+    /// One that was silent is so until it answers: right after a start, most of them at once are an outage of ours.
+    fn broken_since(self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Well => None,
+            Self::New => Some(now),
+            Self::Silent => Some(now.checked_sub(COUNTS_AFTER).unwrap_or(now)),
+        }
+    }
+}
+
 /// How long ago a gateway that was well fell silent, or answered last, and whether it is silent.
 type Word = (Duration, bool);
 
@@ -376,15 +387,9 @@ impl Rounds {
                 } else {
                     Duration::ZERO
                 };
-                // One that was silent is so until it answers: right after a start, most of them at once are an outage of ours.
-                let broken_since = match past {
-                    Past::Well => None,
-                    Past::New => Some(now),
-                    Past::Silent => Some(now.checked_sub(COUNTS_AFTER).unwrap_or(now)),
-                };
                 let schedule = Schedule {
                     due: now + wait,
-                    broken_since,
+                    broken_since: past.broken_since(now),
                 };
                 let entry = Entry {
                     target,

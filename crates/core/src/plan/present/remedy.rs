@@ -123,8 +123,7 @@ impl Round<'_> {
         let began_since = silences.into_iter().flatten().any(|since| since > repair.at);
         let silent = match valid_probe(self.observed, instance).map(|probe| &probe.outcome) {
             // Of another silence than the one that it was begun for, or of everybody's, it is no remedy.
-            Some(Err(_)) if began_since || self.observed.outage => false,
-            None if began_since || self.observed.outage => false,
+            Some(Err(_)) | None if began_since || self.observed.outage => false,
             Some(outcome) => !outcome.as_ref().is_ok_and(|health| health.ok),
             // Not asked yet since the operator started: as it was told.
             None => self.observed.recorded.silent_since.is_some() || !self.observed.recorded.was_healthy,
