@@ -151,6 +151,8 @@ fn an_outage_holds_for_each_until_it_was_asked_again_afterwards() {
     passes(100);
     assert!(rounds.outage(since(99)), "it was asked when nobody could be reached");
     assert!(rounds.outage(since(109)) && !rounds.outage(since(110)));
+    passes(50);
+    assert!(!rounds.outage(since(60)), "the clock was ahead, and was set right");
 }
 
 fn target(instance_id: &str) -> Target {
