@@ -252,6 +252,11 @@ pub struct Repair {
 }
 
 impl Observed {
+    /// All that the cloud refused to this agent and that still stands, what it refused last first.
+    pub fn standing(&self) -> impl Iterator<Item = &Refused> {
+        self.refusal.iter().chain(&self.refused_before)
+    }
+
     /// The present instance wears a group of ours in another VPC than the one that the wish leads to.
     #[must_use]
     pub fn lives_in_another_vpc(&self) -> bool {

@@ -202,7 +202,7 @@ impl<'a> Round<'a> {
     /// Whether the cloud will not do this while nobody acts on it, or has not done it for a while: what can do without goes on until it is
     /// tried again.
     fn is_refused(&self, step: &Step) -> bool {
-        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut standing = self.observed.standing();
         standing.any(|refused| {
             let waits = refused.waits(self.now);
             let in_vain = refused.count >= TRIES || refused.refusal.stalls(refused.count);

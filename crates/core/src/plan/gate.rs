@@ -84,7 +84,7 @@ pub(super) fn foreign(kube_system_uid: &str) -> Why {
 
 /// A refused step waits for its time, and the verdict says what the cloud said, also while it is tried again.
 pub(super) fn refusal(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) {
-    let standing = observed.refusal.iter().chain(&observed.refused_before);
+    let standing = observed.standing();
     let asked: Vec<&Refused> = standing.filter(|refused| position(plan, refused).is_some()).collect();
     if let Some(refused) = asked.first() {
         // Right after a thing is made, other parts of the cloud do not know it yet. That is how it is, and no news for anybody.
@@ -203,7 +203,7 @@ fn rest(plan: &mut Plan, waits: std::time::Duration) {
 
 /// What somebody has to act on is told beside what the verdict is about.
 pub(super) fn tell_refused(plan: &mut Plan, claim: &Claim, observed: &Observed) {
-    let mut standing = observed.refusal.iter().chain(&observed.refused_before);
+    let mut standing = observed.standing();
     let told = standing.find(|refused| refused.refusal.stalls(refused.count) && position(plan, refused).is_some());
     if let (Some(refused), Verdict::Blocked(why)) = (told, &mut plan.verdict) {
         let lost = lost_claim(refused, claim, observed).unwrap_or_default();
@@ -213,7 +213,7 @@ pub(super) fn tell_refused(plan: &mut Plan, claim: &Claim, observed: &Observed) 
 
 /// Takes what is refused for now out of a plan whose verdict is about something else.
 pub(super) fn hold_aside(plan: &mut Plan, observed: &Observed, now: Timestamp) {
-    for refused in observed.refusal.iter().chain(&observed.refused_before) {
+    for refused in observed.standing() {
         let waits = refused.waits(now);
         if waits && position(plan, refused).is_some() {
             plan.steps.retain(|step| !concerns(refused, step));

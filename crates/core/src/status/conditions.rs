@@ -240,7 +240,7 @@ fn leaves_ready(report: &Report<'_>, why: &Why) -> bool {
 /// The verdict says what was refused to one of our steps, and not what is wrong with the wish.
 fn is_refused_step(report: &Report<'_>, why: &Why) -> bool {
     let observed = report.observed;
-    let mut standing = observed.refusal.iter().chain(&observed.refused_before);
+    let mut standing = observed.standing();
     standing.any(|refused| STEP_NAMES.contains(&refused.step) && why.message.starts_with(&refused.refusal.message))
 }
 

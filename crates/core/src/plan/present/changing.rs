@@ -249,7 +249,7 @@ impl Round<'_> {
         let start = Step::StartInstance {
             instance_id: instance.id.clone(),
         };
-        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut standing = self.observed.standing();
         let refused = standing.any(|refused| gate::concerns(refused, &start) && refused.refusal.lasts());
         if instance.state != InstanceState::Stopped || !refused {
             return Ok(());
@@ -381,7 +381,7 @@ impl Round<'_> {
 
     /// EC2 refused this launch, or the one of a change: of two questions each would be forgotten for the other.
     fn any_try_refused(&self) -> bool {
-        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut standing = self.observed.standing();
         standing.any(|refused| refused.step == "TryLaunch" && self.lasts(refused))
     }
 
@@ -482,7 +482,7 @@ impl Round<'_> {
 
     /// What EC2 said against exactly this step, where that still holds.
     fn refusal_of(&self, step: &Step) -> Option<&Refused> {
-        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut standing = self.observed.standing();
         standing.find(|refused| self.lasts(refused) && gate::concerns(refused, step))
     }
 

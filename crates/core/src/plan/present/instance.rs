@@ -39,7 +39,7 @@ impl<'a> Round<'a> {
             rotation,
             instance_id: instance.id.clone(),
         };
-        let mut standing = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut standing = self.observed.standing();
         let waits = standing.any(|refused| refused.waits(self.now) && gate::concerns(refused, &step));
         // While Kubernetes does not take it the machine comes up all the same; that nobody gets in is no fault of its own.
         let up = if waits {

@@ -105,7 +105,7 @@ impl Round<'_> {
     }
 
     fn is_step_refused(&self, step: &Step) -> bool {
-        let mut refused = self.observed.refusal.iter().chain(&self.observed.refused_before);
+        let mut refused = self.observed.standing();
         refused.any(|refused| gate::concerns(refused, step))
     }
 
