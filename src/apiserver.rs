@@ -3,8 +3,11 @@
 //! Kube's own client keeps as many as were ever needed at once until somebody needs one again: after a busy minute, dozens at a dozen
 //! kilobytes each.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryFutureExt as _};
 use http::{HeaderMap, Request, Response};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::{self, connect::HttpConnector};
@@ -14,8 +17,9 @@ use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use kube::{Client, Config, Error};
 use tower::retry::RetryLayer;
 use tower::timeout::TimeoutLayer;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::classify::ServerErrorsFailureClass;
+use tower_http::timeout::TimeoutBody;
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 use tracing::field::Empty;
@@ -25,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// An answer begins within this: webhooks, which the API server waits for, have half a minute. A connection whose other end is gone without a
 /// word would otherwise be waited on for as long as TCP does.
 const ANSWERS: Duration = Duration::from_secs(40);
-/// And goes on within this: a watch is ended by the API server after five minutes at most.
+/// And so soon it goes on. A watch, which is silent while nothing happens, goes on within this: the API server ends it after five minutes at most.
 const GOES_ON: Duration = Duration::from_secs(310);
 
 /// A client for the cluster that the surroundings name: `KUBECONFIG`, or the pod's ServiceAccount.
@@ -76,9 +80,40 @@ fn client(mut config: Config, idle: Duration, answers: Duration) -> Result<Clien
                 .on_failure(failed),
         )
         .layer(TimeoutLayer::new(answers))
+        .layer_fn(|way| Flowing { way, answers })
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// A way on which an answer that has begun goes on, or is given up: who waits for it holds up its agent.
+#[derive(Clone)]
+struct Flowing<S> {
+    way: S,
+    answers: Duration,
+}
+
+impl<S, B> Service<Request<Body>> for Flowing<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<TimeoutBody<B>>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.way.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let pause = if is_watch { GOES_ON } else { self.answers };
+        let answer = self.way.call(request);
+        answer
+            .map_ok(move |answer| answer.map(|body| TimeoutBody::new(pause, body)))
+            .boxed()
+    }
 }
 
 /// A request in traces, by OpenTelemetry's names.
@@ -212,5 +247,41 @@ mod tests {
         assert!(ask().await.is_err());
         assert_eq!(ask().await.unwrap(), "{}");
         served.await.unwrap();
+    }
+
+    /// Answers every request with the first half of two characters.
+    async fn half_an_answer(stream: TcpStream) {
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+            if line.ends_with("\r\n\r\n") {
+                let begun = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{";
+                stream.write_all(begun.as_bytes()).await.unwrap();
+                line.clear();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_go_on_is_given_up_and_a_watch_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(half_an_answer(stream));
+            }
+        });
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let config = Config::new(address.parse().unwrap());
+        let client = client(config, IDLE, Duration::from_millis(200)).unwrap();
+        let ask = |path: &str| client.request_text(Request::get(path).body(Vec::new()).unwrap());
+        let mut watched = std::pin::pin!(ask("/api/v1/secrets?watch=true"));
+        let given_up = tokio::select! {
+            answer = ask("/version") => answer.is_err(),
+            answer = watched.as_mut() => panic!("the watch ended: {answer:?}"),
+        };
+        assert!(given_up);
+        // The watch began before that, and is waited for still.
+        assert!(futures::poll!(watched).is_pending());
     }
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -14,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
+from botocore.exceptions import ClientError
 from world.cloud.client import CloudClient
 from world.paths import ROOT, kube_program
 from world.processes import spawn
@@ -224,7 +227,7 @@ class Stage:
             return agent if fits and current else None
 
         what = f"koi/{name} {kind}={status}" + (f" reason {reason}" if reason else "")
-        return until(what, look, seconds, seen=lambda: summary(self.kube.agent(name, namespace)))
+        return until(what, look, seconds, seen=lambda: self.told_of(name, namespace))
 
     def wait_ready(self, name: str, seconds: float = 60, namespace: str = "default") -> dict:
         """Waits for Ready=True."""
@@ -236,8 +239,22 @@ class Stage:
             f"koi/{name} is gone",
             lambda: self.kube.agent(name, namespace) is None,
             seconds,
-            seen=lambda: summary(self.kube.agent(name, namespace)),
+            seen=lambda: self.told_of(name, namespace),
         )
+
+    def told_of(self, name: str, namespace: str = "default") -> str:
+        """What status says of an agent that something was waited for in vain; what was done for it goes to standard error."""
+        agent = self.kube.agent(name, namespace)
+        uid = agent["metadata"]["uid"] if agent else f'"{name}"'
+        logged = [line for operator in self.operators for line in operator.text().splitlines() if uid in line]
+        parts = {"status": [json.dumps((agent or {}).get("status"))], "log of the operator": logged[-20:]}
+        with contextlib.suppress(OSError, ClientError):
+            parts["calls"] = [call for call in self.cloud.calls(principal="operator") if uid in str(call)][-12:]
+            claimed = [{"Name": "tag:skykoi:agent-uid", "Values": [uid]}]
+            parts["instances"] = self.cloud.boto("ec2").describe_instances(Filters=claimed)["Reservations"]
+        for part, found in parts.items():
+            print(f"--- {namespace}/{name}, {part}:", *found, sep="\n", file=sys.stderr)
+        return summary(agent)
 
     def machine(self, name: str, namespace: str = "default") -> Machine:
         """The machine of an agent."""
