@@ -38,7 +38,7 @@ use koi_core::budget::{Asker, Urgency};
 use koi_core::desired::{self, CloudWish, Desired, Settings};
 use koi_core::observed::Observed;
 use koi_core::offering::Exhausted;
-use koi_core::plan::{Plan, Unsettled, Why, plan, unsettled};
+use koi_core::plan::{Plan, Step, Unsettled, Why, plan, unsettled};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Reporter;
 use kube::{Client, ResourceExt as _};
@@ -89,6 +89,9 @@ const FIRST_WORD: Duration = Duration::from_millis(600);
 const LAST_WORD: Duration = Duration::from_secs(20);
 /// And for so many sweeps that fail, none of which has to say that it is in vain.
 const SWEEPS: u32 = 4;
+
+/// Who finds others quicker so many times in a row (ten seconds and more) is told of.
+const IN_VAIN: u32 = 64;
 
 /// Whoever rests for so long waits without a timer of its own.
 const LONG: Duration = Duration::from_secs(60);
@@ -379,10 +382,17 @@ impl<'a, C: Cloud> Round<'a, C> {
                 return Ok(Done::after(Duration::from_secs(1)));
             }
             let decision = self.plan(wish, observed, seen);
-            match self.apply(&decision).await? {
+            let progress = self.apply(&decision).await?;
+            let in_vain = self.memory.in_vain(matches!(progress, Progress::LookAgain(_)));
+            match progress {
                 Progress::Done => {}
                 Progress::GoOn => continue,
-                Progress::LookAgain(pause) => return Ok(Done::after(pause)),
+                Progress::LookAgain(pause) => {
+                    if in_vain.is_multiple_of(IN_VAIN) {
+                        self.tell_what_waits(&decision, in_vain).await?;
+                    }
+                    return Ok(Done::after(pause));
+                }
                 Progress::Wait => return Ok(Done::in_line()),
                 Progress::Gone => return Ok(Done::for_good()),
             }
@@ -408,6 +418,13 @@ impl<'a, C: Cloud> Round<'a, C> {
             return Ok(Done::after(check_again.max(AT_ONCE)));
         }
         Ok(Done::after(AT_ONCE))
+    }
+
+    /// Others are quicker again and again, which should not be: whoever waits for the agent is to see where it stands.
+    async fn tell_what_waits(&mut self, decision: &Decision, in_vain: u32) -> Result<(), RoundError> {
+        let step = decision.plan.steps.first().map_or("none", Step::name);
+        tracing::warn!(step, in_vain, "looked again and again without doing the next step");
+        self.report(decision).await
     }
 
     /// How long to wait for the first whole sweep: before it nothing is known of the instances, and an agent that was well would be called
@@ -487,7 +504,7 @@ impl<'a, C: Cloud> Round<'a, C> {
             refused.clear();
             (observed.refusal, observed.refused_before) = (None, Vec::new());
         }
-        tracing::debug!(steps = ?plan.steps.iter().map(koi_core::plan::Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");
+        tracing::debug!(steps = ?plan.steps.iter().map(Step::name).collect::<Vec<_>>(), verdict = ?plan.verdict, "decided");
         Decision {
             wish,
             observed,

@@ -206,8 +206,8 @@ impl<C: Cloud> Round<'_, C> {
                 Ok(Effect::Done)
             }
             Step::FetchConsole { instance_id } => Ok(self.fetch_console(instance_id).await),
-            Step::RunInstances { launch } => Ok(self.run_instances(desired, launch).await),
-            Step::TryLaunch { launch } => Ok(self.try_launch(desired, launch).await),
+            Step::RunInstances { launch } => Ok(self.run_instances(desired, &decision.observed, launch).await),
+            Step::TryLaunch { launch } => Ok(self.try_launch(desired, &decision.observed, launch).await),
             _ => Ok(self.on_the_cloud(step).await),
         }
     }

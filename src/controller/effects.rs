@@ -242,15 +242,16 @@ impl<C: Cloud> Round<'_, C> {
     }
 
     /// The user data of a launch, or why there is none.
-    fn script(&self, desired: &Desired, launch: &LaunchStatus) -> Result<String, Effect> {
+    fn script(desired: &Desired, observed: &Observed, launch: &LaunchStatus) -> Result<String, Effect> {
         let claim = desired.claim();
-        let Some(region) = self.status.cloud.as_ref().map(|cloud| cloud.region.clone()) else {
+        // Where the call goes, whatever somebody made of what status says about that.
+        let Some(place) = observed.place.present() else {
             return Err(Effect::Conflict);
         };
         let home = Home {
             cluster_id: &claim.cluster_id,
             agent_uid: &claim.agent_uid,
-            region: &region,
+            region: &place.region,
         };
         user_data::user_data(launch, home).map_err(|error| {
             let why = Why {
@@ -261,8 +262,8 @@ impl<C: Cloud> Round<'_, C> {
         })
     }
 
-    pub(super) async fn try_launch(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
-        let script = match self.script(desired, launch) {
+    pub(super) async fn try_launch(&mut self, desired: &Desired, observed: &Observed, launch: &LaunchStatus) -> Effect {
+        let script = match Self::script(desired, observed, launch) {
             Ok(script) => script,
             Err(effect) => return effect,
         };
@@ -279,9 +280,14 @@ impl<C: Cloud> Round<'_, C> {
         }
     }
 
-    pub(super) async fn run_instances(&mut self, desired: &Desired, launch: &LaunchStatus) -> Effect {
+    pub(super) async fn run_instances(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+        launch: &LaunchStatus,
+    ) -> Effect {
         let claim = desired.claim();
-        let script = match self.script(desired, launch) {
+        let script = match Self::script(desired, observed, launch) {
             Ok(script) => script,
             Err(effect) => return effect,
         };

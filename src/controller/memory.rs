@@ -271,6 +271,8 @@ pub(super) struct Work {
     pub(super) tried_launch: Option<Box<LaunchStatus>>,
     /// How many rounds in a row a read failed.
     pub(super) failed_reads: u32,
+    /// How many rounds in a row ended because others were quicker.
+    in_vain: u32,
     /// The config that was last handed to the gateway.
     pub(super) pushed: Option<Pushed>,
     /// The instances whose bundle was deleted, and not written again.
@@ -348,6 +350,19 @@ impl Memory {
     /// The watch shows this version of the object: what we wrote before it need not be kept.
     pub(super) fn shown(&mut self, version: Option<&str>) {
         self.written.take_if(|written| !is_newer(written, version));
+    }
+
+    /// Counts rounds that end because others were quicker; any other one ends the row. Answers how many there were.
+    pub(super) fn in_vain(&mut self, others_were_quicker: bool) -> u32 {
+        if others_were_quicker {
+            let work = self.work();
+            work.in_vain = work.in_vain.saturating_add(1);
+            return work.in_vain;
+        }
+        if let Some(work) = &mut self.work {
+            work.in_vain = 0;
+        }
+        0
     }
 
     /// At first sight the pace of an earlier operator is taken over; a changed wish may be tried at once.

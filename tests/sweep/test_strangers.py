@@ -165,17 +165,18 @@ def test_power_needs_no_plan(ground: Ground) -> None:
     assert stage.wait_ready(changing, 90)["status"]["instance"]["type"] == "t3.large"
 
 
-#: What somebody writes into the record of a launch that EC2 refused so far.
+#: What somebody writes into status while EC2 refuses the launch: into its record, or over where it was to be.
 FORGED = [
-    {"type": "p5.48xlarge"},
-    {"type": "p5.48xlarge", "insteadOf": "t3.small"},
-    {"image": "ami-0123456789abcdef0"},
-    {"profile": "somebody-elses"},
-    {"securityGroupIds": ["sg-0123456789abcdef0"]},
-    {"dataVolume": {"sizeGiB": 16000}},
-    {"artifact": {"url": "https://evil.example/koi-gateway", "sha256": "ab" * 32}},
-    {"tags": {"skykoi:agent-uid": "somebody-elses"}},
-    {"recordedAt": "2999-01-01T00:00:00Z"},
+    {"launch": {"type": "p5.48xlarge"}},
+    {"launch": {"type": "p5.48xlarge", "insteadOf": "t3.small"}},
+    {"launch": {"image": "ami-0123456789abcdef0"}},
+    {"launch": {"profile": "somebody-elses"}},
+    {"launch": {"securityGroupIds": ["sg-0123456789abcdef0"]}},
+    {"launch": {"dataVolume": {"sizeGiB": 16000}}},
+    {"launch": {"artifact": {"url": "https://evil.example/koi-gateway", "sha256": "ab" * 32}}},
+    {"launch": {"tags": {"skykoi:agent-uid": "somebody-elses"}}},
+    {"launch": {"recordedAt": "2999-01-01T00:00:00Z"}},
+    {"cloud": None},
 ]
 
 
@@ -192,7 +193,7 @@ def test_no_launch_is_made_of_what_somebody_wrote_into_its_record(ground: Ground
     ground.operator().kill()
     since = cloud.next_call()
     for name, forged in zip(names, FORGED, strict=True):
-        write_status(ground, name, {"launch": forged})
+        write_status(ground, name, forged)
     cloud.clear_faults()
     ground.operator()
     for name, uid, forged in zip(names, uids, FORGED, strict=True):
