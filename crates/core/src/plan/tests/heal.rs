@@ -192,19 +192,29 @@ fn nothing_is_terminated_whose_successor_cannot_be_launched() {
         ["TryLaunch"],
         "and again"
     );
-    let with = |code: &str, about: Option<String>| {
-        let asked = plan(&wish(json!({})), &due(), now()).steps.pop().unwrap();
+    let with = |planned: Value, code: &str, about: Option<String>| {
+        let wish = wish_of(json!({}), planned, false, json!({}));
+        let asked = plan(&wish, &due(), now()).steps.pop().unwrap();
         let observed = change(due(), |o| {
             let mut denied = refused("TryLaunch", code, 600);
             denied.about = about.or(asked.about());
             o.refusal = Some(denied);
         });
-        names_of(&plan(&wish(json!({})), &observed, now()))
+        names_of(&plan(&wish, &observed, now()))
     };
-    assert_eq!(with("VcpuLimitExceeded", None), ["RecordRemedy"], "its end makes room");
+    let any = || json!({});
+    assert_eq!(
+        with(any(), "VcpuLimitExceeded", None),
+        ["RecordRemedy"],
+        "its end makes room"
+    );
+    let full = "InsufficientInstanceCapacity";
+    assert!(with(any(), full, None).is_empty(), "there is room for no other");
+    let stand_ins = json!({"limits": {"instanceTypes": ["t3.small", "t3.medium", "t3.large"]}});
+    assert_eq!(with(stand_ins, full, None), ["RecordRemedy"], "another type stands in");
     let another = Some("another".to_owned());
     assert_eq!(
-        with("UnauthorizedOperation", another),
+        with(any(), "UnauthorizedOperation", another),
         ["RecordRemedy"],
         "the question of a change stands"
     );
@@ -973,16 +983,22 @@ fn a_certificate_that_has_ended_is_renewed_before_anybody_has_to_be_well() {
     assert_eq!(steps(InstanceState::Stopped, -1, None).0, ["StartInstance"]);
     let mended_by_people = steps(InstanceState::Stopped, 1, Some("another key")).0;
     assert!(!mended_by_people.contains(&"Rotate"), "{mended_by_people:?}");
-    let denied = |state: InstanceState| {
+    let denied_to = |step: &'static str, state: InstanceState| {
         let observed = change(silent(3600, Hop::Certificate), |o| {
             if let (Known::Present(instances), Known::Present(secret)) = (&mut o.instances, &mut o.secret) {
                 (instances[0].state, secret.not_after) = (state, ago(1));
             }
-            o.refusal = Some(refused("Rotate", "UnauthorizedOperation", 60));
+            o.refusal = Some(refused(step, "UnauthorizedOperation", 60));
         });
         let plan = plan(&wish(json!({})), &observed, now());
         (names_of(&plan), plan.check_again.as_secs())
     };
+    assert_eq!(
+        denied_to("CreateTags", InstanceState::Stopped).0,
+        ["Rotate"],
+        "what else is refused does not matter"
+    );
+    let denied = |state| denied_to("Rotate", state);
     assert_eq!(
         denied(InstanceState::Stopped),
         (vec!["StartInstance"], 60),

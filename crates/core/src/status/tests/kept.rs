@@ -843,12 +843,17 @@ fn the_silence_of_a_gateway_is_counted_from_when_it_was_first_told() {
             condition.status = "Unknown".into();
             if condition.type_ == kind {
                 condition.status = word.into();
+                condition.reason = "GatewayUnhealthy".into();
                 condition.last_transition_time = super::super::time(later(7));
             }
         }
-        Recorded::from_status(&status).silent_since
+        let recorded = Recorded::from_status(&status);
+        recorded.silent_since.zip(recorded.silence.map(|why| why.reason))
     };
-    assert_eq!(silent("GatewayHealthy", "False"), Some(later(7)));
+    assert_eq!(
+        silent("GatewayHealthy", "False"),
+        Some((later(7), Reason::GatewayUnhealthy))
+    );
     assert_eq!(silent("GatewayHealthy", "True"), None);
     assert_eq!(silent("InstanceReady", "False"), None);
 }
