@@ -276,11 +276,14 @@ mod tests {
         let client = client(config, IDLE, Duration::from_millis(200)).unwrap();
         let ask = |path: &str| client.request_text(Request::get(path).body(Vec::new()).unwrap());
         let mut watched = std::pin::pin!(ask("/api/v1/secrets?watch=true"));
-        let given_up = tokio::select! {
-            answer = ask("/version") => answer.is_err(),
-            answer = watched.as_mut() => panic!("the watch ended: {answer:?}"),
+        let ends = async {
+            tokio::select! {
+                answer = ask("/version") => answer.is_err(),
+                answer = watched.as_mut() => panic!("the watch ended: {answer:?}"),
+            }
         };
-        assert!(given_up);
+        let given_up = tokio::time::timeout(Duration::from_secs(30), ends).await;
+        assert_eq!(given_up, Ok(true), "long before the connection itself is given up");
         // The watch began before that, and is waited for still.
         assert!(futures::poll!(watched).is_pending());
     }
