@@ -89,8 +89,7 @@ const FIRST_WORD: Duration = Duration::from_millis(600);
 const LAST_WORD: Duration = Duration::from_secs(20);
 /// And for so many sweeps that fail, none of which has to say that it is in vain.
 const SWEEPS: u32 = 4;
-
-/// Who finds others quicker so many times in a row (ten seconds and more) is told of.
+/// Who looked again so many times in a row (ten seconds and more) and could not do its next step is told of.
 const IN_VAIN: u32 = 64;
 
 /// Whoever rests for so long waits without a timer of its own.
@@ -420,7 +419,7 @@ impl<'a, C: Cloud> Round<'a, C> {
         Ok(Done::after(AT_ONCE))
     }
 
-    /// Others are quicker again and again, which should not be: whoever waits for the agent is to see where it stands.
+    /// Others are quicker, or have the thing in hand, again and again, which should not be: whoever waits for the agent is to see where it stands.
     async fn tell_what_waits(&mut self, decision: &Decision, in_vain: u32) -> Result<(), RoundError> {
         let step = decision.plan.steps.first().map_or("none", Step::name);
         tracing::warn!(step, in_vain, "looked again and again without doing the next step");

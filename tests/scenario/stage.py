@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from world.cloud.client import CloudClient
 from world.paths import ROOT, kube_program
 from world.processes import spawn
@@ -248,7 +248,7 @@ class Stage:
         uid = agent["metadata"]["uid"] if agent else f'"{name}"'
         logged = [line for operator in self.operators for line in operator.text().splitlines() if uid in line]
         parts = {"status": [json.dumps((agent or {}).get("status"))], "log of the operator": logged[-20:]}
-        with contextlib.suppress(OSError, ClientError):
+        with contextlib.suppress(OSError, BotoCoreError, ClientError):
             parts["calls"] = [call for call in self.cloud.calls(principal="operator") if uid in str(call)][-12:]
             claimed = [{"Name": "tag:skykoi:agent-uid", "Values": [uid]}]
             parts["instances"] = self.cloud.boto("ec2").describe_instances(Filters=claimed)["Reservations"]

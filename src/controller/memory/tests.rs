@@ -313,3 +313,12 @@ fn a_bundle_that_was_written_is_remembered_until_status_tells_of_it() {
         "somebody wrote that: it is not known what is there"
     );
 }
+
+#[test]
+fn rounds_in_vain_are_counted_in_a_row_and_cost_the_others_nothing() {
+    let mut memory = Memory::default();
+    assert_eq!(memory.in_vain(false), 0);
+    assert!(memory.work.is_none(), "nothing is kept for who has nothing to do");
+    let row: Vec<u32> = [true, true, false, true].map(|vain| memory.in_vain(vain)).to_vec();
+    assert_eq!(row, [1, 2, 0, 1]);
+}
